@@ -1,0 +1,37 @@
+# Two commands do everything on a fresh machine: `make train` and `make test`.
+# PYTHON names another interpreter than python3.11.
+export PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: help install train test lint format clean
+
+help:
+	@echo "make train   install, get the pictures, train the quick start (or go on where it was)"
+	@echo "make test    install, check style, types and imports, run the whole suite"
+	@echo "make lint    the checks without the suite"
+	@echo "make format  rewrite the code in the project's style"
+	@echo "make clean   remove .venv and caches; data and runs stay"
+
+# The stamp is the last thing that the script writes, so a broken install is made again.
+install: .venv/.installed
+.venv/.installed: pyproject.toml constraints.txt scripts/install.sh
+	@scripts/install.sh
+
+train: install
+	@scripts/quickstart.sh
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

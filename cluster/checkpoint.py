@@ -1,0 +1,168 @@
+"""Checkpoints: a folder that appears by one rename when it is whole, and is verified before it is used.
+
+What is stored is canonical: parameters and optimizer moments by parameter name, in fp32, whatever ZeRO stage and
+number of ranks wrote them; so any stage and any number of ranks can go on from it. No file here can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .errors import NO_SPACE, RunError
+from .run import sync_folder, write_atomic
+
+Tensors = dict[str, torch.Tensor]
+MANIFEST, STATE = "manifest.json", "state.json"
+_NAME = re.compile(r"step-(\d{8,})$")
+
+
+def save(root: Path, step: int, parts: dict[str, Tensors], state: dict[str, Any], keep: int) -> Path:
+    """Write `root/step-XXXXXXXX`: one safetensors file for each of `parts`, and `state` as JSON; keep the last `keep`.
+
+    The folder is written under a hidden name, synced, given a manifest of sizes and digests, and renamed.
+    Raises RunError when the disk is full; what was there before is untouched then.
+    """
+    final = root / f"step-{step:08d}"
+    hidden = root / f".{final.name}.tmp"
+    root.mkdir(parents=True, exist_ok=True)
+    clean(root)
+    try:
+        hidden.mkdir()
+        for part, tensors in parts.items():
+            save_file({k: v.contiguous() for k, v in tensors.items()}, hidden / f"{part}.safetensors")
+        (hidden / STATE).write_text(json.dumps(state, indent=1))
+        files = {path.name: _facts(path) for path in sorted(hidden.iterdir())}
+        (hidden / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
+        for path in hidden.iterdir():
+            _sync(path)
+        sync_folder(hidden)
+        if final.exists():  # the same step again, after a fall-back past a damaged checkpoint
+            _discard(final)
+        os.rename(hidden, final)
+        sync_folder(root)
+        write_atomic(root / "latest", f"{final.name}\n".encode())
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(hidden, ignore_errors=True)
+        if is_full(error):
+            raise RunError(
+                f"no space left for checkpoint {final}; free some and run the same command again: "
+                "it goes on from the checkpoint before"
+            ) from error
+        raise
+    for path in complete(root)[keep:]:
+        _discard(path)
+    return final
+
+
+def complete(root: Path) -> list[Path]:
+    """The checkpoints in `root`, newest first."""
+    if not root.is_dir():
+        return []
+    return sorted((p for p in root.iterdir() if _NAME.match(p.name)), key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The optimizer step in a checkpoint's name."""
+    match = _NAME.match(path.name)
+    if match is None:
+        raise RunError(f"{path} is not a checkpoint; one is a folder named step-XXXXXXXX")
+    return int(match[1])
+
+
+def verify(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in a few words, or None."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+        for name, expected in files.items():
+            if not (path / name).is_file():
+                return f"{name} is missing"
+            if (path / name).stat().st_size != expected["bytes"]:
+                return f"{name} has {(path / name).stat().st_size} bytes instead of {expected['bytes']}"
+            if _facts(path / name) != expected:
+                return f"{name} does not have the digest of the manifest"
+        if STATE not in files:
+            return f"{STATE} is not in the manifest"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read ({type(error).__name__})"
+    return None
+
+
+def newest_good(root: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that passes `verify`, or None if there is none at all; damaged ones are named to `warn`.
+
+    Raises RunError if there are checkpoints and all are damaged.
+    """
+    found = complete(root)
+    for path in found:
+        fault = verify(path)
+        if fault is None:
+            return path
+        warn(f"checkpoint {path} is damaged: {fault}; trying the one before it")
+    if found:
+        raise RunError(f"every checkpoint in {root} is damaged; restore one, or delete the folder to start again")
+    return None
+
+
+def load(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """The parts and the state of one checkpoint. Raises RunError, naming the fault, if it does not verify."""
+    fault = verify(path)
+    if fault is not None:
+        raise RunError(f"checkpoint {path} is damaged: {fault}; use another one")
+    parts = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    return parts, json.loads((path / STATE).read_text())
+
+
+def load_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """What evaluation needs of a checkpoint: the averaged weights where there are some, else the model's; the state."""
+    parts, state = load(path)
+    return parts.get("ema") or parts["model"], state
+
+
+def clean(root: Path) -> None:
+    """Remove what a killed save or removal left behind."""
+    for path in root.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk is full; safetensors reports it as text."""
+    return getattr(error, "errno", None) in NO_SPACE or "No space left" in str(error)
+
+
+def _discard(path: Path) -> None:
+    """Remove a checkpoint so that at no moment a part of it is visible."""
+    hidden = path.with_name(f".{path.name}.old.tmp")
+    os.rename(path, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for block in _blocks(path):
+        digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            yield block
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

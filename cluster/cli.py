@@ -1,0 +1,160 @@
+"""The `tdformer` command. Heavy imports wait until a command needs them, so that help and errors come at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import config as configs
+from .errors import NO_SPACE, RunError
+
+app = typer.Typer(
+    help="Train and evaluate TDFormer. Settings are given as key=value; `tdformer config show` lists them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, such as configs/quickstart.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as train.epochs=2.")
+]
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine. [default: one a GPU, or 1]")
+    ] = None,
+) -> None:
+    """Train on this machine; the same command goes on where a killed run was."""
+    asked = configs.load(config, overrides or ())
+    from .processes import main as run
+
+    raise typer.Exit(run(asked, processes or asked.train.processes))
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one checkpoint in it.")],
+    overrides: Overrides = None,
+) -> None:
+    """Evaluate a run's newest checkpoint on the test set; prints one line of JSON."""
+    if not run.exists():
+        raise RunError(f"{run}: no such run folder or checkpoint")
+    from .train import evaluate_run
+
+    print(json.dumps(evaluate_run(run, overrides or [])))
+
+
+@app.command()
+def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Make sure that a configuration's data is there; prints the configuration to train."""
+    from .prepare import prepare as make
+
+    print(make(config, overrides or ()))
+
+
+@app.command()
+def shard(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="fashion_mnist or digits.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the shards go.")],
+    source: Annotated[Path | None, typer.Option(help="Folder of the raw files.")] = None,
+    samples_per_shard: Annotated[int, typer.Option(min=1)] = 10_000,
+) -> None:
+    """Write a data set as WebDataset shards with an index and checksums."""
+    from .prepare import write_shards
+
+    write_shards(dataset, folder, source, samples_per_shard)
+
+
+@app.command("shard-verify")
+def shard_verify(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder given to `tdformer shard`.")],
+) -> None:
+    """Read every sample of every shard and compare it with its checksum."""
+    from .prepare import verify_shards
+
+    for line in verify_shards(folder):
+        print(line)
+
+
+@app.command("import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A published backbone's checkpoint.")],
+    model: Annotated[str, typer.Option(help="The TDFormer to load it into, such as hst_10_768.")],
+    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, such as leaky_proj_lif=true.")
+    ] = None,
+) -> None:
+    """Convert published weights to a TDFormer's; what feedback adds starts at zero."""
+    options = configs.load(None, [f"model.{o}" for o in overrides or ()]).model.options()
+    if not file.is_file():
+        raise RunError(f"{file}: no such file")
+    if not out.parent.is_dir():
+        raise RunError(f"{out.parent}: no such folder to write {out.name} to")
+    from safetensors.torch import save
+
+    import tdformer
+
+    from .run import write_atomic
+
+    made = tdformer.create_model(model, **options)
+    print(tdformer.load_pretrained(made, file))
+    state = {k: v.contiguous() for k, v in made.state_dict().items()}
+    write_atomic(out, save(state, metadata={"tdformer": json.dumps(made.config)}))
+    print(out)
+
+
+@config_app.command()
+def show(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Without one: the defaults.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print every setting of a configuration, as YAML."""
+    given = list(overrides or ())
+    if config is not None and "=" in str(config) and not config.exists():
+        given.insert(0, str(config))
+        config = None
+    print(configs.to_yaml(configs.load(config, given)), end="")
+
+
+def main() -> None:
+    """The entry point. Exit codes: 0 done, 2 something the user can mend (one line), 130 interrupted."""
+    try:
+        app()
+    except Exception as e:
+        line = _user_line(e)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _user_line(e: Exception) -> str | None:
+    """The one line for an error that the user can mend, None for any other."""
+    if isinstance(e, OSError) and e.errno in NO_SPACE:
+        where = f" to write {e.filename}" if e.filename else ""
+        return f"no space left{where}; free some and run the same command again"
+    if not isinstance(e, RunError):
+        from .errors import USER_ERRORS  # imports torch: not for the errors above
+
+        if not isinstance(e, USER_ERRORS):
+            return None
+    return " ".join(str(e).split())
+
+
+if __name__ == "__main__":
+    main()

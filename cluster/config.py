@@ -1,0 +1,431 @@
+"""The configuration of a run: typed, each value checked as it is read. configs/default.yaml documents it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import RunError
+
+
+def setting(default: Any, **limits: Any) -> Any:
+    """A field with limits: choices=(...), or least, above, most, below for a number or each of a list."""
+    return field(default=default, metadata=limits)
+
+
+@dataclass
+class ModelConfig:
+    """Options of `tdformer.create_model`. null: the model's own, or the data set's (classes, channels, size).
+
+    v_reset: a potential, or `soft` for the soft reset (V = H - V_th S).
+    """
+
+    name: str = "quickstart"
+    num_classes: int | None = setting(None, least=1)
+    in_channels: int | None = setting(None, least=1)
+    image_size: int | list[int] | None = field(default=None, metadata={"least": 1})
+    time_steps: int | None = setting(None, least=1)
+    segments: int | None = setting(None, least=1)
+    feedback: str | list[int] | None = field(
+        default=None, metadata={"choices": ("none", "first", "last", "all"), "least": 0}
+    )
+    cm: int | None = setting(None, choices=(1, 2, 3))
+    pm: int | None = setting(None, choices=(1, 2, 3, 4))
+    mixer: str | None = setting(None, choices=("concat", "add"))
+    clamp: tuple[float, float] | None = None
+    neuron: str | None = setting(None, choices=("lif", "plif"))
+    tau: float | None = setting(None, least=1)
+    threshold: float | None = setting(None, above=0)
+    v_reset: float | str | None = None
+    surrogate: str | None = setting(None, choices=("sigmoid", "arctan", "rectangular"))
+    alpha: float | None = setting(None, above=0)
+    detach_reset: bool | None = None
+    segment_norm: str | None = setting(None, choices=("shared", "per_segment"))
+    leaky_proj_lif: bool | None = None
+
+    def options(self) -> dict[str, Any]:
+        """What is set, as keyword arguments of `tdformer.create_model(name, ...)`."""
+        given = {k: v for k, v in asdict(self).items() if v is not None and k != "name"}
+        return given | ({"v_reset": None} if self.v_reset == "soft" else {})
+
+
+@dataclass
+class AugmentConfig:
+    crop_padding: int = setting(0, least=0)
+    flip: float = setting(0.0, least=0, most=1)
+    erasing: float = setting(0.0, least=0, most=1)
+
+
+@dataclass
+class DataConfig:
+    dataset: str = "fashion_mnist"
+    root: str | None = None
+    source: str | None = None
+    workers: int = setting(0, least=0)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mixup: float = setting(0.0, least=0)
+    cutmix: float = setting(0.0, least=0)
+
+    @property
+    def folder(self) -> Path:
+        """Where the shards are."""
+        return Path(self.root or f"data/{self.dataset}")
+
+    @property
+    def mixes(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
+
+
+@dataclass
+class TrainConfig:
+    epochs: int = setting(1, least=1)
+    global_batch: int = setting(128, least=1)
+    micro_batch: int = setting(0, least=0)
+    lr: float = setting(1e-3, above=0)
+    min_lr: float = setting(1e-5, least=0)
+    warmup_epochs: float = setting(0.0, least=0)
+    weight_decay: float = setting(0.05, least=0)
+    betas: tuple[float, float] = setting((0.9, 0.999), least=0, below=1)
+    eps: float = setting(1e-8, above=0)
+    layer_decay: float = setting(1.0, above=0, most=1)
+    label_smoothing: float = setting(0.1, least=0, below=1)
+    clip_grad: float = setting(0.0, least=0)
+    ema_decay: float = setting(0.0, least=0, below=1)
+    alphas: list[float] | None = field(default=None, metadata={"least": 0})
+    precision: str = setting("fp32", choices=("fp32", "bf16"))
+    sync_batchnorm: str = setting("auto", choices=("auto", "on", "off"))
+    eval_every_epochs: int = setting(1, least=1)
+    processes: int = setting(0, least=0)
+    threads: int = setting(0, least=0)
+
+
+@dataclass
+class EngineConfig:
+    zero_stage: int = setting(0, choices=(0, 1, 2, 3))
+
+
+@dataclass
+class RecomputeConfig:
+    policy: str = setting("none", choices=("none", "block", "time"))
+
+
+@dataclass
+class CheckpointConfig:
+    every_steps: int = setting(200, least=1)
+    keep: int = setting(2, least=1)
+
+
+@dataclass
+class LogConfig:
+    every_steps: int = setting(10, least=1)
+    wandb: str = setting("off", choices=("off", "offline", "online"))
+    wandb_project: str = "tdformer"
+
+
+@dataclass
+class Config:
+    name: str = "run"
+    seed: int = setting(0, least=0, below=2**63)
+    runs_dir: str = "runs"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    recompute: RecomputeConfig = field(default_factory=RecomputeConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def run_path(self) -> Path:
+        return Path(self.runs_dir) / self.name
+
+
+# What may differ when a run goes on: where things lie, how often they are kept, how the work is spread. The
+# rest decides the numbers. (Whether a checkpoint loads on other processes is for the checkpoint to say.)
+NEUTRAL = frozenset(
+    (
+        "name",
+        "runs_dir",
+        "data.root",
+        "data.source",
+        "data.workers",
+        "train.processes",
+        "train.threads",
+        "engine.zero_stage",
+        "recompute.policy",
+        "checkpoint.every_steps",
+        "checkpoint.keep",
+        "log.wandb",
+        "log.wandb_project",
+    )
+)
+
+
+def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The defaults, then the YAML file at `path`, then `key=value` overrides; checked. Raises RunError."""
+    config = OmegaConf.structured(Config)
+    if path is not None:
+        _apply(config, _read(Path(path)), str(path))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip():
+            raise RunError(f"{override!r} is not an override; write key=value, for example train.epochs=2")
+        try:
+            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)
+        except (OmegaConfBaseException, yaml.YAMLError) as e:
+            raise RunError(f"{override!r}: the value cannot be read ({_first_line(e)})") from e
+        assert isinstance(parsed, dict)
+        _apply(config, {key.strip(): parsed["value"]}, "command line")
+    try:
+        OmegaConf.resolve(config)
+        result = OmegaConf.to_object(config)
+    except OmegaConfBaseException as e:
+        raise RunError(f"{path or 'command line'}: {_first_line(e)}") from e
+    assert isinstance(result, Config)
+    check(result)
+    return result
+
+
+def to_yaml(config: Config) -> str:
+    """The whole configuration, as `load` reads it."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"train.lr": 0.001, ...}`: every setting of a configuration or of one section."""
+    values: dict[str, Any] = {}
+    for f in fields(config):
+        value, key = getattr(config, f.name), prefix + f.name
+        values |= flat(value, key + ".") if is_dataclass(value) else {key: value}
+    return values
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """The settings that differ and change the numbers of a run: `train.lr (0.001, now 0.002)`."""
+    a, b = flat(one), flat(other)
+    return [f"{k} ({_show(a[k])}, now {_show(b[k])})" for k in a if k not in NEUTRAL and a[k] != b[k]]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How `global_batch` images become one optimizer step: world x accumulation x micro_batch."""
+
+    global_batch: int
+    world: int
+    micro_batch: int
+    accumulation: int
+
+
+def resolve(config: Config, world: int, dataset_size: int | None = None) -> BatchPlan:
+    """The micro-batch and accumulation of each of `world` processes. Raises RunError where there are none."""
+    check(config, world, dataset_size)
+    share = config.train.global_batch // world
+    micro = config.train.micro_batch or share
+    return BatchPlan(config.train.global_batch, world, micro, share // micro)
+
+
+def check(config: Config, world: int | None = None, dataset_size: int | None = None) -> None:
+    """Refuse what cannot work: the values, how the batch splits over `world`, its size against the data."""
+    for key, value, limits in _settings(config):
+        _check_limits(key, value, limits)
+    model, train, alphas = config.model, config.train, config.train.alphas
+    if not config.name or config.name in (".", "..") or "/" in config.name or "\0" in config.name:
+        raise RunError(f"name is {config.name!r}; it becomes a folder in runs_dir, so use a plain file name")
+    if isinstance(model.v_reset, str) and model.v_reset != "soft":
+        raise RunError(f"model.v_reset is {model.v_reset}; give a number or soft")
+    if isinstance(model.image_size, list) and len(model.image_size) != 2:
+        raise RunError(f"model.image_size is {_show(model.image_size)}; give a number or [height, width]")
+    if model.time_steps and model.segments and model.time_steps % model.segments:
+        raise RunError(
+            f"model.segments={model.segments} does not divide model.time_steps={model.time_steps}; "
+            f"choose {_words([str(d) for d in range(1, model.time_steps + 1) if model.time_steps % d == 0])}"
+        )
+    if isinstance(model.feedback, list) and len(set(model.feedback)) != len(model.feedback):
+        raise RunError(f"model.feedback names a block twice: {_show(model.feedback)}")
+    if model.clamp and not model.clamp[0] < model.clamp[1]:
+        raise RunError(f"model.clamp is {_show(model.clamp)}; the lower bound b comes first and is below a")
+    if alphas is not None:
+        if model.segments and len(alphas) != model.segments:
+            raise RunError(f"train.alphas has {len(alphas)} entries for model.segments={model.segments}")
+        if abs(sum(alphas) - 1) > 1e-6:
+            raise RunError(f"train.alphas sums to {sum(alphas):g}; the weights of the segments sum to 1")
+    if train.min_lr > train.lr:
+        raise RunError(f"train.min_lr={train.min_lr:g} is above train.lr={train.lr:g}")
+    if train.warmup_epochs > train.epochs:
+        raise RunError(f"train.warmup_epochs={train.warmup_epochs:g} exceeds train.epochs={train.epochs}")
+    if dataset_size is not None and dataset_size < train.global_batch:
+        raise RunError(f"train.global_batch={train.global_batch} exceeds the {dataset_size} training images")
+    _check_batch(config, world)
+
+
+def _check_batch(config: Config, world: int | None) -> None:
+    batch, micro = config.train.global_batch, config.train.micro_batch
+    if batch % (world or 1):
+        raise RunError(f"train.global_batch={batch} is not divisible by the {world} processes")
+    share = batch // (world or 1)
+    if micro and share % micro:
+        whose = f"the {share} images of each process" if world and world > 1 else f"{share} images"
+        raise RunError(f"train.micro_batch={micro} does not divide {whose} (train.global_batch={batch})")
+    if config.data.mixes and (micro or share) % 2:
+        key = f"train.micro_batch={micro}" if micro else f"a share of {share} images a process"
+        raise RunError(f"data.mixup and data.cutmix mix images in pairs, and {key} is odd; make it even")
+
+
+def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    for f in fields(config):
+        value, key = getattr(config, f.name), prefix + f.name
+        if is_dataclass(value):
+            yield from _settings(value, key + ".")
+        else:
+            yield key, value, f.metadata
+
+
+def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
+    if value is None:
+        return
+    choices = limits.get("choices")
+    many = isinstance(value, (list, tuple))
+    if choices and not many and value not in choices:
+        near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise RunError(f"{key} is {_show(value)}; choose {_words([str(c) for c in choices])}{hint}")
+    for number in value if many else [value]:
+        if not isinstance(number, (int, float)) or isinstance(number, bool):
+            continue
+        if not math.isfinite(number):
+            raise RunError(f"{key} is {_show(value)}; it must be finite")
+        for limit, words, holds in (
+            ("least", "at least", lambda x, y: x >= y),
+            ("above", "above", lambda x, y: x > y),
+            ("most", "at most", lambda x, y: x <= y),
+            ("below", "below", lambda x, y: x < y),
+        ):
+            if limit in limits and not holds(number, limits[limit]):
+                raise RunError(f"{key} is {_show(value)}; it must be {words} {limits[limit]}")
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    try:
+        loaded = OmegaConf.load(path)
+        content = OmegaConf.to_container(loaded, resolve=False)
+    except FileNotFoundError as e:
+        raise RunError(f"{path}: no such configuration file") from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise RunError(f"{path}: cannot be read ({_first_line(e)})") from e
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise RunError(f"{where}: not valid YAML ({getattr(e, 'problem', None) or _first_line(e)})") from e
+    except OmegaConfBaseException as e:
+        raise RunError(f"{path}: {_first_line(e)}") from e
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: a configuration is a mapping of keys to values")
+    return content
+
+
+def _apply(config: Any, layer: Mapping[Any, Any], where: str, prefix: str = "") -> None:
+    """Set each value of `layer` in the structured `config`; keys may be nested or dotted."""
+    types = _types()
+    for key, value in layer.items():
+        name = f"{prefix}{key}"
+        section = any(k.startswith(name + ".") for k in types)
+        if name not in types and not section:
+            near = _nearest(name, [*types])
+            raise RunError(f"{where}: {name} is not a setting; the nearest is {near}")
+        if section:
+            if isinstance(value, Mapping):
+                _apply(config, value, where, name + ".")
+            elif value is not None:  # an empty section
+                raise RunError(f"{where}: {name} is a section; set one of its keys, like {_first(types, name)}")
+            continue
+        kind, limits = types[name]
+        value = _as_meant(value, kind, limits)
+        try:
+            if isinstance(value, bool) and "bool" not in kind:
+                raise RunError
+            OmegaConf.update(config, name, value)
+        except (OmegaConfBaseException, RunError) as e:
+            raise RunError(f"{where}: {name} is {_show(value)}; expected {_expected(kind)}") from e
+
+
+def _as_meant(value: Any, kind: str, limits: Mapping[str, Any]) -> Any:
+    """YAML reads on and off as booleans; and a whole number is a number."""
+    if isinstance(value, bool) and "on" * value + "off" * (not value) in limits.get("choices", ()):
+        return "on" if value else "off"
+    if type(value) is int and kind.startswith("float"):
+        return float(value)
+    return value
+
+
+def _types() -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Every setting's key, its type as written above, and its limits."""
+
+    def walk(section: Any, prefix: str) -> Iterator[tuple[str, tuple[str, Mapping[str, Any]]]]:
+        for f in fields(section):
+            value = getattr(section, f.name)
+            if is_dataclass(value):
+                yield from walk(value, f"{prefix}{f.name}.")
+            else:
+                yield prefix + f.name, (str(f.type), f.metadata)
+
+    return dict(walk(Config(), ""))
+
+
+def _nearest(name: str, keys: list[str]) -> str:
+    """The valid key written most like `name`; its last part counts most, also as a word of it or by its initials."""
+    last = name.rpartition(".")[2]
+    initials = "".join(word[:1] for word in last.split("_")) if "_" in last else last
+
+    def likeness(key: str) -> float:
+        end = key.rpartition(".")[2]
+        part = max(_ratio(last, end), _ratio(initials, end), 0.9 * (last in end.split("_")))
+        return part + _ratio(name, key)
+
+    return max(keys, key=likeness)
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
+
+
+def _first(keys: Mapping[str, Any], section: str) -> str:
+    return next(k for k in keys if k.startswith(section + "."))
+
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "list[int]": "a list of whole numbers",
+    "list[float]": "a list of numbers",
+    "tuple[float, float]": "a list of two numbers",
+    "None": "null",
+}
+
+
+def _expected(kind: str) -> str:
+    return _words([_WORDS[k] for k in kind.split(" | ")])
+
+
+def _words(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " or " + items[-1]
+
+
+def _show(value: Any) -> str:
+    """A value as YAML writes it, on one line."""
+    if isinstance(value, tuple):
+        value = list(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
+
+
+def _first_line(e: Exception) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0]

@@ -1,0 +1,170 @@
+"""The DeepSpeed engine: made from our config, and read and restored by parameter name at every ZeRO stage."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no accelerator
+import deepspeed
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from torch import Tensor, nn
+
+from .config import BatchPlan, Config
+
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def init_distributed(rank: int, world: int, store: dist.Store | None, minutes: float = 10) -> torch.device:
+    """Join the process group (NCCL where there is a GPU for every rank of this host, else gloo); return the device.
+
+    store: where the ranks meet; None takes MASTER_ADDR and MASTER_PORT from the environment.
+    """
+    # DeepSpeed 0.19.8 would compile a shared-memory backend for gloo (2 minutes, and a killed build blocks later
+    # runs); telling it that this operator is not available keeps plain gloo.
+    from deepspeed.ops import __compatible_ops__
+
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    local = int(os.environ.get("LOCAL_RANK", rank))
+    cuda = torch.cuda.device_count() > local
+    backend = "nccl" if cuda else "gloo"
+    for name, value in (("RANK", rank), ("WORLD_SIZE", world), ("LOCAL_RANK", local)):
+        os.environ[name] = str(value)
+    if cuda:
+        torch.cuda.set_device(local)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(minutes=minutes))
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+    return torch.device("cuda", local) if cuda else torch.device("cpu")
+
+
+def deepspeed_config(config: Config, plan: BatchPlan) -> dict[str, Any]:
+    """The JSON that DeepSpeed wants. Optimizer and schedule are ours."""
+    train = config.train
+    result: dict[str, Any] = {
+        "train_batch_size": train.global_batch,
+        "train_micro_batch_size_per_gpu": plan.micro_batch,
+        "gradient_clipping": train.clip_grad,
+        "zero_optimization": {"stage": config.engine.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+    if train.precision == "bf16":  # parameters and BatchNorm's buffers stay in fp32; `bf16.enabled` would cast them
+        result["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return result
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: vectors (norms, biases, PM weights, tau) are not decayed; with layer_decay < 1 a part's learning
+    rate is scaled by layer_decay^(number of parts between it and the head)."""
+    depths = {name: _depth(name) for name, _ in model.named_parameters()}
+    order = {depth: i for i, depth in enumerate(sorted(set(depths.values())))}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        decay = weight_decay if parameter.dim() > 1 else 0.0
+        scale = layer_decay ** (len(order) - 1 - order[depths[name]])
+        group = groups.setdefault(
+            (decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale, "lr": 0.0}
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _depth(name: str) -> tuple[int, ...]:
+    """Where a parameter lies between the input and the head, as a tuple that sorts."""
+    if name.startswith("head."):
+        return (2,)
+    if match := re.match(r"backbone\.embeds\.(\d+)\.", name):
+        return (1, int(match[1]), 0)
+    if match := re.match(r"backbone\.stages\.(\d+)\.(\d+)\.", name):
+        return (1, int(match[1]), 1 + int(match[2]))
+    if match := re.match(r"backbone\.blocks\.(\d+)\.", name):
+        return (1, 0, 1 + int(match[1]))
+    return (0,)
+
+
+def start(model: nn.Module, config: Config, plan: BatchPlan) -> Any:
+    """DeepSpeed's engine around `model`, whose weights are those it trains from."""
+    train = config.train
+    groups = parameter_groups(model, train.weight_decay, train.layer_decay)
+    optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=tuple(train.betas), eps=train.eps)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan))
+    _begin_moments(engine)
+    return engine
+
+
+def set_lr(engine: Any, lr: float) -> None:
+    """Set this step's learning rate, scaled for each parameter group."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
+    """Whole parameters to read on every rank: ZeRO-3 keeps only a share of each between uses."""
+    if any(hasattr(p, "ds_id") for p in parameters):
+        return deepspeed.zero.GatheredParameters(parameters)
+    return nullcontext()
+
+
+def weights(engine: Any) -> Iterator[tuple[str, Tensor]]:
+    """Name and a copy of every parameter (fp32) and buffer; all ranks call it together."""
+    for name, parameter in engine.module.named_parameters():
+        full = safe_get_full_fp32_param(parameter) if engine.zero_optimization() else parameter
+        yield name, full.detach().to("cpu", torch.float32, copy=True).view(_shape(parameter))
+    for name, buffer in engine.module.named_buffers():
+        yield name, buffer.detach().to("cpu", copy=True)
+
+
+def moments(engine: Any) -> Iterator[tuple[str, Tensor]]:
+    """`exp_avg.NAME` and `exp_avg_sq.NAME`, whole and in fp32; all ranks call it together."""
+    for name, parameter in engine.module.named_parameters():
+        for key in MOMENTS:
+            if engine.zero_optimization():
+                full = safe_get_full_optimizer_state(parameter, key)
+            else:
+                full = engine.optimizer.state[parameter][key]
+            yield f"{key}.{name}", full.detach().to("cpu", torch.float32, copy=True).view(_shape(parameter))
+
+
+def restore_moments(engine: Any, saved: dict[str, Tensor], step: int) -> None:
+    """Put AdamW back to where it was after `step` steps, from `moments` of any ZeRO stage and number of ranks."""
+    for state in _inner(engine).state.values():
+        state["step"].fill_(step)
+    for name, parameter in engine.module.named_parameters():
+        for key in MOMENTS:
+            value = saved[f"{key}.{name}"].to(engine.device)
+            if engine.zero_optimization():
+                safe_set_full_optimizer_state(parameter, value, key)
+            else:
+                engine.optimizer.state[parameter][key].copy_(value)
+
+
+def _inner(engine: Any) -> torch.optim.Optimizer:
+    """AdamW itself, which ZeRO wraps and gives flat shares of the parameters."""
+    return engine.optimizer.optimizer if engine.zero_optimization() else engine.optimizer
+
+
+def _begin_moments(engine: Any) -> None:
+    """Make AdamW's state now instead of at the first step: ZeRO 1 and 2 tie parameter names to it once, and do so
+    after the first parameter group's first step, when the other groups have none yet (DeepSpeed 0.19.8)."""
+    inner = _inner(engine)
+    shares = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)  # ZeRO 3 keeps its groups empty at rest
+    for share in shares or [share for group in inner.param_groups for share in group["params"]]:
+        inner.state[share] = {"step": torch.tensor(0.0)} | {key: torch.zeros_like(share) for key in MOMENTS}
+    link = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
+    if link is not None:
+        link()
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    return getattr(parameter, "ds_shape", parameter.shape)

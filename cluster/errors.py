@@ -1,0 +1,40 @@
+"""The errors that are the user's to mend: each is one line, printed without a traceback, exit code 2."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+USER_ERRORS: tuple[type[Exception], ...]
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class RunError(Exception):
+    """A configuration, run folder or checkpoint that cannot work: what is wrong, where, and what to do."""
+
+
+@contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Turn what a disk can say while `path` is written into a RunError: full, read-only, not allowed."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in NO_SPACE:
+            raise RunError(f"no space left to write {path}; free some and run the same command again") from e
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            raise RunError(f"cannot write {path} ({e.strerror}); choose a place that you may write to") from e
+        raise
+
+
+def __getattr__(name: str) -> Any:
+    # Late, because the model package imports torch and most commands never need it.
+    if name == "USER_ERRORS":
+        from pipelines.errors import DataError
+
+        from tdformer.errors import ModelError
+
+        return (RunError, DataError, ModelError)
+    raise AttributeError(name)

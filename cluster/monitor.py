@@ -1,0 +1,259 @@
+"""What a run tells: JSON lines, a progress bar or plain lines, curves, and wandb where asked."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from .config import Config, flat
+from .run import RunFolder, write_atomic
+
+ORDER = ("step", "epoch", "loss", "lr", "grad_norm", "accuracy", "firing_rate")
+
+
+class Monitor:
+    """Rank 0 writes and shows; on the other ranks each call does nothing. A context manager that closes it.
+
+    What enters metrics.jsonl is given by the caller and must be a function of the steps alone; all that is timed
+    goes to speed.jsonl. So a run that was killed and went on has the metrics of one that never was.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        config: Config,
+        total_steps: int,
+        rank: int = 0,
+        start: int = 0,
+        console: Console | None = None,
+        line_seconds: float = 10.0,
+    ) -> None:
+        """total_steps: optimizer steps of the whole run; start: those done before; line_seconds: between lines,
+        where there is no terminal."""
+        self.run, self.config, self.total_steps, self.active = run, config, total_steps, rank == 0
+        self.line_seconds = line_seconds
+        self._shown = time.monotonic()
+        self._lap = self._done = _Lap()
+        self._words: list[str] = []
+        if not self.active:
+            return
+        self._before = _Lap.of(run.speed.read())
+        self.console = console or Console(highlight=False)
+        self._wandb = _start_wandb(run, config, self.say) if config.log.wandb != "off" else None
+        self._bar = _Bar(self.console, total_steps, start) if self.console.is_terminal else None
+
+    _bar: _Bar | None = None
+    _wandb: Any = None
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def step(self, metrics: Mapping[str, Any], images: int, seconds: float, waited: float) -> None:
+        """One optimizer step is done: `step` (from 1), `epoch`; with a `loss` it becomes a row of metrics.jsonl.
+
+        images: of the global batch; seconds: that they took, `waited` of them for data.
+        """
+        if not self.active:
+            return
+        self._lap += _Lap(images, seconds, waited)
+        if "loss" in metrics:
+            self._write(_ordered(metrics))
+        self._show(int(metrics["step"]))
+
+    def evaluation(self, metrics: Mapping[str, Any]) -> None:
+        """An evaluation is done: `step`, `epoch`, and `eval_accuracy`, `eval_loss`, ... . Draws the curves."""
+        if not self.active:
+            return
+        row = _ordered(metrics)
+        self.run.metrics.append(row)
+        self._send(row)
+        values = {k.removeprefix("eval_"): v for k, v in row.items() if k.startswith("eval_")}
+        self.say(f"step {row['step']}: test " + ", ".join(_words(k, v) for k, v in values.items()))
+        self.draw()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """The run is done: the last curves, the final line, and summary.json, which also gets the speed of the
+        run: train_seconds (of all its starts, without evaluations and checkpoints) and images_per_second."""
+        if not self.active:
+            return
+        total = self._before + self._done + self._lap
+        speed = {"train_seconds": _round(total.seconds), "images_per_second": _round(total.rate)}
+        self.draw()
+        self.run.finish({**summary, **speed})
+        if self._wandb:
+            self._wandb.summary.update({**summary, **speed})
+        self.close()
+        words = [_words(k, v) for k, v in {**summary, **speed}.items()]
+        self.say(f"finished {self.run.path}: {', '.join(words)}")
+
+    def close(self) -> None:
+        """Stop showing; for every way out of the loop. May be called twice."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+        if self._wandb:
+            self._wandb.finish()
+            self._wandb = None
+
+    def say(self, line: str) -> None:
+        """A line for people, above the bar."""
+        if self.active:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def draw(self) -> None:
+        """curves.png from metrics.jsonl."""
+        if self.active:
+            write_atomic(self.run.curves, _curves(self.run.metrics.read(), self.config.name))
+
+    def _write(self, row: dict[str, Any]) -> None:
+        lap, self._lap = self._lap, _Lap()
+        self._done += lap
+        speed = {
+            "images": lap.images,
+            "seconds": _round(lap.seconds),
+            "images_per_second": _round(lap.rate),
+            "data_wait_seconds": _round(lap.waited),
+        }
+        self.run.metrics.append(row)
+        self.run.speed.append({"step": row["step"], **speed})
+        self._send(row | speed)
+        self._words = [_words(k, row[k]) for k in ("loss", "accuracy", "firing_rate") if row.get(k) is not None]
+        self._words += [f"{lap.rate:.0f} images/s", f"data wait {lap.waited / (lap.seconds or 1):.0%}"]
+
+    def _show(self, step: int) -> None:
+        rate = (self._done + self._lap).rate or 1.0
+        left = _duration((self.total_steps - step) * self.config.train.global_batch / rate)
+        if self._bar:
+            self._bar.words = ", ".join(self._words)
+            self._bar.update(self._bar.task_ids[0], completed=step, left=f"{left} left")
+            return
+        now = time.monotonic()
+        if step == self.total_steps or now - self._shown >= self.line_seconds:
+            self._shown = now
+            words = self._words or [f"{rate:.0f} images/s"]
+            self.say(f"step {step}/{self.total_steps}, {', '.join(words)}, {left} left")
+
+    def _send(self, row: Mapping[str, Any]) -> None:
+        if self._wandb:
+            self._wandb.log(dict(row))
+
+
+@dataclass(frozen=True)
+class _Lap:
+    """Images, the seconds they took, and how many of these were spent waiting for data."""
+
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    @classmethod
+    def of(cls, rows: list[dict[str, Any]]) -> _Lap:
+        return sum((cls(r["images"], r["seconds"], r["data_wait_seconds"]) for r in rows), cls())
+
+    def __add__(self, other: _Lap) -> _Lap:
+        return _Lap(self.images + other.images, self.seconds + other.seconds, self.waited + other.waited)
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+def _ordered(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same keys in the same order, whoever built the row."""
+    return {k: row[k] for k in ORDER if k in row} | {k: row[k] for k in sorted(row) if k not in ORDER}
+
+
+class _Bar(Progress):
+    """A bar, and what was measured in a line below it, so that 80 columns are enough."""
+
+    words = ""
+
+    def __init__(self, console: Console, total: int, done: int) -> None:
+        left = TextColumn("{task.fields[left]}", markup=False)
+        super().__init__(TextColumn("step"), MofNCompleteColumn(), BarColumn(30), left, console=console)
+        self.add_task("train", total=total, completed=done, left="")
+        self.start()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.words)
+
+
+def _start_wandb(run: RunFolder, config: Config, say: Callable[[str], None]) -> Any:
+    """One wandb run for all starts of ours; without a key it is kept in the run folder, to be sent later."""
+    import wandb
+
+    online = config.log.wandb == "online"
+    if online and not wandb.login(prompt=False):
+        say(f"wandb has no key: logging offline; `wandb sync {run.path}/wandb/offline-run-*` sends it later")
+        online = False
+    started = wandb.init(
+        project=config.log.wandb_project,
+        name=config.name,
+        id=run.wandb_id(),
+        resume="allow" if online else None,
+        dir=str(run.path),
+        mode="online" if online else "offline",
+        config=flat(config),
+        settings=wandb.Settings(console="off", silent=True),
+    )
+    # After a kill some steps are sent again; against our own step they lie over each other.
+    started.define_metric("*", step_metric="step")
+    return started
+
+
+def _curves(rows: list[dict[str, Any]], title: str) -> bytes:
+    """A PNG: loss, accuracy, learning rate and firing rate against the step."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 2, sharex=True).flatten()
+    for axis, key in zip(axes, ("loss", "accuracy", "lr", "firing_rate"), strict=True):
+        for name, style, label in ((key, "-", "training"), (f"eval_{key}", "o-", "test")):
+            points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), style, markersize=4, label=label)
+        axis.set(ylabel="learning rate" if key == "lr" else key.replace("_", " "))
+        axis.grid(alpha=0.3)
+        if len(axis.lines) > 1:
+            axis.legend()
+    for axis in axes[2:]:
+        axis.set(xlabel="optimizer step")
+    figure.suptitle(title)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    return png.getvalue()
+
+
+def _words(key: str, value: Any) -> str:
+    name = key.replace("_", " ")
+    if key.endswith("accuracy") and value is not None:
+        return f"{name} {100 * value:.2f} %"
+    if key.endswith("seconds"):
+        return f"{name.removesuffix(' seconds')} {_duration(value)}"
+    if key == "images_per_second":
+        return f"{value:.0f} images/s"
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _round(x: float) -> float:
+    return round(x, 4)

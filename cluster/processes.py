@@ -1,0 +1,114 @@
+"""Starting a run's processes on this machine, and what they leave when one of them fails."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import sys
+import tempfile
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from .config import Config, resolve
+from .errors import USER_ERRORS, RunError
+from .monitor import Monitor
+from .run import RunFolder
+
+
+def main(config: Config, processes: int) -> int:
+    """Train `config` with `processes` processes on this machine (or as the one rank that torchrun started).
+
+    A finished run says so; an interrupted one goes on from its newest good checkpoint. Returns the exit code: 0 done,
+    2 a user's error (one line), else a crash. Raises RunError for what can be seen before anything starts.
+    """
+    folder = RunFolder(config.run_path)
+    if "RANK" in os.environ and "MASTER_ADDR" in os.environ:
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        if rank:
+            worker(rank, world, None, config)
+            return 0
+        with folder.lock():
+            worker(rank, world, None, config)
+        return 0
+    world = processes or torch.cuda.device_count() or 1
+    resolve(config, world)
+    with folder.lock():
+        done = folder.summary()
+        folder.open(config)
+        if done is not None:
+            print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...", flush=True)
+            return 0
+        if world == 1:
+            worker(0, 1, None, config)
+            return 0
+        return _spawn(config, world)
+
+
+def _spawn(config: Config, world: int) -> int:
+    with tempfile.TemporaryDirectory() as meeting:
+        context = mp.get_context("spawn")
+        errors: Any = context.SimpleQueue()
+        started = mp.spawn(_child, (world, f"{meeting}/store", config, errors), world, join=False)
+        try:
+            while not started.join():
+                pass
+        except (mp.ProcessExitedException, mp.ProcessRaisedException) as failed:
+            if not errors.empty():
+                raise RunError(errors.get()) from None
+            if isinstance(failed, mp.ProcessExitedException) and failed.signal_name:
+                print(f"process {failed.error_index} was ended by {failed.signal_name}", file=sys.stderr)
+                return 1
+            raise
+    return 0
+
+
+def _child(rank: int, world: int, store: str, config: Config, errors: Any) -> None:
+    die_with_parent()
+    try:
+        worker(rank, world, dist.FileStore(store, world), config)
+    except USER_ERRORS as error:
+        errors.put(str(error))
+        sys.stderr.flush()
+        os._exit(2)
+
+
+def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> None:
+    """One rank, from joining the group to the end of training."""
+    from .engine import init_distributed
+    from .train import Trainer
+
+    threads = config.train.threads or max(1, (os.cpu_count() or 1) // world)
+    torch.set_num_threads(threads)
+    if world == 1 and store is None and "MASTER_ADDR" not in os.environ:
+        store = dist.HashStore()
+    device = init_distributed(rank, world, store)
+    folder = RunFolder(config.run_path)
+    trainer = Trainer(config, folder, device)
+    if rank == 0:
+        folder.metrics.truncate(trainer.state.metrics_bytes)
+    with Monitor(folder, config, trainer.total_steps, rank, start=trainer.state.step) as monitor:
+        if trainer.state.step:
+            monitor.say(f"goes on from step {trainer.state.step} of {trainer.total_steps}")
+        monitor.finish(trainer.run(monitor))
+    dist.barrier()
+    del trainer
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """A finished run in a few words."""
+    return f"{summary['accuracy']:.2%} after {summary['epochs']} epochs ({summary['step']} steps)"
+
+
+def die_with_parent() -> None:
+    """Let the kernel end this process when its parent dies, even by SIGKILL (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+

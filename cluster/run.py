@@ -1,0 +1,294 @@
+"""The run folder: one place for what a run is, what it measured and what it kept; one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+import uuid
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import config as configs
+from .config import Config
+from .errors import RunError, disk_errors
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    config.yaml     the whole configuration, as first started
+    metrics.jsonl   what was measured; no clock in it, so a killed and an undisturbed run write the same bytes
+    speed.jsonl     what the clock says: images/s, data wait, pauses
+    curves.png      metrics.jsonl drawn
+    checkpoints/    see checkpoint.py
+    starts.jsonl    each start: code revision, versions, machine
+    summary.json    the final line; it exists when the run is finished
+    lock            held by the process that writes here
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.curves = self.path / "curves.png"
+        self.checkpoints = self.path / "checkpoints"
+        self.summary_file = self.path / "summary.json"
+        self.metrics = Rows(self.path / "metrics.jsonl")
+        self.speed = Rows(self.path / "speed.jsonl")
+        self.starts = Rows(self.path / "starts.jsonl")
+
+    @contextmanager
+    def lock(self, wait: float = 0.0) -> Iterator[None]:
+        """Keep every other process out until the block ends or this process dies, however it dies.
+
+        wait: seconds to keep trying. Raises RunError, naming the holder, when the folder stays in use.
+        """
+        with exclusive(self.path, wait):
+            yield
+
+    def check(self, config: Config) -> None:
+        """Raises RunError where the folder holds a run with other settings. Writes nothing."""
+        before = self.config()
+        if before is not None and (changed := configs.differences(before, config)):
+            raise RunError(
+                f"{self.path} holds a run with other settings: {', '.join(changed)}; "
+                f"set them back, or start a new run with name=..."
+            )
+        if before is None and (self.metrics.size() or any(self.checkpoints.glob("*"))):
+            raise RunError(f"{self.path} holds results but no config.yaml; start a new run with name=...")
+
+    def open(self, config: Config) -> None:
+        """Make the folder for `config` (as asked, not resolved), or take up the one that is there, if it is its own."""
+        self.check(config)
+        with disk_errors(self.path):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        if not self.config_file.exists():
+            write_atomic(self.config_file, configs.to_yaml(config).encode())
+        self.starts.append(_start())
+
+    def config(self) -> Config | None:
+        """The configuration that the run was first started with; None where there is none yet."""
+        return configs.load(self.config_file) if self.config_file.exists() else None
+
+    def summary(self) -> dict[str, Any] | None:
+        """The final line of a finished run; None while it is not finished."""
+        try:
+            return json.loads(self.summary_file.read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as e:
+            raise RunError(f"{self.summary_file} is not JSON; delete it to let the run finish again") from e
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the final line: from now on the run is finished."""
+        self.metrics.sync()
+        write_atomic(self.summary_file, (_row(summary) + "\n").encode())
+
+    def wandb_id(self) -> str:
+        """One id for all starts of this run."""
+        file = self.path / "wandb_id"
+        if not file.exists():
+            write_atomic(file, uuid.uuid4().hex[:8].encode())
+        return file.read_text().strip()
+
+
+class Rows:
+    """A JSON-lines file that is appended to: a row is there whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Keys keep their order, floats all their digits; what is not finite becomes null."""
+        line = (_row(row) + "\n").encode()
+        with disk_errors(self.path):
+            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                before = os.fstat(fd).st_size
+                try:
+                    _write_all(fd, line)
+                except OSError:
+                    os.ftruncate(fd, before)
+                    raise
+            finally:
+                os.close(fd)
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole rows; a last line that a killed process left half-written is not one."""
+        if not self.path.exists():
+            return []
+        whole = self.path.read_bytes().rpartition(b"\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def truncate(self, size: int) -> None:
+        """Go back to the first `size` bytes: what a run wrote after the checkpoint it goes on from."""
+        if self.size() < size:
+            raise RunError(
+                f"{self.path} has {self.size()} bytes, the checkpoint was written when it had {size}; "
+                f"restore the file, or start a new run with name=..."
+            )
+        if self.path.exists():
+            with disk_errors(self.path):
+                os.truncate(self.path, size)
+
+    def sync(self) -> None:
+        """Return when every row is on the disk."""
+        if self.path.exists():
+            with disk_errors(self.path), open(self.path, "rb") as f:
+                os.fsync(f.fileno())
+
+
+@contextmanager
+def exclusive(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Make `folder` and keep every other process out of it; see `RunFolder.lock`."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = _Lock(folder / "lock")
+    try:
+        held.acquire(time.monotonic() + wait)
+        yield
+    finally:
+        held.close()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `path` so that it holds the old content or the new, whatever happens. RunError: no space."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with disk_errors(path):
+        try:
+            with open(temporary, "wb") as f:
+                f.write(content)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder (new files, renames) as lasting as their content."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def revision() -> dict[str, Any]:
+    """The commit of the code that runs, and whether files differ from it; None where it is not in git."""
+    here = Path(__file__).resolve().parent.parent
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(here), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit, changes = git("rev-parse", "--verify", "HEAD"), git("status", "--porcelain")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _start() -> dict[str, Any]:
+    def version(package: str) -> str | None:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "command": sys.argv,
+        **revision(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "deepspeed", "numpy")},
+    }
+
+
+_held: weakref.WeakSet[_Lock] = weakref.WeakSet()
+
+
+class _Lock:
+    """flock, which the system lets go of when its holder dies. A forked child (a loader worker) must not
+    keep it beyond that, so the copy that it inherits is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        _held.add(self)
+
+    def acquire(self, deadline: float) -> None:
+        while True:
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as e:
+                if time.monotonic() >= deadline:
+                    raise RunError(
+                        f"{self.path.parent} is in use by {self._holder()}; "
+                        f"wait for it, stop it, or use another folder (name=...)"
+                    ) from e
+                time.sleep(0.05)
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+
+    def _holder(self) -> str:
+        try:
+            holder = json.loads(os.pread(self.fd, 4096, 0))
+            return f"process {holder['pid']} on {holder['host']}"
+        except (ValueError, KeyError):
+            return "another process"
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _after_fork() -> None:
+    for lock in list(_held):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    return json.dumps({k: _plain(v) for k, v in row.items()}, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """A number of any library as Python's own, whose repr has every digit."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(fd, content) :]

@@ -1,0 +1,310 @@
+"""The training loop and the state that it goes on from."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import tdformer
+from pipelines.augment import Augment
+from pipelines.errors import DataError
+from pipelines.loader import Batch, eval_loader, to_device, train_loader
+from pipelines.mix import mix, soft_targets
+from pipelines.order import Cursor, steps_per_epoch
+from pipelines.webdataset import TarDataset
+from tdformer.measure import firing_rates
+from tdformer.norm import BatchNorm, synchronise
+
+from . import checkpoint
+from . import engine as engines
+from .config import Config, flat, resolve
+from .ema import EMA
+from .errors import RunError
+from .monitor import Monitor
+from .run import RunFolder
+from .schedule import learning_rate
+
+SMALL_SHARE = 32
+"""Images a rank below which BatchNorm's statistics are synchronised (`train.sync_batchnorm: auto`)."""
+
+
+@dataclass
+class TrainState:
+    """What a run is between two steps, besides weights and moments.
+
+    Learning rate, augmentation, mixing and torch's random numbers are pure functions of (seed, step), so they need
+    no state of their own. `window` sums (loss, correct, images) since the last logged step.
+    """
+
+    step: int
+    cursor: Cursor
+    window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    best: float = 0.0
+    metrics_bytes: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.__dict__ | {"cursor": self.cursor.to_dict()}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> TrainState:
+        return cls(**(saved | {"cursor": Cursor.from_dict(saved["cursor"])}))
+
+
+def build_model(config: Config, data: TarDataset) -> tdformer.TDFormer:
+    """The configured model, with classes, channels and size taken from the data where the config leaves them open."""
+    options = config.model.options()
+    channels, *size = data.shape
+    seen = {"num_classes": data.classes, "in_channels": channels, "image_size": size}
+    for key in ("in_channels", "image_size"):
+        asked = options.get(key, seen[key])
+        if (asked if isinstance(asked, (list, tuple)) or key == "in_channels" else [asked, asked]) != seen[key]:
+            raise RunError(f"model.{key} is {asked}, the images in {config.data.folder} have {seen[key]}; leave it null")
+    if options.get("num_classes", data.classes) < data.classes:
+        raise RunError(f"model.num_classes is {options['num_classes']}, {config.data.folder} has {data.classes} classes")
+    torch.manual_seed(config.seed)
+    return tdformer.create_model(config.model.name, **(seen | options | {"recompute": config.recompute.policy}))
+
+
+class Trainer:
+    """One rank of a run: the model in its engine, the data, the state; `run()` takes it to the end."""
+
+    def __init__(self, config: Config, folder: RunFolder, device: torch.device) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.data = TarDataset(config.data.folder / "train")
+        self.validation = TarDataset(config.data.folder / "test")
+        self.plan = resolve(config, self.world, len(self.data))
+        self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
+        self.total_steps = self.epoch_steps * config.train.epochs
+        augment = config.data.augment
+        self.augment = Augment(augment.crop_padding, augment.flip, augment.erasing, config.seed)
+
+        model = build_model(config, self.data)
+        found = self._agree(lambda: checkpoint.newest_good(folder.checkpoints, self._warn))
+        parts: dict[str, dict[str, Tensor]] = {}
+        start = Cursor(config.seed, 0, 0, config.train.global_batch, self.data.digest)
+        self.state = TrainState(0, start)
+        if found is not None:
+            parts, saved = checkpoint.load(Path(found))
+            load_weights(model, parts["model"], Path(found))
+            self.state = TrainState.from_dict(saved["state"])
+            self.state.cursor.check(self.data.digest)
+        auto = config.train.sync_batchnorm == "auto" and self.plan.micro_batch < SMALL_SHARE
+        synchronise(model, self.world > 1 and (auto or config.train.sync_batchnorm == "on"))
+        self.ema = EMA(model.to(device), config.train.ema_decay) if config.train.ema_decay else None
+        if self.ema is not None and "ema" in parts:
+            self.ema.average = {k: v.to(device) for k, v in parts["ema"].items()}
+        self.engine = engines.start(model, config, self.plan)
+        if found is not None:
+            engines.restore_moments(self.engine, parts["optimizer"], self.state.step)
+        self.resumed_from = self.state.step if found is not None else None
+
+    def run(self, monitor: Monitor) -> dict[str, Any]:
+        """Train to the last epoch; returns the summary. All ranks call it together."""
+        config, state = self.config, self.state
+        while state.step < self.total_steps:
+            self.engine.train()
+            batches = train_loader(
+                self.data,
+                state.cursor,
+                rank=self.rank,
+                world=self.world,
+                micro_batch=self.plan.micro_batch,
+                accumulation=self.plan.accumulation,
+                augment=self.augment,
+                workers=config.data.workers,
+            )
+            waiting = time.perf_counter()
+            for micro_batches in batches:
+                begun = time.perf_counter()
+                row = self.step(micro_batches)
+                state.step += 1
+                state.cursor = state.cursor.advance(len(self.data))
+                done = time.perf_counter()
+                monitor.step(row, images=config.train.global_batch, seconds=done - waiting, waited=begun - waiting)
+                epoch_ends = state.cursor.step == 0
+                if epoch_ends and self._evaluates(state.cursor.epoch):
+                    monitor.evaluation(self.evaluate())
+                if epoch_ends or state.step % config.checkpoint.every_steps == 0:
+                    self.save()
+                waiting = time.perf_counter()
+        return {"step": state.step, "epochs": config.train.epochs, "accuracy": state.best}
+
+    def step(self, micro_batches: list[Batch]) -> dict[str, Any]:
+        """One optimizer step over this rank's share of the global batch; returns the row for metrics.jsonl."""
+        config, state, train = self.config, self.state, self.config.train
+        # Whatever draws from torch's generator does so as a function of (seed, step, rank): nothing to save.
+        torch.manual_seed(zlib.crc32(f"{config.seed} {state.step} {self.rank}".encode()))
+        lr = learning_rate(train, state.step, self.epoch_steps)
+        engines.set_lr(self.engine, lr)
+        logs = (state.step + 1) % config.log.every_steps == 0
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        with firing_rates(self.engine.module) if logs else nullcontext({}) as rates:
+            for batch in micro_batches:
+                images = to_device(batch.images, self.data.mean, self.data.std, self.device)
+                labels = batch.labels.to(self.device)
+                targets = soft_targets(labels, self.data.classes, train.label_smoothing)
+                if config.data.mixes:
+                    images, targets = mix(
+                        images,
+                        targets,
+                        mixup=config.data.mixup,
+                        cutmix=config.data.cutmix,
+                        seed=config.seed,
+                        epoch=state.cursor.epoch,
+                        step=state.cursor.step,
+                        position=batch.position,
+                    )
+                with self.autocast():
+                    logits = self.engine(images)
+                loss = tdformer.segment_loss(logits, targets, train.alphas)
+                self.engine.backward(loss)
+                self.engine.step()
+                correct = (logits[-1].argmax(1) == labels).sum()
+                sums += torch.stack([loss.detach().double() * len(labels), correct.double(), sums.new_tensor(len(labels))])
+        self.share_statistics(sums)
+        if self.ema is not None:
+            self.ema.update(self.engine)
+        state.window = [a + b for a, b in zip(state.window, sums.tolist(), strict=True)]
+        row: dict[str, Any] = {"step": state.step + 1, "epoch": state.cursor.epoch, "lr": lr}
+        if logs:
+            loss_sum, correct_sum, count = state.window
+            state.window = [0.0, 0.0, 0.0]
+            norm = self.engine.get_global_grad_norm()
+            row |= {"loss": loss_sum / count, "accuracy": correct_sum / count, "firing_rate": sum(rates.values()) / len(rates)}
+            row |= {} if norm is None else {"grad_norm": float(norm)}
+        return row
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    @torch.no_grad()
+    def share_statistics(self, sums: Tensor) -> None:
+        """Sum `sums` over the ranks and average BatchNorm's running statistics, in one small all-reduce a step: the
+        ranks are then equal, so that evaluation and checkpoints do not depend on which of them did it."""
+        if self.world == 1:
+            return
+        buffers = [b for m in self.engine.module.modules() if isinstance(m, BatchNorm) for b in m.buffers()]
+        packed = torch.cat([sums, *(b.flatten().double() / self.world for b in buffers)])
+        dist.all_reduce(packed)
+        sums.copy_(packed[:3])
+        for buffer, value in zip(buffers, packed[3:].split([b.numel() for b in buffers]), strict=True):
+            buffer.copy_(value.view_as(buffer))
+
+    def evaluate(self) -> dict[str, Any]:
+        """Accuracy and loss over the whole validation set, of the averaged weights where there are some."""
+        if self.ema is not None:
+            model = tdformer.create_model(**self.engine.module.config).to(self.device)
+            model.load_state_dict(self.ema.average)
+        else:
+            model = self.engine.module
+        model.eval()
+        result = evaluate(model, self.validation, self.autocast(), self.device, self.config)
+        self.engine.train()
+        self.state.best = max(self.state.best, result["accuracy"])
+        return {"step": self.state.step, "epoch": self.state.cursor.epoch} | {
+            f"eval_{key}": value for key, value in result.items()
+        }
+
+    def save(self) -> None:
+        """Write a checkpoint; all ranks call it together, rank 0 writes."""
+        parts = {"model": dict(engines.weights(self.engine)), "optimizer": dict(engines.moments(self.engine))}
+        if self.ema is not None:
+            parts["ema"] = {k: v.cpu() for k, v in self.ema.average.items()}
+        self.state.metrics_bytes = self.folder.metrics.size()
+
+        def write() -> None:
+            self.folder.metrics.sync()
+            saved = {"state": self.state.to_dict(), "model": self.engine.module.config, "config": flat(self.config)}
+            checkpoint.save(self.folder.checkpoints, self.state.step, parts, saved, self.config.checkpoint.keep)
+
+        self._agree(write)
+
+    def _evaluates(self, epochs_done: int) -> bool:
+        return epochs_done % self.config.train.eval_every_epochs == 0 or epochs_done == self.config.train.epochs
+
+    def _agree(self, act: Any) -> Any:
+        """Run `act` on rank 0 and give its result, or its error, to all ranks."""
+        outcome: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                result = act()
+                outcome = [str(result) if result is not None else None, None]
+            except (RunError, DataError) as error:
+                outcome = [None, str(error)]
+        dist.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise RunError(outcome[1])
+        return outcome[0]
+
+    def _warn(self, message: str) -> None:
+        print(f"warning: {message}", flush=True)
+
+
+@torch.no_grad()
+def evaluate(
+    model: torch.nn.Module, data: TarDataset, autocast: torch.autocast, device: torch.device, config: Config
+) -> dict[str, float]:
+    """Accuracy and cross-entropy over every sample of `data` exactly once, on any number of ranks."""
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    for batch in eval_loader(data, rank=rank, world=world, batch_size=EVAL_BATCH, workers=config.data.workers):
+        images, labels = to_device(batch.images, data.mean, data.std, device), batch.labels.to(device)
+        with autocast:
+            logits = model(images).float()
+        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        correct = (logits.argmax(1) == labels).sum()
+        sums += torch.stack([loss.double(), correct.double(), sums.new_tensor(len(labels))])
+    if world > 1:
+        dist.all_reduce(sums)
+    loss_sum, correct_sum, count = sums.tolist()
+    if count != len(data):
+        raise RuntimeError(f"evaluation saw {count:.0f} of {len(data)} samples")
+    return {"accuracy": correct_sum / count, "loss": loss_sum / count}
+
+
+EVAL_BATCH = 250
+
+
+def load_weights(model: tdformer.TDFormer, weights: dict[str, Tensor], where: Path) -> None:
+    """Load a checkpoint's weights. Raises RunError when it is of another model, naming the first difference."""
+    own = model.state_dict()
+    odd = sorted(own.keys() ^ weights.keys()) or [k for k in own if own[k].shape != weights[k].shape]
+    if odd:
+        mine, theirs = (
+            "nothing" if odd[0] not in d else f"shape {list(d[odd[0]].shape)}" for d in (own, weights)
+        )
+        raise RunError(
+            f"{where} is of another model: {odd[0]} is {theirs} there and {mine} here; use the config it was made with"
+        )
+    model.load_state_dict(weights)
+
+
+def evaluate_run(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Evaluate the newest good checkpoint of a run folder, or one checkpoint, on its validation set."""
+    from .config import load
+
+    path = Path(path)
+    root = path if (path / "config.yaml").is_file() else path.parent.parent
+    if not (root / "config.yaml").is_file():
+        raise RunError(f"{path} is neither a run folder nor a checkpoint in one; give runs/NAME or a step-XXXXXXXX in it")
+    config = load(root / "config.yaml", overrides or [])
+    found = checkpoint.newest_good(root / "checkpoints", print) if path == root else path
+    if found is None:
+        raise RunError(f"{root} has no checkpoint yet; train it first")
+    weights, saved = checkpoint.load_weights(found)
+    data = TarDataset(config.data.folder / "test")
+    model = tdformer.create_model(**saved["model"])
+    load_weights(model, weights, found)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16")
+    result = evaluate(model.to(device).eval(), data, autocast, device, config)
+    return {"checkpoint": str(found), "samples": len(data)} | result

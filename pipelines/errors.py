@@ -1,0 +1,7 @@
+"""The one error that the data package raises for data that cannot work."""
+
+from __future__ import annotations
+
+
+class DataError(Exception):
+    """One line: what is wrong, where, and what to do."""

@@ -1,0 +1,99 @@
+"""The global sample order and the cursor in it: pure functions.
+
+Step s of an epoch takes the slice [s G, (s + 1) G) of a permutation, G the global batch; ranks and gradient
+accumulation take their shares of the slice. So any number of ranks sees the same global batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DataError
+
+Ids = NDArray[np.int64]
+
+
+def keyed_rng(*key: int) -> np.random.Generator:
+    """A generator whose draws depend on the key alone. Raises ValueError for a negative part."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def permutation(seed: int, epoch: int, n: int) -> Ids:
+    """The order of one epoch: every id of 0..n-1 once.
+
+    Ids are sorted by random 64-bit keys, because raw generator output is stable between numpy versions and
+    `Generator.permutation` need not be.
+    """
+    raw = np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(n)
+    return np.argsort(raw, kind="stable")
+
+
+def steps_per_epoch(n: int, global_batch: int) -> int:
+    """Optimizer steps of one epoch; the last n mod G samples of the permutation, other ones each epoch, are left out.
+
+    Raises DataError when not even one global batch can be filled.
+    """
+    if n < global_batch:
+        raise DataError(f"{n} training samples do not fill a global batch of {global_batch}; make the batch smaller")
+    return n // global_batch
+
+
+def global_batch(order: Ids, step: int, size: int) -> Ids:
+    """The ids of step `step`, `[G]`."""
+    return order[step * size : (step + 1) * size]
+
+
+def share(batch: Ids, rank: int, world: int) -> Ids:
+    """The part of a global batch that one of `world` ranks takes. Raises DataError when it does not divide."""
+    if len(batch) % world:
+        raise DataError(f"a global batch of {len(batch)} does not divide by {world} ranks; choose one that does")
+    size = len(batch) // world
+    return batch[rank * size : (rank + 1) * size]
+
+
+def micro_batches(ids: Ids, size: int) -> list[Ids]:
+    """A rank's share cut into micro-batches for gradient accumulation. Raises DataError when it does not divide."""
+    if len(ids) % size:
+        raise DataError(f"{len(ids)} samples a rank do not divide into micro-batches of {size}; choose one that does")
+    return [ids[i : i + size] for i in range(0, len(ids), size)]
+
+
+def validation_share(n: int, rank: int, world: int) -> Ids:
+    """The samples that a rank evaluates: each of 0..n-1 on exactly one rank, no tail dropped or counted twice."""
+    return np.arange(rank, n, world)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where training is in its data; nothing else is needed to go on exactly, on any number of ranks."""
+
+    seed: int
+    epoch: int
+    step: int
+    global_batch: int
+    digest: str
+
+    def advance(self, n: int) -> Cursor:
+        """The cursor after one more step over n samples."""
+        if self.step + 1 < steps_per_epoch(n, self.global_batch):
+            return replace(self, step=self.step + 1)
+        return replace(self, epoch=self.epoch + 1, step=0)
+
+    def check(self, digest: str) -> None:
+        """Raise DataError when the data is not what the cursor counted in."""
+        if digest != self.digest:
+            raise DataError(
+                f"the training data has digest {digest[:12]}, the checkpoint was made with {self.digest[:12]}; "
+                "point data.root at the same shards, or start a new run"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Cursor:
+        return cls(**saved)

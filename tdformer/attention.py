@@ -1,0 +1,115 @@
+"""The attention forms of the three backbones, on spikes: products of binary tensors, then a neuron."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .errors import ModelError
+from .feedback import Control, FeedbackOptions
+from .neuron import Neuron
+from .state import State
+from .unit import Current, Unit, UnitOptions
+
+AFTER_PRODUCT = 0.5
+"""The threshold of the neuron right after an attention product, times the model's own."""
+
+
+def heads_of(x: Tensor, heads: int) -> Tensor:
+    """`[T, B, C, H, W]` -> `[T, B, heads, C / heads, H W]`."""
+    return x.flatten(3).unflatten(2, (heads, -1))
+
+
+class QKAttention(nn.Module):
+    """Q-K attention of QKFormer's first stages: a mask from the queries selects keys; linear in the tokens.
+
+    over="channels": token attention SN(sum over a head's channels of Q) . K (Eq 8); over="tokens": channel
+    attention SN(sum over tokens of Q) . K (Eq 9).
+    """
+
+    def __init__(self, options: UnitOptions, channels: int, heads: int, over: str = "channels") -> None:
+        super().__init__()
+        _check_heads(channels, heads)
+        self.heads, self.dim = heads, {"channels": 3, "tokens": 4}[over]
+        self.q = Unit(options, channels, channels)
+        self.k = Unit(options, channels, channels)
+        self.mask = Neuron(options.neuron, AFTER_PRODUCT)
+        self.proj = Unit(options, channels, channels, bias=True)
+
+    def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
+        """x `[T, B, C, H, W]` -> spikes of the same shape; these stages take no feedback, `high` is ignored."""
+        q, k = heads_of(self.q(x, state), self.heads), heads_of(self.k(x, state), self.heads)
+        mask = self.mask(q.sum(self.dim, keepdim=True), state)
+        return self.proj((mask * k).reshape(x.shape), state)
+
+
+class SelfAttention(nn.Module):
+    """Spiking self-attention SN((Q K^T V) s) (Eqs 4-5), with top-down feedback if `feedback` is given."""
+
+    def __init__(
+        self,
+        options: UnitOptions,
+        channels: int,
+        heads: int,
+        scale: float = 0.125,
+        bias: bool = False,
+        feedback: FeedbackOptions | None = None,
+        leaky_proj_lif: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_heads(channels, heads)
+        self.heads, self.scale = heads, scale
+        self.q = Unit(options, channels, channels, bias=bias)
+        self.k = Unit(options, channels, channels, bias=bias)
+        self.v = Unit(options, channels, channels, bias=bias)
+        self.product = Neuron(options.neuron, AFTER_PRODUCT)
+        self.proj = Unit(options, channels, channels, bias=True, across_batch=leaky_proj_lif)
+        self.control = Control(channels, feedback, options.neuron) if feedback else None
+
+    def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
+        """x `[T, B, C, H, W]`, high the segment before's H_n of the same shape or None -> spikes `[T, B, C, H, W]`."""
+        q, k, v = (heads_of(s, self.heads) for s in steered_qkv(self, x, high, state))
+        if q.shape[3] <= q.shape[4]:  # sums of spikes are exact integers, so the cheaper order gives the same result
+            y = (k @ v.transpose(-1, -2)).transpose(-1, -2) @ q
+        else:
+            y = v @ (k.transpose(-1, -2) @ q)
+        y = self.product((y * self.scale).reshape(x.shape), state)
+        return self.proj(y, state)
+
+
+class SpikeDrivenAttention(nn.Module):
+    """Spike-driven self-attention Q . SN(sum over tokens of K . V) (Eq 6), on the membrane shortcut."""
+
+    def __init__(self, options: UnitOptions, channels: int, feedback: FeedbackOptions | None = None) -> None:
+        super().__init__()
+        self.shortcut = Neuron(options.neuron)
+        self.q = Unit(options, channels, channels)
+        self.k = Unit(options, channels, channels)
+        self.v = Unit(options, channels, channels)
+        self.mask = Neuron(options.neuron, AFTER_PRODUCT)
+        self.proj = Current(options, channels, channels, bias=True)
+        self.control = Control(channels, feedback, options.neuron) if feedback else None
+
+    def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
+        """x `[T, B, C, H, W]` real, high H_n or None -> a current `[T, B, C, H, W]` for the shortcut."""
+        q, k, v = steered_qkv(self, self.shortcut(x, state), high, state)
+        return self.proj(q * self.mask((k * v).sum((3, 4), keepdim=True), state), state)
+
+
+def steered_qkv(
+    attention: SelfAttention | SpikeDrivenAttention, x: Tensor, high: Tensor | None, state: State
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value spikes, with the feedback mixed in by the control module (Eqs 15-17)."""
+    q_in = k_in = v_in = x
+    k_extra = v_extra = None
+    if attention.control is not None and high is not None:
+        (q_in, k_in, v_in), k_extra, v_extra = attention.control(x, high, state)
+    return (
+        attention.q(q_in, state),
+        attention.k(k_in, state, k_extra),
+        attention.v(v_in, state, v_extra),
+    )
+
+
+def _check_heads(channels: int, heads: int) -> None:
+    if channels % heads:
+        raise ModelError(f"{channels} channels do not divide by {heads} heads; choose heads that divide them")

@@ -1,0 +1,101 @@
+"""TDFormer: the segment loop over a backbone (Eqs 10-14), and its loss (Eq 22)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .backbones import Backbone
+from .errors import ModelError
+from .recompute import POLICIES, recomputed
+from .state import State, name_units
+
+
+class TDFormer(nn.Module):
+    """A spiking transformer run for `time_steps`, cut into `segments` whose high-level spikes steer the next one.
+
+    The segments share all weights; membrane potentials carry over. `config` holds the options that made the model.
+    """
+
+    def __init__(self, backbone: Backbone, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        self.time_steps: int = config["time_steps"]
+        self.segments: int = config["segments"]
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.width, config["num_classes"])
+        self.set_recompute(config["recompute"])
+        name_units(self)
+
+    def set_recompute(self, policy: str) -> None:
+        """Choose what is kept for backward: see `recompute.POLICIES`. Raises ModelError for another name."""
+        if policy not in POLICIES:
+            raise ModelError(f"recompute policy {policy!r} is unknown; choose one of {', '.join(POLICIES)}")
+        self.recompute = self.backbone.recompute = policy
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images `[B, C, H, W]`, shown at every time step, or frames `[T, B, C, H, W]`.
+
+        Returns logits `[N, B, classes]` in training, one for each segment, and the last segment's `[B, classes]` in
+        evaluation.
+        """
+        state, high, logits = State(), None, []
+        for segment, x in enumerate(self._steps(images).chunk(self.segments)):
+            state.segment = segment
+            if self.recompute == "time":
+                output, high = recomputed(self, self.segment, state, x, high)
+            else:
+                output, high = self.segment(x, high, state)
+            logits.append(output)
+        return torch.stack(logits) if self.training else logits[-1]
+
+    def segment(self, x: Tensor, high: Tensor | None, state: State) -> tuple[Tensor, Tensor]:
+        """One sub-network: x `[T/N, B, C, H, W]`, high H_(n-1) or None -> O_n `[B, classes]`, H_n `[T/N, B, C, h, w]`.
+
+        O_n is the head of the mean over the segment's own steps and tokens.
+        """
+        features, high = self.backbone(x, high, state)
+        return self.head(features.mean(0)), high
+
+    def _steps(self, images: Tensor) -> Tensor:
+        """The input of every time step, `[T, B, C, H, W]`; a picture is repeated as a view."""
+        frames = images.dim() == 5
+        if not frames and images.dim() != 4:
+            raise ModelError(f"images have shape {list(images.shape)}; give [B, C, H, W] or frames [T, B, C, H, W]")
+        if frames and images.shape[0] != self.time_steps:
+            raise ModelError(f"{images.shape[0]} frames for a model of {self.time_steps} time steps; make them equal")
+        channels, size = self.config["in_channels"], tuple(self.config["image_size"])
+        if images.shape[-3] != channels or tuple(images.shape[-2:]) != size:
+            raise ModelError(
+                f"images are {list(images.shape[-3:])}, the model takes {[channels, *size]}; "
+                "set in_channels and image_size"
+            )
+        return images if frames else images.expand(self.time_steps, *images.shape)
+
+
+def default_alphas(segments: int) -> list[float]:
+    """Loss weights that grow linearly with the segment and sum to 1, the last one largest (Eq 22)."""
+    total = segments * (segments + 1) / 2
+    return [(n + 1) / total for n in range(segments)]
+
+
+def segment_loss(
+    logits: Tensor, targets: Tensor, alphas: Sequence[float] | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """L = sum_n alpha_n CE(y, O_n) (Eq 22).
+
+    logits `[N, B, K]`; targets class ids `[B]` or probabilities `[B, K]`; alphas N weights, by default growing.
+    Raises ModelError when the number of alphas is not N or they do not sum to 1.
+    """
+    weights = default_alphas(len(logits)) if alphas is None else alphas
+    if len(weights) != len(logits) or abs(sum(weights) - 1) > 1e-6:
+        raise ModelError(f"alphas {list(weights)} must be {len(logits)} weights that sum to 1, one for each segment")
+    terms = [
+        alpha * F.cross_entropy(output.float(), targets, label_smoothing=label_smoothing)
+        for alpha, output in zip(weights, logits, strict=True)
+    ]
+    return torch.stack(terms).sum()

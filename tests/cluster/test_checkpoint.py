@@ -1,0 +1,125 @@
+"""Checkpoints: whole or not there, verified, the newest good one used."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster import checkpoint
+from cluster.errors import RunError
+
+PARTS = {"model": {"a.weight": torch.arange(6.0).view(2, 3)}, "optimizer": {"exp_avg.a.weight": torch.ones(2, 3)}}
+
+
+def write(root: Path, *steps: int, keep: int = 10) -> None:
+    for step in steps:
+        checkpoint.save(root, step, PARTS, {"step": step}, keep)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    parts, state = checkpoint.load(tmp_path / "step-00000003")
+    assert state == {"step": 3}
+    for part, tensors in PARTS.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(parts[part][name], tensor)
+    assert (tmp_path / "latest").read_text() == "step-00000003\n"
+
+
+def test_the_last_ones_are_kept(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3, 4, keep=2)
+    assert [p.name for p in checkpoint.complete(tmp_path)] == ["step-00000004", "step-00000003"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("fault", ["flip", "cut", "remove"])
+def test_a_damaged_one_is_named_and_the_one_before_used(tmp_path: Path, file: str, fault: str) -> None:
+    write(tmp_path, 1, 2)
+    damaged = tmp_path / "step-00000002" / file
+    if fault == "flip":
+        content = bytearray(damaged.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        damaged.write_bytes(content)
+    elif fault == "cut":
+        damaged.write_bytes(damaged.read_bytes()[:-3])
+    else:
+        damaged.unlink()
+    warnings: list[str] = []
+    assert checkpoint.newest_good(tmp_path, warnings.append) == tmp_path / "step-00000001"
+    assert len(warnings) == 1 and "step-00000002 is damaged" in warnings[0] and file in warnings[0]
+    with pytest.raises(RunError, match="step-00000002 is damaged"):
+        checkpoint.load(tmp_path / "step-00000002")
+
+
+def test_all_damaged_is_an_error_and_none_is_not(tmp_path: Path) -> None:
+    assert checkpoint.newest_good(tmp_path / "empty", pytest.fail) is None
+    write(tmp_path, 1)
+    (tmp_path / "step-00000001" / "manifest.json").write_text("{}")
+    with pytest.raises(RunError, match="every checkpoint in .* is damaged"):
+        checkpoint.newest_good(tmp_path, lambda message: None)
+
+
+def test_the_same_step_again_replaces_a_damaged_one(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / "step-00000001" / "state.json").unlink()
+    write(tmp_path, 1)
+    assert checkpoint.verify(tmp_path / "step-00000001") is None
+
+
+def test_a_full_disk_keeps_what_was_there(small_disk: Path) -> None:
+    write(small_disk, 1)
+    large = {"model": {"a.weight": torch.zeros(4_000_000)}}
+    with pytest.raises(RunError, match="no space left for checkpoint .*step-00000002"):
+        checkpoint.save(small_disk, 2, large, {}, 1)
+    assert sorted(p.name for p in small_disk.iterdir() if p.name.startswith((".", "step"))) == ["step-00000001"]
+    assert checkpoint.verify(small_disk / "step-00000001") is None
+
+
+SAVER = """
+import sys, itertools, torch
+from pathlib import Path
+from cluster import checkpoint
+for step in itertools.count(1):
+    part = {"w": torch.full((200_000,), float(step))}
+    checkpoint.save(Path(sys.argv[1]), step, {"model": part}, {"step": step}, 2)
+    print(step, flush=True)
+"""
+
+
+def test_sigkill_at_any_moment_leaves_whole_checkpoints_only(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for attempt in range(6):
+        root = tmp_path / str(attempt)
+        saver = subprocess.Popen(
+            [sys.executable, "-c", SAVER, str(root)], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert saver.stdout is not None
+        assert saver.stdout.readline() == "1\n"
+        time.sleep(0.05 + 0.0137 * attempt)
+        saver.send_signal(signal.SIGKILL)
+        saver.wait()
+        found = checkpoint.complete(root)
+        assert found
+        for path in found:
+            assert checkpoint.verify(path) is None
+            parts, state = checkpoint.load(path)
+            assert parts["model"]["w"].unique().tolist() == [state["step"]] == [checkpoint.step_of(path)]
+        assert (root / "latest").read_text().strip() in [p.name for p in found]
+        checkpoint.save(root, 10**6, {"model": {}}, {}, 1)
+        assert not list(root.glob(".*"))
+
+
+def test_the_manifest_lists_every_file(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    folder = tmp_path / "step-00000001"
+    listed = json.loads((folder / "manifest.json").read_text())["files"]
+    assert sorted(listed) == sorted(p.name for p in folder.iterdir() if p.name != "manifest.json")

@@ -1,0 +1,82 @@
+"""Rules about the tree as a whole: who may import whom, and what no file may say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def tracked() -> list[Path]:
+    """Every file that git keeps or would keep."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in names.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_the_packages_keep_the_import_rules() -> None:
+    result = lint_imports(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("tdformer", "cluster"),
+        ("tdformer", "pipelines"),
+        ("pipelines", "cluster"),
+        ("pipelines", "tdformer"),
+        ("tdformer", "deepspeed"),
+        ("pipelines", "omegaconf"),
+    ],
+)
+def test_the_import_rules_refuse(importer: str, imported: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for package in ("tdformer", "pipelines", "cluster"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+    assert lint_imports(tmp_path).returncode == 0
+    (tmp_path / importer / "wrong.py").write_text(f"import {imported}\n")
+    result = lint_imports(tmp_path)
+    assert result.returncode == 1
+    assert f"{importer} is not allowed to import {imported}" in result.stdout
+
+
+def test_no_file_points_outside_the_repository() -> None:
+    outside = b"../" + b"shared"  # in two parts, or this file would name it
+    assert [str(path.relative_to(ROOT)) for path in tracked() if outside in path.read_bytes()] == []
+
+
+def test_no_large_file_is_tracked() -> None:
+    """Data, checkpoints and environments are made, not stored."""
+    assert [path.name for path in tracked() if path.stat().st_size > 1 << 20] == []
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+def test_a_config_begins_with_the_command_that_runs_it(config: Path) -> None:
+    first = config.read_text().splitlines()[0]
+    assert re.fullmatch(rf"# tdformer train configs/{re.escape(config.name)}( \S+=\S+)*", first)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [path for path in tracked() if path.suffix == ".md"]
+    broken = [
+        f"{page.relative_to(ROOT)} -> {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text())
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert pages
+    assert broken == []
