@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from . import config as configs
-from .errors import NO_SPACE, RunError
+from .errors import NO_SPACE, RunError, disk_errors
 
 app = typer.Typer(
     help="Train and evaluate TDFormer. Settings are given as key=value; `tdformer config show` lists them.",
@@ -103,17 +103,16 @@ def import_weights(
         raise RunError(f"{file}: no such file")
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
-    from safetensors.torch import save
-
     import tdformer
 
-    from .run import write_atomic
-
     made = tdformer.create_model(model, **options)
-    print(tdformer.load_pretrained(made, file))
-    state = {k: v.contiguous() for k, v in made.state_dict().items()}
-    write_atomic(out, save(state, metadata={"tdformer": json.dumps(made.config)}))
-    print(out)
+    report = tdformer.load_pretrained(made, file)
+    with disk_errors(out):
+        tdformer.save_pretrained(made, out)
+    print(f"{out}: {report.family} weights, {len(report.loaded)} loaded")
+    for title, names in (("skipped", report.skipped), ("new", report.new)):
+        for name, reason in names.items():
+            print(f"  {title} {name}: {reason}")
 
 
 @config_app.command()

@@ -73,9 +73,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) 
     for name, parameter in model.named_parameters():
         decay = weight_decay if parameter.dim() > 1 else 0.0
         scale = layer_decay ** (len(order) - 1 - order[depths[name]])
-        group = groups.setdefault(
-            (decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale, "lr": 0.0}
-        )
+        group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale, "lr": 0.0})
         group["params"].append(parameter)
     return list(groups.values())
 
@@ -97,7 +95,7 @@ def start(model: nn.Module, config: Config, plan: BatchPlan) -> Any:
     """DeepSpeed's engine around `model`, whose weights are those it trains from."""
     train = config.train
     groups = parameter_groups(model, train.weight_decay, train.layer_decay)
-    optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=tuple(train.betas), eps=train.eps)
+    optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=(train.betas[0], train.betas[1]), eps=train.eps)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan))
     _begin_moments(engine)
     return engine

@@ -33,7 +33,6 @@ def __getattr__(name: str) -> Any:
     # Late, because the model package imports torch and most commands never need it.
     if name == "USER_ERRORS":
         from pipelines.errors import DataError
-
         from tdformer.errors import ModelError
 
         return (RunError, DataError, ModelError)

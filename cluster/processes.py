@@ -110,5 +110,3 @@ def die_with_parent() -> None:
     """Let the kernel end this process when its parent dies, even by SIGKILL (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-

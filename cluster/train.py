@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ class TrainState:
     step: int
     cursor: Cursor
     window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    best: float = 0.0
+    accuracy: float = 0.0
+    best_accuracy: float = 0.0
     metrics_bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,18 +60,27 @@ class TrainState:
 
 
 def build_model(config: Config, data: TarDataset) -> tdformer.TDFormer:
-    """The configured model, with classes, channels and size taken from the data where the config leaves them open."""
-    options = config.model.options()
+    """The configured model, with classes, channels and size taken from the data where the config leaves them open.
+
+    Raises RunError when the config asks for what the data does not have.
+    """
     channels, *size = data.shape
-    seen = {"num_classes": data.classes, "in_channels": channels, "image_size": size}
-    for key in ("in_channels", "image_size"):
-        asked = options.get(key, seen[key])
-        if (asked if isinstance(asked, (list, tuple)) or key == "in_channels" else [asked, asked]) != seen[key]:
-            raise RunError(f"model.{key} is {asked}, the images in {config.data.folder} have {seen[key]}; leave it null")
-    if options.get("num_classes", data.classes) < data.classes:
-        raise RunError(f"model.num_classes is {options['num_classes']}, {config.data.folder} has {data.classes} classes")
+    seen: dict[str, Any] = {"num_classes": data.classes, "in_channels": channels, "image_size": size}
+    options = seen | config.model.options()
+    asked = options["image_size"]
+    if isinstance(asked, int):
+        options["image_size"] = asked = [asked, asked]
+    for key, fits in (
+        ("num_classes", options["num_classes"] >= data.classes),
+        ("in_channels", options["in_channels"] == channels),
+        ("image_size", list(asked) == size),
+    ):
+        if not fits:
+            raise RunError(
+                f"model.{key} is {options[key]}, the data in {config.data.folder} has {seen[key]}; set it null"
+            )
     torch.manual_seed(config.seed)
-    return tdformer.create_model(config.model.name, **(seen | options | {"recompute": config.recompute.policy}))
+    return tdformer.create_model(config.model.name, **options, recompute=config.recompute.policy)
 
 
 class Trainer:
@@ -136,7 +146,12 @@ class Trainer:
                 if epoch_ends or state.step % config.checkpoint.every_steps == 0:
                     self.save()
                 waiting = time.perf_counter()
-        return {"step": state.step, "epochs": config.train.epochs, "accuracy": state.best}
+        return {
+            "step": state.step,
+            "epochs": config.train.epochs,
+            "accuracy": state.accuracy,
+            "best_accuracy": state.best_accuracy,
+        }
 
     def step(self, micro_batches: list[Batch]) -> dict[str, Any]:
         """One optimizer step over this rank's share of the global batch; returns the row for metrics.jsonl."""
@@ -169,7 +184,9 @@ class Trainer:
                 self.engine.backward(loss)
                 self.engine.step()
                 correct = (logits[-1].argmax(1) == labels).sum()
-                sums += torch.stack([loss.detach().double() * len(labels), correct.double(), sums.new_tensor(len(labels))])
+                sums += torch.stack(
+                    [loss.detach().double() * len(labels), correct.double(), sums.new_tensor(len(labels))]
+                )
         self.share_statistics(sums)
         if self.ema is not None:
             self.ema.update(self.engine)
@@ -179,11 +196,15 @@ class Trainer:
             loss_sum, correct_sum, count = state.window
             state.window = [0.0, 0.0, 0.0]
             norm = self.engine.get_global_grad_norm()
-            row |= {"loss": loss_sum / count, "accuracy": correct_sum / count, "firing_rate": sum(rates.values()) / len(rates)}
+            row |= {
+                "loss": loss_sum / count,
+                "accuracy": correct_sum / count,
+                "firing_rate": sum(rates.values()) / len(rates),
+            }
             row |= {} if norm is None else {"grad_norm": float(norm)}
         return row
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
 
     @torch.no_grad()
@@ -209,7 +230,8 @@ class Trainer:
         model.eval()
         result = evaluate(model, self.validation, self.autocast(), self.device, self.config)
         self.engine.train()
-        self.state.best = max(self.state.best, result["accuracy"])
+        self.state.accuracy = result["accuracy"]
+        self.state.best_accuracy = max(self.state.best_accuracy, result["accuracy"])
         return {"step": self.state.step, "epoch": self.state.cursor.epoch} | {
             f"eval_{key}": value for key, value in result.items()
         }
@@ -251,7 +273,11 @@ class Trainer:
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, data: TarDataset, autocast: torch.autocast, device: torch.device, config: Config
+    model: torch.nn.Module,
+    data: TarDataset,
+    autocast: AbstractContextManager[Any],
+    device: torch.device,
+    config: Config,
 ) -> dict[str, float]:
     """Accuracy and cross-entropy over every sample of `data` exactly once, on any number of ranks."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
@@ -279,9 +305,7 @@ def load_weights(model: tdformer.TDFormer, weights: dict[str, Tensor], where: Pa
     own = model.state_dict()
     odd = sorted(own.keys() ^ weights.keys()) or [k for k in own if own[k].shape != weights[k].shape]
     if odd:
-        mine, theirs = (
-            "nothing" if odd[0] not in d else f"shape {list(d[odd[0]].shape)}" for d in (own, weights)
-        )
+        mine, theirs = ("nothing" if odd[0] not in d else f"shape {list(d[odd[0]].shape)}" for d in (own, weights))
         raise RunError(
             f"{where} is of another model: {odd[0]} is {theirs} there and {mine} here; use the config it was made with"
         )
@@ -295,7 +319,9 @@ def evaluate_run(path: str | Path, overrides: list[str] | None = None) -> dict[s
     path = Path(path)
     root = path if (path / "config.yaml").is_file() else path.parent.parent
     if not (root / "config.yaml").is_file():
-        raise RunError(f"{path} is neither a run folder nor a checkpoint in one; give runs/NAME or a step-XXXXXXXX in it")
+        raise RunError(
+            f"{path} is neither a run folder nor a checkpoint in one; give runs/NAME or a step-XXXXXXXX in it"
+        )
     config = load(root / "config.yaml", overrides or [])
     found = checkpoint.newest_good(root / "checkpoints", print) if path == root else path
     if found is None:

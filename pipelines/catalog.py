@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import gzip
 import io
+import math
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,8 @@ class Dataset:
         if split not in self.splits:
             raise DataError(f"{self.name} has no split {split!r}; choose one of {', '.join(self.splits)}")
         images, labels = self.load(split, source)
+        if len(images) != len(labels):
+            raise DataError(f"{self.name} {split} has {len(images)} pictures but {len(labels)} labels; fix the source")
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield f"{i:08d}", encode_png(image), int(label)
 
@@ -60,7 +64,7 @@ def decode(content: bytes, shape: tuple[int, int, int]) -> Images:
     try:
         with Image.open(io.BytesIO(content)) as picture:
             pixels = np.asarray(picture.convert("L" if shape[0] == 1 else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # damaged bytes make Pillow raise half a dozen kinds, struct.error among them
         raise DataError(f"does not decode as a picture ({type(error).__name__})") from error
     image = pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
     if image.shape != shape:
@@ -77,12 +81,13 @@ def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         raise DataError(
             f"{path} is missing; install the Debian package dataset-fashion-mnist, or name its folder as the source"
         ) from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); install dataset-fashion-mnist again") from error
-    sizes = np.frombuffer(content, ">u4", 1 + dimensions) if len(content) >= 4 * (1 + dimensions) else []
-    if len(sizes) == 0 or sizes[0] != 0x800 + dimensions or len(content) - 4 * len(sizes) != int(np.prod(sizes[1:])):
+    header = 4 * (1 + dimensions)
+    magic, *sizes = (int(size) for size in np.frombuffer(content[:header].ljust(header, b"\0"), ">u4"))
+    if magic != 0x800 + dimensions or len(content) - header != math.prod(sizes):
         raise DataError(f"{path} is not a whole idx file; install dataset-fashion-mnist again")
-    return np.frombuffer(content, np.uint8, offset=4 * len(sizes)).reshape([int(s) for s in sizes[1:]])
+    return np.frombuffer(content, np.uint8, offset=header).reshape(sizes)
 
 
 def _fashion_mnist(split: str, source: Path | None) -> tuple[Images, NDArray[np.int64]]:
@@ -93,14 +98,12 @@ def _fashion_mnist(split: str, source: Path | None) -> tuple[Images, NDArray[np.
 
 
 def _digits(split: str, source: Path | None) -> tuple[Images, NDArray[np.int64]]:
-    """scikit-learn's 1,797 digits, values 0..16 stretched to 0..240; the last fifth of each class is the test set."""
+    """scikit-learn's 1,797 digits, values 0..16 stretched to 0..240; every fifth of each class is a test sample."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     test = np.zeros(len(labels), bool)
-    for label in range(10):
-        places = np.flatnonzero(labels == label)
-        test[places[-(len(places) // 5) :]] = True
+    test[np.argsort(labels, kind="stable")[::5]] = True  # 360 samples
     chosen = test if split == "test" else ~test
     images = (pixels.reshape(-1, 1, 8, 8) * 15).astype(np.uint8)
     return images[chosen], labels[chosen].astype(np.int64)

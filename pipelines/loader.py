@@ -45,21 +45,26 @@ class _Samples:
         return Batch(torch.from_numpy(np.stack(images)), labels, torch.from_numpy(ids), position)
 
 
-def _batches(
-    samples: _Samples, asked: Sequence[tuple[np.ndarray, int]], workers: int
-) -> Iterator[Batch]:
-    loader = DataLoader(
+def _batches(samples: _Samples, asked: Sequence[tuple[np.ndarray, int]], workers: int) -> Iterator[Batch]:
+    loader: DataLoader[Batch | DataError] = DataLoader(
         samples,  # type: ignore[arg-type]
         batch_size=None,
-        sampler=asked,  # type: ignore[arg-type]
+        sampler=asked,
         num_workers=workers,
         generator=torch.Generator(),  # or torch's global generator would be drawn from
         multiprocessing_context="fork" if workers else None,
     )
-    for batch in loader:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a data worker died ({str(error).splitlines()[0]}); free memory, or make data.workers smaller"
+        ) from error
 
 
 def train_loader(
@@ -79,6 +84,11 @@ def train_loader(
     """
     permuted = order.permutation(cursor.seed, cursor.epoch, len(data))
     size = cursor.global_batch
+    if micro_batch * accumulation * world != size:
+        raise DataError(
+            f"a global batch of {size} is not {world} ranks x {accumulation} micro-batches of {micro_batch}; "
+            "choose sizes that multiply"
+        )
     first = rank * (size // world)
     asked = [
         (ids, first + m * micro_batch)
@@ -99,8 +109,14 @@ def eval_loader(data: TarDataset, *, rank: int, world: int, batch_size: int, wor
     return _batches(_Samples(data, None, 0), asked, workers)
 
 
-def to_device(images: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
-    """uint8 `[B, C, H, W]` -> normalised float `[B, C, H, W]` on the device: a quarter of the bytes travel."""
+def to_device(
+    images: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """uint8 `[B, C, H, W]` -> normalised `dtype` `[B, C, H, W]` on the device: a quarter of the bytes travel."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(-1, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(-1, 1, 1)
-    return images.to(device, non_blocking=True).float() * scale - shift
+    return (images.to(device, non_blocking=True).to(torch.float32) * scale - shift).to(dtype)

@@ -41,20 +41,27 @@ def mix(
         raise DataError(f"mixing works on pairs, but the micro-batch has {len(images)} images from position {position}")
     if not (mixup or cutmix):
         return images, targets
-    images, targets = images.clone(), targets.clone()
     height, width = images.shape[-2:]
-    for pair in range(len(images) // 2):
-        rng = keyed_rng(_DOMAIN, seed, epoch, step, position // 2 + pair)
-        both = slice(2 * pair, 2 * pair + 2)
-        here, partner = images[both], images[both].flip(0)
+    draws = []
+    for pair in range(position // 2, (position + len(images)) // 2):
+        rng = keyed_rng(_DOMAIN, seed, epoch, step, pair)
         if mixup and (not cutmix or rng.random() < 0.5):
-            weight = float(rng.beta(mixup, mixup))
-            images[both] = here * weight + partner * (1 - weight)
+            own = float(rng.beta(mixup, mixup))
+            draws.append((own, own, 0, 0, 0, 0))
         else:
             side = (1 - float(rng.beta(cutmix, cutmix))) ** 0.5
             h, w = round(height * side), round(width * side)
-            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-            here[..., top : top + h, left : left + w] = partner[..., top : top + h, left : left + w]
-            weight = 1 - h * w / (height * width)
-        targets[both] = targets[both] * weight + targets[both].flip(0) * (1 - weight)
-    return images, targets
+            y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            draws.append((1 - h * w / (height * width), 1.0, y, y + h, x, x + w))
+    drawn = torch.tensor(draws, device=images.device).view(-1, 6, 1, 1)
+    weight, outside, top, bottom, left, right = drawn.unbind(1)
+    rows, columns = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
+    inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    keep = outside.where(~inside, 0.0)[:, None, None].to(images.dtype)
+    return _blend(images, keep), _blend(targets, weight.to(targets.dtype))
+
+
+def _blend(x: Tensor, keep: Tensor) -> Tensor:
+    """Each of a pair, `[2P, ...]`, with `keep` `[P, ...]` of itself and the rest of its partner."""
+    pairs = x.unflatten(0, (-1, 2))
+    return (pairs * keep + pairs.flip(1) * (1 - keep)).flatten(0, 1)

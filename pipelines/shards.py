@@ -9,7 +9,8 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +39,22 @@ def write(
     number of samples written. Raises DataError, leaving nothing behind, when a sample is wrong or the disk is full.
     """
     final = root / split
-    hidden = root / f".{split}.tmp"
+    hidden, replaced = root / f".{split}.tmp", root / f".{split}.old"
     try:
         root.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir()
         _write(dataset, split, hidden, source, samples_per_shard, progress)
+        shutil.rmtree(replaced, ignore_errors=True)
         if final.exists():
-            shutil.rmtree(final)
+            os.rename(final, replaced)
         os.rename(hidden, final)
         _sync(root)
+        shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"no space left to write the shards in {final}; free some and run it again") from error
-        raise
+        raise DataError(f"cannot write the shards in {final} ({error.strerror}); choose another folder") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
     return final
@@ -67,24 +70,27 @@ def _write(
 ) -> None:
     rows: list[tuple[int, int, int, int, int]] = []
     shards: list[dict[str, Any]] = []
-    for shard, samples in enumerate(_chunks(dataset.read(split, source), samples_per_shard)):
+    samples = iter(dataset.read(split, source))
+    while (first := next(samples, None)) is not None:
+        shard, sizes = len(shards), {}
         name = f"{split}-{shard:06d}.tar"
         with (folder / name).open("wb") as file:
-            # Fixed owner, mode and time: the same samples give the same bytes.
-            with TarWriter(file, user="0", group="0", mode=0o444, mtime=0.0, encoder=False) as tar:
-                for key, content, label in samples:
+            # Fixed owner, mode and time: the same samples give the same bytes. An integer time, because tarfile
+            # spends a kilobyte of extra header a member on a fraction.
+            with TarWriter(file, user="0", group="0", mode=0o444, mtime=0, encoder=False) as tar:
+                for key, content, label in chain([first], islice(samples, samples_per_shard - 1)):
                     _check(dataset, split, key, content, label)
                     tar.write({"__key__": key, "png": content, "cls": str(label).encode()})
+                    sizes[key] = (len(content), label, zlib.crc32(content))
             file.flush()
             os.fsync(file.fileno())
-        sizes = {key: (len(content), label, zlib.crc32(content)) for key, content, label in samples}
         with tarfile.open(folder / name) as tar:
             for member in tar:
                 key, _, extension = member.name.partition(".")
                 if extension == "png":
                     size, label, crc = sizes[key]
                     rows.append((shard, member.offset_data, size, label, crc))
-        shards.append({"name": name, **_facts(folder / name), "count": len(samples)})
+        shards.append({"name": name, **_facts(folder / name), "count": len(sizes)})
         if progress is not None:
             progress(len(rows))
     if not rows:
@@ -142,17 +148,6 @@ def _check(dataset: Dataset, split: str, key: str, content: bytes, label: int) -
         decode(content, dataset.shape)
     except DataError as error:
         raise DataError(f"{dataset.name} {split} sample {key} {error}; fix the source") from error
-
-
-def _chunks(samples: Iterator[tuple[str, bytes, int]], size: int) -> Iterator[list[tuple[str, bytes, int]]]:
-    chunk: list[tuple[str, bytes, int]] = []
-    for sample in samples:
-        chunk.append(sample)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,15 @@ class TarDataset:
             self.shape: tuple[int, int, int] = (channels, height, width)
             self.mean: list[float] = self.facts["mean"]
             self.std: list[float] = self.facts["std"]
+            count: int = self.facts["count"]
+            if not len(self.mean) == len(self.std) == channels or min(self.std) <= 0:
+                raise ValueError("mean and std")
             shards = [(self.folder / s["name"], s["bytes"]) for s in self.facts["shards"]]
         except FileNotFoundError as error:
             raise DataError(f"{error.filename} is missing; {AGAIN}") from error
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"the index in {self.folder} cannot be read ({type(error).__name__}); {AGAIN}") from error
-        if table_digest(self.table) != self.digest or len(self.table["size"]) != self.facts["count"]:
+        if table_digest(self.table) != self.digest or len(self.table["size"]) != count:
             raise DataError(f"{self.folder / TABLE} does not match {INDEX}; {AGAIN}")
         self.paths = [path for path, _ in shards]
         for path, size in shards:
@@ -55,8 +59,7 @@ class TarDataset:
             raise DataError(
                 f"{self.folder / TABLE}: sample {i} has label {self.labels[i]}, outside 0..{self.classes - 1}; {AGAIN}"
             )
-        self._files: dict[int, int] = {}
-        self._owner = os.getpid()
+        self._files: dict[int, int] = {}  # pread has no position, so forked workers may share the descriptors
 
     def __len__(self) -> int:
         return len(self.table["size"])
@@ -95,18 +98,20 @@ class TarDataset:
             raise DataError(f"{self._place(i)} {error}; {AGAIN}") from error
 
     def _bytes(self, i: int) -> bytes:
-        if self._owner != os.getpid():  # a worker process opens its own files
-            self._files, self._owner = {}, os.getpid()
         shard = int(self.table["shard"][i])
-        if shard not in self._files:
-            try:
+        try:
+            if shard not in self._files:
                 self._files[shard] = os.open(self.paths[shard], os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise DataError(f"{self.paths[shard]} cannot be opened ({error.strerror}); {AGAIN}") from error
-        return os.pread(self._files[shard], int(self.table["size"][i]), int(self.table["offset"][i]))
+            return os.pread(self._files[shard], int(self.table["size"][i]), int(self.table["offset"][i]))
+        except OSError as error:
+            raise DataError(f"{self._place(i)} cannot be read ({error.strerror}); {AGAIN}") from error
 
     def _place(self, i: int) -> str:
         return f"{self.paths[int(self.table['shard'][i])]}: sample {i}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_files": {}, "_owner": -1}
+        return self.__dict__ | {"_files": {}}  # a spawned worker opens its own
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "_files", {}).values():
+            os.close(descriptor)

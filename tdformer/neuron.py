@@ -33,6 +33,8 @@ class NeuronOptions:
             raise ModelError(f"surrogate is {self.surrogate!r}; choose one of {', '.join(SURROGATES)}")
         if not self.tau >= 1:
             raise ModelError(f"tau is {self.tau}; the membrane time constant is at least 1 time step")
+        if self.kind == "plif" and self.tau == 1:
+            raise ModelError("tau is 1, where a plif neuron cannot start; choose a tau above 1")
         if not self.alpha > 0:
             raise ModelError(f"alpha is {self.alpha}; the surrogate's slope must be above 0")
 
@@ -94,7 +96,7 @@ class _LIF(torch.autograd.Function):
 def _reset(h: Tensor, fired: Tensor, o: NeuronOptions) -> Tensor:
     """Eq 3: V after the spike, from H before it."""
     if o.v_reset is None:
-        return h - fired * o.threshold
+        return h - fired.to(h.dtype) * o.threshold
     return h.masked_fill(fired, o.v_reset)
 
 

@@ -164,15 +164,19 @@ def _fed_back(feedback: str | Sequence[int], depth: int, name: str) -> list[int]
         return words[feedback]
     wrong = [i for i in feedback if not 0 <= i < depth]
     if wrong:
-        raise ModelError(f"feedback names block {wrong[0]}, but {name} has blocks 0 to {depth - 1} that can be fed back")
+        raise ModelError(
+            f"feedback names block {wrong[0]}, but {name} has blocks 0 to {depth - 1} that can be fed back"
+        )
     return sorted(set(feedback))
 
 
 def _initialise(model: TDFormer, truncated: bool) -> None:
     """The backbones' own starts: linear layers N(0, 0.02) cut at 2, convolutions PyTorch's default unless truncated."""
+    everywhere = isinstance(model.backbone, SDT)
     for module in model.modules():
-        linear = isinstance(module, nn.Conv2d) and (module.kernel_size == (1, 1) or model.config["name"].startswith("sdt"))
-        if isinstance(module, nn.Linear) or (truncated and linear):
+        if isinstance(module, nn.Linear) or (
+            truncated and isinstance(module, nn.Conv2d) and (everywhere or module.kernel_size == (1, 1))
+        ):
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -49,6 +49,5 @@ class Backbone(nn.Module):
         return part(*inputs, state)
 
     def forward(self, x: Tensor, high: Tensor | None, state: State) -> tuple[Tensor, Tensor]:
-        """x `[T, B, C_in, H, W]`, high H_(n-1) or None -> features for the head `[T, B, C]` and H_n `[T, B, C, h, w]`.
-        """
+        """x `[T, B, C_in, H, W]`, high H_(n-1) or None -> the head's features `[T, B, C]`, H_n `[T, B, C, h, w]`."""
         raise NotImplementedError

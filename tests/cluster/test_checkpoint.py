@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,13 +76,26 @@ def test_the_same_step_again_replaces_a_damaged_one(tmp_path: Path) -> None:
     assert checkpoint.verify(tmp_path / "step-00000001") is None
 
 
-def test_a_full_disk_keeps_what_was_there(small_disk: Path) -> None:
-    write(small_disk, 1)
-    large = {"model": {"a.weight": torch.zeros(4_000_000)}}
-    with pytest.raises(RunError, match="no space left for checkpoint .*step-00000002"):
-        checkpoint.save(small_disk, 2, large, {}, 1)
-    assert sorted(p.name for p in small_disk.iterdir() if p.name.startswith((".", "step"))) == ["step-00000001"]
-    assert checkpoint.verify(small_disk / "step-00000001") is None
+FULL = """
+import torch
+from pathlib import Path
+from cluster import checkpoint
+from cluster.errors import RunError
+root = Path("disk/checkpoints")
+checkpoint.save(root, 1, {"model": {"w": torch.ones(10)}}, {}, 1)
+try:
+    checkpoint.save(root, 2, {"model": {"w": torch.zeros(1_000_000)}}, {}, 1)
+except RunError as error:
+    print(error)
+print(sorted(p.name for p in root.iterdir()), checkpoint.verify(root / "step-00000001"))
+"""
+
+
+def test_a_full_disk_keeps_what_was_there(on_small_disk: Any) -> None:
+    done = on_small_disk("-c", FULL)
+    error, left = done.stdout.splitlines()
+    assert error.startswith("no space left for checkpoint disk/checkpoints/step-00000002; free some")
+    assert left == "['latest', 'step-00000001'] None"
 
 
 SAVER = """

@@ -75,6 +75,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(cli: Any, tmp_path: Path, word
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_import_refuses_models_and_options_that_there_are_not(cli: Any, tmp_path: Path):
+    (tmp_path / "w.pth").write_bytes(b"")
+    words = ("import", "w.pth", "--out", "w.safetensors", "--model")
+    assert "did you mean 'hst_10_384'" in refused(cli(*words, "hst_10_383"))
+    assert "model.leaky is not a setting; the nearest is model.leaky_proj_lif" in refused(
+        cli(*words, "hst_2_256", "leaky=true")
+    )
+    assert "leaky_proj_lif belongs to QKFormer" in refused(cli(*words, "sdt_2_256", "leaky_proj_lif=true"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["w.pth"]
+
+
 def test_a_wrong_command_is_a_usage_error(cli: Any):
     done = cli("trian")
     assert done.returncode == 2
@@ -116,7 +127,7 @@ def test_a_run_leaves_what_it_should(trained: Path):
     assert names >= {"config.yaml", "metrics.jsonl", "speed.jsonl", "curves.png", "checkpoints", "summary.json"}
     assert load(run / "config.yaml") == load(trained / "small.yaml")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in rows] == [2, 4, 5]  # 1,442 images in batches of 250; the last row is the evaluation
+    assert [r["step"] for r in rows] == [2, 4, 5]  # 1,437 images in batches of 250; the last row is the evaluation
     assert rows[0]["loss"] > 0
     assert 0 <= rows[-1]["eval_accuracy"] <= 1
     assert json.loads((run / "summary.json").read_text())["step"] == 5
@@ -152,14 +163,14 @@ def test_eval_prints_what_training_measured(trained: Path):
     result = json.loads(done.stdout.splitlines()[-1])
     rows = [json.loads(line) for line in (trained / "runs/small/metrics.jsonl").read_text().splitlines()]
     assert result["accuracy"] == rows[-1]["eval_accuracy"]
-    assert result["samples"] == 355
+    assert result["samples"] == 360
 
 
 def test_shards_are_verified_and_damage_is_named(trained: Path, tmp_path: Path):
     done = _tdformer(trained, "shard-verify", "shards")
     assert done.stdout.splitlines() == [
-        "shards/test: 355 samples, as in the index",
-        "shards/train: 1,442 samples, as in the index",
+        "shards/test: 360 samples, as in the index",
+        "shards/train: 1,437 samples, as in the index",
     ]
     again = _tdformer(tmp_path, "shard", "digits", "shards", "--samples-per-shard", "500")
     assert again.returncode == 0
@@ -178,7 +189,7 @@ def test_prepare_writes_once_and_prints_the_configuration(cli: Any, tmp_path: Pa
     config = CONFIGS / "digits.yaml"
     first = cli("prepare", config)
     assert (first.returncode, first.stdout) == (0, f"{config}\n")
-    assert "wrote data/digits/train: 1,442 samples" in first.stderr
+    assert "wrote data/digits/train: 1,437 samples" in first.stderr
     written = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*.tar")}
     second = cli("prepare", config)
     assert (second.returncode, second.stdout) == (0, f"{config}\n")

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import order
+from pipelines.errors import DataError
+
+
+@given(st.integers(0, 2**63), st.integers(0, 10_000), st.integers(1, 2000))
+def test_permutation_holds_every_id_once_and_is_pure(seed: int, epoch: int, n: int):
+    ids = order.permutation(seed, epoch, n)
+    assert ids.dtype == np.int64
+    assert np.array_equal(np.sort(ids), np.arange(n))
+    assert np.array_equal(ids, order.permutation(seed, epoch, n))
+
+
+def test_permutation_never_changes():
+    """A checkpoint of today must mean the same order in a later version."""
+    assert order.permutation(0, 0, 10).tolist() == [3, 5, 8, 1, 2, 6, 9, 0, 7, 4]
+    assert order.permutation(42, 7, 10).tolist() == [3, 5, 8, 1, 2, 6, 9, 0, 7, 4]
+
+
+def test_seeds_and_epochs_give_other_orders():
+    orders = {tuple(order.permutation(seed, epoch, 50)) for seed in range(10) for epoch in range(10)}
+    assert len(orders) == 100
+
+
+def test_each_place_is_as_likely_for_each_id():
+    counts = np.zeros((8, 8))
+    for epoch in range(4000):
+        counts[np.arange(8), order.permutation(1, epoch, 8)] += 1
+    chi_squared = ((counts - 500) ** 2 / 500).sum()
+    assert chi_squared < 100  # 49 degrees of freedom: one in 20,000 is larger
+
+
+def test_an_imagenet_epoch_is_permuted_in_a_moment():
+    begun = time.process_time()
+    order.permutation(0, 0, 1_281_167)
+    assert time.process_time() - begun < 3
+
+
+@given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99), st.integers(0, 30))
+def test_any_ranks_and_micro_batches_see_the_same_global_batches(
+    world: int, accumulation: int, micro: int, seed: int, tail: int
+):
+    size = world * accumulation * micro
+    n = 3 * size + tail % size
+    permuted = order.permutation(seed, 0, n)
+    assert order.steps_per_epoch(n, size) == 3
+    for step in range(3):
+        batch = order.global_batch(permuted, step, size)
+        shares = [order.share(batch, rank, world) for rank in range(world)]
+        parts = [part for share in shares for part in order.micro_batches(share, micro)]
+        assert len(parts) == world * accumulation
+        assert np.array_equal(np.concatenate(parts), permuted[step * size : (step + 1) * size])
+
+
+def test_the_tail_left_out_is_another_one_each_epoch():
+    tails = {tuple(sorted(order.permutation(0, epoch, 103)[100:])) for epoch in range(5)}
+    assert len(tails) == 5
+
+
+@given(st.integers(0, 500), st.integers(1, 9))
+def test_evaluation_takes_each_sample_exactly_once(n: int, world: int):
+    shares = [order.validation_share(n, rank, world) for rank in range(world)]
+    assert np.array_equal(np.sort(np.concatenate(shares)), np.arange(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 60))
+def test_cursor_counts_steps_into_epochs(n: int, size: int, steps: int):
+    if n < size:
+        with pytest.raises(DataError, match=f"{n} training samples do not fill a global batch of {size}"):
+            order.steps_per_epoch(n, size)
+        return
+    cursor = order.Cursor(0, 0, 0, size, "abc")
+    for _ in range(steps):
+        cursor = cursor.advance(n)
+    assert (cursor.epoch, cursor.step) == divmod(steps, n // size)
+
+
+def test_cursor_survives_saving_and_refuses_other_data():
+    cursor = order.Cursor(3, 1, 4, 15, "9" * 64)
+    assert order.Cursor.from_dict(cursor.to_dict()) == cursor
+    cursor.check("9" * 64)
+    with pytest.raises(DataError, match="training data has digest 222222222222, the checkpoint .* 999999999999"):
+        cursor.check("2" * 64)
+
+
+@pytest.mark.parametrize(
+    "divide", [lambda: order.share(np.arange(10), 0, 3), lambda: order.micro_batches(np.arange(10), 4)]
+)
+def test_what_does_not_divide_is_refused(divide):
+    with pytest.raises(DataError, match="choose one that does"):
+        divide()

@@ -1,0 +1,73 @@
+"""Backbones small enough to run in milliseconds, under names of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tdformer import TDFormer, create_model, registry
+from tdformer.attention import SelfAttention
+from tdformer.backbones import QKFormerSizes, SDTSizes, SpikformerSizes
+from tdformer.norm import BatchNorm
+from tdformer.registry import Entry
+
+LATE = (False, False, True, True)
+TINY = {
+    "tiny_hst": Entry(QKFormerSizes("cifar", (8, 8, 16), (1, 1, 2), 2), 16, 3, 5),
+    "tiny_hst_imagenet": Entry(QKFormerSizes("imagenet", (8, 8, 16), (1, 2, 2), 1), 32, 3, 5),
+    "tiny_hst_dvs": Entry(QKFormerSizes("dvs", (8, 16), (1, 1), 1, mlp_ratio=1), 32, 2, 5),
+    "tiny_spikformer": Entry(SpikformerSizes(16, 2, 2, LATE, bias=True), 16, 3, 5),
+    "tiny_spikformer_dvs": Entry(SpikformerSizes(16, 2, 2, (True,) * 4, scale=0.25), 32, 2, 5),
+    "tiny_sdt": Entry(SDTSizes(16, 2, LATE), 16, 3, 5),
+}
+
+
+@pytest.fixture(autouse=True)
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(registry, "MODELS", registry.MODELS | TINY)
+    torch.manual_seed(0)
+    yield
+
+
+def _tiny(name: str, dtype: torch.dtype = torch.float64, **options: Any) -> TDFormer:
+    """A tiny model whose weights make every layer fire."""
+    model = create_model(name, **options).to(dtype)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.weight.uniform_(1.0, 2.0)
+                module.bias.uniform_(0.0, 1.0)
+        for module in model.modules():
+            if isinstance(module, SelfAttention):  # few heads and tokens: products are small
+                for unit in (module.q, module.k, module.v):
+                    unit.current.norm.bias.uniform_(0.5, 2.0)
+        model.head.weight.normal_()
+    return model
+
+
+@pytest.fixture
+def tiny() -> Callable[..., TDFormer]:
+    return _tiny
+
+
+def _calibrate(model: TDFormer, images: Tensor) -> TDFormer:
+    """Running statistics of one batch, the same in every row, and evaluation mode."""
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(images)
+    for norm in norms:
+        norm.momentum = 0.1
+        norm.running_mean.copy_(norm.running_mean[-1].clone())
+        norm.running_var.copy_(norm.running_var[-1].clone())
+    return model.eval()
+
+
+@pytest.fixture
+def calibrate() -> Callable[[TDFormer, Tensor], TDFormer]:
+    return _calibrate

@@ -1,0 +1,164 @@
+"""Time: segments, feedback, event frames, batch-mates, the end of an epoch, and firing rates."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+
+import pytest
+import torch
+from torch import Tensor
+
+from tdformer import TDFormer
+from tdformer.measure import firing_rates
+from tdformer.neuron import Neuron
+
+BACKBONES = ["tiny_hst", "tiny_spikformer", "tiny_sdt"]
+
+
+def images(*shape: int) -> Tensor:
+    return torch.rand(shape or (3, 3, 16, 16), dtype=torch.float64)
+
+
+def silence(model: TDFormer) -> None:
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("control.mix.weight"):
+                p.zero_()
+
+
+def spikes_of(model: TDFormer, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits, and the spikes of every backbone unit at all time steps."""
+    seen: dict[str, list[Tensor]] = defaultdict(list)
+    hooks = [
+        m.register_forward_hook(lambda m, _, out: seen[m.key].append(out.clone()))
+        for m in model.modules()
+        if isinstance(m, Neuron) and ".control." not in m.key
+    ]
+    with torch.no_grad():
+        logits = model(x)
+    for hook in hooks:
+        hook.remove()
+    return logits, {k: torch.cat(v) for k, v in seen.items()}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("cm", [1, 2, 3])
+def test_with_silent_feedback_the_spikes_do_not_depend_on_the_segments(tiny, calibrate, name: str, cm: int) -> None:
+    options = {"feedback": "all", "cm": cm, "pm": cm, "segment_norm": "shared"}
+    whole = tiny(name, **options)
+    silence(whole)
+    calibrate(whole, images(8, 3, 16, 16))
+    x = images()
+    logits, expected = spikes_of(whole, x)
+    # SDT's head reads spikes; all of H_n is a neuron of its own there.
+    assert all(s.shape[0] == 4 for s in expected.values()) and len(expected) > 10
+    assert sum(0.02 < s.mean() < 0.98 for s in expected.values()) > 0.8 * len(expected)
+    for segments in (2, 4):
+        cut = tiny(name, segments=segments, **options)
+        cut.load_state_dict(whole.state_dict())
+        _, spikes = spikes_of(cut.eval(), x)
+        assert spikes.keys() == expected.keys()
+        for unit, s in spikes.items():
+            assert torch.equal(s, expected[unit]), unit
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("cm", [1, 2, 3])
+@pytest.mark.parametrize("pm", [1, 2, 3, 4])
+def test_feedback_changes_only_later_segments_and_its_parameters_learn(tiny, name: str, cm: int, pm: int) -> None:
+    model = tiny(name, segments=2, feedback="all", cm=cm, pm=pm, clamp=[0, 2])
+    for n, p in model.named_parameters():  # loud enough for every variant to fire
+        if n.endswith("mix.weight"):
+            torch.nn.init.normal_(p, std=1.0)
+    silent = copy.deepcopy(model)
+    silence(silent)
+    x = images()
+    loud, quiet = model(x), silent(x)
+    assert torch.equal(loud[0], quiet[0])
+    assert (loud[1] - quiet[1]).abs().max() > 1e-6
+    loud[1].square().sum().backward()
+    for n, p in model.named_parameters():
+        if ".control." in n:
+            assert p.grad is not None and p.grad.abs().max() > 0, n
+
+
+def test_the_last_segment_learns_from_the_first_through_the_feedback(tiny) -> None:
+    """H_1 receives a gradient from O_2 (the structural link of the paper's section 1)."""
+    model = tiny("tiny_hst", segments=2, feedback="all")
+    seen: list[Tensor] = []
+    block = model.backbone.stages[-1][-1]
+    block.register_forward_hook(lambda m, i, out: (out.retain_grad(), seen.append(out))[0])
+    model(images())[1].sum().backward()
+    assert seen[0].grad is not None and seen[0].grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_add_mixes_without_a_matrix(tiny, name: str) -> None:
+    model = tiny(name, segments=2, feedback="first", mixer="add")
+    plain = tiny(name, segments=2)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k in plain.state_dict()})
+    x = images()
+    a, b = model(x), plain(x)
+    assert torch.equal(a[0], b[0])
+    assert (a[1] - b[1]).abs().max() > 1e-6
+
+
+def test_event_frames_are_the_images_of_each_step(tiny, calibrate) -> None:
+    model = calibrate(tiny("tiny_hst", segments=2, feedback="all"), images(8, 3, 16, 16))
+    x = images()
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), model(x.repeat(4, 1, 1, 1, 1)), rtol=0, atol=1e-12)
+        frames = images(4, 3, 3, 16, 16)
+        forward = model(frames)
+        assert (forward - model(frames.flip(0))).abs().max() > 1e-6  # their order counts
+    assert forward.shape == (3, 5)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_an_image_does_not_see_its_batch_mates(tiny, calibrate, name: str) -> None:
+    model = calibrate(tiny(name, segments=2, feedback="all"), images(8, 3, 16, 16))
+    x = images(6, 3, 16, 16)
+    with torch.no_grad():
+        together, order = model(x), torch.randperm(6)
+        alone = torch.cat([model(x[i : i + 1]) for i in range(6)])
+        torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+        torch.testing.assert_close(model(x[order]), together[order], rtol=0, atol=1e-12)
+
+
+def test_with_leaky_proj_lif_it_does(tiny, calibrate) -> None:
+    model = calibrate(tiny("tiny_hst", leaky_proj_lif=True), images(8, 3, 16, 16))
+    x = images(6, 3, 16, 16)
+    with torch.no_grad():
+        alone = torch.cat([model(x[i : i + 1]) for i in range(6)])
+        assert (model(x) - alone).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_smaller_last_batch_needs_no_reset(tiny, calibrate, name: str) -> None:
+    model = calibrate(tiny(name, segments=2, feedback="all"), images(8, 3, 16, 16))
+    fresh = copy.deepcopy(model)
+    x = images(3, 3, 16, 16)
+    with torch.no_grad():
+        model(images(8, 3, 16, 16))
+        assert torch.equal(model(x), fresh(x))
+    model.train()(images(8, 3, 16, 16)).sum().backward()
+    assert model(x).shape == (2, 3, 5)
+
+
+def test_firing_rates_are_the_mean_spikes_of_every_unit(tiny, calibrate) -> None:
+    model = calibrate(tiny("tiny_spikformer", segments=2, feedback="all"), images(8, 3, 16, 16))
+    x = images()
+    with firing_rates(model) as rates, torch.no_grad():
+        assert rates == {}
+        model(x)
+    _, spikes = spikes_of(model, x)
+    for name, s in spikes.items():
+        assert rates[name] == pytest.approx(s.mean().item(), abs=1e-6)
+    assert any(".control." in name for name in rates)
+    assert all(0 <= r <= 1 for r in rates.values()) and 0.02 < sum(rates.values()) / len(rates) < 0.98
+    before = dict(rates)
+    with torch.no_grad():
+        model(images())
+    assert rates == before  # the hooks are gone
+    assert not any(m._forward_hooks for m in model.modules())
