@@ -51,7 +51,7 @@ def evaluate(
     """Evaluate a run's newest checkpoint on the test set; prints one line of JSON."""
     if not run.exists():
         raise RunError(f"{run}: no such run folder or checkpoint")
-    from .train import evaluate_run
+    from .evaluate import evaluate_run
 
     print(json.dumps(evaluate_run(run, overrides or [])))
 
@@ -110,7 +110,7 @@ def import_weights(
     with disk_errors(out):
         tdformer.save_pretrained(made, out)
     print(f"{out}: {report.family} weights, {len(report.loaded)} loaded")
-    for title, names in (("skipped", report.skipped), ("new", report.new)):
+    for title, names in (("skipped", report.skipped), ("new", report.fresh)):
         for name, reason in names.items():
             print(f"  {title} {name}: {reason}")
 

@@ -21,10 +21,18 @@ def disk_errors(path: str | Path) -> Iterator[None]:
     """Turn what a disk can say while `path` is written into a RunError: full, read-only, not allowed."""
     try:
         yield
-    except OSError as e:
-        if e.errno in NO_SPACE:
+    except Exception as e:
+        number = getattr(e, "errno", None)
+        if number in NO_SPACE or "No space left on device" in str(e):  # safetensors says it in words only
             raise RunError(f"no space left to write {path}; free some and run the same command again") from e
-        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        if isinstance(e, OSError) and number in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.EEXIST,
+        ):
             raise RunError(f"cannot write {path} ({e.strerror}); choose a place that you may write to") from e
         raise
 

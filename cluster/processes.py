@@ -14,8 +14,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from pipelines.webdataset import TarDataset
+
 from .config import Config, resolve
 from .errors import USER_ERRORS, RunError
+from .model import build_model
 from .monitor import Monitor
 from .run import RunFolder
 
@@ -27,26 +30,33 @@ def main(config: Config, processes: int) -> int:
     2 a user's error (one line), else a crash. Raises RunError for what can be seen before anything starts.
     """
     folder = RunFolder(config.run_path)
-    if "RANK" in os.environ and "MASTER_ADDR" in os.environ:
-        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        if rank:
-            worker(rank, world, None, config)
-            return 0
-        with folder.lock():
+    launched = "RANK" in os.environ and "MASTER_ADDR" in os.environ
+    world = int(os.environ["WORLD_SIZE"]) if launched else processes or torch.cuda.device_count() or 1
+    rank = int(os.environ["RANK"]) if launched else 0
+    check_inputs(config, world)
+    done = folder.summary()
+    if rank:  # the first rank speaks for all and keeps the folder
+        if done is None:
             worker(rank, world, None, config)
         return 0
-    world = processes or torch.cuda.device_count() or 1
-    resolve(config, world)
     with folder.lock():
-        done = folder.summary()
         folder.open(config)
         if done is not None:
             print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...", flush=True)
             return 0
-        if world == 1:
-            worker(0, 1, None, config)
+        if world == 1 or launched:
+            worker(rank, world, None, config)
             return 0
         return _spawn(config, world)
+
+
+def check_inputs(config: Config, world: int) -> None:
+    """Refuse data, a model or a batch that cannot work before a run folder is made or a process started."""
+    data = TarDataset(config.data.folder / "train")
+    TarDataset(config.data.folder / "test")
+    resolve(config, world, len(data))
+    with torch.device("meta"):
+        build_model(config, data)
 
 
 def _spawn(config: Config, world: int) -> int:

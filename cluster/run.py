@@ -27,7 +27,7 @@ from .errors import RunError, disk_errors
 class RunFolder:
     """Paths and files of one run.
 
-    config.yaml     the whole configuration, as first started
+    config.yaml     the whole configuration, as last started
     metrics.jsonl   what was measured; no clock in it, so a killed and an undisturbed run write the same bytes
     speed.jsonl     what the clock says: images/s, data wait, pauses
     curves.png      metrics.jsonl drawn

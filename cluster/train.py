@@ -16,7 +16,7 @@ from torch import Tensor
 import tdformer
 from pipelines.augment import Augment
 from pipelines.errors import DataError
-from pipelines.loader import Batch, eval_loader, to_device, train_loader
+from pipelines.loader import Batch, to_device, train_loader
 from pipelines.mix import mix, soft_targets
 from pipelines.order import Cursor, steps_per_epoch
 from pipelines.webdataset import TarDataset
@@ -28,6 +28,8 @@ from . import engine as engines
 from .config import Config, flat, resolve
 from .ema import EMA
 from .errors import RunError
+from .evaluate import evaluate
+from .model import build_model, load_weights
 from .monitor import Monitor
 from .run import RunFolder
 from .schedule import learning_rate
@@ -57,30 +59,6 @@ class TrainState:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> TrainState:
         return cls(**(saved | {"cursor": Cursor.from_dict(saved["cursor"])}))
-
-
-def build_model(config: Config, data: TarDataset) -> tdformer.TDFormer:
-    """The configured model, with classes, channels and size taken from the data where the config leaves them open.
-
-    Raises RunError when the config asks for what the data does not have.
-    """
-    channels, *size = data.shape
-    seen: dict[str, Any] = {"num_classes": data.classes, "in_channels": channels, "image_size": size}
-    options = seen | config.model.options()
-    asked = options["image_size"]
-    if isinstance(asked, int):
-        options["image_size"] = asked = [asked, asked]
-    for key, fits in (
-        ("num_classes", options["num_classes"] >= data.classes),
-        ("in_channels", options["in_channels"] == channels),
-        ("image_size", list(asked) == size),
-    ):
-        if not fits:
-            raise RunError(
-                f"model.{key} is {options[key]}, the data in {config.data.folder} has {seen[key]}; set it null"
-            )
-    torch.manual_seed(config.seed)
-    return tdformer.create_model(config.model.name, **options, recompute=config.recompute.policy)
 
 
 class Trainer:
@@ -162,31 +140,19 @@ class Trainer:
         engines.set_lr(self.engine, lr)
         logs = (state.step + 1) % config.log.every_steps == 0
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        with firing_rates(self.engine.module) if logs else nullcontext({}) as rates:
+        measured: AbstractContextManager[dict[str, float]] = (
+            firing_rates(self.engine.module) if logs else nullcontext({})
+        )
+        with measured as rates:
             for batch in micro_batches:
-                images = to_device(batch.images, self.data.mean, self.data.std, self.device)
-                labels = batch.labels.to(self.device)
-                targets = soft_targets(labels, self.data.classes, train.label_smoothing)
-                if config.data.mixes:
-                    images, targets = mix(
-                        images,
-                        targets,
-                        mixup=config.data.mixup,
-                        cutmix=config.data.cutmix,
-                        seed=config.seed,
-                        epoch=state.cursor.epoch,
-                        step=state.cursor.step,
-                        position=batch.position,
-                    )
+                images, targets, labels = self.inputs(batch)
                 with self.autocast():
                     logits = self.engine(images)
                 loss = tdformer.segment_loss(logits, targets, train.alphas)
                 self.engine.backward(loss)
-                self.engine.step()
+                self.engine.step()  # acts once the last micro-batch is in
                 correct = (logits[-1].argmax(1) == labels).sum()
-                sums += torch.stack(
-                    [loss.detach().double() * len(labels), correct.double(), sums.new_tensor(len(labels))]
-                )
+                sums += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
         self.share_statistics(sums)
         if self.ema is not None:
             self.ema.update(self.engine)
@@ -203,6 +169,25 @@ class Trainer:
             }
             row |= {} if norm is None else {"grad_norm": float(norm)}
         return row
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Images `[B, C, H, W]` and targets `[B, K]` on the device, mixed if asked; and the labels `[B]`."""
+        config, cursor = self.config, self.state.cursor
+        images = to_device(batch.images, self.data.mean, self.data.std, self.device)
+        labels = batch.labels.to(self.device)
+        targets = soft_targets(labels, self.data.classes, config.train.label_smoothing)
+        if config.data.mixes:
+            images, targets = mix(
+                images,
+                targets,
+                mixup=config.data.mixup,
+                cutmix=config.data.cutmix,
+                seed=config.seed,
+                epoch=cursor.epoch,
+                step=cursor.step,
+                position=batch.position,
+            )
+        return images, targets, labels
 
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
@@ -228,7 +213,8 @@ class Trainer:
         else:
             model = self.engine.module
         model.eval()
-        result = evaluate(model, self.validation, self.autocast(), self.device, self.config)
+        with self.autocast():
+            result = evaluate(model, self.validation, self.device, self.config.data.workers)
         self.engine.train()
         self.state.accuracy = result["accuracy"]
         self.state.best_accuracy = max(self.state.best_accuracy, result["accuracy"])
@@ -269,68 +255,3 @@ class Trainer:
 
     def _warn(self, message: str) -> None:
         print(f"warning: {message}", flush=True)
-
-
-@torch.no_grad()
-def evaluate(
-    model: torch.nn.Module,
-    data: TarDataset,
-    autocast: AbstractContextManager[Any],
-    device: torch.device,
-    config: Config,
-) -> dict[str, float]:
-    """Accuracy and cross-entropy over every sample of `data` exactly once, on any number of ranks."""
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    for batch in eval_loader(data, rank=rank, world=world, batch_size=EVAL_BATCH, workers=config.data.workers):
-        images, labels = to_device(batch.images, data.mean, data.std, device), batch.labels.to(device)
-        with autocast:
-            logits = model(images).float()
-        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-        correct = (logits.argmax(1) == labels).sum()
-        sums += torch.stack([loss.double(), correct.double(), sums.new_tensor(len(labels))])
-    if world > 1:
-        dist.all_reduce(sums)
-    loss_sum, correct_sum, count = sums.tolist()
-    if count != len(data):
-        raise RuntimeError(f"evaluation saw {count:.0f} of {len(data)} samples")
-    return {"accuracy": correct_sum / count, "loss": loss_sum / count}
-
-
-EVAL_BATCH = 250
-
-
-def load_weights(model: tdformer.TDFormer, weights: dict[str, Tensor], where: Path) -> None:
-    """Load a checkpoint's weights. Raises RunError when it is of another model, naming the first difference."""
-    own = model.state_dict()
-    odd = sorted(own.keys() ^ weights.keys()) or [k for k in own if own[k].shape != weights[k].shape]
-    if odd:
-        mine, theirs = ("nothing" if odd[0] not in d else f"shape {list(d[odd[0]].shape)}" for d in (own, weights))
-        raise RunError(
-            f"{where} is of another model: {odd[0]} is {theirs} there and {mine} here; use the config it was made with"
-        )
-    model.load_state_dict(weights)
-
-
-def evaluate_run(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """Evaluate the newest good checkpoint of a run folder, or one checkpoint, on its validation set."""
-    from .config import load
-
-    path = Path(path)
-    root = path if (path / "config.yaml").is_file() else path.parent.parent
-    if not (root / "config.yaml").is_file():
-        raise RunError(
-            f"{path} is neither a run folder nor a checkpoint in one; give runs/NAME or a step-XXXXXXXX in it"
-        )
-    config = load(root / "config.yaml", overrides or [])
-    found = checkpoint.newest_good(root / "checkpoints", print) if path == root else path
-    if found is None:
-        raise RunError(f"{root} has no checkpoint yet; train it first")
-    weights, saved = checkpoint.load_weights(found)
-    data = TarDataset(config.data.folder / "test")
-    model = tdformer.create_model(**saved["model"])
-    load_weights(model, weights, found)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16")
-    result = evaluate(model.to(device).eval(), data, autocast, device, config)
-    return {"checkpoint": str(found), "samples": len(data)} | result

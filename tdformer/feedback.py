@@ -19,12 +19,14 @@ from .state import State
 
 @dataclass(frozen=True)
 class FeedbackOptions:
-    """cm 1-3, pm 1-4, mixer "concat" or "add", clamp bounds (b, a) of Eq 19."""
+    """cm 1-3, pm 1-4, mixer "concat" or "add", clamp bounds (b, a) of Eq 19; threshold of the processing module's
+    neuron, times the model's own."""
 
     cm: int = 1
     pm: int = 1
     mixer: str = "concat"
     clamp: tuple[float, float] = (0.0, 1.0)
+    threshold: float = 1.0
 
     def __post_init__(self) -> None:
         if self.cm not in (1, 2, 3):
@@ -55,7 +57,7 @@ class Processing(nn.Module):
         self.low, self.high = options.clamp
         # With a core, M starts at (sum of spikes over channels) / (C / 4): near 1 where a quarter of them fires.
         self.w = nn.Parameter(torch.full((channels,), 4.0 / channels if self.core else 0.0))
-        self.neuron = Neuron(neuron)
+        self.neuron = Neuron(neuron, options.threshold)
 
     def forward(self, high: Tensor, state: State) -> Tensor:
         """high H_n `[T, B, C, H, W]` -> S_td, the same shape: O = SN(X . M), M broadcast over channels (Eq 20)."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from ..attention import SpikeDrivenAttention
+from ..attention import AFTER_PRODUCT, SpikeDrivenAttention
 from ..feedback import FeedbackOptions
 from ..neuron import Neuron
 from ..state import State
@@ -65,6 +65,8 @@ class SDT(Backbone):
         self, options: UnitOptions, sizes: SDTSizes, in_channels: int, feedback: dict[int, FeedbackOptions]
     ) -> None:
         super().__init__()
+        # A current of at most 1, as the binary H_n gives, never brings a leaky neuron to a threshold of 1.
+        feedback = {i: replace(f, threshold=AFTER_PRODUCT) for i, f in feedback.items()}
         self.stem = Stem(options, in_channels, sizes.width, sizes.pools)
         self.blocks = nn.ModuleList(
             Block(SpikeDrivenAttention(options, sizes.width, feedback.get(i)), MLP(options, sizes.width))

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import tdformer
 from cluster import prepare as prepares
 from cluster.config import load
 from pipelines import catalog
@@ -84,6 +86,25 @@ def test_import_refuses_models_and_options_that_there_are_not(cli: Any, tmp_path
     )
     assert "leaky_proj_lif belongs to QKFormer" in refused(cli(*words, "sdt_2_256", "leaky_proj_lif=true"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["w.pth"]
+
+
+def test_import_writes_a_model_that_starts_as_the_backbone(cli: Any, on_small_disk: Any, tmp_path: Path):
+    torch.manual_seed(0)
+    plain = tdformer.create_model("quickstart", image_size=8).eval()
+    tdformer.save_pretrained(plain, tmp_path / "plain.safetensors")
+    options = ("image_size=8", "feedback=all")
+    words = ("import", "plain.safetensors", *options, "--model", "quickstart", "--out")
+    done = cli(*words, "fed.safetensors")
+    assert done.returncode == 0, done.stderr
+    fed = tdformer.from_pretrained(tmp_path / "fed.safetensors").eval()
+    assert fed.config["feedback"] == [0]
+    assert f"{len(plain.state_dict())} loaded" in done.stdout
+    new = fed.state_dict().keys() - plain.state_dict().keys()
+    assert new and all(f"new {name}: " in done.stdout for name in new)
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(fed(images), plain(images))
+    line = refused(on_small_disk("-m", "cluster.cli", *words, "disk/fed.safetensors"))
+    assert line.startswith("no space left to write disk/fed.safetensors")
 
 
 def test_a_wrong_command_is_a_usage_error(cli: Any):

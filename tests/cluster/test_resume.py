@@ -178,7 +178,7 @@ def test_bad_input_for_a_run_that_exists(recipe: Path, tmp_path: Path) -> None:
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     import tdformer
-    from cluster.train import load_weights
+    from cluster.model import load_weights
 
     model = tdformer.create_model("quickstart", segments=2, feedback="all")
     other = tdformer.create_model("quickstart", segments=2, feedback="none")

@@ -1,7 +1,7 @@
-"""Loading: the same bits for any number of workers and ranks, from any step on, and errors that reach the caller."""
-
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,165 +12,154 @@ from pipelines import order
 from pipelines.augment import Augment
 from pipelines.errors import DataError
 from pipelines.loader import Batch, eval_loader, to_device, train_loader
-from pipelines.mix import mix, soft_targets
 from pipelines.webdataset import TarDataset
 
-AUGMENT = Augment(crop_padding=2, flip=0.5, erasing=0.5, seed=5)
-SIZE = 240
+AUGMENT = Augment(crop_padding=1, flip=0.5, erasing=0.3, seed=5)
 
 
-def steps(
-    data: TarDataset, step: int = 0, world: int = 1, micro: int = SIZE, workers: int = 0, epoch: int = 1
-) -> list[list[Batch]]:
-    """The global batches, each as its micro-batches in order of rank."""
-    loaders = [
-        list(
-            train_loader(
-                data,
-                order.Cursor(3, epoch, step, SIZE, data.digest),
-                rank=rank,
-                world=world,
-                micro_batch=micro,
-                accumulation=SIZE // world // micro,
-                augment=AUGMENT,
-                workers=workers,
-            )
+def cursor(data: TarDataset, step: int = 0, size: int = 48, epoch: int = 0) -> order.Cursor:
+    return order.Cursor(5, epoch, step, size, data.digest)
+
+
+def steps(data: TarDataset, at: order.Cursor, world: int = 1, accumulation: int = 1, workers: int = 0) -> list[Batch]:
+    """Every global batch from the cursor on, put together from all ranks' micro-batches by their positions."""
+    micro = at.global_batch // world // accumulation
+    ranks = [
+        train_loader(
+            data,
+            at,
+            rank=rank,
+            world=world,
+            micro_batch=micro,
+            accumulation=accumulation,
+            augment=AUGMENT,
+            workers=workers,
         )
         for rank in range(world)
     ]
-    return [[batch for part in parts for batch in part] for parts in zip(*loaders, strict=True)]
+    whole = []
+    for lists in zip(*ranks, strict=True):
+        assert [len(batches) for batches in lists] == [accumulation] * world
+        parts = sorted((batch for batches in lists for batch in batches), key=lambda batch: batch.position)
+        assert [part.position for part in parts] == list(range(0, at.global_batch, micro))
+        whole.append(Batch(*(torch.cat([getattr(p, k) for p in parts]) for k in ("images", "labels", "ids")), 0))
+    return whole
 
 
-def together(micro_batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    position = 0
-    for batch in micro_batches:
-        assert batch.position == position
-        position += len(batch.ids)
-    return tuple(torch.cat([getattr(b, name) for b in micro_batches]) for name in ("images", "labels", "ids"))  # type: ignore[return-value]
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(getattr(x, k), getattr(y, k))
+        for x, y in zip(a, b, strict=True)
+        for k in ("images", "labels", "ids")
+    )
 
 
-@pytest.mark.parametrize(("world", "micro", "workers"), [(1, 60, 0), (2, 60, 2), (3, 80, 0), (4, 20, 1)])
-def test_ranks_micro_batches_and_workers_change_nothing(written: Path, world: int, micro: int, workers: int) -> None:
-    data = TarDataset(written / "train")
-    reference = steps(data)
-    assert len(reference) == 1442 // SIZE
-    for one, other in zip(reference, steps(data, 0, world, micro, workers), strict=True):
-        for a, b in zip(together(one), together(other), strict=True):
-            assert torch.equal(a, b)
+def test_an_epoch_is_the_permutation_with_its_pictures_augmented(data: TarDataset):
+    batches = steps(data, cursor(data, epoch=2))
+    ids = torch.cat([batch.ids for batch in batches])
+    assert np.array_equal(ids, order.permutation(5, 2, len(data))[: 7 * 48])
+    for batch in batches:
+        assert (batch.images.dtype, batch.labels.dtype, batch.ids.dtype) == (torch.uint8, torch.int64, torch.int64)
+        for image, label, i in zip(batch.images, batch.labels, batch.ids, strict=True):
+            assert np.array_equal(image, AUGMENT(data.image(int(i)), 2, int(i)))
+            assert label == data.labels[int(i)]
 
 
-def test_resuming_gives_the_rest_and_reads_nothing_before_it(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = TarDataset(written / "train")
-    whole = steps(data)
-    read: list[int] = []
-    original = TarDataset.image
-    monkeypatch.setattr(TarDataset, "image", lambda self, i: read.append(int(i)) or original(self, i))
-    rest = steps(data, step=4)
-    expected = [together(batches) for batches in whole[4:]]
-    for (images, labels, ids), batches in zip(expected, rest, strict=True):
-        got = together(batches)
-        assert torch.equal(images, got[0]) and torch.equal(labels, got[1]) and torch.equal(ids, got[2])
-    assert read == [int(i) for _, _, ids in expected for i in ids]
-
-
-def test_labels_and_pictures_belong_to_their_ids(written: Path) -> None:
-    data = TarDataset(written / "train")
-    for batch in train_loader(
-        data,
-        order.Cursor(0, 0, 0, SIZE, data.digest),
-        rank=0,
-        world=1,
-        micro_batch=SIZE,
-        accumulation=1,
-        augment=None,
-        workers=0,
-    ):
-        for image, label, i in zip(batch[0].images, batch[0].labels, batch[0].ids, strict=True):
-            assert np.array_equal(image.numpy(), data.image(int(i))) and int(label) == data.labels[int(i)]
-
-
-@pytest.mark.parametrize("world", [1, 2, 7])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_reads_each_sample_once(written: Path, world: int, workers: int) -> None:
-    data = TarDataset(written / "test")
-    ids = [
-        int(i)
-        for rank in range(world)
-        for batch in eval_loader(data, rank=rank, world=world, batch_size=50, workers=workers)
-        for i in batch.ids
-    ]
-    assert sorted(ids) == list(range(355))
+@pytest.mark.parametrize(
+    ("world", "accumulation", "workers"), [(2, 1, 0), (3, 2, 0), (1, 8, 0), (1, 1, 1), (1, 2, 2), (2, 2, 2)]
+)
+def test_ranks_micro_batches_and_workers_change_no_bit(data: TarDataset, world: int, accumulation: int, workers: int):
+    assert same(steps(data, cursor(data), world, accumulation, workers), steps(data, cursor(data)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_sample_reaches_the_caller_as_one_line(copied: Path, workers: int) -> None:
-    data = TarDataset(copied / "train")
-    path = copied / "train" / "train-000000.tar"
-    content = bytearray(path.read_bytes())
-    content[int(data.table["offset"][7]) + 30] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"train-000000\.tar: sample 7 is damaged") as error:
-        list(eval_loader(data, rank=0, world=1, batch_size=50, workers=workers))
+def test_resuming_gives_the_rest_on_another_number_of_ranks(data: TarDataset, workers: int):
+    assert same(steps(data, cursor(data, step=4), world=4, workers=workers), steps(data, cursor(data))[4:])
+
+
+def test_resuming_reads_nothing_of_earlier_steps(copy: Path):
+    data = TarDataset(copy)
+    permuted = order.permutation(5, 0, len(data))
+    content = bytearray((copy / "test-000000.tar").read_bytes())
+    early = next(int(i) for i in permuted[: 2 * 48] if i < 100)
+    content[int(data.table["offset"][early]) + 9] ^= 0xFF
+    (copy / "test-000000.tar").write_bytes(content)
+    assert len(steps(data, cursor(data, step=2))) == 5
+    with pytest.raises(DataError, match=f"sample {early} is damaged"):
+        steps(data, cursor(data))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_sample_is_one_line_from_any_worker(copy: Path, workers: int):
+    data = TarDataset(copy)
+    (copy / "test-000002.tar").write_bytes(bytes((copy / "test-000002.tar").stat().st_size))
+    with pytest.raises(DataError, match=r"test-000002.tar: sample 2\d\d is damaged .*; write the shards") as error:
+        steps(data, cursor(data), workers=workers)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_loading_draws_nothing_from_the_global_generators(written: Path, workers: int) -> None:
-    torch.manual_seed(1)
-    np.random.seed(1)
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    steps(TarDataset(written / "train"), step=4, workers=workers)
-    assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] == np.random.get_state()[1].tolist()
+def test_a_worker_that_is_killed_is_one_line(data: TarDataset):
+    class Killer(Augment):
+        def __call__(self, image: np.ndarray, epoch: int, sample_id: int) -> np.ndarray:
+            os.kill(os.getpid(), signal.SIGKILL)
+            return image
 
-
-def test_augmentation_is_keyed_by_sample_and_epoch() -> None:
-    image = np.random.default_rng(0).integers(1, 256, (3, 12, 12), dtype=np.uint8)
-    seen = {AUGMENT(image, epoch, i).tobytes() for epoch in range(10) for i in range(10)}
-    assert len(seen) > 60
-    assert np.array_equal(AUGMENT(image, 4, 7), AUGMENT(image, 4, 7))
-    assert np.array_equal(Augment()(image, 0, 0), image)
-    flipped = sum(np.array_equal(Augment(flip=0.5)(image, 0, i), image[:, :, ::-1]) for i in range(400))
-    assert 150 < flipped < 250
-    shifted = Augment(crop_padding=2)(image, 0, 1)
-    assert any(
-        np.array_equal(shifted, np.pad(image, ((0, 0), (2, 2), (2, 2)))[:, y : y + 12, x : x + 12])
-        for y in range(5)
-        for x in range(5)
+    loader = train_loader(
+        data, cursor(data), rank=0, world=1, micro_batch=48, accumulation=1, augment=Killer(), workers=1
     )
-    blank = [(Augment(erasing=1.0)(image, 0, i) == 0).mean() for i in range(200)]
-    assert min(blank) > 0.01 and max(blank) < 0.25
+    with pytest.raises(DataError, match="a data worker died .*; free memory, or make data.workers smaller") as error:
+        next(loader)
+    assert "\n" not in str(error.value)
 
 
-def test_mixing_pairs_neighbours_and_ignores_ranks() -> None:
-    images = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    targets = soft_targets(torch.arange(12) % 10, 10, 0.1)
-    options = {"mixup": 0.4, "cutmix": 1.0, "seed": 1, "epoch": 2, "step": 3}
-    mixed, soft = mix(images, targets, position=0, **options)
-    halves = [mix(images[p : p + 4], targets[p : p + 4], position=p, **options) for p in (0, 4, 8)]
-    assert torch.equal(mixed, torch.cat([x for x, _ in halves]))
-    assert torch.equal(soft, torch.cat([t for _, t in halves]))
-    assert torch.allclose(soft.sum(1), torch.ones(12))
-    assert not torch.equal(mixed, images)
-    for i in range(12):  # a target mixes a sample's own class and its partner's, in one proportion
-        own, partner = targets[i], targets[i ^ 1]
-        weight = (soft[i] - partner)[i % 10] / (own - partner)[i % 10]
-        assert -1e-6 <= weight <= 1 + 1e-6
-        assert torch.allclose(soft[i], own * weight + partner * (1 - weight), atol=1e-6)
-    pasted, cut_soft = mix(images, targets, position=0, **(options | {"mixup": 0.0}))
-    for i in range(12):
-        own_pixels = (pasted[i] == images[i]).float().mean()
-        assert torch.all((pasted[i] == images[i]) | (pasted[i] == images[i ^ 1]))
-        weight = (cut_soft[i] - targets[i ^ 1])[i % 10] / (targets[i] - targets[i ^ 1])[i % 10]
-        assert weight == pytest.approx(float(own_pixels), abs=1e-5)
-    with pytest.raises(DataError, match="pairs"):
-        mix(images[:3], targets[:3], position=0, **options)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torchs_generator_is_not_drawn_from(data: TarDataset, workers: int):
+    before = torch.get_rng_state()
+    steps(data, cursor(data), workers=workers)
+    list(eval_loader(data, rank=0, world=1, batch_size=50, workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_to_device_normalises_each_channel() -> None:
-    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    mean, std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
-    expected = (images.double() / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
-    result = to_device(images, mean, std, torch.device("cpu"))
-    assert result.dtype == torch.float32
-    assert torch.allclose(result.double(), expected, atol=1e-6)
+@pytest.mark.parametrize(("world", "batch_size", "workers"), [(1, 64, 0), (3, 7, 0), (7, 64, 1), (1, 400, 2)])
+def test_evaluation_sees_every_sample_once(data: TarDataset, world: int, batch_size: int, workers: int):
+    batches = [
+        batch
+        for rank in range(world)
+        for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers)
+    ]
+    ids = torch.cat([batch.ids for batch in batches])
+    assert np.array_equal(ids.sort().values, np.arange(len(data)))
+    assert np.array_equal(torch.cat([batch.labels for batch in batches]), data.labels[ids])
+    assert np.array_equal(batches[-1].images[-1], data.image(int(batches[-1].ids[-1])))
+
+
+def test_more_ranks_than_samples_leave_some_without_any(data: TarDataset):
+    assert list(eval_loader(data, rank=500, world=600, batch_size=8, workers=0)) == []
+    assert list(eval_loader(data, rank=500, world=600, batch_size=8, workers=1)) == []
+
+
+@pytest.mark.parametrize(("size", "world", "micro", "accumulation"), [(48, 5, 9, 1), (48, 2, 24, 2), (48, 1, 20, 2)])
+def test_batches_that_do_not_multiply_are_refused(data, size: int, world: int, micro: int, accumulation: int):
+    loader = train_loader(
+        data,
+        cursor(data, size=size),
+        rank=0,
+        world=world,
+        micro_batch=micro,
+        accumulation=accumulation,
+        augment=None,
+        workers=0,
+    )
+    with pytest.raises(DataError, match=f"a global batch of {size} is not {world} ranks x {accumulation} micro-batch"):
+        next(loader)
+
+
+def test_pixels_are_normalised_on_the_device():
+    images = torch.randint(0, 256, (4, 3, 5, 5), dtype=torch.uint8)
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    expected = (images.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    out = to_device(images, mean, std, torch.device("cpu"))
+    assert out.dtype == torch.float32
+    assert torch.allclose(out.double(), expected, atol=1e-5)
+    half = to_device(images, mean, std, torch.device("cpu"), torch.bfloat16)
+    assert half.dtype == torch.bfloat16 and torch.equal(half, out.bfloat16())

@@ -1,189 +1,200 @@
-"""Shards hold the original samples, the same bytes each time; what is damaged or does not fit is found and named."""
+"""Shards on disk: what is written, what opening refuses, what reading refuses."""
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
 import pickle
+import re
 import tarfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import webdataset
+import webdataset as wds
 
 from pipelines import catalog, shards
 from pipelines.errors import DataError
 from pipelines.webdataset import TarDataset
 
-
-def test_every_sample_comes_back_with_its_label(written: Path) -> None:
-    for split, count in (("train", 1442), ("test", 355)):
-        data = TarDataset(written / split)
-        images, labels = catalog.get("digits").load(split, None)
-        assert len(data) == len(images) == count
-        for i in range(count):
-            assert np.array_equal(data.image(i), images[i])
-            assert data.read(i)[1] == labels[i]
-        assert shards.verify(written / split) == count
+DIGITS = catalog.get("digits")
 
 
-def test_webdataset_itself_reads_the_shards(written: Path) -> None:
-    data = TarDataset(written / "train")
-    source = webdataset.WebDataset([str(p) for p in data.paths], shardshuffle=False)
-    for i, sample in enumerate(source):
-        assert (sample["png"], int(sample["cls"])) == data.read(i)
-    assert i == len(data) - 1
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_the_same_samples_give_the_same_bytes(written: Path, tmp_path: Path) -> None:
-    again = shards.write(catalog.get("digits"), "test", tmp_path, samples_per_shard=300)
-    for path in sorted((written / "test").iterdir()):
-        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
-
-
-def test_the_digest_depends_on_the_samples(written: Path, tmp_path: Path) -> None:
-    digits = catalog.get("digits")
-
-    def shifted(split: str, source: Path | None):  # type: ignore[no-untyped-def]
-        images, labels = digits.load(split, source)
-        return images, (labels + 1) % 10
-
-    other = shards.write(replace(digits, load=shifted), "test", tmp_path, samples_per_shard=300)
-    assert TarDataset(other).digest != TarDataset(written / "test").digest
-
-
-def flip(path: Path, place: int) -> None:
+def flip_byte(path: Path, offset: int) -> None:
     content = bytearray(path.read_bytes())
-    content[place] ^= 0xFF
+    content[offset] ^= 0xFF
     path.write_bytes(content)
 
 
-def cut(path: Path, size: int) -> None:
-    path.write_bytes(path.read_bytes()[:size])
+def edit_index(folder: Path, **changes) -> None:
+    path = folder / shards.INDEX
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def change_label(folder: Path) -> None:
-    """A label outside the classes, with a digest that matches it."""
-    facts = json.loads((folder / "index.json").read_text())
-    with np.load(folder / "index.npz") as table:
-        columns = {key: table[key].copy() for key in table.files}
-    columns["label"][3] = 10
-    np.savez(folder / "index.npz", **columns)
-    (folder / "index.json").write_text(json.dumps(facts | {"digest": shards.table_digest(columns)}))
+def test_every_sample_comes_back_by_number(data: TarDataset):
+    samples = list(DIGITS.read("test"))
+    assert len(data) == len(samples) == 360
+    assert [data.read(i) for i in range(len(data))] == [(content, label) for _, content, label in samples]
+    images, labels = DIGITS.load("test", None)
+    assert np.array_equal(np.stack([data.image(i) for i in range(len(data))]), images)
+    assert np.array_equal(data.labels, labels)
+    assert (data.classes, data.shape) == (10, (1, 8, 8))
+    assert (tuple(data.mean), tuple(data.std)) == (DIGITS.mean, DIGITS.std)
 
 
-def other_index(folder: Path) -> None:
-    """The index table of another data set."""
-    (folder / "index.npz").write_bytes((folder.parent / "test" / "index.npz").read_bytes())
+def test_webdataset_itself_reads_the_same_samples(written: Path, data: TarDataset):
+    urls = [str(path) for path in data.paths]
+    assert len(urls) == 4
+    samples = list(wds.WebDataset(urls, shardshuffle=False))
+    assert [(s["png"], int(s["cls"])) for s in samples] == [data.read(i) for i in range(len(data))]
 
 
-OPENING: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing shard": (lambda f: (f / "train-000001.tar").unlink(), r"train-000001\.tar is missing"),
-    "cut shard": (lambda f: cut(f / "train-000002.tar", 5120), r"train-000002\.tar has 5120 bytes instead of"),
-    "stale index": (other_index, r"index\.npz does not match index\.json"),
-    "index cut": (lambda f: cut(f / "index.npz", 500), "index in .* cannot be read"),
-    "no index": (lambda f: (f / "index.json").unlink(), r"index\.json is missing"),
-    "index not JSON": (lambda f: cut(f / "index.json", 40), "index in .* cannot be read"),
-    "label out of range": (change_label, r"sample 3 has label 10, outside 0\.\.9"),
-}
+def test_the_same_samples_give_the_same_bytes(written: Path, tmp_path: Path):
+    again = shards.write(DIGITS, "test", tmp_path, samples_per_shard=100)
+    assert files(again) == files(written)
+    # Four blocks a member and its data: no extended headers.
+    with tarfile.open(again / "test-000000.tar") as tar:
+        assert not any(member.pax_headers for member in tar)
 
 
-@pytest.mark.parametrize("fault", OPENING)
-def test_faults_that_opening_finds(copied: Path, fault: str) -> None:
-    damage, expected = OPENING[fault]
-    damage(copied / "train")
-    with pytest.raises(DataError, match=expected) as error:
-        TarDataset(copied / "train")
-    assert "\n" not in str(error.value) and "tdformer shard" in str(error.value)
+def test_writing_again_replaces_and_leaves_nothing_else(written: Path, tmp_path: Path):
+    counted: list[int] = []
+    shards.write(DIGITS, "test", tmp_path, samples_per_shard=50)
+    shards.write(DIGITS, "test", tmp_path, samples_per_shard=100, progress=counted.append)
+    assert counted == [100, 200, 300, 360]
+    assert [path.name for path in tmp_path.iterdir()] == ["test"]
+    assert files(tmp_path / "test") == files(written)
 
 
-def test_a_flipped_byte_is_found_when_it_is_read_and_by_verify(copied: Path) -> None:
-    data = TarDataset(copied / "train")
-    place = int(data.table["offset"][301]) + 20
-    flip(copied / "train" / "train-000001.tar", place)
-    assert data.read(300) and data.read(302)
-    with pytest.raises(DataError, match=r"train-000001\.tar: sample 301 is damaged"):
-        data.read(301)
-    with pytest.raises(DataError, match=r"train-000001\.tar is damaged \(first at sample 301\)"):
-        shards.verify(copied / "train")
+def test_a_failure_leaves_what_was_there(tmp_path: Path):
+    """At the second shard: no space (as the disk says it), a wrong label, a wrong picture, nothing at all."""
+
+    def full(samples: int) -> None:
+        if samples > 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def changed(**last) -> catalog.Dataset:
+        def load(split, source):
+            images, labels = DIGITS.load(split, source)
+            labels[150] = last.get("label", labels[150])
+            return images[:, :, : last.get("rows", 8)][: last.get("count")], labels[: last.get("count")]
+
+        return replace(DIGITS, load=load)
+
+    before = files(shards.write(DIGITS, "test", tmp_path))
+    for dataset, progress, expected in [
+        (DIGITS, full, "no space left to write the shards in .*test"),
+        (changed(label=10), None, "digits test sample 00000150 has label 10, outside 0..9; fix the source"),
+        (changed(rows=7), None, r"sample 00000000 decodes to \[1, 7, 8\] instead of \[1, 8, 8\]; fix the source"),
+        (changed(count=0), None, "digits test has no samples"),
+    ]:
+        with pytest.raises(DataError, match=expected):
+            shards.write(dataset, "test", tmp_path, samples_per_shard=100, progress=progress)
+        assert [path.name for path in tmp_path.iterdir()] == ["test"]
+        assert files(tmp_path / "test") == before
 
 
-def write_samples(tmp_path: Path, content: bytes, label: int) -> None:
-    digits = catalog.get("digits")
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write the shards in .*file/test"):
+        shards.write(DIGITS, "test", tmp_path / "file")
 
-    class Odd(catalog.Dataset):
-        def read(self, split: str, source: Path | None = None):  # type: ignore[no-untyped-def]
-            yield from [*digits.read(split, source)][:5]
-            yield "odd", content, label
 
-    odd = Odd(digits.name, digits.class_names, digits.shape, digits.mean, digits.std, digits.load)
-    shards.write(odd, "train", tmp_path / "out")
+def test_what_a_killed_writer_left_is_cleared(tmp_path: Path):
+    for name in (".test.tmp", ".test.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test-000000.tar").write_bytes(b"half")
+    shards.write(DIGITS, "test", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["test"]
+
+
+def relabel(folder: Path) -> None:
+    """An index that is consistent in itself, with a label that no class has."""
+    with np.load(folder / shards.TABLE) as table:
+        columns = dict(table)
+    columns["label"][7] = 10
+    np.savez(folder / shards.TABLE, allow_pickle=False, **columns)
+    edit_index(folder, digest=shards.table_digest(columns))
 
 
 @pytest.mark.parametrize(
-    ("content", "label", "expected"),
+    ("damage", "expected"),
     [
-        (b"no picture", 1, "sample odd does not decode"),
-        (catalog.encode_png(np.zeros((1, 8, 8), np.uint8))[:40], 1, "sample odd does not decode"),
-        (catalog.encode_png(np.zeros((1, 9, 8), np.uint8)), 1, r"decodes to \[1, 9, 8\] instead of \[1, 8, 8\]"),
-        (catalog.encode_png(np.zeros((1, 8, 8), np.uint8)), 10, r"label 10, outside 0\.\.9"),
-        (catalog.encode_png(np.zeros((1, 8, 8), np.uint8)), -1, r"label -1, outside 0\.\.9"),
+        (lambda f: (f / "index.json").unlink(), "index.json is missing"),
+        (lambda f: (f / "index.npz").unlink(), "index.npz is missing"),
+        (lambda f: (f / "index.json").write_text("{"), "cannot be read (JSONDecodeError)"),
+        (lambda f: (f / "index.json").write_text("[]"), "cannot be read (TypeError)"),
+        (lambda f: (f / "index.json").write_text("{}"), "cannot be read (KeyError)"),
+        (lambda f: (f / "index.npz").write_bytes(b"PK\3\4 no archive"), "cannot be read (BadZipFile)"),
+        (lambda f: (f / "index.npz").write_bytes(b""), "cannot be read (EOFError)"),
+        (lambda f: edit_index(f, digest="0" * 64), "index.npz does not match index.json"),
+        (lambda f: edit_index(f, count=359), "index.npz does not match index.json"),
+        (lambda f: edit_index(f, std=[0.0]), "cannot be read (ValueError)"),
+        (lambda f: (f / "test-000002.tar").unlink(), "test-000002.tar is missing"),
+        (lambda f: (f / "test-000002.tar").write_bytes(b"short"), "test-000002.tar has 5 bytes instead of"),
+        (relabel, "sample 7 has label 10, outside 0..9"),
     ],
 )
-def test_a_wrong_sample_is_refused_and_nothing_is_left(
-    tmp_path: Path, content: bytes, label: int, expected: str
-) -> None:
-    with pytest.raises(DataError, match=expected):
-        write_samples(tmp_path, content, label)
-    assert list((tmp_path / "out").iterdir()) == []
+def test_opening_refuses_in_one_line(copy: Path, damage, expected: str):
+    TarDataset(copy)
+    damage(copy)
+    with pytest.raises(DataError, match=re.escape(expected)) as error:
+        TarDataset(copy)
+    assert str(copy) in str(error.value) and "write the shards again" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
-    fashion = catalog.get("fashion_mnist")
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz is missing; install"):
-        next(fashion.read("train", tmp_path))
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"not gzip")
-    with pytest.raises(DataError, match="cannot be read"):
-        next(fashion.read("train", tmp_path))
-    with pytest.raises(DataError, match="did you mean digits"):
-        catalog.get("digit")
-    with pytest.raises(DataError, match="has no split 'all'"):
-        next(fashion.read("all"))
+def test_reading_names_the_damaged_sample_and_spares_the_others(copy: Path):
+    data = TarDataset(copy)
+    flip_byte(copy / "test-000001.tar", int(data.table["offset"][123]) + 30)
+    data.read(122), data.read(124)
+    with pytest.raises(DataError, match="test-000001.tar: sample 123 is damaged .*; write the shards again"):
+        data.read(123)
+    with pytest.raises(DataError, match=r"test-000001.tar is damaged \(first at sample 123\)"):
+        shards.verify(copy)
 
 
-def test_fashion_mnist_from_files_of_its_format(tmp_path: Path) -> None:
-    import gzip
-
-    images = np.arange(3 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(3, 28, 28)
-    header = np.array([0x803, 3, 28, 28], ">u4").tobytes()
-    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()))
-    labels = np.array([0x801, 3], ">u4").tobytes() + bytes([9, 0, 4])
-    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
-    samples = list(catalog.get("fashion_mnist").read("test", tmp_path))
-    assert [label for *_, label in samples] == [9, 0, 4]
-    for (_, content, _), image in zip(samples, images, strict=True):
-        assert np.array_equal(catalog.decode(content, (1, 28, 28))[0], image)
-    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()[:-1]))
-    with pytest.raises(DataError, match="not a whole idx file"):
-        next(catalog.get("fashion_mnist").read("test", tmp_path))
+def test_a_shard_that_goes_away_while_it_is_read(copy: Path):
+    data = TarDataset(copy)
+    data.read(0)
+    (copy / "test-000000.tar").write_bytes(b"")
+    (copy / "test-000001.tar").unlink()
+    with pytest.raises(DataError, match="sample 0 is damaged"):
+        data.read(0)
+    with pytest.raises(DataError, match="sample 100 cannot be read"):
+        data.read(100)
 
 
-def test_statistics_of_the_catalogue_are_those_of_the_pictures() -> None:
-    digits = catalog.get("digits")
-    images, _ = digits.load("train", None)
-    assert images.mean() / 255 == pytest.approx(digits.mean[0], abs=1e-4)
-    assert images.std() / 255 == pytest.approx(digits.std[0], abs=1e-4)
+def test_a_whole_sample_that_is_no_picture(copy: Path):
+    """Its checksum holds, so only decoding can tell."""
+    with np.load(copy / shards.TABLE) as table:
+        columns = dict(table)
+    columns["size"][5] -= 30
+    content = (copy / "test-000000.tar").read_bytes()
+    part = content[columns["offset"][5] :][: columns["size"][5]]
+    columns["crc32"][5] = shards.zlib.crc32(part)
+    np.savez(copy / shards.TABLE, allow_pickle=False, **columns)
+    edit_index(copy, digest=shards.table_digest(columns))
+    with pytest.raises(DataError, match="test-000000.tar: sample 5 does not decode as a picture .*write the shards"):
+        TarDataset(copy).image(5)
 
 
-def test_a_dataset_travels_to_another_process(written: Path) -> None:
-    data = TarDataset(written / "test")
-    first = data.read(0)
-    assert pickle.loads(pickle.dumps(data)).read(0) == first
+def test_verify_reads_everything(copy: Path):
+    assert shards.verify(copy) == 360
+    flip_byte(copy / "test-000003.tar", 10)  # in a header, which no sample's checksum covers
+    with pytest.raises(DataError, match="test-000003.tar is damaged; write the shards again"):
+        shards.verify(copy)
 
 
-def test_members_are_owned_by_nobody_in_particular(written: Path) -> None:
-    with tarfile.open(written / "test" / "test-000000.tar") as tar:
-        for member in tar:
-            assert (member.mtime, member.uname, member.gname, member.mode) == (0, "0", "0", 0o444)
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_other_processes_read_what_this_one_has_open(data: TarDataset, method: str):
+    here = data.read(0)  # opens a file, which the other process must not disturb
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.map(data.read, [0, 150, 359]) == [here, data.read(150), data.read(359)]
+    assert data.read(1) == pickle.loads(pickle.dumps(data)).read(1)

@@ -50,8 +50,7 @@ def test_with_silent_feedback_the_spikes_do_not_depend_on_the_segments(tiny, cal
     silence(whole)
     calibrate(whole, images(8, 3, 16, 16))
     x = images()
-    logits, expected = spikes_of(whole, x)
-    # SDT's head reads spikes; all of H_n is a neuron of its own there.
+    _, expected = spikes_of(whole, x)
     assert all(s.shape[0] == 4 for s in expected.values()) and len(expected) > 10
     assert sum(0.02 < s.mean() < 0.98 for s in expected.values()) > 0.8 * len(expected)
     for segments in (2, 4):
@@ -71,6 +70,8 @@ def test_feedback_changes_only_later_segments_and_its_parameters_learn(tiny, nam
     for n, p in model.named_parameters():  # loud enough for every variant to fire
         if n.endswith("mix.weight"):
             torch.nn.init.normal_(p, std=1.0)
+        if n.endswith("processing.w") and pm in (1, 2):  # M between its bounds, where w has a gradient
+            torch.nn.init.uniform_(p, 0.0, 0.2)
     silent = copy.deepcopy(model)
     silence(silent)
     x = images()
@@ -81,6 +82,16 @@ def test_feedback_changes_only_later_segments_and_its_parameters_learn(tiny, nam
     for n, p in model.named_parameters():
         if ".control." in n:
             assert p.grad is not None and p.grad.abs().max() > 0, n
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("pm", [1, 2, 3, 4])
+def test_feedback_fires_from_the_start(tiny, name: str, pm: int) -> None:
+    model = tiny(name, segments=2, feedback="all", pm=pm)
+    with firing_rates(model) as rates:
+        model(images())
+    feedback = [r for unit, r in rates.items() if unit.endswith("processing.neuron")]
+    assert len(feedback) == 2 and min(feedback) > 0.01
 
 
 def test_the_last_segment_learns_from_the_first_through_the_feedback(tiny) -> None:
@@ -95,13 +106,14 @@ def test_the_last_segment_learns_from_the_first_through_the_feedback(tiny) -> No
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_add_mixes_without_a_matrix(tiny, name: str) -> None:
-    model = tiny(name, segments=2, feedback="first", mixer="add")
+    model = tiny(name, segments=2, feedback="all", mixer="add", clamp=[0, 2])
     plain = tiny(name, segments=2)
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if k in plain.state_dict()})
     x = images()
-    a, b = model(x), plain(x)
-    assert torch.equal(a[0], b[0])
-    assert (a[1] - b[1]).abs().max() > 1e-6
+    (_, mixed), (_, alone) = spikes_of(model, x), spikes_of(plain, x)
+    assert all(torch.equal(mixed[unit][:2], alone[unit][:2]) for unit in alone)
+    keys = [unit for unit in alone if ".k." in unit and not torch.equal(mixed[unit][2:], alone[unit][2:])]
+    assert keys
 
 
 def test_event_frames_are_the_images_of_each_step(tiny, calibrate) -> None:
