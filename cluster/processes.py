@@ -52,6 +52,7 @@ def main(config: Config, processes: int) -> int:
 
 def check_inputs(config: Config, world: int) -> None:
     """Refuse data, a model or a batch that cannot work before a run folder is made or a process started."""
+    resolve(config, world)
     data = TarDataset(config.data.folder / "train")
     TarDataset(config.data.folder / "test")
     resolve(config, world, len(data))

@@ -58,9 +58,24 @@ def test_webdataset_itself_reads_the_same_samples(written: Path, data: TarDatase
 def test_the_same_samples_give_the_same_bytes(written: Path, tmp_path: Path):
     again = shards.write(DIGITS, "test", tmp_path, samples_per_shard=100)
     assert files(again) == files(written)
-    # Four blocks a member and its data: no extended headers.
     with tarfile.open(again / "test-000000.tar") as tar:
-        assert not any(member.pax_headers for member in tar)
+        for member in tar:
+            assert (member.mtime, member.uname, member.gname, member.mode) == (0, "0", "0", 0o444)
+            assert not member.pax_headers  # an extended header would double the size of small pictures
+
+
+def test_the_digest_depends_on_labels_and_pictures(written: Path, tmp_path: Path):
+    digests = {TarDataset(written).digest}
+    for what in (0, 1):
+
+        def load(split, source, what=what):
+            arrays = DIGITS.load(split, source)
+            arrays[what].flat[9] ^= 1
+            return arrays
+
+        folder = shards.write(replace(DIGITS, load=load), "test", tmp_path / str(what), samples_per_shard=100)
+        digests.add(TarDataset(folder).digest)
+    assert len(digests) == 3
 
 
 def test_writing_again_replaces_and_leaves_nothing_else(written: Path, tmp_path: Path):
@@ -91,6 +106,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path):
     for dataset, progress, expected in [
         (DIGITS, full, "no space left to write the shards in .*test"),
         (changed(label=10), None, "digits test sample 00000150 has label 10, outside 0..9; fix the source"),
+        (changed(label=-1), None, "has label -1, outside 0..9"),
         (changed(rows=7), None, r"sample 00000000 decodes to \[1, 7, 8\] instead of \[1, 8, 8\]; fix the source"),
         (changed(count=0), None, "digits test has no samples"),
     ]:

@@ -1,0 +1,1 @@
+"""Each claim of speed, memory or accuracy, as something that anyone can run."""

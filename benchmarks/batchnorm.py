@@ -1,0 +1,61 @@
+"""BatchNorm across segments: running statistics shared by the segments, or kept for each.
+
+    python -m benchmarks.batchnorm [key=value ...]
+
+Trains the quick start once with each setting, side by side in one run, and prints the test accuracy after every
+segment. Overrides are settings of configs/quickstart.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import tdformer
+from cluster import checkpoint
+from cluster.config import load
+from cluster.model import load_weights
+from cluster.processes import main as train
+from pipelines.loader import eval_loader, to_device
+from pipelines.webdataset import TarDataset
+from tdformer.measure import firing_rates
+from tdformer.state import State
+
+SETTINGS = ("shared", "per_segment")
+
+
+@torch.no_grad()
+def accuracy_by_segment(model: tdformer.TDFormer, data: TarDataset) -> list[float]:
+    """Test accuracy of each segment's own output, the last of which is the model's."""
+    correct = torch.zeros(model.segments)
+    for batch in eval_loader(data, rank=0, world=1, batch_size=250, workers=0):
+        images = to_device(batch.images, data.mean, data.std, torch.device("cpu"))
+        state, high = State(), None
+        for segment, x in enumerate(images.expand(model.time_steps, *images.shape).chunk(model.segments)):
+            state.segment = segment
+            logits, high = model.segment(x, high, state)
+            correct[segment] += (logits.argmax(1) == batch.labels).sum()
+    return (correct / len(data)).tolist()
+
+
+def main(overrides: list[str]) -> None:
+    for setting in SETTINGS:
+        words = [f"name=batchnorm-{setting}", f"model.segment_norm={setting}", *overrides]
+        config = load(Path("configs/quickstart.yaml"), words)
+        if train(config, 1):
+            sys.exit(1)
+        weights, saved = checkpoint.load_weights(checkpoint.complete(config.run_path / "checkpoints")[0])
+        model = tdformer.create_model(**saved["model"]).eval()
+        load_weights(model, weights, config.run_path)
+        data = TarDataset(config.data.folder / "test")
+        with firing_rates(model) as rates:
+            accuracies = accuracy_by_segment(model, data)
+        feedback = {k: round(r, 4) for k, r in rates.items() if "processing" in k}
+        print(json.dumps({"segment_norm": setting, "accuracy_by_segment": accuracies, "feedback_rate": feedback}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
