@@ -25,6 +25,11 @@ def frozen_statistics() -> Iterator[None]:
         _frozen = before
 
 
+def is_recomputing() -> bool:
+    """Whether the pass that runs now was already counted."""
+    return _frozen
+
+
 class BatchNorm(nn.Module):
     """BatchNorm over `[M, C, ...]`, M = steps x batch, with eps 1e-5 and momentum 0.1 as in the backbones.
 
