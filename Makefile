@@ -14,11 +14,11 @@ help:
 
 # The stamp is the last thing that the script writes, so a broken install is made again.
 install: .venv/.installed
-.venv/.installed: pyproject.toml constraints.txt scripts/install.sh
-	@scripts/install.sh
+.venv/.installed: pyproject.toml .ci/constraints.txt .ci/install.sh
+	@.ci/install.sh
 
 train: install
-	@scripts/quickstart.sh
+	@.ci/quickstart.sh
 
 test: lint
 	$(BIN)/python -m pytest

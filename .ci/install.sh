@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv and installs the project into it with the versions in constraints.txt.
+# Makes .venv and installs the project into it with the versions in .ci/constraints.txt.
 # Called by make, which runs it again until the stamp at the end is written.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,7 +26,7 @@ if ! { has_python && has_venv; }; then
 fi
 
 # One install at a time; an orphan of a killed one holds the lock until it is done.
-exec 9<scripts/install.sh
+exec 9<.ci/install.sh
 flock 9
 
 # No stamp: a first install, or one that was cut short and may have left half a package. Begin anew.
@@ -36,7 +36,7 @@ rm -f "$stamp"
 echo "Installing into .venv (some 1.5 GB, a minute or two) ..."
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 # torch first and by its pin, so that no other requirement can choose its build.
-pip install --quiet -c constraints.txt setuptools torch
-pip install --quiet -c constraints.txt -e '.[dev]' --no-build-isolation
+pip install --quiet -c .ci/constraints.txt setuptools torch
+pip install --quiet -c .ci/constraints.txt -e '.[dev]' --no-build-isolation
 pip check
 touch "$stamp"
