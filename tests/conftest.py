@@ -14,7 +14,7 @@ import pytest
 # tensors are small, and tests with several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Threads that spin while they wait take the cores from the other processes of a test.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # A build that was killed leaves a lock there that hangs every later one, so no folder is shared.
 os.environ["TORCH_EXTENSIONS_DIR"] = tempfile.mkdtemp(prefix="tdformer-extensions-")
 atexit.register(shutil.rmtree, os.environ["TORCH_EXTENSIONS_DIR"], ignore_errors=True)
