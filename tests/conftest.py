@@ -13,8 +13,6 @@ import pytest
 # Before torch is imported, and inherited by the processes that tests start. One thread: the
 # tensors are small, and tests with several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Threads that spin while they wait take the cores from the other processes of a test.
-
 # A build that was killed leaves a lock there that hangs every later one, so no folder is shared.
 os.environ["TORCH_EXTENSIONS_DIR"] = tempfile.mkdtemp(prefix="tdformer-extensions-")
 atexit.register(shutil.rmtree, os.environ["TORCH_EXTENSIONS_DIR"], ignore_errors=True)
