@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import signal
 import sys
@@ -40,10 +41,11 @@ def main(config: Config, processes: int) -> int:
             worker(rank, world, None, config)
         return 0
     with folder.lock():
-        folder.open(config)
         if done is not None:
+            folder.check(config)
             print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...", flush=True)
             return 0
+        folder.open(config)
         if world == 1 or launched:
             worker(rank, world, None, config)
             return 0
@@ -61,6 +63,7 @@ def check_inputs(config: Config, world: int) -> None:
 
 
 def _spawn(config: Config, world: int) -> int:
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what it ends is told in one line of ours
     with tempfile.TemporaryDirectory() as meeting:
         context = mp.get_context("spawn")
         errors: Any = context.SimpleQueue()
