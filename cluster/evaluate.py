@@ -15,19 +15,19 @@ from pipelines.loader import eval_loader, to_device
 from pipelines.webdataset import TarDataset
 
 from . import checkpoint
-from .config import load
+from .config import load, resolve
 from .errors import RunError
 from .model import load_weights
 
-BATCH = 250
-
 
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, data: TarDataset, device: torch.device, workers: int) -> dict[str, float]:
+def evaluate(
+    model: torch.nn.Module, data: TarDataset, device: torch.device, batch_size: int, workers: int
+) -> dict[str, float]:
     """Accuracy and cross-entropy of a model in evaluation mode; all ranks call it together."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    for batch in eval_loader(data, rank=rank, world=world, batch_size=BATCH, workers=workers):
+    for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers):
         images, labels = to_device(batch.images, data.mean, data.std, device), batch.labels.to(device)
         logits = model(images).float()
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
@@ -62,7 +62,7 @@ def evaluate_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     load_weights(model, weights, found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-        result = evaluate(model.to(device).eval(), data, device, config.data.workers)
+        result = evaluate(model.to(device).eval(), data, device, resolve(config, 1).micro_batch, config.data.workers)
     return {"checkpoint": str(found), "samples": len(data)} | result
 
 

@@ -214,7 +214,7 @@ class Trainer:
             model = self.engine.module
         model.eval()
         with self.autocast():
-            result = evaluate(model, self.validation, self.device, self.config.data.workers)
+            result = evaluate(model, self.validation, self.device, self.plan.micro_batch, self.config.data.workers)
         self.engine.train()
         self.state.accuracy = result["accuracy"]
         self.state.best_accuracy = max(self.state.best_accuracy, result["accuracy"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,21 +63,13 @@ class Current(nn.Module):
 
 
 class Unit(nn.Module):
-    """A `Current` and the neuron that it drives. threshold: times the model's own (0.5 after attention)."""
+    """A `Current` and the neuron that it drives. across_batch: see `Neuron`; layer: kernel, stride, bias and pool."""
 
     def __init__(
-        self,
-        options: UnitOptions,
-        in_channels: int,
-        out_channels: int,
-        kernel: int = 1,
-        stride: int = 1,
-        bias: bool = False,
-        pool: bool = False,
-        across_batch: bool = False,
+        self, options: UnitOptions, in_channels: int, out_channels: int, across_batch: bool = False, **layer: Any
     ) -> None:
         super().__init__()
-        self.current = Current(options, in_channels, out_channels, kernel, stride, bias, pool)
+        self.current = Current(options, in_channels, out_channels, **layer)
         self.neuron = Neuron(options.neuron, across_batch=across_batch)
 
     def forward(self, x: Tensor, state: State, extra: Tensor | None = None) -> Tensor:
