@@ -2,15 +2,15 @@
 
     python -m benchmarks.batchnorm [key=value ...]
 
-Trains the quick start once with each setting, side by side in one run, and prints the test accuracy after every
-segment. Overrides are settings of configs/quickstart.yaml.
+Trains the quick start with each setting, both at the same time, and prints the test accuracy of every segment's output
+and the firing rate of the feedback. Overrides are settings of configs/quickstart.yaml.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
@@ -18,12 +18,12 @@ import tdformer
 from cluster import checkpoint
 from cluster.config import load
 from cluster.model import load_weights
-from cluster.processes import main as train
 from pipelines.loader import eval_loader, to_device
 from pipelines.webdataset import TarDataset
 from tdformer.measure import firing_rates
 from tdformer.state import State
 
+RECIPE = "configs/quickstart.yaml"
 SETTINGS = ("shared", "per_segment")
 
 
@@ -42,18 +42,19 @@ def accuracy_by_segment(model: tdformer.TDFormer, data: TarDataset) -> list[floa
 
 
 def main(overrides: list[str]) -> None:
+    words = {s: [f"name=batchnorm-{s}", f"model.segment_norm={s}", "train.threads=1", *overrides] for s in SETTINGS}
+    command = [sys.executable, "-m", "cluster.cli", "train", RECIPE]
+    runs = [subprocess.Popen([*command, *words[s]], stdout=subprocess.DEVNULL) for s in SETTINGS]
+    if any([run.wait() for run in runs]):
+        sys.exit("a training failed")
     for setting in SETTINGS:
-        words = [f"name=batchnorm-{setting}", f"model.segment_norm={setting}", *overrides]
-        config = load(Path("configs/quickstart.yaml"), words)
-        if train(config, 1):
-            sys.exit(1)
+        config = load(RECIPE, words[setting])
         weights, saved = checkpoint.load_weights(checkpoint.complete(config.run_path / "checkpoints")[0])
         model = tdformer.create_model(**saved["model"]).eval()
         load_weights(model, weights, config.run_path)
-        data = TarDataset(config.data.folder / "test")
         with firing_rates(model) as rates:
-            accuracies = accuracy_by_segment(model, data)
-        feedback = {k: round(r, 4) for k, r in rates.items() if "processing" in k}
+            accuracies = accuracy_by_segment(model, TarDataset(config.data.folder / "test"))
+        feedback = {name: round(rate, 4) for name, rate in rates.items() if ".processing." in name}
         print(json.dumps({"segment_norm": setting, "accuracy_by_segment": accuracies, "feedback_rate": feedback}))
 
 
