@@ -64,6 +64,7 @@ def test_two_processes_with_synchronised_batchnorm_are_one_batch(train: Any) -> 
         assert both[0]["loss"] == pytest.approx(alone[0]["loss"], rel=1e-5)
         assert both[0]["grad_norm"] == pytest.approx(alone[0]["grad_norm"], rel=1e-3)
         assert both[2]["loss"] == pytest.approx(alone[2]["loss"], rel=2e-2)
+    assert train("recomputed", "--processes", "2", "engine.zero_stage=3", "recompute.policy=block") == both
 
 
 def test_bf16_trains_and_keeps_fp32_weights(train: Any, tmp_path: Path) -> None:
