@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from .errors import ModelError
 from .feedback import Control, FeedbackOptions
 from .neuron import Neuron
+from .recompute import selected
 from .state import State
 from .unit import Current, Unit, UnitOptions
 
@@ -37,9 +39,9 @@ class QKAttention(nn.Module):
 
     def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
         """x `[T, B, C, H, W]` -> spikes of the same shape; these stages take no feedback, `high` is ignored."""
-        q, k = heads_of(self.q(x, state), self.heads), heads_of(self.k(x, state), self.heads)
-        mask = self.mask(q.sum(self.dim, keepdim=True), state)
-        return self.proj((mask * k).reshape(x.shape), state)
+        q, k = self.q(x, state), self.k(x, state)
+        mask = self.mask(q, state, lambda q: heads_of(q, self.heads).sum(self.dim, keepdim=True))
+        return self.proj(selected(lambda mask, k: (mask * heads_of(k, self.heads)).view_as(k), state, mask, k), state)
 
 
 class SelfAttention(nn.Module):
@@ -67,13 +69,18 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
         """x `[T, B, C, H, W]`, high the segment before's H_n of the same shape or None -> spikes `[T, B, C, H, W]`."""
-        q, k, v = (heads_of(s, self.heads) for s in steered_qkv(self, x, high, state))
-        if q.shape[3] <= q.shape[4]:  # sums of spikes are exact integers, so the cheaper order gives the same result
+        q, k, v = steered_qkv(self, x, high, state)
+        return self.proj(self.product((q, k, v), state, self.current), state)
+
+    def current(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(Q K^T V) s, all `[T, B, C, H, W]`; sums of spikes are exact, so the cheaper order gives the same result."""
+        shape = q.shape
+        q, k, v = (heads_of(s, self.heads) for s in (q, k, v))
+        if q.shape[3] <= q.shape[4]:
             y = (k @ v.transpose(-1, -2)).transpose(-1, -2) @ q
         else:
             y = v @ (k.transpose(-1, -2) @ q)
-        y = self.product((y * self.scale).reshape(x.shape), state)
-        return self.proj(y, state)
+        return (y * self.scale).reshape(shape)
 
 
 class SpikeDrivenAttention(nn.Module):
@@ -92,7 +99,8 @@ class SpikeDrivenAttention(nn.Module):
     def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
         """x `[T, B, C, H, W]` real, high H_n or None -> a current `[T, B, C, H, W]` for the shortcut."""
         q, k, v = steered_qkv(self, self.shortcut(x, state), high, state)
-        return self.proj(q * self.mask((k * v).sum((3, 4), keepdim=True), state), state)
+        mask = self.mask((k, v), state, lambda k, v: (k * v).sum((3, 4), keepdim=True))
+        return self.proj(selected(torch.mul, state, q, mask), state)
 
 
 def steered_qkv(

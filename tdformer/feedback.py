@@ -10,11 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import ModelError
-from .neuron import Neuron, NeuronOptions
+from .neuron import Neuron
+from .options import NeuronOptions
+from .packing import add
 from .state import State
+
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,20 @@ class Processing(nn.Module):
 
     def forward(self, high: Tensor, state: State) -> Tensor:
         """high H_n `[T, B, C, H, W]` -> S_td, the same shape: O = SN(X . M), M broadcast over channels (Eq 20)."""
-        x = high
-        w = self.w.to(x.dtype).view(-1, 1, 1)
+        decay = _decay if self.plif else None
+        return self.neuron(high, state, self.current, (self.w,), decay)
+
+    def current(self, x: Tensor, w: Tensor) -> Tensor:
+        """What drives the neuron, from the high-level spikes and the vector."""
         if self.core:
-            x = x * attention_map(x, self.w, self.low, self.high)
+            x = x * attention_map(x, w, self.low, self.high)
         if self.biased:
-            x = x + w
-        return self.neuron(x, state, torch.sigmoid(self.w.view(-1, 1, 1)) if self.plif else None)
+            x = x + w.to(x.dtype).view(-1, 1, 1)
+        return x
+
+
+def _decay(w: Tensor) -> Tensor:
+    return torch.sigmoid(w.view(-1, 1, 1))
 
 
 def attention_map(x: Tensor, w: Tensor, low: float, high: float) -> Tensor:
@@ -92,15 +104,19 @@ class Control(nn.Module):
 
     def forward(
         self, x: Tensor, high: Tensor, state: State
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None, Tensor | None]:
-        """x S_bu, high H_(n-1), both `[T, B, C, H, W]` -> the inputs of Q, K, V and what is added to the currents
-        of K and V before their BatchNorm (None: nothing)."""
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Pair | None, Pair | None]:
+        """x S_bu, high H_(n-1), both `[T, B, C, H, W]` -> the inputs of Q, K, V, and for K and V what is projected and
+        added to their currents before BatchNorm: an input and its weight (None: nothing)."""
         feedback = self.processing(high, state)
         if self.mix is None:
-            mixed = x + feedback
+            mixed = add(x, feedback)
             return {1: (x, mixed, x), 2: (x, x, mixed), 3: (mixed, mixed, mixed)}[self.cm], None, None
-        current = self.mix(feedback.flatten(0, 1)).unflatten(0, x.shape[:2])
+        weight = self.mix.weight
         if self.input is not None:
-            x = x + self.input(current, state)
-        key, value = (current if self.cm == which else None for which in (1, 2))
+            x = add(x, self.input(feedback, state, _project, (weight,)))
+        key, value = ((feedback, weight) if self.cm == which else None for which in (1, 2))
         return (x, x, x), key, value
+
+
+def _project(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(x.flatten(0, 1), weight).unflatten(0, x.shape[:2])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .backbones import Backbone
 from .errors import ModelError
 from .recompute import POLICIES, recomputed
-from .state import State, name_units
+from .state import Keep, State, name_units
 
 
 class TDFormer(nn.Module):
@@ -31,11 +31,20 @@ class TDFormer(nn.Module):
         self.set_recompute(config["recompute"])
         name_units(self)
 
-    def set_recompute(self, policy: str) -> None:
-        """Choose what is kept for backward: see `recompute.POLICIES`. Raises ModelError for another name."""
+    def set_recompute(self, policy: str, borders: int = 1, border_dtype: str = "fp32") -> None:
+        """Choose what is kept for backward: see `recompute`. Raises ModelError for what it does not know.
+
+        borders: with `unit`, keep the membranes of every k-th border between segments and compute the others again.
+        border_dtype: fp32, or bf16 to round membranes where segments meet, in every pass: another arithmetic.
+        """
         if policy not in POLICIES:
             raise ModelError(f"recompute policy {policy!r} is unknown; choose one of {', '.join(POLICIES)}")
+        if borders < 1:
+            raise ModelError(f"recompute borders is {borders}; keep every 1st, 2nd or k-th border")
+        if border_dtype not in ("fp32", "bf16"):
+            raise ModelError(f"recompute border_dtype is {border_dtype!r}; choose fp32 or bf16")
         self.recompute = self.backbone.recompute = policy
+        self.keep = Keep(policy == "unit", borders, border_dtype == "bf16")
 
     def forward(self, images: Tensor) -> Tensor:
         """images `[B, C, H, W]`, shown at every time step, or frames `[T, B, C, H, W]`.
@@ -43,9 +52,9 @@ class TDFormer(nn.Module):
         Returns logits `[N, B, classes]` in training, one for each segment, and the last segment's `[B, classes]` in
         evaluation.
         """
-        state, high, logits = State(), None, []
-        for segment, x in enumerate(self._steps(images).chunk(self.segments)):
-            state.segment = segment
+        state, high, logits = State(steps=self.time_steps // self.segments, keep=self.keep), None, []
+        for segment, x in enumerate(self._inputs(images)):
+            state.segment, state.last = segment, segment == self.segments - 1
             if self.recompute == "time":
                 output, high = recomputed(self, self.segment, state, x, high)
             else:
@@ -56,13 +65,14 @@ class TDFormer(nn.Module):
     def segment(self, x: Tensor, high: Tensor | None, state: State) -> tuple[Tensor, Tensor]:
         """One sub-network: x `[T/N, B, C, H, W]`, high H_(n-1) or None -> O_n `[B, classes]`, H_n `[T/N, B, C, h, w]`.
 
-        O_n is the head of the mean over the segment's own steps and tokens.
+        O_n is the head of the mean over the segment's own steps and tokens. A picture may come once, `[1, B, C, H, W]`,
+        with `state.steps` to say for how many.
         """
         features, high = self.backbone(x, high, state)
         return self.head(features.mean(0)), high
 
-    def _steps(self, images: Tensor) -> Tensor:
-        """The input of every time step, `[T, B, C, H, W]`; a picture is repeated as a view."""
+    def _inputs(self, images: Tensor) -> Sequence[Tensor]:
+        """Each segment's input: its frames `[T/N, B, C, H, W]`, or the picture `[1, B, C, H, W]`."""
         frames = images.dim() == 5
         if not frames and images.dim() != 4:
             raise ModelError(f"images have shape {list(images.shape)}; give [B, C, H, W] or frames [T, B, C, H, W]")
@@ -74,7 +84,7 @@ class TDFormer(nn.Module):
                 f"images are {list(images.shape[-3:])}, the model takes {[channels, *size]}; "
                 "set in_channels and image_size"
             )
-        return images if frames else images.expand(self.time_steps, *images.shape)
+        return images.chunk(self.segments) if frames else [images[None]] * self.segments
 
 
 def default_alphas(segments: int) -> list[float]:

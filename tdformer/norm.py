@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from . import kernels
+from .kernels import Norm
 
 _frozen = False
 
@@ -31,8 +32,9 @@ def is_recomputing() -> bool:
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm over `[M, C, ...]`, M = steps x batch, with eps 1e-5 and momentum 0.1 as in the backbones.
+    """The parameters and statistics of a BatchNorm with eps 1e-5 and momentum 0.1 as in the backbones.
 
+    It has no forward of its own: its affine part is computed with the pooling and the neuron that follow.
     segments: how many sets of running statistics to keep, `[segments, C]`; weight and bias are shared. The first
     segment starts from empty membranes and has no feedback, so its currents are distributed differently.
     synchronised: batch statistics over all ranks of the default process group (works on gloo and on NCCL).
@@ -49,57 +51,51 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(segments, channels))
         self.eps, self.momentum, self.synchronised = 1e-5, 0.1, False
 
-    def forward(self, x: Tensor, segment: int) -> Tensor:
-        """x `[M, C, ...]` of segment number `segment` -> the same shape."""
+    @torch.no_grad()
+    def measure(self, y: Tensor, segment: int) -> tuple[Norm, float]:
+        """y `[M, C, ...]` of segment number `segment` -> how to normalise it, and over how many values a channel the
+        statistics were taken (0: they are the running ones). In training the running statistics move."""
         row = min(segment, self.running_mean.shape[0] - 1)
-        mean, var = self.running_mean[row], self.running_var[row]
-        if _frozen and self.training:
-            mean, var = mean.clone(), var.clone()
-        if self.training and self.synchronised and dist.is_initialized() and dist.get_world_size() > 1:
-            y, batch_mean, batch_var = _SyncNorm.apply(x, self.weight, self.bias, self.eps)
-            with torch.no_grad():
-                mean.lerp_(batch_mean, self.momentum)
-                var.lerp_(batch_var, self.momentum)
-            return y
-        return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
+        running = self.running_mean[row], self.running_var[row]
+        if not self.training:
+            return self._norm(*running), 0.0
+        mean, var = kernels.statistics(y)
+        count = y.numel() / y.shape[1]
+        if self._over_ranks():
+            mean, var, count = _joined(mean, var, count)
+        if not _frozen:
+            running[0].lerp_(mean.to(running[0].dtype), self.momentum)
+            running[1].lerp_((var * (count / max(1.0, count - 1))).to(running[1].dtype), self.momentum)
+        return self._norm(mean, var), count
+
+    def mean_gradients(self, total: Tensor, total_normal: Tensor, count: float) -> tuple[Tensor, Tensor]:
+        """Sums over this rank's batch -> their means over the whole of it, which BatchNorm's gradient subtracts."""
+        if not count:
+            return torch.zeros_like(total), torch.zeros_like(total)
+        if self._over_ranks():
+            both = torch.stack([total, total_normal])
+            dist.all_reduce(both)
+            total, total_normal = both
+        return total / count, total_normal / count
+
+    def _norm(self, mean: Tensor, var: Tensor) -> Norm:
+        invstd = (var + self.eps).rsqrt()
+        scale = self.weight * invstd
+        return Norm(mean, invstd, scale, self.bias - mean * scale)
+
+    def _over_ranks(self) -> bool:
+        return self.training and self.synchronised and dist.is_initialized() and dist.get_world_size() > 1
 
 
-class _SyncNorm(torch.autograd.Function):
-    """Batch normalisation over all ranks: gathers (mean, variance, count), reduces two sums in backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        dims = [d for d in range(x.dim()) if d != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        real = x.to(weight.dtype)
-        local_var, local_mean = torch.var_mean(real, dims, correction=0)
-        count = local_mean.new_full((1,), x.numel() / x.shape[1])
-        mine = torch.cat([local_mean, local_var, count])
-        every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(every, mine)
-        means, variances, counts = torch.stack(every).split([x.shape[1], x.shape[1], 1], dim=1)
-        total = counts.sum()
-        mean = (means * counts).sum(0) / total
-        var = ((variances + (means - mean).square()) * counts).sum(0) / total
-        scale = (var + eps).rsqrt()
-        normal = (real - mean.view(shape)) * scale.view(shape)
-        ctx.save_for_backward(normal, weight, scale, total)
-        ctx.mark_non_differentiable(mean, unbiased := var * (total / (total - 1)))
-        return (normal * weight.view(shape) + bias.view(shape)).to(x.dtype), mean, unbiased
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        grad = grads[0]
-        normal, weight, scale, total = ctx.saved_tensors
-        dims = [d for d in range(grad.dim()) if d != 1]
-        shape = [1, -1] + [1] * (grad.dim() - 2)
-        real = grad.to(weight.dtype)
-        grad_bias, grad_weight = real.sum(dims), (real * normal).sum(dims)
-        sums = torch.cat([grad_bias, grad_weight])
-        dist.all_reduce(sums)
-        mean_grad, mean_grad_normal = (sums / total).chunk(2)
-        grad_x = (real - mean_grad.view(shape) - normal * mean_grad_normal.view(shape)) * (weight * scale).view(shape)
-        return grad_x.to(grad.dtype), grad_weight, grad_bias, None
+def _joined(mean: Tensor, var: Tensor, count: float) -> tuple[Tensor, Tensor, float]:
+    """Mean, biased variance and count over all ranks, from each rank's own."""
+    mine = torch.cat([mean, var, mean.new_full((1,), count)])
+    every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, mine)
+    means, variances, counts = torch.stack(every).split([len(mean), len(mean), 1], dim=1)
+    total = counts.sum()
+    joint = (means * counts).sum(0) / total
+    return joint, ((variances + (means - joint).square()) * counts).sum(0) / total, float(total)
 
 
 def synchronise(model: nn.Module, on: bool = True) -> None:

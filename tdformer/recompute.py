@@ -1,13 +1,15 @@
 """Activation checkpointing across time steps: what is kept for backward, and what is computed again.
 
-`none` keeps everything; `block` keeps what enters each stem and transformer block; `time` keeps what crosses the
-border of two segments. Every policy gives the gradients and the BatchNorm statistics of `none`, to the bit.
+`none` keeps what autograd keeps; `block` what enters each stem and transformer block; `time` what crosses the border of
+two segments; `unit` the packed spikes that enter each unit, and the membranes at the borders, or at every k-th of them.
+All give the same gradients and BatchNorm statistics, to the bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,9 +17,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .norm import frozen_statistics
+from .packing import bounded, pack
 from .state import State, keys
 
-POLICIES = ("none", "block", "time")
+POLICIES = ("none", "block", "time", "unit")
+Fire = Callable[..., tuple[Tensor, Tensor | None]]
+"""(membrane, *inputs, *weights) -> (output, membrane after the segment)."""
 
 
 def recomputed(part: nn.Module, call: Callable[..., Any], state: State, *inputs: Tensor | None) -> Any:
@@ -32,7 +37,7 @@ def recomputed(part: nn.Module, call: Callable[..., Any], state: State, *inputs:
 
     def run(*tensors: Tensor | None) -> Any:
         before = dict(zip(names, tensors[len(inputs) :], strict=True))
-        inner = State(state.segment, {k: v for k, v in before.items() if v is not None})
+        inner = replace(state, membrane={k: v for k, v in before.items() if v is not None})
         result = call(*tensors[: len(inputs)], inner)
         return result, [inner.membrane.get(k) for k in names]
 
@@ -46,3 +51,123 @@ def recomputed(part: nn.Module, call: Callable[..., Any], state: State, *inputs:
     )
     state.membrane.update({k: v for k, v in zip(names, after, strict=True) if v is not None})
     return result
+
+
+def again(call: Fire, state: State, key: str | None, inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> Tensor:
+    """The output `[T, B, ...]` of `call`; where only packed inputs are kept, backward computes it again from them.
+
+    inputs `[T, B, ...]` are packed, weights kept as they are. key names the membrane that the call advances, if any.
+    """
+    membrane = None if key is None else state.membrane.get(key)
+    border = Border(state, membrane)
+    if torch.is_grad_enabled() and (state.keep.packed or state.keep.rounded):
+        output, after = _Again.apply(call, border, len(inputs), membrane, *inputs, *weights)
+    else:
+        output, after = call(membrane, *inputs, *weights)
+        after = border.after(after)
+    carry(state, key, after)
+    return output
+
+
+def selected(call: Callable[..., Tensor], state: State, *spikes: Tensor) -> Tensor:
+    """What `call` selects of spikes by spikes; backward computes it again where only packed inputs are kept."""
+    return bounded(again(lambda _, *tensors: (call(*tensors), None), state, None, spikes, ()), 1)
+
+
+def carry(state: State, key: str | None, membrane: Tensor | None) -> None:
+    """Hand a membrane on to the next segment."""
+    if key is None:
+        return
+    state.membrane.pop(key, None)
+    if membrane is not None:
+        state.membrane[key] = membrane
+
+
+class Border:
+    """The membrane that enters one unit's segment: kept for backward, or computed again by the segment before it."""
+
+    def __init__(self, state: State, membrane: Tensor | None) -> None:
+        self.last, self.rounded = state.last, state.keep.rounded
+        before = None if membrane is None else membrane.grad_fn
+        recompute = state.keep.packed and not state.keep.border(state.segment) and hasattr(before, "rerun")
+        self.before: Any = before if recompute else None
+        self._found: Tensor | None = None
+
+    def to_keep(self, membrane: Tensor | None) -> Tensor | None:
+        """What to save for backward."""
+        if membrane is None or self.before is not None:
+            return None
+        return membrane.bfloat16() if self.rounded else membrane
+
+    def after(self, membrane: Tensor | None) -> Tensor | None:
+        """A membrane as it leaves the segment."""
+        if self.last or membrane is None:
+            return None
+        return membrane.bfloat16().to(membrane.dtype) if self.rounded else membrane
+
+    def entering(self, kept: Tensor | None) -> Tensor | None:
+        """The membrane, from what was saved or from the segment before. What that one had to find on the way stays
+        with it until its own turn, so that k borders cost one more forward pass and not k / 2."""
+        if self.before is None:
+            return kept.float() if self.rounded and kept is not None else kept
+        if self._found is None:
+            self._found = self.before.rerun(self.before)
+        return self._found
+
+    def done(self) -> None:
+        """Backward went past this border."""
+        self._found = None
+
+
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: Fire, border: Border, packed: int, membrane: Tensor | None, *tensors: Tensor) -> Any:
+        data, ctx.layouts = [], []
+        for i, x in enumerate(tensors):
+            kept, layout = pack(x) if i < packed else (x, None)
+            data.append(kept)
+            ctx.layouts.append(layout)
+        ctx.call, ctx.border, ctx.rerun, ctx.mode = call, border, _membrane_after, autocast_of(tensors[0])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(border.to_keep(membrane), *data)
+        output, after = call(membrane, *tensors)
+        return output, border.after(after)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        membrane, tensors = _inputs(ctx)
+        ctx.border.done()
+        inputs = [None if x is None else x.detach() for x in (membrane, *tensors)]
+        wanted = {i: x for i, x in enumerate(inputs) if x is not None and ctx.needs_input_grad[3 + i]}
+        with torch.enable_grad(), ctx.mode():
+            for x in wanted.values():
+                x.requires_grad_()
+            outputs = ctx.call(*inputs)
+        pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
+        found = torch.autograd.grad(
+            [o for o, _ in pairs], list(wanted.values()), [g for _, g in pairs], allow_unused=True
+        )
+        by_place = dict(zip(wanted, found, strict=True))
+        return None, None, None, *(by_place.get(i) for i in range(len(inputs)))
+
+
+def _inputs(ctx: Any) -> tuple[Tensor | None, list[Tensor]]:
+    """The membrane and the inputs of a call, as they were."""
+    kept, *data = ctx.saved_tensors
+    tensors = [x if layout is None else layout.unpack(x) for x, layout in zip(data, ctx.layouts, strict=True)]
+    return ctx.border.entering(kept), tensors
+
+
+@torch.no_grad()
+def _membrane_after(ctx: Any) -> Tensor | None:
+    membrane, tensors = _inputs(ctx)
+    with ctx.mode():
+        after = ctx.call(membrane, *tensors)[1]
+    return ctx.border.after(after)
+
+
+def autocast_of(x: Tensor) -> Callable[[], AbstractContextManager[Any]]:
+    """The autocast that is on now, to be entered again in backward."""
+    device = x.device.type
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return lambda: torch.autocast(device, dtype, enabled=enabled)

@@ -12,14 +12,36 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class Keep:
+    """What is kept for backward. packed: only packed inputs and membranes, unit by unit; else what autograd keeps.
+
+    borders: of the membranes between two segments keep every `borders`-th, compute the others again.
+    rounded: membranes are rounded to bf16 where segments meet, in every pass: half the bytes, another arithmetic.
+    """
+
+    packed: bool = False
+    borders: int = 1
+    rounded: bool = False
+
+    def border(self, segment: int) -> bool:
+        """Whether the membranes that enter this segment are kept."""
+        return segment % self.borders == 0
+
+
 @dataclass
 class State:
-    """Membrane potentials by unit name, each `[B, C, H, W]` in fp32 (fp64 for fp64 input), and the segment.
+    """Membrane potentials by unit name, each `[B, C, H, W]` in fp32 (fp64 for fp64 input), and where in time we are.
 
-    `segment` counts from 0; the units advance `membrane` to the end of the time steps that they are given.
+    segment counts from 0; steps is the number of time steps in it, for inputs `[1, B, C, H, W]` that are the same at
+    each step (None: as many as the input has). The units advance `membrane` to the end of the segment; after the last
+    one nobody asks for it, and it is not made.
     """
 
     segment: int = 0
+    steps: int | None = None
+    last: bool = False
+    keep: Keep = Keep()
     membrane: dict[str, Tensor] = field(default_factory=dict)
 
 

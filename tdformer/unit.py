@@ -1,16 +1,31 @@
-"""The one building block: convolution -> BatchNorm (-> max pool) -> neuron."""
+"""The one building block: convolution -> BatchNorm (-> max pool) -> neuron, as one differentiable function.
+
+Under the policy `unit` it keeps the packed spikes that enter it, its BatchNorm statistics and its membrane; the rest is
+computed again in backward. Under the others it keeps its input and the convolution's output.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .neuron import Neuron, NeuronOptions
+from . import kernels
+from .kernels import Gradients, Norm
+from .neuron import Neuron, decay_of
 from .norm import BatchNorm
+from .options import NeuronOptions
+from .packing import Layout, bounded, pack
+from .recompute import Border, carry
 from .state import State
+
+SLICE = 2**30
+"""Bytes of convolution outputs computed again at once: backward takes larger units slice by slice of the batch."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +36,9 @@ class UnitOptions:
     norm_segments: int = 1
 
 
-def max_pool(x: Tensor) -> Tensor:
-    """3 x 3 max pooling with stride 2 on `[T, B, C, H, W]` or `[M, C, H, W]`: H and W become half, rounded up."""
-    if x.dim() == 4:
-        return F.max_pool2d(x, 3, 2, 1)
-    return F.max_pool2d(x.flatten(0, 1), 3, 2, 1).unflatten(0, x.shape[:2])
-
-
 class Current(nn.Module):
-    """Convolution -> BatchNorm (-> max pool): the input current of a neuron. A kernel of 1 is a linear layer."""
+    """Convolution -> BatchNorm (-> 3 x 3 max pool with stride 2, H and W halved and rounded up): the input current of
+    a neuron. A kernel of 1 is a linear layer."""
 
     def __init__(
         self,
@@ -46,20 +55,9 @@ class Current(nn.Module):
         self.norm = BatchNorm(out_channels, options.norm_segments)
         self.pool = pool
 
-    def forward(self, x: Tensor, state: State, extra: Tensor | None = None) -> Tensor:
-        """x `[T, B, C, H, W]` -> `[T, B, C', H', W']`; extra, of the convolution's output shape, is added to it.
-
-        T identical images (a view that repeats one) are computed once: their current is the same at each step.
-        """
-        steps = x.shape[0]
-        if steps > 1 and x.stride(0) == 0 and extra is None:
-            x = x[:1]
-        y = self.conv(x.flatten(0, 1))
-        if extra is not None:
-            y = y + extra.flatten(0, 1)
-        y = self.norm(y, state.segment)
-        y = max_pool(y) if self.pool else y
-        return y.unflatten(0, x.shape[:2]).expand(steps, *[-1] * 4)
+    def forward(self, x: Tensor, state: State) -> Tensor:
+        """x `[T, B, C, H, W]`, or `[1, B, C, H, W]` if it is the same at each step -> the same with C', H', W'."""
+        return _run(self, None, state, x, None)
 
 
 class Unit(nn.Module):
@@ -72,6 +70,252 @@ class Unit(nn.Module):
         self.current = Current(options, in_channels, out_channels, **layer)
         self.neuron = Neuron(options.neuron, across_batch=across_batch)
 
-    def forward(self, x: Tensor, state: State, extra: Tensor | None = None) -> Tensor:
-        """x `[T, B, C, H, W]` -> spikes `[T, B, C', H', W']`."""
-        return self.neuron(self.current(x, state, extra), state)
+    def forward(self, x: Tensor, state: State, extra: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """x `[T, B, C, H, W]`, or `[1, B, C, H, W]` if it is the same at each step -> spikes `[T, B, C', H', W']`.
+
+        extra: another input and the weight of its convolution, whose output is added before the BatchNorm.
+        """
+        return bounded(_run(self.current, self.neuron, state, x, extra), 1)
+
+
+def _run(layer: Current, neuron: Neuron | None, state: State, x: Tensor, extra: tuple[Tensor, Tensor] | None) -> Tensor:
+    pairs = [(x, layer.conv.weight)] + ([extra] if extra is not None else [])
+    membrane = decay = None
+    if neuron is not None:
+        membrane = state.membrane.get(neuron.key)
+        decay = decay_of(neuron.options, layer.conv.out_channels, x, neuron.decay())
+    plan = _Plan(layer, neuron, state, x)
+    border = Border(state, membrane)
+    packed = [pack(x) if state.keep.packed and torch.is_grad_enabled() else None for x, _ in pairs]
+    output, after = _Unit.apply(
+        plan, border, packed, membrane, decay, layer.norm.weight, layer.norm.bias, layer.conv.bias, *sum(pairs, ())
+    )
+    if neuron is not None:
+        carry(state, neuron.key, after)
+    return output
+
+
+class _Plan:
+    """What one call computes, apart from its tensors; the same in forward and backward."""
+
+    def __init__(self, layer: Current, neuron: Neuron | None, state: State, x: Tensor) -> None:
+        self.norm, self.pool = layer.norm, layer.pool
+        self.stride, self.padding = [int(n) for n in layer.conv.stride], [int(n) for n in layer.conv.padding]
+        self.options = None if neuron is None else neuron.options
+        self.across_batch = neuron is not None and neuron.across_batch
+        self.segment, self.steps = state.segment, state.steps or len(x)
+        device = x.device.type
+        self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        height, width = x.shape[-2] // self.stride[0], x.shape[-1] // self.stride[1]
+        each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
+        count = 1 if self.across_batch else min(x.shape[1], -(-each * x.shape[1] // SLICE))
+        edges = [x.shape[1] * i // count for i in range(count + 1)]
+        self.slices = [slice(a, b) for a, b in pairwise(edges)]
+
+    def convolve(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+        """Each `[S, b, C, H, W]` -> the sum of their convolutions `[S, b, C', H', W']`."""
+        y: Tensor | None = None
+        for x, w in zip(inputs, weights, strict=True):
+            own = F.conv2d(
+                x.flatten(0, 1).to(self.dtype),
+                w.to(self.dtype),
+                None if bias is None or y is not None else bias.to(self.dtype),
+                self.stride,
+                self.padding,
+            )
+            y = own if y is None else y.add_(own)
+        assert y is not None
+        return y.unflatten(0, inputs[0].shape[:2])
+
+    def convolve_backward(
+        self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says."""
+        grad_x, grad_w, grad_b = torch.ops.aten.convolution_backward(
+            grad.flatten(0, 1),
+            x.flatten(0, 1).to(self.dtype),
+            weight.to(self.dtype),
+            None if bias is None else list(bias.shape),
+            self.stride,
+            self.padding,
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            list(needs),
+        )
+        return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
+
+    def fire(self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None) -> Any:
+        """Output `[T, B, C, h, w]` and the membrane after it."""
+        if self.options is None:
+            return kernels.current(y, norm, self.pool), None
+        if not self.across_batch:
+            return kernels.fire(y, norm, membrane, decay, self.options, self.pool, self.steps)
+        line = y.flatten(0, 1).unsqueeze(1)
+        spikes, after = kernels.fire(line, norm, membrane, decay, self.options, self.pool, len(line))
+        return spikes.view(*y.shape[:2], *spikes.shape[2:]), after
+
+    def fire_backward(
+        self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None, grad: Tensor, after: Tensor | None
+    ) -> Gradients:
+        if self.options is None:
+            real = grad.to(kernels.real(y)).contiguous()
+            return Gradients(real, None, real, *kernels.current_backward(y, norm, real, self.pool))
+        if not self.across_batch:
+            return kernels.fire_backward(y, norm, membrane, decay, self.options, self.pool, grad, after)
+        line, grad_line = y.flatten(0, 1).unsqueeze(1), grad.flatten(0, 1).unsqueeze(1)
+        got = kernels.fire_backward(line, norm, membrane, decay, self.options, self.pool, grad_line, after)
+        return got._replace(current=got.current.view(*y.shape[:2], *got.current.shape[2:]))
+
+
+class _Unit(torch.autograd.Function):
+    """pairs: input, weight, and perhaps a second input and weight whose convolution is added to the first one's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        plan: _Plan,
+        border: Border,
+        packed: list[tuple[Tensor, Layout] | None],
+        membrane: Tensor | None,
+        decay: Tensor | None,
+        gamma: Tensor,
+        beta: Tensor,
+        bias: Tensor | None,
+        *pairs: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
+        inputs, weights = pairs[::2], pairs[1::2]
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            ys = [plan.convolve([x[:, part] for x in inputs], weights, bias) for part in plan.slices]
+            y = ys[0] if len(ys) == 1 else torch.cat(ys, 1)
+            del ys
+            norm, ctx.count = plan.norm.measure(y.flatten(0, 1), plan.segment)
+            output, after = plan.fire(y, norm, membrane, decay)
+        ctx.plan, ctx.border, ctx.rerun = plan, border, _membrane_after
+        ctx.layouts = [None if p is None else p[1] for p in packed]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(
+            border.to_keep(membrane),
+            decay,
+            bias,
+            None if packed[0] is not None else y,
+            *norm,
+            *weights,
+            *(x if p is None else p[0] for x, p in zip(inputs, packed, strict=True)),
+        )
+        return output, border.after(after)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        plan, saved = ctx.plan, _Saved(ctx)
+        membrane = ctx.border.entering(saved.membrane)
+        ctx.border.done()
+        with torch.autocast(grads[0].device.type, enabled=False):  # type: ignore[union-attr]
+            return None, None, None, *_gradients(plan, saved, membrane, grads, ctx.count, ctx.needs_input_grad)
+
+
+class _Saved:
+    """What forward kept, by name; y is None where it is computed again."""
+
+    def __init__(self, ctx: Any) -> None:
+        self.plan: _Plan = ctx.plan
+        self.membrane, self.decay, self.bias, self.y, *rest = ctx.saved_tensors
+        self.norm, rest = Norm(*rest[:4]), rest[4:]
+        self.weights, self.data = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        self.layouts: list[Layout | None] = ctx.layouts
+
+    def inputs(self, part: slice) -> list[Tensor]:
+        """The convolutions' inputs for some images of the batch, `[S, b, C, H, W]`."""
+        return [
+            x[:, part] if layout is None else layout.unpack(x, part)
+            for x, layout in zip(self.data, self.layouts, strict=True)
+        ]
+
+    def currents(self, inputs: Sequence[Tensor], part: slice) -> Tensor:
+        """The convolutions' output for them, `[S, b, C', H', W']`."""
+        return self.plan.convolve(inputs, self.weights, self.bias) if self.y is None else self.y[:, part]
+
+
+def _gradients(
+    plan: _Plan,
+    saved: _Saved,
+    membrane: Tensor | None,
+    grads: Sequence[Tensor | None],
+    count: float,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of membrane, decay, gamma, beta, bias and the pairs. Two passes over the slices of the batch, because
+    BatchNorm's gradient needs its sums first; a single slice is computed once."""
+    grad, grad_after = grads
+    assert grad is not None
+    found: list[Gradients] = []
+    for part in plan.slices:
+        inputs = saved.inputs(part)
+        y = saved.currents(inputs, part)
+        found.append(
+            plan.fire_backward(y, saved.norm, _of(membrane, part), saved.decay, grad[:, part], _of(grad_after, part))
+        )
+    total, total_normal = _sum([f.total for f in found]), _sum([f.total_normal for f in found])
+    means = plan.norm.mean_gradients(total, total_normal, count)
+    grad_bias: Tensor | None = None
+    grad_pairs: list[Tensor | None] = [None for _ in range(2 * len(saved.weights))]
+    for i, part in enumerate(plan.slices):
+        if len(plan.slices) > 1:
+            inputs = saved.inputs(part)
+            y = saved.currents(inputs, part)
+        if saved.y is not None:
+            y = y.clone()  # the next line writes over it
+        grad_y = kernels.norm_backward(y, saved.norm, found[i].current, *means, plan.pool)
+        found[i] = found[i]._replace(current=means[0])
+        del y
+        for k, (x, weight) in enumerate(zip(inputs, saved.weights, strict=True)):
+            wanted = [needs[8 + 2 * k], needs[9 + 2 * k], k == 0 and saved.bias is not None]
+            grad_x, grad_w, grad_b = plan.convolve_backward(grad_y, x, weight, saved.bias if k == 0 else None, wanted)
+            grad_pairs[2 * k] = _placed(grad_pairs[2 * k], grad_x, part, grad.shape[1])
+            grad_pairs[2 * k + 1] = _added(grad_pairs[2 * k + 1], grad_w)
+            grad_bias = _added(grad_bias, grad_b)
+        del grad_y, inputs
+    return [
+        None if membrane is None else torch.cat([f.membrane for f in found]),  # type: ignore[misc]
+        None if saved.decay is None else _sum([f.decay for f in found]),
+        total_normal,
+        total,
+        grad_bias if grad_bias is None else grad_bias.to(saved.bias.dtype),
+        *(g if g is None or not i % 2 else g.to(saved.weights[i // 2].dtype) for i, g in enumerate(grad_pairs)),
+    ]
+
+
+@torch.no_grad()
+def _membrane_after(ctx: Any) -> Tensor | None:
+    """Run a segment again for the potential that it leaves."""
+    plan, saved = ctx.plan, _Saved(ctx)
+    membrane = ctx.border.entering(saved.membrane)
+    after = []
+    with torch.autocast(saved.data[0].device.type, enabled=False):
+        for part in plan.slices:
+            y = saved.currents(saved.inputs(part), part)
+            after.append(plan.fire(y, saved.norm, _of(membrane, part), saved.decay)[1])
+    return ctx.border.after(torch.cat(after))
+
+
+def _of(membrane: Tensor | None, part: slice) -> Tensor | None:
+    return None if membrane is None else membrane[part]
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
+
+
+def _added(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    return more if total is None or more is None else total.add_(more)
+
+
+def _placed(whole: Tensor | None, images: Tensor | None, part: slice, batch: int) -> Tensor | None:
+    """Put the gradients of some images in their place; all of them are taken as they are."""
+    if images is None or images.shape[1] == batch:
+        return images
+    if whole is None:
+        whole = images.new_empty(images.shape[0], batch, *images.shape[2:])
+    whole[:, part] = images
+    return whole

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..recompute import recomputed
+from ..packing import add
+from ..recompute import recomputed, selected
 from ..state import State
 from ..unit import Unit, UnitOptions
 
@@ -31,8 +33,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, high: Tensor | None, state: State) -> Tensor:
         """x `[T, B, C, H, W]`, high H_(n-1) or None -> `[T, B, C, H, W]`."""
-        x = x + self.attention(x, state, high)
-        return x + self.mlp(x, state)
+        x = add(x, self.attention(x, state, high))
+        return add(x, self.mlp(x, state))
 
 
 class Backbone(nn.Module):
@@ -51,3 +53,8 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, high: Tensor | None, state: State) -> tuple[Tensor, Tensor]:
         """x `[T, B, C_in, H, W]`, high H_(n-1) or None -> the head's features `[T, B, C]`, H_n `[T, B, C, h, w]`."""
         raise NotImplementedError
+
+
+def pooled(spikes: Tensor, state: State) -> Tensor:
+    """3 x 3 max pooling with stride 2 of spikes `[T, B, C, H, W]`: H and W become half, rounded up."""
+    return selected(lambda x: F.max_pool2d(x.flatten(0, 1), 3, 2, 1).unflatten(0, x.shape[:2]), state, spikes)

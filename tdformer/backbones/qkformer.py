@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..attention import QKAttention, SelfAttention
 from ..feedback import FeedbackOptions
+from ..packing import add
 from ..state import State
 from ..unit import Unit, UnitOptions
 from .blocks import MLP, Backbone, Block
@@ -49,7 +50,7 @@ class Embed(nn.Module):
         fork = x
         for unit in self.units[self.fork :]:
             x = unit(x, state)
-        return x + self.shortcut(fork, state)
+        return add(x, self.shortcut(fork, state))
 
 
 def stem_chain(kind: str, width: int) -> tuple[tuple[tuple[int, bool], ...], int]:

@@ -10,8 +10,8 @@ from ..attention import AFTER_PRODUCT, SpikeDrivenAttention
 from ..feedback import FeedbackOptions
 from ..neuron import Neuron
 from ..state import State
-from ..unit import Current, UnitOptions, max_pool
-from .blocks import Backbone, Block
+from ..unit import Current, UnitOptions
+from .blocks import Backbone, Block, pooled
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class Stem(nn.Module):
     def __init__(self, options: UnitOptions, in_channels: int, width: int, pools: tuple[bool, ...]) -> None:
         super().__init__()
         widths = (in_channels, width // 8, width // 4, width // 2, width)
-        self.currents = nn.ModuleList(Current(options, widths[i], widths[i + 1], kernel=3) for i in range(4))
+        self.currents = nn.ModuleList(
+            Current(options, widths[i], widths[i + 1], kernel=3, pool=i == 3 and pools[3]) for i in range(4)
+        )
         self.neurons = nn.ModuleList(Neuron(options.neuron) for _ in range(4))
         self.position = Current(options, width, width, kernel=3)
         self.pools = pools
@@ -38,9 +40,8 @@ class Stem(nn.Module):
         """x `[T, B, C_in, H, W]` -> a current `[T, B, C, h, w]`."""
         for i in range(3):
             x = self.neurons[i](self.currents[i](x, state), state)
-            x = max_pool(x) if self.pools[i] else x
-        x = self.currents[3](x, state)
-        x = max_pool(x) if self.pools[3] else x  # the last pooling comes before the neuron: the shortcut is a current
+            x = pooled(x, state) if self.pools[i] else x
+        x = self.currents[3](x, state)  # pooled before the neuron: the shortcut is a current
         return x + self.position(self.neurons[3](x, state), state)
 
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from ..attention import SelfAttention
 from ..feedback import FeedbackOptions
+from ..packing import add
 from ..state import State
-from ..unit import Unit, UnitOptions, max_pool
-from .blocks import MLP, Backbone, Block
+from ..unit import Unit, UnitOptions
+from .blocks import MLP, Backbone, Block, pooled
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Stem(nn.Module):
         """x `[T, B, C_in, H, W]` -> `[T, B, C, h, w]`, sums of two spikes."""
         for unit, pool in zip(self.units, self.pools, strict=True):
             x = unit(x, state)
-            x = max_pool(x) if pool else x
-        return x + self.position(x, state)
+            x = pooled(x, state) if pool else x
+        return add(x, self.position(x, state))
 
 
 class Spikformer(Backbone):

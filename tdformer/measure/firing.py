@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 from ..neuron import Neuron
 from ..norm import is_recomputing
+from ..unit import Unit
+
+
+def spiking(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules whose output is spikes, by the key of their neurons: units, and neurons that stand alone."""
+    units = {m.neuron: m for m in model.modules() if isinstance(m, Unit)}
+    return {n.key: units.get(n, n) for n in model.modules() if isinstance(n, Neuron)}
 
 
 @contextmanager
@@ -19,12 +26,14 @@ def firing_rates(model: nn.Module) -> Iterator[dict[str, float]]:
     """
     runs: dict[str, list[Tensor]] = {}
 
-    def record(neuron: nn.Module, inputs: object, spikes: Tensor) -> None:
-        assert isinstance(neuron, Neuron)
-        if not is_recomputing():
-            runs.setdefault(neuron.key, []).append(spikes.detach().float().mean())
+    def record(key: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(module: nn.Module, inputs: object, spikes: Tensor) -> None:
+            if not is_recomputing():
+                runs.setdefault(key, []).append(spikes.detach().float().mean())
 
-    hooks = [m.register_forward_hook(record) for m in model.modules() if isinstance(m, Neuron)]
+        return hook
+
+    hooks = [module.register_forward_hook(record(key)) for key, module in spiking(model).items()]
     rates: dict[str, float] = {}
     try:
         yield rates

@@ -28,7 +28,7 @@ def pair(tiny, name: str, policy: str, **options) -> tuple[TDFormer, TDFormer]:
 
 
 @pytest.mark.parametrize("name", ["tiny_hst", "tiny_spikformer", "tiny_sdt"])
-@pytest.mark.parametrize("policy", ["block", "time"])
+@pytest.mark.parametrize("policy", ["block", "time", "unit"])
 @pytest.mark.parametrize("segments", [1, 2, 4])
 @pytest.mark.parametrize("norm", ["shared", "per_segment"])
 def test_equal_to_the_bit(tiny, name: str, policy: str, segments: int, norm: str) -> None:
@@ -48,7 +48,7 @@ def test_equal_to_the_bit(tiny, name: str, policy: str, segments: int, norm: str
     assert (segments > 1) == bool(fed)
 
 
-@pytest.mark.parametrize("policy", ["block", "time"])
+@pytest.mark.parametrize("policy", ["block", "time", "unit"])
 def test_equal_with_leaky_proj_lif_and_other_mixing(tiny, policy: str) -> None:
     for options in ({"leaky_proj_lif": True}, {"cm": 3, "pm": 2}, {"mixer": "add", "pm": 4}):
         plain, again = pair(tiny, "tiny_hst", policy, segments=2, feedback="last", **options)
@@ -59,7 +59,7 @@ def test_equal_with_leaky_proj_lif_and_other_mixing(tiny, policy: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny_hst", "tiny_spikformer", "tiny_sdt"])
-@pytest.mark.parametrize("policy", ["block", "time"])
+@pytest.mark.parametrize("policy", ["block", "time", "unit"])
 def test_equal_to_rounding_under_bf16(tiny, name: str, policy: str) -> None:
     plain, again = pair(tiny, name, policy, segments=2, feedback="all")
     x = torch.rand(3, 3, 16, 16)
@@ -75,7 +75,7 @@ def test_equal_to_rounding_under_bf16(tiny, name: str, policy: str) -> None:
 
 def test_statistics_move_once_a_step(tiny) -> None:
     """running = 0.9 * 0 + 0.1 * batch mean for the stem, whose input is known, with and without recomputation."""
-    for policy in ("none", "block", "time"):
+    for policy in ("none", "block", "time", "unit"):
         model = tiny("tiny_hst", recompute=policy)
         x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
         current = model.backbone.embeds[0].units[0].current
@@ -86,7 +86,7 @@ def test_statistics_move_once_a_step(tiny) -> None:
 
 def test_recomputation_keeps_less(tiny) -> None:
     kept = {}
-    for policy in ("none", "block", "time"):
+    for policy in ("none", "block", "time", "unit"):
         model = tiny("tiny_hst", torch.float32, segments=2, feedback="all", recompute=policy)
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: (s.append(t.numel()), t)[1], lambda t: t):
@@ -100,6 +100,6 @@ def test_evaluation_takes_the_plain_path(tiny) -> None:
     x = torch.rand(3, 3, 16, 16)
     with torch.no_grad():
         expected = model(x)
-        for policy in ("block", "time"):
+        for policy in ("block", "time", "unit"):
             model.set_recompute(policy)
             assert torch.equal(model(x), expected)

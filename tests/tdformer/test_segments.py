@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from tdformer import TDFormer
-from tdformer.measure import firing_rates
-from tdformer.neuron import Neuron
+from tdformer.measure import firing_rates, spiking
 
 BACKBONES = ["tiny_hst", "tiny_spikformer", "tiny_sdt"]
 
@@ -31,9 +30,9 @@ def spikes_of(model: TDFormer, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits, and the spikes of every backbone unit at all time steps."""
     seen: dict[str, list[Tensor]] = defaultdict(list)
     hooks = [
-        m.register_forward_hook(lambda m, _, out: seen[m.key].append(out.clone()))
-        for m in model.modules()
-        if isinstance(m, Neuron) and ".control." not in m.key
+        m.register_forward_hook(lambda m, _, out, key=key: seen[key].append(out.clone()))
+        for key, m in spiking(model).items()
+        if ".control." not in key
     ]
     with torch.no_grad():
         logits = model(x)

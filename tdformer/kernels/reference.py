@@ -1,0 +1,213 @@
+"""The fused neuron in plain PyTorch: what the other kernels are held to, and the path where none of them fits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..options import NeuronOptions
+from ..surrogate import SURROGATES
+
+
+class Norm(NamedTuple):
+    """BatchNorm as the kernels see it, all `[C]` in fp32: normal = (y - mean) invstd, current = y scale + shift."""
+
+    mean: Tensor
+    invstd: Tensor
+    scale: Tensor
+    shift: Tensor
+
+
+class Gradients(NamedTuple):
+    """What `fire_backward` returns: d/d current `[S, B, C, h, w]`, d/d membrane `[B, C, h, w]` (None if there was
+    none), d/d decay `[C]`, and two sums over the batch, `[C]`: of d/d current, and of it times the normal."""
+
+    current: Tensor
+    membrane: Tensor | None
+    decay: Tensor
+    total: Tensor
+    total_normal: Tensor
+
+
+def real(y: Tensor) -> torch.dtype:
+    """The type of membranes, gradients of currents and sums."""
+    return torch.float64 if y.dtype == torch.float64 else torch.float32
+
+
+def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
+    """y `[M, C, ...]` -> mean and biased variance over all but C, each `[C]`."""
+    var, mean = torch.var_mean(y.to(real(y)), [0, *range(2, y.dim())], correction=0)
+    return mean, var
+
+
+def fire(
+    y: Tensor,
+    norm: Norm | None,
+    membrane: Tensor | None,
+    decay: Tensor,
+    o: NeuronOptions,
+    pool: bool,
+    steps: int,
+) -> tuple[Tensor, Tensor]:
+    """BatchNorm's affine part, 3 x 3 max pooling with stride 2 if `pool`, and the neuron over `steps` (Eqs 1-3).
+
+    y `[S, B, C, H, W]`, S = steps, or 1 for an input that is the same at each step; membrane `[B, C, h, w]` or None
+    at the start; decay 1 / tau `[C]`. Returns spikes `[steps, B, C, h, w]` in y's type and the last potential.
+    """
+    x = _current(y, norm, pool)[0]
+    _, spikes, v = _potentials(x, membrane, decay, o, steps)
+    return spikes.to(y.dtype), v
+
+
+def fire_backward(
+    y: Tensor,
+    norm: Norm | None,
+    membrane: Tensor | None,
+    decay: Tensor,
+    o: NeuronOptions,
+    pool: bool,
+    grad_spikes: Tensor,
+    grad_membrane: Tensor | None,
+) -> Gradients:
+    """The gradients of `fire`, whose inputs it takes again; grad_spikes `[steps, B, C, h, w]`, grad_membrane
+    `[B, C, h, w]` or None where nothing follows. The steps run once forward and once backward."""
+    x, normal = _current(y, norm, pool)
+    steps, same = len(grad_spikes), len(x) == 1
+    h, spikes, _ = _potentials(x, membrane, decay, o, steps)
+    slope = SURROGATES[o.surrogate](h - o.threshold, o.alpha)
+    rest, rate = o.v_reset or 0.0, decay.view(-1, 1, 1)
+    grad_x, grad_decay, grad_v = torch.zeros_like(x), torch.zeros_like(decay), grad_membrane
+    for t in reversed(range(steps)):
+        grad_h = grad_spikes[t].to(h.dtype) * slope[t]
+        if grad_v is not None:
+            grad_h = grad_h + grad_v * _reset_slope(h[t], slope[t], o)
+        if t:
+            before = _reset(h[t - 1], spikes[t - 1], o)
+        else:
+            before = torch.full_like(x[0], rest) if membrane is None else membrane
+        step = x[0 if same else t] - (before - rest)  # dH / d decay
+        grad_decay += (grad_h * step).sum((0, 2, 3))
+        grad_v = grad_h * (1 - rate)
+        grad_x[0 if same else t] += grad_h * rate
+    return Gradients(
+        grad_x,
+        None if membrane is None else grad_v,
+        grad_decay,
+        grad_x.sum((0, 1, 3, 4)),
+        torch.zeros_like(decay) if normal is None else (grad_x * normal).sum((0, 1, 3, 4)),
+    )
+
+
+def norm_backward(
+    y: Tensor, norm: Norm, grad: Tensor, mean_grad: Tensor, mean_grad_normal: Tensor, pool: bool
+) -> Tensor:
+    """d/d current -> d/d y, through the pooling and BatchNorm; it may be written over y.
+
+    grad `[S, B, C, h, w]`; mean_grad and mean_grad_normal `[C]`: the sums of `fire_backward` divided by the number of
+    values a channel (over all ranks if BatchNorm is synchronised), or 0 for running statistics.
+    """
+    per_channel = (1, 1, -1, 1, 1)
+    if pool:
+        spread = torch.zeros(y.shape, dtype=grad.dtype, device=y.device)
+        spread.flatten(3).scatter_add_(3, _winners(y, norm)[1].flatten(3), grad.flatten(3))
+        grad = spread
+    normal = (y.to(grad.dtype) - norm.mean.view(per_channel)) * norm.invstd.view(per_channel)
+    centred = grad - mean_grad.view(per_channel) - normal * mean_grad_normal.view(per_channel)
+    return (centred * norm.scale.view(per_channel)).to(y.dtype)
+
+
+def _affine(y: Tensor, norm: Norm | None) -> Tensor:
+    x = y.to(real(y))
+    return x if norm is None else x * norm.scale.view(-1, 1, 1) + norm.shift.view(-1, 1, 1)
+
+
+def _winners(y: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor]:
+    """Each window's largest current `[S, B, C, h, w]`, and where in its plane it was, counted in H W."""
+    x, index = F.max_pool2d(_affine(y, norm).flatten(0, 1), 3, 2, 1, return_indices=True)
+    return x.unflatten(0, y.shape[:2]), index.unflatten(0, y.shape[:2])
+
+
+def _current(y: Tensor, norm: Norm | None, pool: bool) -> tuple[Tensor, Tensor | None]:
+    """The neuron's input and BatchNorm's normalised value behind it, both `[S, B, C, h, w]`."""
+    x, winner = _affine(y, norm), y
+    if pool:
+        x, index = _winners(y, norm)
+        winner = y.flatten(3).gather(3, index.flatten(3)).view(x.shape)
+    if norm is None:
+        return x, None
+    return x, (winner.to(x.dtype) - norm.mean.view(-1, 1, 1)) * norm.invstd.view(-1, 1, 1)
+
+
+def _potentials(
+    x: Tensor, membrane: Tensor | None, decay: Tensor, o: NeuronOptions, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """H before the spike, the spikes (bool), both `[steps, B, C, h, w]`, and V after the last one (Eqs 1-3)."""
+    h = x.new_empty(steps, *x.shape[1:])
+    spikes = torch.empty_like(h, dtype=torch.bool)
+    rest, rate = o.v_reset or 0.0, decay.view(-1, 1, 1)
+    v = torch.full_like(x[0], rest) if membrane is None else membrane
+    for t in range(steps):
+        h[t] = v + (x[t if len(x) > 1 else 0] - (v - rest)) * rate
+        spikes[t] = h[t] >= o.threshold
+        v = _reset(h[t], spikes[t], o)
+    return h, spikes, v
+
+
+def _reset(h: Tensor, fired: Tensor, o: NeuronOptions) -> Tensor:
+    """Eq 3: V after the spike, from H before it."""
+    if o.v_reset is None:
+        return h - fired.to(h.dtype) * o.threshold
+    return h.masked_fill(fired, o.v_reset)
+
+
+def _reset_slope(h: Tensor, slope: Tensor, o: NeuronOptions) -> Tensor:
+    """dV / dH of Eq 3, with or without the path through the spike."""
+    if o.v_reset is None:
+        return torch.ones_like(h) if o.detach_reset else 1 - o.threshold * slope
+    kept = (h < o.threshold).to(h.dtype)
+    return kept if o.detach_reset else kept + (o.v_reset - h) * slope
+
+
+def current(y: Tensor, norm: Norm, pool: bool) -> Tensor:
+    """BatchNorm's affine part and the pooling alone: y `[S, B, C, H, W]` -> `[S, B, C, h, w]` in y's type."""
+    return _current(y, norm, pool)[0].to(y.dtype)
+
+
+def current_backward(y: Tensor, norm: Norm, grad: Tensor, pool: bool) -> tuple[Tensor, Tensor]:
+    """The two sums of `Gradients`, for d/d current `[S, B, C, h, w]`."""
+    normal = _current(y, norm, pool)[1]
+    assert normal is not None
+    g = grad.to(normal.dtype)
+    return g.sum((0, 1, 3, 4)), (g * normal).sum((0, 1, 3, 4))
+
+
+def largest_integer(x: Tensor) -> int | None:
+    """The largest value of x where all are integers from 0 to 255, else None. On a GPU this waits for it."""
+    if not x.numel():
+        return 0
+    low, high = x.detach().aminmax()
+    if not (low >= 0 and high <= 255):  # also where one is NaN
+        return None
+    return int(high) if bool((x == x.to(torch.uint8)).all()) else None
+
+
+def pack(x: Tensor, bits: int) -> Tensor:
+    """x `[M, ...]`, integers below 2^bits -> uint8 `[M, bytes]`; the first value of a byte in its lowest bits."""
+    each = 8 // bits
+    values = F.pad(x.flatten(1).to(torch.uint8), (0, -x[0].numel() % each)).unflatten(1, (-1, each))
+    data = values[..., 0].clone()
+    for i in range(1, each):
+        data |= values[..., i] << (bits * i)
+    return data
+
+
+def unpack(data: Tensor, bits: int, count: int, dtype: torch.dtype) -> Tensor:
+    """uint8 `[M, bytes]` -> `[M, count]` in `dtype`."""
+    each = 8 // bits
+    values = torch.empty(*data.shape, each, dtype=dtype, device=data.device)
+    for i in range(each):
+        values[..., i] = (data >> (bits * i)) & ((1 << bits) - 1)
+    return values.flatten(1)[:, :count]
