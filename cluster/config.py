@@ -50,6 +50,7 @@ class ModelConfig:
     detach_reset: bool | None = None
     segment_norm: str | None = setting(None, choices=("shared", "per_segment"))
     leaky_proj_lif: bool | None = None
+    border_dtype: str | None = setting(None, choices=("fp32", "bf16"))
 
     def options(self) -> dict[str, Any]:
         """What is set, as keyword arguments of `tdformer.create_model(name, ...)`."""
@@ -114,7 +115,9 @@ class EngineConfig:
 
 @dataclass
 class RecomputeConfig:
-    policy: str = setting("none", choices=("none", "block", "time"))
+    policy: str = setting("unit", choices=("none", "block", "time", "unit", "auto"))
+    borders: int = setting(1, least=1)
+    memory: float | None = setting(None, above=0)
 
 
 @dataclass
@@ -161,6 +164,8 @@ NEUTRAL = frozenset(
         "train.threads",
         "engine.zero_stage",
         "recompute.policy",
+        "recompute.borders",
+        "recompute.memory",
         "checkpoint.every_steps",
         "checkpoint.keep",
         "log.wandb",

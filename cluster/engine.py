@@ -16,8 +16,15 @@ import torch.distributed as dist
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no accelerator
 import deepspeed
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_optimizer_state,
+    set_z3_leaf_modules,
+)
 from torch import Tensor, nn
+
+from tdformer.backbones import Part
 
 from .config import BatchPlan, Config
 
@@ -96,6 +103,8 @@ def start(model: nn.Module, config: Config, plan: BatchPlan) -> Any:
     train = config.train
     groups = parameter_groups(model, train.weight_decay, train.layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=(train.betas[0], train.betas[1]), eps=train.eps)
+    if config.engine.zero_stage == 3:  # a unit's backward takes weights of several modules: gather whole parts
+        set_z3_leaf_modules(model, [Part])
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan))
     _begin_moments(engine)
     return engine

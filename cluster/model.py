@@ -36,7 +36,7 @@ def build_model(config: Config, data: TarDataset) -> tdformer.TDFormer:
                 f"model.{key} is {options[key]}, the data in {config.data.folder} has {seen[key]}; set it null"
             )
     torch.manual_seed(config.seed)
-    return tdformer.create_model(config.model.name, **options, recompute=config.recompute.policy)
+    return tdformer.create_model(config.model.name, **options)
 
 
 def load_weights(model: tdformer.TDFormer, weights: dict[str, Tensor], where: Path) -> None:

@@ -17,6 +17,7 @@ import torch.multiprocessing as mp
 
 from pipelines.webdataset import TarDataset
 
+from . import planner
 from .config import Config, resolve
 from .errors import USER_ERRORS, RunError
 from .model import build_model
@@ -57,9 +58,10 @@ def check_inputs(config: Config, world: int) -> None:
     resolve(config, world)
     data = TarDataset(config.data.folder / "train")
     TarDataset(config.data.folder / "test")
-    resolve(config, world, len(data))
+    plan = resolve(config, world, len(data))
     with torch.device("meta"):
         build_model(config, data)
+    planner.planned(config, data, plan)
 
 
 def _spawn(config: Config, world: int) -> int:
@@ -108,6 +110,8 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> N
     with Monitor(folder, config, trainer.total_steps, rank, start=trainer.state.step) as monitor:
         if trainer.state.step:
             monitor.say(f"goes on from step {trainer.state.step} of {trainer.total_steps}")
+        if trainer.recompute is not None:
+            monitor.say(str(trainer.recompute))
         monitor.finish(trainer.run(monitor))
     dist.barrier()
     del trainer

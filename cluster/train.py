@@ -23,7 +23,7 @@ from pipelines.webdataset import TarDataset
 from tdformer.measure import firing_rates
 from tdformer.norm import BatchNorm, synchronise
 
-from . import checkpoint
+from . import checkpoint, planner
 from . import engine as engines
 from .config import Config, flat, resolve
 from .ema import EMA
@@ -76,6 +76,9 @@ class Trainer:
         self.augment = Augment(augment.crop_padding, augment.flip, augment.erasing, config.seed)
 
         model = build_model(config, self.data)
+        self.recompute = planner.planned(config, self.data, self.plan)
+        chosen = self.recompute or config.recompute
+        model.set_recompute(chosen.policy, chosen.borders)
         found = self._agree(lambda: checkpoint.newest_good(folder.checkpoints, self._warn))
         parts: dict[str, dict[str, Tensor]] = {}
         start = Cursor(config.seed, 0, 0, config.train.global_batch, self.data.digest)

@@ -31,20 +31,17 @@ class TDFormer(nn.Module):
         self.set_recompute(config["recompute"])
         name_units(self)
 
-    def set_recompute(self, policy: str, borders: int = 1, border_dtype: str = "fp32") -> None:
+    def set_recompute(self, policy: str, borders: int = 1) -> None:
         """Choose what is kept for backward: see `recompute`. Raises ModelError for what it does not know.
 
         borders: with `unit`, keep the membranes of every k-th border between segments and compute the others again.
-        border_dtype: fp32, or bf16 to round membranes where segments meet, in every pass: another arithmetic.
         """
         if policy not in POLICIES:
             raise ModelError(f"recompute policy {policy!r} is unknown; choose one of {', '.join(POLICIES)}")
         if borders < 1:
             raise ModelError(f"recompute borders is {borders}; keep every 1st, 2nd or k-th border")
-        if border_dtype not in ("fp32", "bf16"):
-            raise ModelError(f"recompute border_dtype is {border_dtype!r}; choose fp32 or bf16")
         self.recompute = self.backbone.recompute = policy
-        self.keep = Keep(policy == "unit", borders, border_dtype == "bf16")
+        self.keep = Keep(policy == "unit", borders, self.config["border_dtype"] == "bf16")
 
     def forward(self, images: Tensor) -> Tensor:
         """images `[B, C, H, W]`, shown at every time step, or frames `[T, B, C, H, W]`.

@@ -113,9 +113,10 @@ class Neuron(Stateful):
         tensors = inputs if isinstance(inputs, tuple) else (inputs,)
         steps, own = state.steps, self.w is not None and decay is None
         learned = (*weights, self.w) if own else weights
+        count = len(tensors)  # the function below outlives them, so it must not hold them
 
         def fire(membrane: Tensor | None, *given: Tensor) -> tuple[Tensor, Tensor]:
-            rest = given[len(tensors) :]
+            rest = given[count:]
             arguments = given[:-1] if own else given
             current = arguments[0] if call is None else call(*arguments)
             rate = torch.sigmoid(rest[-1]) if own else None if decay is None else decay(*rest)

@@ -8,7 +8,7 @@ All give the same gradients and BatchNorm statistics, to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .norm import frozen_statistics
 from .packing import bounded, pack
+from .precision import autocast, autocast_type
 from .state import State, keys
 
 POLICIES = ("none", "block", "time", "unit")
@@ -127,7 +128,7 @@ class _Again(torch.autograd.Function):
             kept, layout = pack(x) if i < packed else (x, None)
             data.append(kept)
             ctx.layouts.append(layout)
-        ctx.call, ctx.border, ctx.rerun, ctx.mode = call, border, _membrane_after, autocast_of(tensors[0])
+        ctx.call, ctx.border, ctx.rerun, ctx.mode = call, border, _membrane_after, autocast_type(tensors[0])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(border.to_keep(membrane), *data)
         output, after = call(membrane, *tensors)
@@ -139,7 +140,7 @@ class _Again(torch.autograd.Function):
         ctx.border.done()
         inputs = [None if x is None else x.detach() for x in (membrane, *tensors)]
         wanted = {i: x for i, x in enumerate(inputs) if x is not None and ctx.needs_input_grad[3 + i]}
-        with torch.enable_grad(), ctx.mode():
+        with torch.enable_grad(), autocast(tensors[0], ctx.mode):
             for x in wanted.values():
                 x.requires_grad_()
             outputs = ctx.call(*inputs)
@@ -161,13 +162,6 @@ def _inputs(ctx: Any) -> tuple[Tensor | None, list[Tensor]]:
 @torch.no_grad()
 def _membrane_after(ctx: Any) -> Tensor | None:
     membrane, tensors = _inputs(ctx)
-    with ctx.mode():
+    with autocast(tensors[0], ctx.mode):
         after = ctx.call(membrane, *tensors)[1]
     return ctx.border.after(after)
-
-
-def autocast_of(x: Tensor) -> Callable[[], AbstractContextManager[Any]]:
-    """The autocast that is on now, to be entered again in backward."""
-    device = x.device.type
-    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-    return lambda: torch.autocast(device, dtype, enabled=enabled)

@@ -81,7 +81,8 @@ def create_model(
     detach_reset: bool = True,
     segment_norm: str = "per_segment",
     leaky_proj_lif: bool = False,
-    recompute: str = "none",
+    border_dtype: str = "fp32",
+    recompute: str = "unit",
 ) -> TDFormer:
     """A TDFormer by name; an option that is None takes the value of the data set the architecture was made for.
 
@@ -89,6 +90,8 @@ def create_model(
     those whose width and grid are those of H_n (all of Spikformer and SDT, QKFormer's last stage).
     clamp: (b, a) of Eq 19. segment_norm: running statistics of BatchNorm "shared" or kept "per_segment".
     leaky_proj_lif: the published QKFormer's stage-3 neuron, which runs over time and batch together; for its weights.
+    border_dtype: "bf16" rounds membranes where segments meet, in every pass: half the bytes, another arithmetic.
+    recompute: what is kept for backward, see `TDFormer.set_recompute`; it never changes a result.
     Raises ModelError, one line, for an unknown name or options that cannot work together.
     """
     if name not in MODELS:
@@ -103,6 +106,8 @@ def create_model(
         raise ModelError(f"{steps} time steps do not divide into {segments} segments; choose segments that divide them")
     if segment_norm not in ("shared", "per_segment"):
         raise ModelError(f"segment_norm is {segment_norm!r}; choose shared or per_segment")
+    if border_dtype not in ("fp32", "bf16"):
+        raise ModelError(f"border_dtype is {border_dtype!r}; choose fp32 or bf16")
     if leaky_proj_lif and not isinstance(sizes, QKFormerSizes):
         raise ModelError(f"leaky_proj_lif belongs to QKFormer (hst_*) and {name} has no such neuron; leave it off")
     size = image_size if image_size is not None else entry.image_size
@@ -130,6 +135,7 @@ def create_model(
         "detach_reset": detach_reset,
         "segment_norm": segment_norm,
         "leaky_proj_lif": leaky_proj_lif,
+        "border_dtype": border_dtype,
         "recompute": recompute,
     }
     options = UnitOptions(

@@ -21,6 +21,7 @@ from .neuron import Neuron, decay_of
 from .norm import BatchNorm
 from .options import NeuronOptions
 from .packing import Layout, bounded, pack
+from .precision import autocast_type, exact
 from .recompute import Border, carry
 from .state import State
 
@@ -104,8 +105,7 @@ class _Plan:
         self.options = None if neuron is None else neuron.options
         self.across_batch = neuron is not None and neuron.across_batch
         self.segment, self.steps = state.segment, state.steps or len(x)
-        device = x.device.type
-        self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        self.dtype = autocast_type(x) or x.dtype
         height, width = x.shape[-2] // self.stride[0], x.shape[-1] // self.stride[1]
         each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
         count = 1 if self.across_batch else min(x.shape[1], -(-each * x.shape[1] // SLICE))
@@ -186,7 +186,7 @@ class _Unit(torch.autograd.Function):
         *pairs: Tensor,
     ) -> tuple[Tensor, Tensor | None]:
         inputs, weights = pairs[::2], pairs[1::2]
-        with torch.autocast(inputs[0].device.type, enabled=False):
+        with exact(inputs[0]):
             ys = [plan.convolve([x[:, part] for x in inputs], weights, bias) for part in plan.slices]
             y = ys[0] if len(ys) == 1 else torch.cat(ys, 1)
             del ys
@@ -211,7 +211,7 @@ class _Unit(torch.autograd.Function):
         plan, saved = ctx.plan, _Saved(ctx)
         membrane = ctx.border.entering(saved.membrane)
         ctx.border.done()
-        with torch.autocast(grads[0].device.type, enabled=False):  # type: ignore[union-attr]
+        with exact(saved.data[0]):
             return None, None, None, *_gradients(plan, saved, membrane, grads, ctx.count, ctx.needs_input_grad)
 
 
@@ -292,7 +292,7 @@ def _membrane_after(ctx: Any) -> Tensor | None:
     plan, saved = ctx.plan, _Saved(ctx)
     membrane = ctx.border.entering(saved.membrane)
     after = []
-    with torch.autocast(saved.data[0].device.type, enabled=False):
+    with exact(saved.data[0]):
         for part in plan.slices:
             y = saved.currents(saved.inputs(part), part)
             after.append(plan.fire(y, saved.norm, _of(membrane, part), saved.decay)[1])

@@ -1,0 +1,40 @@
+"""Autocast where our own backward has to know of it. The meta device has none: it plans bf16 as CUDA would run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor
+
+
+def autocast_type(x: Tensor) -> torch.dtype | None:
+    """The type that autocast computes in on x's device, None where it is off."""
+    device = _device(x)
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+@contextmanager
+def autocast(x: Tensor, dtype: torch.dtype | None) -> Iterator[None]:
+    """Autocast as `autocast_type` found it, for x's device."""
+    if not x.is_meta:
+        with torch.autocast(_device(x), dtype, enabled=dtype is not None):
+            yield
+        return
+    before = autocast_type(x)  # torch.autocast would turn itself off where there is no GPU
+    torch.set_autocast_enabled("cuda", dtype is not None)
+    torch.set_autocast_dtype("cuda", dtype or torch.float16)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", before is not None)
+
+
+def exact(x: Tensor) -> AbstractContextManager[None]:
+    """No autocast: what is inside says its types itself."""
+    return autocast(x, None)
+
+
+def _device(x: Tensor) -> str:
+    return "cuda" if x.is_meta else x.device.type
