@@ -16,15 +16,10 @@ import torch.distributed as dist
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no accelerator
 import deepspeed
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_optimizer_state,
-    set_z3_leaf_modules,
-)
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from torch import Tensor, nn
 
-from tdformer.backbones import Part
+from tdformer.attention import borrowed
 
 from .config import BatchPlan, Config
 
@@ -103,8 +98,9 @@ def start(model: nn.Module, config: Config, plan: BatchPlan) -> Any:
     train = config.train
     groups = parameter_groups(model, train.weight_decay, train.layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=(train.betas[0], train.betas[1]), eps=train.eps)
-    if config.engine.zero_stage == 3:  # a unit's backward takes weights of several modules: gather whole parts
-        set_z3_leaf_modules(model, [Part])
+    if config.engine.zero_stage == 3:  # it gathers what a module holds, unless told of more
+        for module, parameter in borrowed(model):
+            deepspeed.zero.register_external_parameter(module, parameter)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan))
     _begin_moments(engine)
     return engine

@@ -149,6 +149,8 @@ class Trainer:
         with measured as rates:
             for batch in micro_batches:
                 images, targets, labels = self.inputs(batch)
+                # A part whose input has no gradient is let go by ZeRO-3 before its backward is done.
+                images.requires_grad_(config.engine.zero_stage == 3)
                 with self.autocast():
                     logits = self.engine(images)
                 loss = tdformer.segment_loss(logits, targets, train.alphas)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -108,14 +111,27 @@ def steered_qkv(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value spikes, with the feedback mixed in by the control module (Eqs 15-17)."""
     q_in = k_in = v_in = x
-    k_extra = v_extra = None
+    k_more = v_more = mix = None
     if attention.control is not None and high is not None:
-        (q_in, k_in, v_in), k_extra, v_extra = attention.control(x, high, state)
+        (q_in, k_in, v_in), k_more, v_more = attention.control(x, high, state)
+        mix = attention.control.mix
     return (
         attention.q(q_in, state),
-        attention.k(k_in, state, k_extra),
-        attention.v(v_in, state, v_extra),
+        attention.k(k_in, state, k_more, mix),
+        attention.v(v_in, state, v_more, mix),
     )
+
+
+def borrowed(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    """Modules that compute with parameters which other modules hold; sharded weights must be there for them too."""
+    for module in model.modules():
+        if isinstance(module, (Unit, Current)):
+            own = dict(module.named_parameters(recurse=False))
+            yield from ((module, p) for name, p in module.named_parameters() if name not in own)
+        control = getattr(module, "control", None)
+        if isinstance(control, Control) and control.mix is not None:
+            user: Any = {1: module.k, 2: module.v, 3: control.input}[control.cm]
+            yield user, control.mix.weight
 
 
 def _check_heads(channels: int, heads: int) -> None:

@@ -19,8 +19,6 @@ from .options import NeuronOptions
 from .packing import add
 from .state import State
 
-Pair = tuple[Tensor, Tensor]
-
 
 @dataclass(frozen=True)
 class FeedbackOptions:
@@ -104,17 +102,16 @@ class Control(nn.Module):
 
     def forward(
         self, x: Tensor, high: Tensor, state: State
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], Pair | None, Pair | None]:
-        """x S_bu, high H_(n-1), both `[T, B, C, H, W]` -> the inputs of Q, K, V, and for K and V what is projected and
-        added to their currents before BatchNorm: an input and its weight (None: nothing)."""
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None, Tensor | None]:
+        """x S_bu, high H_(n-1), both `[T, B, C, H, W]` -> the inputs of Q, K, V, and for K and V the feedback whose
+        product with `mix` is added to their currents before BatchNorm (None: nothing)."""
         feedback = self.processing(high, state)
         if self.mix is None:
             mixed = add(x, feedback)
             return {1: (x, mixed, x), 2: (x, x, mixed), 3: (mixed, mixed, mixed)}[self.cm], None, None
-        weight = self.mix.weight
         if self.input is not None:
-            x = add(x, self.input(feedback, state, _project, (weight,)))
-        key, value = ((feedback, weight) if self.cm == which else None for which in (1, 2))
+            x = add(x, self.input(feedback, state, _project, (self.mix.weight,)))
+        key, value = (feedback if self.cm == which else None for which in (1, 2))
         return (x, x, x), key, value
 
 

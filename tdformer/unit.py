@@ -58,7 +58,7 @@ class Current(nn.Module):
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         """x `[T, B, C, H, W]`, or `[1, B, C, H, W]` if it is the same at each step -> the same with C', H', W'."""
-        return _run(self, None, state, x, None)
+        return _run(self, None, state, [(x, self.conv.weight)])
 
 
 class Unit(nn.Module):
@@ -71,16 +71,20 @@ class Unit(nn.Module):
         self.current = Current(options, in_channels, out_channels, **layer)
         self.neuron = Neuron(options.neuron, across_batch=across_batch)
 
-    def forward(self, x: Tensor, state: State, extra: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, state: State, more: Tensor | None = None, layer: nn.Conv2d | None = None) -> Tensor:
         """x `[T, B, C, H, W]`, or `[1, B, C, H, W]` if it is the same at each step -> spikes `[T, B, C', H', W']`.
 
-        extra: another input and the weight of its convolution, whose output is added before the BatchNorm.
+        more, layer: another input and its convolution without bias, added before the BatchNorm.
         """
-        return bounded(_run(self.current, self.neuron, state, x, extra), 1)
+        pairs = [(x, self.current.conv.weight)]
+        if more is not None and layer is not None:
+            pairs.append((more, layer.weight))
+        return bounded(_run(self.current, self.neuron, state, pairs), 1)
 
 
-def _run(layer: Current, neuron: Neuron | None, state: State, x: Tensor, extra: tuple[Tensor, Tensor] | None) -> Tensor:
-    pairs = [(x, layer.conv.weight)] + ([extra] if extra is not None else [])
+def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """pairs: an input and its weight, and perhaps another."""
+    x = pairs[0][0]
     membrane = decay = None
     if neuron is not None:
         membrane = state.membrane.get(neuron.key)
@@ -106,7 +110,7 @@ class _Plan:
         self.across_batch = neuron is not None and neuron.across_batch
         self.segment, self.steps = state.segment, state.steps or len(x)
         self.dtype = autocast_type(x) or x.dtype
-        height, width = x.shape[-2] // self.stride[0], x.shape[-1] // self.stride[1]
+        height, width = (-(-n // s) for n, s in zip(x.shape[-2:], self.stride, strict=True))
         each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
         count = 1 if self.across_batch else min(x.shape[1], -(-each * x.shape[1] // SLICE))
         edges = [x.shape[1] * i // count for i in range(count + 1)]

@@ -1,8 +1,8 @@
 """The three backbones that TDFormer extends, each a function of one segment of time."""
 
-from .blocks import Backbone, Part
+from .blocks import Backbone
 from .qkformer import QKFormer, QKFormerSizes
 from .sdt import SDT, SDTSizes
 from .spikformer import Spikformer, SpikformerSizes
 
-__all__ = ["SDT", "Backbone", "Part", "QKFormer", "QKFormerSizes", "SDTSizes", "Spikformer", "SpikformerSizes"]
+__all__ = ["SDT", "Backbone", "QKFormer", "QKFormerSizes", "SDTSizes", "Spikformer", "SpikformerSizes"]

@@ -24,11 +24,7 @@ class MLP(nn.Module):
         return self.fc2(self.fc1(x, state), state)
 
 
-class Part(nn.Module):
-    """A stem or a block: what the policy `block` computes again, and what ZeRO-3 gathers, as a whole."""
-
-
-class Block(Part):
+class Block(nn.Module):
     """x + attention(x), then x + mlp(x); no norm: sums of spikes stay small integers."""
 
     def __init__(self, attention: nn.Module, mlp: nn.Module) -> None:

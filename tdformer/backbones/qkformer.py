@@ -11,7 +11,7 @@ from ..feedback import FeedbackOptions
 from ..packing import add
 from ..state import State
 from ..unit import Unit, UnitOptions
-from .blocks import MLP, Backbone, Block, Part
+from .blocks import MLP, Backbone, Block
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class QKFormerSizes:
     mlp_ratio: float = 4
 
 
-class Embed(Part):
+class Embed(nn.Module):
     """A chain of 3 x 3 units, and beside it a 1 x 1 shortcut that starts after `fork` of them; the sum of the two.
 
     chain: (output channels, pooled) of each unit. Pooled units halve H and W, rounded up.

@@ -11,7 +11,7 @@ from ..feedback import FeedbackOptions
 from ..neuron import Neuron
 from ..state import State
 from ..unit import Current, UnitOptions
-from .blocks import Backbone, Block, Part, pooled
+from .blocks import Backbone, Block, pooled
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SDTSizes:
     pools: tuple[bool, bool, bool, bool]
 
 
-class Stem(Part):
+class Stem(nn.Module):
     """Four convolutions with neurons between them, and a fifth on a membrane shortcut."""
 
     def __init__(self, options: UnitOptions, in_channels: int, width: int, pools: tuple[bool, ...]) -> None:

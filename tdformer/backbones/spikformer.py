@@ -11,7 +11,7 @@ from ..feedback import FeedbackOptions
 from ..packing import add
 from ..state import State
 from ..unit import Unit, UnitOptions
-from .blocks import MLP, Backbone, Block, Part, pooled
+from .blocks import MLP, Backbone, Block, pooled
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SpikformerSizes:
     """Biases in the query, key and value projections: the CIFAR version has them."""
 
 
-class Stem(Part):
+class Stem(nn.Module):
     """Four units with pooling after the spikes, and a fifth as a relative position embedding on a shortcut."""
 
     def __init__(self, options: UnitOptions, in_channels: int, width: int, pools: tuple[bool, ...]) -> None:

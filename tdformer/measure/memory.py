@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from ..model import TDFormer, segment_loss
 from ..precision import autocast
@@ -30,6 +30,8 @@ class LiveBytes:
     peak: int = 0
     kept: int = 0
     """What was alive after forward."""
+    flops: int = 0
+    """Operations of convolutions and matrix products, 2 a multiply-add."""
     timeline: list[int] = field(default_factory=list)
     """`now` after every operator."""
 
@@ -49,6 +51,8 @@ class _Follow(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.live.flops += count(*args, **(kwargs or {}), out_val=result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and (leaf.shape, leaf.dtype) not in self.matrices:
                 self.count(leaf.untyped_storage())
@@ -107,10 +111,9 @@ def measure_step(model: TDFormer, images: Tensor, bf16: bool = False) -> tuple[C
     images `[B, C, H, W]` or `[T, B, C, H, W]`. Gradients that the model had are lost.
     """
     targets = torch.zeros(images.shape[-4], dtype=torch.long, device=images.device)
-    flops = FlopCounterMode(display=False)
-    with flops, live_bytes(model) as live, autocast(images, torch.bfloat16 if bf16 else None):
+    with live_bytes(model) as live, autocast(images, torch.bfloat16 if bf16 else None):
         loss = segment_loss(model.train()(images), targets)
         live.kept = live.now
         loss.backward()
     model.zero_grad()
-    return Cost(live.kept, live.peak, flops.get_total_flops()), live
+    return Cost(live.kept, live.peak, live.flops), live

@@ -49,22 +49,25 @@ def train(cli: Any, tmp_path: Path) -> Any:
 
 def test_recomputation_and_workers_change_no_number(train: Any) -> None:
     """The same bits whatever is kept for backward and whoever reads the data."""
-    reference = train("none")
+    reference = train("none", "recompute.policy=none")
     assert reference[-1]["eval_accuracy"] > 0 and len(reference) == 8 + 1
     assert train("block", "recompute.policy=block", "data.workers=2") == reference
     assert train("time", "recompute.policy=time") == reference
+    assert train("unit", "recompute.policy=unit", "recompute.borders=2") == reference
 
 
 def test_two_processes_with_synchronised_batchnorm_are_one_batch(train: Any) -> None:
     """Loss and evaluation of the first steps agree with one process to rounding: same global batch, same statistics."""
     alone = train("alone", "engine.zero_stage=1")
-    for name, words in (("two", ["engine.zero_stage=2"]), ("share", ["engine.zero_stage=3"])):
-        both = train(name, "--processes", "2", *words)
+    for stage in (2, 3):
+        words = "--processes", "2", f"engine.zero_stage={stage}", "recompute.policy=none"
+        both = train(f"stage-{stage}", *words)
         assert [row["step"] for row in both] == [row["step"] for row in alone]
         assert both[0]["loss"] == pytest.approx(alone[0]["loss"], rel=1e-5)
         assert both[0]["grad_norm"] == pytest.approx(alone[0]["grad_norm"], rel=1e-3)
         assert both[2]["loss"] == pytest.approx(alone[2]["loss"], rel=2e-2)
-    assert train("recomputed", "--processes", "2", "engine.zero_stage=3", "recompute.policy=block") == both
+        for policy in ("unit", "block")[: stage - 1]:
+            assert train(f"{policy}-{stage}", *words, f"recompute.policy={policy}", "recompute.borders=2") == both
 
 
 def test_bf16_trains_and_keeps_fp32_weights(train: Any, tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdformer import TDFormer, segment_loss
+from tdformer import TDFormer, segment_loss, unit
+from tdformer.measure import measure_step
+from tdformer.packing import add, bounded, pack
 
 
 def step(model: TDFormer, x: Tensor, bf16: bool = False) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Logits, gradients and buffers of one training step."""
-    targets = torch.arange(len(x)) % 5
+    targets = torch.arange(x.shape[-4]) % 5
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = model(x)
     segment_loss(logits, targets).backward()
@@ -21,7 +23,7 @@ def step(model: TDFormer, x: Tensor, bf16: bool = False) -> tuple[Tensor, dict[s
 
 
 def pair(tiny, name: str, policy: str, **options) -> tuple[TDFormer, TDFormer]:
-    plain = tiny(name, torch.float32, **options)
+    plain = tiny(name, torch.float32, recompute="none", **options)
     again = tiny(name, torch.float32, recompute=policy, **options)
     again.load_state_dict(plain.state_dict())
     return plain, again
@@ -88,11 +90,10 @@ def test_recomputation_keeps_less(tiny) -> None:
     kept = {}
     for policy in ("none", "block", "time", "unit"):
         model = tiny("tiny_hst", torch.float32, segments=2, feedback="all", recompute=policy)
-        sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: (s.append(t.numel()), t)[1], lambda t: t):
-            model(torch.rand(3, 3, 16, 16))
-        kept[policy] = sum(sizes)
-    assert kept["block"] < 0.5 * kept["none"] and kept["time"] < 0.5 * kept["none"]
+        kept[policy] = measure_step(model, torch.rand(3, 3, 16, 16))[0].kept
+    assert (
+        kept["block"] < 0.5 * kept["none"] and kept["time"] < 0.5 * kept["none"] and kept["unit"] < 0.3 * kept["none"]
+    )
 
 
 def test_evaluation_takes_the_plain_path(tiny) -> None:
@@ -103,3 +104,115 @@ def test_evaluation_takes_the_plain_path(tiny) -> None:
         for policy in ("block", "time", "unit"):
             model.set_recompute(policy)
             assert torch.equal(model(x), expected)
+
+
+def same_step(one: TDFormer, other: TDFormer, x: Tensor) -> None:
+    """Outputs, gradients and statistics, to the bit."""
+    logits, grads, buffers = step(one, x)
+    logits2, grads2, buffers2 = step(other, x)
+    assert torch.equal(logits, logits2) and grads.keys() == grads2.keys()
+    assert [n for n in grads if not torch.equal(grads[n], grads2[n])] == []
+    assert [n for n in buffers if not torch.equal(buffers[n], buffers2[n])] == []
+
+
+@pytest.mark.parametrize("name", ["tiny_hst", "tiny_spikformer", "tiny_sdt"])
+@pytest.mark.parametrize("borders", [2, 3, 4])
+@pytest.mark.parametrize("feedback", ["none", "all"])
+def test_borders_computed_again_are_the_borders(tiny, name: str, borders: int, feedback: str) -> None:
+    options = {"segments": 4, "feedback": feedback, "time_steps": 8, "neuron": "plif"}
+    plain, again = pair(tiny, name, "unit", **options)
+    again.set_recompute("unit", borders)
+    same_step(plain, again, torch.rand(3, 3, 16, 16))
+
+
+def test_fewer_borders_keep_less(tiny) -> None:
+    model = tiny("tiny_hst", torch.float32, segments=8, time_steps=8, recompute="unit")
+    kept = []
+    for borders in (1, 2, 4, 8):
+        model.set_recompute("unit", borders)
+        kept.append(measure_step(model, torch.rand(3, 3, 16, 16))[0].kept)
+    assert kept == sorted(kept, reverse=True) and kept[-1] < 0.5 * kept[0]
+
+
+def test_rounded_borders_are_rounded_in_every_pass_and_under_every_policy(tiny) -> None:
+    options = {"segments": 4, "feedback": "all", "border_dtype": "bf16"}
+    plain, again = pair(tiny, "tiny_hst", "unit", **options)
+    x = torch.rand(3, 3, 16, 16)
+    for borders in (1, 2, 4):
+        again.set_recompute("unit", borders)
+        same_step(plain, again, x)
+    exact = tiny("tiny_hst", torch.float32, **options | {"border_dtype": "fp32"})
+    exact.load_state_dict(plain.state_dict())
+    assert not torch.equal(step(exact, x)[0], step(plain, x)[0])  # another arithmetic
+    for model in (exact, again):
+        model.load_state_dict(plain.state_dict())
+    with torch.no_grad():  # and the same one in evaluation
+        assert torch.equal(plain.eval()(x), again.eval()(x))
+        assert not torch.equal(plain(x), exact.eval()(x))
+
+
+@pytest.mark.parametrize("name", ["tiny_hst", "tiny_spikformer", "tiny_sdt"])
+def test_slices_of_the_batch_agree(tiny, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """To the bit with `none`, which takes the same slices; to rounding with one slice, as sums are taken in parts."""
+    plain, again = pair(tiny, name, "unit", segments=2, feedback="all")
+    whole = tiny(name, torch.float32, segments=2, feedback="all")
+    whole.load_state_dict(plain.state_dict())
+    x = torch.rand(5, 3, 16, 16)
+    _, expected, _ = step(whole, x)
+    monkeypatch.setattr(unit, "SLICE", 2 * 2 * 8 * 16 * 16 * 4)  # two images of the widest unit's output
+    same_step(plain, again, x)
+    plain.load_state_dict(again.state_dict())
+    _, grads, _ = step(again, x)
+    for n in expected:
+        torch.testing.assert_close(grads[n], expected[n], rtol=1e-3, atol=1e-6 + 1e-4 * expected[n].abs().max().item())
+
+
+@pytest.mark.parametrize("largest", [1, 3, 15, 200, 255, 256, 1000])
+def test_event_counts_are_packed_or_kept_whole(tiny, largest: int) -> None:
+    plain, again = pair(tiny, "tiny_hst_dvs", "unit", segments=2, feedback="all", time_steps=16)
+    frames = torch.randint(0, largest + 1, (16, 2, 2, 32, 32)).float()
+    frames[0, 0, 0, 0, 0] = largest
+    data, layout = pack(frames)
+    assert layout.bits == {1: 1, 3: 2, 15: 4, 200: 8, 255: 8}.get(largest, 0)
+    assert torch.equal(layout.unpack(data), frames)
+    same_step(plain, again, frames)
+
+
+@pytest.mark.parametrize("scale", [0.5, -1.0])
+def test_real_frames_are_kept_whole(tiny, scale: float) -> None:
+    plain, again = pair(tiny, "tiny_hst_dvs", "unit", segments=4, time_steps=16)
+    same_step(plain, again, torch.randint(0, 5, (16, 2, 2, 32, 32)) * scale)
+
+
+def test_a_sum_takes_the_bits_of_its_largest_value() -> None:
+    spikes = bounded((torch.rand(2, 3, 4, 5, 5) < 0.5).float(), 1)
+    x, widths = spikes, []
+    for _ in range(16):
+        widths.append(pack(x)[1].bits)
+        assert torch.equal(pack(x)[1].unpack(pack(x)[0]), x)
+        x = add(x, spikes)
+    assert widths == [1, 2, 2] + [4] * 12 + [8]
+    assert pack(spikes)[0] is pack(spikes)[0]  # q, k and v share one copy
+
+
+def test_the_packed_copy_is_what_is_kept(tiny) -> None:
+    """No float of the size of an activation survives the forward pass, but for the membranes at the border."""
+    model = tiny("tiny_hst_imagenet", torch.float32, recompute="unit")
+    seen: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (seen.append(t), t)[1], lambda t: t):
+        model(torch.rand(3, 3, 32, 32))
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    floats = [t for t in seen if t.is_floating_point() and t.untyped_storage().data_ptr() not in parameters]
+    assert [t.shape for t in floats if t.dim() > 2 and t.shape[-3:] != (3, 32, 32)] == []  # the picture itself
+    assert any(t.dtype == torch.uint8 for t in seen)
+
+
+def test_a_graph_can_be_used_twice(tiny) -> None:
+    model = tiny("tiny_hst", torch.float32, segments=4, feedback="all")
+    model.set_recompute("unit", 4)
+    loss = segment_loss(model(torch.rand(3, 3, 16, 16)), torch.tensor([0, 1, 2]))
+    first = torch.autograd.grad(loss, model.head.weight, retain_graph=True)[0]
+    whole = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, allow_unused=True)
+    again = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    assert torch.equal(first, whole[-2]) or torch.equal(first, whole[-1])
+    assert all(a is b or torch.equal(a, b) for a, b in zip(whole, again, strict=True))

@@ -39,7 +39,7 @@ def worker(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("recompute", ["none", "block"])
+@pytest.mark.parametrize("recompute", ["none", "block", "unit"])
 def test_two_processes_are_one(tiny, tmp_path: Path, recompute: str) -> None:
     model = tiny("tiny_hst", segments=2, feedback="all", recompute=recompute)
     x = torch.rand(6, 3, 16, 16, dtype=torch.float64)

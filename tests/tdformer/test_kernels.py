@@ -1,0 +1,129 @@
+"""The CPU kernels and packing against plain PyTorch, over every kind of neuron."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from tdformer import kernels
+from tdformer.kernels import Norm, cpu, reference
+from tdformer.options import NeuronOptions
+
+NEURONS = [
+    NeuronOptions(),
+    NeuronOptions(v_reset=None, surrogate="arctan", detach_reset=False),
+    NeuronOptions(v_reset=None, threshold=0.7),
+    NeuronOptions(v_reset=-0.2, surrogate="rectangular", alpha=1.0, detach_reset=False),
+]
+
+
+def norm_of(y: Tensor, scale: Tensor) -> Norm:
+    mean, var = reference.statistics(y.flatten(0, 1))
+    invstd = (var + 1e-5).rsqrt()
+    return Norm(mean, invstd, scale * invstd, 0.7 - mean * scale * invstd)
+
+
+@pytest.mark.parametrize("o", NEURONS)
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("carried", [False, True])
+@pytest.mark.parametrize("steps", [(3, 3), (1, 3)])
+def test_cpu_is_the_reference(o: NeuronOptions, pool: bool, normed: bool, carried: bool, steps: tuple) -> None:
+    given, total = steps
+    for size in ((7, 6), (6, 7)):
+        y = (torch.randn(given, 2, 5, *size) * 2).round(decimals=1)  # equal neighbours: the first one wins a window
+        scale = torch.tensor([1.5, -1.0, 0.0, 0.3, 2.0])
+        norm = norm_of(y, scale) if normed else None
+        out = tuple((n + 1) // 2 for n in size) if pool else size
+        membrane = torch.randn(2, 5, *out) if carried else None
+        decay = (torch.rand(5) * 0.5 + 0.3).requires_grad_()
+        call = (y, norm, membrane, decay, o, pool)
+        (spikes, v), (expected, expected_v) = cpu.fire(*call, total), reference.fire(*call, total)
+        torch.testing.assert_close(v, expected_v, rtol=1e-5, atol=1e-5)
+        assert torch.equal(spikes, expected) and 0.02 < spikes.mean() < 0.99
+        grads = torch.randn_like(spikes), torch.randn_like(v) if carried else None
+        got, want = cpu.fire_backward(*call, *grads), reference.fire_backward(*call, *grads)
+        for name, a, b in zip(got._fields, got, want, strict=True):
+            if name.startswith("total") and norm is None:
+                continue
+            assert (a is None) == (b is None), name
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+        if norm is not None:
+            means = torch.randn(2, 5)
+            again = cpu.norm_backward(y.clone(), norm, got.current, *means, pool)
+            torch.testing.assert_close(again, reference.norm_backward(y, norm, got.current, *means, pool))
+
+
+def test_the_reference_is_autograd_through_batch_norm_pooling_and_neuron() -> None:
+    """In fp64, against F.batch_norm, F.max_pool2d and the neuron's own test (`test_neuron`)."""
+    from tdformer.neuron import lif
+
+    o = NeuronOptions()
+    y = torch.randn(3, 2, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    gamma, beta = torch.rand(4, dtype=torch.float64) + 0.5, torch.rand(4, dtype=torch.float64)
+    gamma.requires_grad_()
+    z = torch.nn.functional.batch_norm(y.flatten(0, 1), None, None, gamma, beta, True)
+    expected, _ = lif(torch.nn.functional.max_pool2d(z, 3, 2, 1).unflatten(0, (3, 2)), None, o)
+    mean, var = reference.statistics(y.detach().flatten(0, 1))
+    invstd = (var + 1e-5).rsqrt()
+    scale = gamma.detach() * invstd
+    norm = Norm(mean, invstd, scale, beta - mean * scale)
+    decay = torch.full((4,), 0.5, dtype=torch.float64)
+    spikes, _ = reference.fire(y.detach(), norm, None, decay, o, True, 3)
+    assert torch.equal(spikes, expected.detach())
+    grad = torch.randn_like(spikes)
+    want = torch.autograd.grad(expected, (y, gamma), grad)
+    got = reference.fire_backward(y.detach(), norm, None, decay, o, True, grad, None)
+    count = 3 * 2 * 36
+    grad_y = reference.norm_backward(y.detach(), norm, got.current, got.total / count, got.total_normal / count, True)
+    torch.testing.assert_close(grad_y, want[0], rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(got.total_normal, want[1], rtol=1e-9, atol=1e-11)
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    y, o, decay = torch.randn(4, 3, 8, 40, 40), NeuronOptions(), torch.full((8,), 0.5)
+    norm, grad = norm_of(y, torch.ones(8)), torch.randn(4, 3, 8, 40, 40)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found = cpu.fire_backward(y, norm, None, decay, o, False, grad, None)
+            results.append((*cpu.statistics(y.flatten(0, 1)), *cpu.fire(y, norm, None, decay, o, False, 4), *found))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True) if a is not None)
+
+
+@pytest.mark.parametrize("backend", [cpu, reference])
+@pytest.mark.parametrize(("bits", "size"), list(itertools.product((1, 2, 4, 8), ((3, 5), (8, 8), (1, 1)))))
+def test_packing_is_exact(backend, bits: int, size: tuple[int, int]) -> None:
+    x = torch.randint(0, 1 << bits, (4, 3, *size)).float()
+    data = backend.pack(x, bits)
+    assert data.dtype == torch.uint8 and data.shape == (4, -(-x[0].numel() * bits // 8))
+    assert torch.equal(data, reference.pack(x, bits))
+    for dtype in (torch.float32, torch.bfloat16):
+        again = backend.unpack(data, bits, x[0].numel(), dtype)
+        assert again.dtype == dtype and torch.equal(again.view_as(x).float(), x)
+
+
+@pytest.mark.parametrize(
+    ("values", "largest"),
+    [([0.0, 1.0], 1), ([0.0, 255.0], 255), ([0.0, 256.0], None), ([0.5, 1.0], None), ([-1.0, 1.0], None)]
+    + [([float("nan"), 1.0], None), ([float("inf"), 0.0], None)],
+)
+def test_what_does_not_fit_a_byte_is_seen(values: list[float], largest: int | None) -> None:
+    assert kernels.largest_integer(torch.tensor(values)) == largest
+
+
+def test_the_kernels_are_chosen_by_device_and_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.chosen(torch.zeros(1)) is cpu
+    assert kernels.chosen(torch.zeros(1, dtype=torch.bfloat16)) is cpu
+    assert kernels.chosen(torch.zeros(1, dtype=torch.float64)) is reference
+    assert kernels.chosen(torch.zeros(1, device="meta")) is kernels.shapes
+    monkeypatch.setenv("TDFORMER_KERNELS", "reference")
+    assert kernels.chosen(torch.zeros(1)) is reference
