@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -131,7 +131,7 @@ def borrowed(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
         control = getattr(module, "control", None)
         if isinstance(control, Control) and control.mix is not None:
             user: Any = {1: module.k, 2: module.v, 3: control.input}[control.cm]
-            yield user, control.mix.weight
+            yield user, cast(nn.Parameter, control.mix.weight)
 
 
 def _check_heads(channels: int, heads: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -46,15 +47,8 @@ def chosen(x: Tensor) -> Any:
 
 @lru_cache
 def _load(device: str) -> Any:
-    if device == "cuda" and find_spec("triton"):
-        from . import gpu
-
-        return gpu
-    if device == "cpu" and find_spec("numba"):
-        from . import cpu
-
-        return cpu
-    return reference
+    library, name = {"cuda": ("triton", "gpu"), "cpu": ("numba", "cpu")}.get(device, ("", ""))
+    return import_module(f".{name}", __name__) if library and find_spec(library) else reference
 
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
