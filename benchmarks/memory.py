@@ -62,7 +62,7 @@ def by_policy(name: str, device: str) -> str:
     for n in (1, 2, 4):
         rows.append([str(n), "published", *_numbers(published[n], published[n])])
         for policy in POLICIES:
-            if n < 2 and (policy[0] == "time" or policy[1:] != (1, "fp32")) or policy[1] > n:
+            if (n < 2 and (policy[0] == "time" or policy[1:] != (1, "fp32"))) or policy[1] > n:
                 continue
             rows.append([str(n), words(*policy), *_numbers(measured(device, name, n, *policy)[0], published[n])])
     head = ["N", "policy", "kept MiB", "ratio", "peak MiB", "ratio", "operations"]

@@ -1,9 +1,9 @@
 """The baseline: QKFormer for ImageNet as the field writes it, in plain PyTorch.
 
-Time and batch are flattened around each layer, the neuron is a Python loop over time steps that remembers its potential
-(and those of all steps, as spikingjelly's PyTorch neuron does), the picture is repeated T times, and autograd keeps what
-it likes. Parameters have the published names, so `tdformer.load_pretrained` takes its weights: a test holds our model's
-outputs and gradients to it. The published batch defect (`leaky_proj_lif`) is left out.
+Time and batch are flattened around each layer, the neuron is a Python loop over time steps that remembers its
+potential (and those of all steps, as spikingjelly's PyTorch neuron does), the picture is repeated T times, and autograd
+keeps what it likes. Parameters have the published names, so `tdformer.load_pretrained` takes its weights: a test holds
+our model's outputs and gradients to it. The published batch defect (`leaky_proj_lif`) is left out.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tdformer import registry
 from tdformer.backbones import QKFormerSizes
-from tdformer.registry import MODELS
 
 
 class _Spike(torch.autograd.Function):
@@ -150,7 +150,7 @@ class Published(nn.Module):
 
     def __init__(self, name: str, segments: int = 1, time_steps: int = 4, num_classes: int = 1000) -> None:
         super().__init__()
-        sizes = MODELS[name].sizes
+        sizes = registry.MODELS[name].sizes
         assert isinstance(sizes, QKFormerSizes) and sizes.stem == "imagenet"
         (a, b, c), (da, db, dc) = sizes.widths, sizes.depths
         self.segments, self.time_steps = segments, time_steps

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 import tdformer
+from tdformer.measure import firing_rates
 
 from . import machine, table
 from .memory import model_of, words
@@ -76,6 +77,7 @@ def training(name: str, batch: int, rounds: int, device: torch.device) -> str:
 
 
 def evaluation(name: str, batch: int, rounds: int, device: torch.device) -> str:
+    """Running statistics are those of one batch, or a network that was never trained would be silent."""
     images = torch.rand(batch, 3, 224, 224, device=device)
 
     def run(model: nn.Module) -> Callable[[], None]:
@@ -89,10 +91,20 @@ def evaluation(name: str, batch: int, rounds: int, device: torch.device) -> str:
     models = {
         policy: model_of(name, policy, segments=1, time_steps=4).to(device).eval() for policy in ("published", "unit")
     }
+    published, ours = models.values()
+    for norm in (m for m in published.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+        norm.momentum = 1.0
+    with torch.no_grad():
+        published.train()(torch.rand(8, 3, 224, 224, device=device))
+    published.eval()
+    tdformer.load_pretrained(ours, published.state_dict())  # type: ignore[arg-type]
+    with firing_rates(ours) as rates, torch.no_grad():
+        ours(images)
     rows = compared({"published": run(models["published"]), "ours": run(models["unit"])}, 3 * rounds)
     for row in rows:
         row.append(f"{1 / float(row[2]):.2f}")
-    return table(["evaluation", "s", "ratio", "range", "throughput"], rows)
+    mean = sum(rates.values()) / len(rates)
+    return f"Mean firing rate {mean:.3f}.\n\n" + table(["evaluation", "s", "ratio", "range", "throughput"], rows)
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import kernels
@@ -105,12 +104,12 @@ class _Plan:
 
     def __init__(self, layer: Current, neuron: Neuron | None, state: State, x: Tensor) -> None:
         self.norm, self.pool = layer.norm, layer.pool
-        self.stride, self.padding = [int(n) for n in layer.conv.stride], [int(n) for n in layer.conv.padding]
+        self.stride, self.padding = int(layer.conv.stride[0]), int(layer.conv.padding[0])
         self.options = None if neuron is None else neuron.options
         self.across_batch = neuron is not None and neuron.across_batch
         self.segment, self.steps = state.segment, state.steps or len(x)
         self.dtype = autocast_type(x) or x.dtype
-        height, width = (-(-n // s) for n, s in zip(x.shape[-2:], self.stride, strict=True))
+        height, width = (-(-n // self.stride) for n in x.shape[-2:])
         each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
         count = 1 if self.across_batch else min(x.shape[1], -(-each * x.shape[1] // SLICE))
         edges = [x.shape[1] * i // count for i in range(count + 1)]
@@ -118,35 +117,22 @@ class _Plan:
 
     def convolve(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
         """Each `[S, b, C, H, W]` -> the sum of their convolutions `[S, b, C', H', W']`."""
+        bias = None if bias is None else bias.to(self.dtype)
         y: Tensor | None = None
         for x, w in zip(inputs, weights, strict=True):
-            own = F.conv2d(
-                x.flatten(0, 1).to(self.dtype),
-                w.to(self.dtype),
-                None if bias is None or y is not None else bias.to(self.dtype),
-                self.stride,
-                self.padding,
+            own = kernels.convolve(
+                x.flatten(0, 1).to(self.dtype), w.to(self.dtype), bias if y is None else None, self.stride, self.padding
             )
             y = own if y is None else y.add_(own)
         assert y is not None
         return y.unflatten(0, inputs[0].shape[:2])
 
     def convolve_backward(
-        self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool]
+        self, grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says."""
-        grad_x, grad_w, grad_b = torch.ops.aten.convolution_backward(
-            grad.flatten(0, 1),
-            x.flatten(0, 1).to(self.dtype),
-            weight.to(self.dtype),
-            None if bias is None else list(bias.shape),
-            self.stride,
-            self.padding,
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-            list(needs),
+        grad_x, grad_w, grad_b = kernels.convolve_backward(
+            grad.flatten(0, 1), x.flatten(0, 1).to(self.dtype), weight.to(self.dtype), self.stride, self.padding, needs
         )
         return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
 
@@ -275,7 +261,7 @@ def _gradients(
         del y
         for k, (x, weight) in enumerate(zip(inputs, saved.weights, strict=True)):
             wanted = [needs[8 + 2 * k], needs[9 + 2 * k], k == 0 and saved.bias is not None]
-            grad_x, grad_w, grad_b = plan.convolve_backward(grad_y, x, weight, saved.bias if k == 0 else None, wanted)
+            grad_x, grad_w, grad_b = plan.convolve_backward(grad_y, x, weight, wanted)
             grad_pairs[2 * k] = _placed(grad_pairs[2 * k], grad_x, part, grad.shape[1])
             grad_pairs[2 * k + 1] = _added(grad_pairs[2 * k + 1], grad_w)
             grad_bias = _added(grad_bias, grad_b)

@@ -208,7 +208,7 @@ def _first_largest(best: Any, row: Any, line: Any, place: Any, scale: Any, shift
     """Take up one more row of the windows."""
     for j in range(line.size):
         x = line[j] * scale + shift
-        larger = x > best[j]
+        larger = x > best[j] or x != x  # NaN wins, as in PyTorch
         row[j] = place if larger else row[j]
         best[j] = x if larger else best[j]
 
@@ -240,11 +240,11 @@ def _largest_of_three(best: Any, row: Any, width: int, current: Any, winner: Any
         left, x, right = best[2 * j], best[2 * j + 1], best[2 * j + 2]
         left_row, place, right_row = row[2 * j], row[2 * j + 1], row[2 * j + 2]
         column = 2 * j
-        first = left > x or (left == x and left_row <= place)
+        first = left > x or (left == x and left_row <= place) or left != left
         x = left if first else x
         place = left_row if first else place
         column = column - 1 if first else column
-        last = right > x or (right == x and right_row < place)
+        last = right > x or (right == x and right_row < place) or right != right
         x = right if last else x
         place = right_row if last else place
         column = 2 * j + 1 if last else column
@@ -540,8 +540,17 @@ def _pack(first: int, last: int, values: Any, bits: int, data: Any) -> None:
 
 @_exact
 def _unpack(first: int, last: int, data: Any, bits: int, values: Any) -> None:
-    each, mask = 8 // bits, np.uint8((1 << bits) - 1)
+    each = 8 // bits
+    table = np.empty((256, each), np.float32)
+    for byte in range(256):
+        for k in range(each):
+            table[byte, k] = np.float32((byte >> (bits * k)) & ((1 << bits) - 1))
     for m in range(first, last):
         row, out = data[m], values[m]
-        for i in range(out.size):
-            out[i] = np.float32((row[i // each] >> np.uint8(bits * (i % each))) & mask)
+        whole = out.size // each
+        for i in range(whole):
+            entry = table[row[i]]
+            for k in range(each):
+                out[i * each + k] = entry[k]
+        for i in range(whole * each, out.size):
+            out[i] = table[row[whole], i - whole * each]

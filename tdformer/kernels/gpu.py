@@ -1,10 +1,13 @@
-"""The fused neuron on CUDA, in Triton: one program takes some pixels of one channel of one image through all steps.
+"""The fused neuron on GPU: Triton programs, each over a block of pixels of one plane `[b, c]`.
 
-Sums over the batch are parts that PyTorch adds up afterwards, so they do not depend on the order of the programs.
+A program takes its pixels through all steps with V in registers. H must come out the same in both directions, so no
+multiply and add are contracted into one. Each program leaves its part of a sum, and PyTorch adds the parts: two runs
+give the same bits.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,25 +18,20 @@ from torch import Tensor
 from ..options import NeuronOptions
 from .reference import Gradients, Norm
 
-SURROGATES = ("sigmoid", "arctan", "rectangular")
-BLOCK = 256
-"""Pixels a program, no more than a plane has."""
-EXACT = {"enable_fp_fusion": False}
-"""H, and so each spike, comes out the same in both directions."""
+HALF_PI = tl.constexpr(math.pi / 2)
 
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
-    """See `reference.statistics`: a mean and a sum of squares for each part of a channel, joined by PyTorch."""
+    """See `reference.statistics`."""
     y = y.contiguous()
     images, channels, size = y.shape[0], y.shape[1], y[0, 0].numel()
-    parts = max(1, min(images * size // 4096, 64))
-    found = torch.empty(3, channels, parts, dtype=torch.float32, device=y.device)
-    _statistics[(channels, parts)](y, found, images, channels, size, parts, BLOCK=1024)
-    count, mean, squares = found.double()
-    total = count.sum(1)
-    joint = (count * mean).sum(1) / total
-    var = (squares + count * (mean - joint[:, None]).square()).sum(1) / total
-    return joint.float(), var.float()
+    block, blocks = _blocks(size)
+    own, squares = torch.empty(2, images, channels, blocks, dtype=torch.float32, device=y.device)
+    _launch(_statistics, own.numel(), block, y, own, squares, size, blocks)
+    count = (size - block * torch.arange(blocks, device=y.device)).clamp(max=block)  # values of a part
+    mean = (own * count).sum((0, 2)) / (images * size)
+    squares += (own - mean.view(-1, 1)).square_() * count
+    return mean, squares.sum((0, 2)) / (images * size)
 
 
 def fire(
@@ -41,16 +39,29 @@ def fire(
 ) -> tuple[Tensor, Tensor]:
     """See `reference.fire`."""
     y = y.contiguous()
-    _, batch, channels, height, width = y.shape
-    out = ((height + 1) // 2, (width + 1) // 2) if pool else (height, width)
-    spikes = torch.empty(steps, batch, channels, *out, dtype=y.dtype, device=y.device)
-    after = torch.empty(batch, channels, *out, dtype=torch.float32, device=y.device)
-    block, grid = _grid(spikes)
-    _fire[grid](
-        y, *_affine(norm, y), _given(membrane, y), decay.contiguous(), spikes, after,
-        batch * channels, channels, height, width, out[0] * out[1], steps, o.threshold, o.v_reset or 0.0,
-        SAME=len(y) == 1, POOL=pool, CARRIED=membrane is not None, SOFT=o.v_reset is None, BLOCK=block, **EXACT,
-    )  # fmt: skip
+    batch, channels, *image = y.shape[1:]
+    shape = (batch, channels, *((n + 1) // 2 for n in image)) if pool else (batch, channels, *image)
+    spikes = torch.empty(steps, *shape, dtype=y.dtype, device=y.device)
+    after = torch.empty(shape, dtype=torch.float32, device=y.device)
+    block, blocks = _blocks(after[0, 0].numel())
+    _launch(
+        _fire,
+        batch * channels * blocks,
+        block,
+        y,
+        *_affine(norm),
+        _dense(membrane),
+        _dense(decay),
+        spikes,
+        after,
+        steps,
+        *_sizes(y, after),
+        blocks,
+        *_reset(o),
+        SOFT=o.v_reset is None,
+        POOL=pool,
+        SAME=len(y) == 1,
+    )
     return spikes, after
 
 
@@ -64,112 +75,136 @@ def fire_backward(
     grad_spikes: Tensor,
     grad_membrane: Tensor | None,
 ) -> Gradients:
-    """See `reference.fire_backward`. H is written where the gradient of the current will be, and then over-written."""
+    """See `reference.fire_backward`. Until a step's gradient is known, its H lies in its place; where one input serves
+    all steps there is no such place, and H is computed again from the first step for each."""
     y, grad_spikes = y.contiguous(), grad_spikes.contiguous()
-    _, batch, channels, height, width = y.shape
-    steps, same = len(grad_spikes), len(y) == 1
+    steps, batch, channels = grad_spikes.shape[:3]
     grad = torch.empty(len(y), *grad_spikes.shape[1:], dtype=torch.float32, device=y.device)
-    h = torch.empty(grad_spikes.shape, dtype=torch.float32, device=y.device) if same else grad
-    before = None if membrane is None else torch.empty(membrane.shape, dtype=torch.float32, device=y.device)
-    block, grid = _grid(grad_spikes)
-    sums = torch.empty(3, *grid, dtype=torch.float32, device=y.device)
-    _fire_backward[grid](
-        y, *_affine(norm, y), *((norm.mean, norm.invstd) if norm is not None else (y, y)), _given(membrane, y),
-        decay.contiguous(), grad_spikes, _given(grad_membrane, y), h, grad, _given(before, y), sums,
-        batch * channels, channels, height, width, grad_spikes[0, 0, 0].numel(), steps,
-        o.threshold, o.v_reset or 0.0, o.alpha,
-        SAME=same, POOL=pool, NORMED=norm is not None, CARRIED=membrane is not None, GIVEN=grad_membrane is not None,
-        SOFT=o.v_reset is None, DETACH=o.detach_reset, SURROGATE=SURROGATES.index(o.surrogate), BLOCK=block, **EXACT,
-    )  # fmt: skip
-    return Gradients(grad, before, *sums.view(3, batch, channels, -1).sum((1, 3)))
+    before = None if membrane is None else torch.empty(grad.shape[1:], dtype=torch.float32, device=y.device)
+    block, blocks = _blocks(grad[0, 0, 0].numel())
+    sums = torch.empty(3, batch, channels, blocks, dtype=torch.float32, device=y.device)
+    _launch(
+        _fire_backward,
+        batch * channels * blocks,
+        block,
+        y,
+        *_affine(norm),
+        *((None, None) if norm is None else (_dense(norm.mean), _dense(norm.invstd))),
+        _dense(membrane),
+        _dense(decay),
+        grad_spikes,
+        _dense(grad_membrane),
+        grad,
+        before,
+        *sums,
+        steps,
+        grad_spikes[1:].numel(),
+        *_sizes(y, grad[0]),
+        blocks,
+        *_reset(o),
+        SOFT=o.v_reset is None,
+        SURROGATE=o.surrogate,
+        ALPHA=o.alpha,
+        DETACH=o.detach_reset,
+        POOL=pool,
+        SAME=len(y) == 1,
+    )
+    return Gradients(grad, before, *sums.sum((1, 3)))
 
 
 def norm_backward(
     y: Tensor, norm: Norm, grad: Tensor, mean_grad: Tensor, mean_grad_normal: Tensor, pool: bool
 ) -> Tensor:
-    """See `reference.norm_backward`; written over y. The winners of the windows are found before, a byte each."""
+    """See `reference.norm_backward`; written over y. With pooling each window's winner is noted first, in a byte."""
     y, grad = y.contiguous(), grad.contiguous()
-    planes, (height, width) = y.numel() // y[0, 0, 0].numel(), y.shape[3:]
-    channels, out_size = y.shape[2], grad[0, 0, 0].numel()
-    winners = torch.empty(grad.shape if pool else (0,), dtype=torch.uint8, device=y.device)
+    channels, height, width = y.shape[2:]
+    planes, size, grad_size = y[:, :, :, 0, 0].numel(), height * width, grad[0, 0, 0].numel()
+    winners = None
     if pool:
-        block = min(BLOCK, triton.next_power_of_2(out_size))
-        _find_winners[(planes, triton.cdiv(out_size, block))](
-            y, norm.scale, norm.shift, winners, channels, height, width, out_size, BLOCK=block
-        )
-    block, (_, blocks) = _grid(y)
-    _norm_backward[(planes, blocks)](
-        y, norm.scale, norm.mean, norm.invstd, mean_grad, mean_grad_normal, grad, winners, channels, height, width,
-        out_size, POOL=pool, BLOCK=block,
-    )  # fmt: skip
+        winners = torch.empty(grad.shape, dtype=torch.uint8, device=y.device)
+        block, blocks = _blocks(grad_size)
+        sizes = (channels, height, width, size, grad_size)
+        _launch(_winners, planes * blocks, block, y, *_affine(norm), winners, *sizes, blocks)
+    block, blocks = _blocks(size)
+    _launch(
+        _norm_backward,
+        planes * blocks,
+        block,
+        y,
+        *(_dense(x) for x in (norm.mean, norm.invstd, norm.scale, mean_grad, mean_grad_normal)),
+        grad,
+        winners,
+        channels,
+        width,
+        size,
+        grad_size,
+        blocks,
+    )
     return y
 
 
-def _grid(x: Tensor) -> tuple[int, tuple[int, int]]:
-    """Pixels in a block, and the programs for all blocks of all planes of one step."""
-    size = x[0, 0, 0].numel()
-    block = min(BLOCK, triton.next_power_of_2(size))
-    return block, (x[0].numel() // size, triton.cdiv(size, block))
+def _launch(kernel: Any, programs: int, block: int, *args: Any, **options: Any) -> None:
+    with torch.cuda.device_of(args[0]):
+        kernel[(programs,)](*args, BLOCK=block, num_warps=max(1, block // 256), enable_fp_fusion=False, **options)
 
 
-def _affine(norm: Norm | None, y: Tensor) -> tuple[Tensor, Tensor]:
-    if norm is None:
-        ones = torch.ones(y.shape[2], dtype=torch.float32, device=y.device)
-        return ones, torch.zeros_like(ones)
-    return norm.scale, norm.shift
+def _blocks(size: int) -> tuple[int, int]:
+    """Pixels of a program, and programs to a plane."""
+    block = min(1024, triton.next_power_of_2(size))
+    return block, triton.cdiv(size, block)
 
 
-def _given(x: Tensor | None, stand_in: Tensor) -> Any:
-    """A kernel takes a pointer in any case."""
-    return stand_in if x is None else x.contiguous()
+def _dense(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
 
 
-@triton.jit
-def _statistics(y, found, images, channels, size, parts, BLOCK: tl.constexpr):
-    c, part = tl.program_id(0), tl.program_id(1)
-    total = images * size
-    share = tl.cdiv(total, parts)
-    first, last = part * share, tl.minimum(total, (part + 1) * share)
-    count, mean, squares = 0.0, 0.0, 0.0
-    for start in range(first, last, BLOCK):
-        i = start + tl.arange(0, BLOCK)
-        inside = i < last
-        place = ((i // size).to(tl.int64) * channels + c) * size + i % size
-        x = tl.load(y + place, mask=inside, other=0.0).to(tl.float32)
-        n = tl.sum(inside.to(tl.float32))
-        own = tl.sum(x) / n
-        away = tl.where(inside, x - own, 0.0)
-        delta = own - mean
-        joint = count + n
-        squares += tl.sum(away * away) + delta * delta * count * n / joint
-        mean += delta * n / joint
-        count = joint
-    place = c * parts + part
-    tl.store(found + place, count)
-    tl.store(found + channels * parts + place, mean)
-    tl.store(found + 2 * channels * parts + place, squares)
+def _affine(norm: Norm | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if norm is None else (_dense(norm.scale), _dense(norm.shift))
+
+
+def _reset(o: NeuronOptions) -> tuple[float, float]:
+    """Threshold and V_reset."""
+    return float(o.threshold), float(o.v_reset or 0.0)
+
+
+def _sizes(y: Tensor, plane: Tensor) -> tuple[int, ...]:
+    """Channels, H, W; values of y in a plane and in a step; the same of what the neuron sees, `[B, C, h, w]`."""
+    return (*y.shape[2:], y[0, 0, 0].numel(), y[0].numel(), plane[0, 0].numel(), plane.numel())
 
 
 @triton.jit
-def _window(y, scale, shift, out, width, height, inside, POOL: tl.constexpr):
-    """The current at output pixels `out` of the plane at y, the value of y behind it, and where in its window."""
+def _statistics(y, means, squares, size, blocks, BLOCK: tl.constexpr):
+    """Mean of a block, and its summed squares around that mean."""
+    program = tl.program_id(0)
+    pixel = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < size
+    value = tl.load(y + (program // blocks).to(tl.int64) * size + pixel, mask=inside, other=0.0).to(tl.float32)
+    own = tl.sum(value) / tl.minimum(size - program % blocks * BLOCK, BLOCK)
+    centred = tl.where(inside, value - own, 0.0)
+    tl.store(means + program, own)
+    tl.store(squares + program, tl.sum(centred * centred))
+
+
+@triton.jit
+def _behind(y, scale, shift, pixel, inside, height, width, POOL: tl.constexpr):
+    """The value of y behind each current, in fp32, and where in its window it was (0 to 8)."""
+    place = tl.full(pixel.shape, -1, tl.int32)
     if POOL:
-        half = (width + 1) // 2
-        row, column = 2 * (out // half) - 1, 2 * (out % half) - 1
-        best = tl.full(out.shape, float("-inf"), tl.float32)
-        value = tl.zeros(out.shape, tl.float32)
-        winner = tl.full(out.shape, 4, tl.int32)
+        value = tl.zeros(pixel.shape, tl.float32)
+        largest = tl.zeros(pixel.shape, tl.float32)
+        columns = (width + 1) // 2
         for k in tl.static_range(9):
-            i, j = row + k // 3, column + k % 3
-            valid = inside & (i >= 0) & (i < height) & (j >= 0) & (j < width)
-            v = tl.load(y + i * width + j, mask=valid, other=0.0).to(tl.float32)
-            x = v * scale + shift
-            larger = valid & (x > best)
-            best, value, winner = tl.where(larger, x, best), tl.where(larger, v, value), tl.where(larger, k, winner)
-        return best, value, winner
+            row, column = pixel // columns * 2 - 1 + k // 3, pixel % columns * 2 - 1 + k % 3
+            there = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            other = tl.load(y + row * width + column, mask=there, other=0.0).to(tl.float32)
+            x = other * scale + shift
+            better = there & ((place < 0) | (x > largest) | (x != x))  # NaN wins, as in PyTorch
+            value = tl.where(better, other, value)
+            largest = tl.where(better, x, largest)
+            place = tl.where(better, k, place)
     else:
-        value = tl.load(y + out, mask=inside, other=0.0).to(tl.float32)
-        return value * scale + shift, value, out
+        value = tl.load(y + pixel, mask=inside, other=0.0).to(tl.float32)
+    return value, place
 
 
 @triton.jit
@@ -180,148 +215,254 @@ def _charge(v, x, rate, rest):
 
 @triton.jit
 def _after(h, threshold, rest, SOFT: tl.constexpr):
-    """Eq 3: V from H."""
-    return tl.where(h >= threshold, h - threshold if SOFT else rest, h)
+    """Eq 3: V after the spike, from H before it."""
+    if SOFT:
+        v = h - tl.where(h >= threshold, threshold, 0.0)
+    else:
+        v = tl.where(h >= threshold, rest, h)
+    return v
 
 
 @triton.jit
 def _fire(
-    y, scale, shift, membrane, decay, spikes, after, planes, channels, height, width, size, steps, threshold, rest,
-    SAME: tl.constexpr, POOL: tl.constexpr, CARRIED: tl.constexpr, SOFT: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    plane = tl.program_id(0).to(tl.int64)
-    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < size
+    y,
+    scale,
+    shift,
+    membrane,
+    decay,
+    spikes,
+    after,
+    steps,
+    channels,
+    height,
+    width,
+    y_size,
+    y_step,
+    size,
+    step,
+    blocks,
+    threshold,
+    rest,
+    SOFT: tl.constexpr,
+    POOL: tl.constexpr,
+    SAME: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    plane = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < size
     c = plane % channels
-    a, b, rate = tl.load(scale + c), tl.load(shift + c), tl.load(decay + c)
-    v = tl.full((BLOCK,), 0.0, tl.float32) + rest
-    if CARRIED:
-        v = tl.load(membrane + plane * size + i, mask=inside, other=0.0)
-    x, _, _ = _window(y + plane * height * width, a, b, i, width, height, inside, POOL)
-    for t in range(steps):
+    rate = tl.load(decay + c)
+    a, b = 1.0, 0.0
+    if scale is not None:
+        a, b = tl.load(scale + c), tl.load(shift + c)
+    v = tl.zeros([BLOCK], tl.float32) + rest
+    if membrane is not None:
+        v = tl.load(membrane + plane * size + pixel, mask=inside, other=0.0).to(tl.float32)
+    y += plane * y_size
+    spikes += plane * size
+    x = tl.zeros([BLOCK], tl.float32)
+    if SAME:
+        x = _behind(y, a, b, pixel, inside, height, width, POOL)[0] * a + b
+    for _ in range(steps):
         if not SAME:
-            x, _, _ = _window(y + (t * planes + plane) * height * width, a, b, i, width, height, inside, POOL)
+            x = _behind(y, a, b, pixel, inside, height, width, POOL)[0] * a + b
+            y += y_step
         h = _charge(v, x, rate, rest)
-        fired = tl.where(h >= threshold, 1.0, 0.0)
-        tl.store(spikes + (t * planes + plane) * size + i, fired.to(spikes.dtype.element_ty), mask=inside)
+        tl.store(spikes + pixel, (h >= threshold).to(tl.float32), mask=inside)
+        spikes += step
         v = _after(h, threshold, rest, SOFT)
-    tl.store(after + plane * size + i, v, mask=inside)
+    tl.store(after + plane * size + pixel, v, mask=inside)
 
 
 @triton.jit
-def _slope(u, alpha, SURROGATE: tl.constexpr):
-    if SURROGATE == 0:
-        s = tl.sigmoid(u * alpha)
-        return (1.0 - s) * s * alpha
-    elif SURROGATE == 1:
-        w = u * (1.5707963267948966 * alpha)
-        return 0.5 * alpha / (1.0 + w * w)
+def _slope(u, SURROGATE: tl.constexpr, ALPHA: tl.constexpr):
+    """The surrogate's gradient at u = H - V_th (`tdformer.surrogate`)."""
+    if SURROGATE == "sigmoid":
+        s = tl.sigmoid(u * ALPHA)
+        slope = (1 - s) * s * ALPHA
+    elif SURROGATE == "arctan":
+        wide = u * (HALF_PI * ALPHA)
+        slope = 1 / (wide * wide + 1) * (ALPHA / 2)
     else:
-        return tl.where(tl.abs(u) < 0.5 / alpha, alpha, 0.0)
+        tl.static_assert(SURROGATE == "rectangular")
+        slope = tl.where(tl.abs(u) < 0.5 / ALPHA, ALPHA, 0.0)
+    return slope
+
+
+@triton.jit
+def _reset_slope(h, slope, threshold, rest, SOFT: tl.constexpr, DETACH: tl.constexpr):
+    """dV / dH of Eq 3, with or without the path through the spike."""
+    if SOFT:
+        kept = tl.zeros_like(h) + 1
+        through = -threshold * slope
+    else:
+        kept = (h < threshold).to(tl.float32)
+        through = (rest - h) * slope
+    if not DETACH:
+        kept += through
+    return kept
 
 
 @triton.jit
 def _fire_backward(
-    y, scale, shift, mean, invstd, membrane, decay, grad_spikes, grad_membrane, potentials, grad, before, sums,
-    planes, channels, height, width, size, steps, threshold, rest, alpha,
-    SAME: tl.constexpr, POOL: tl.constexpr, NORMED: tl.constexpr, CARRIED: tl.constexpr, GIVEN: tl.constexpr,
-    SOFT: tl.constexpr, DETACH: tl.constexpr, SURROGATE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    plane = tl.program_id(0).to(tl.int64)
-    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < size
+    y,
+    scale,
+    shift,
+    mean,
+    invstd,
+    membrane,
+    decay,
+    grad_spikes,
+    grad_membrane,
+    grad,
+    before,
+    sum_decay,
+    sum_grad,
+    sum_normal,
+    steps,
+    last,
+    channels,
+    height,
+    width,
+    y_size,
+    y_step,
+    size,
+    step,
+    blocks,
+    threshold,
+    rest,
+    SOFT: tl.constexpr,
+    SURROGATE: tl.constexpr,
+    ALPHA: tl.constexpr,
+    DETACH: tl.constexpr,
+    POOL: tl.constexpr,
+    SAME: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """last: where the last step of grad_spikes begins."""
+    plane = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < size
     c = plane % channels
-    a, b, rate = tl.load(scale + c), tl.load(shift + c), tl.load(decay + c)
-    start = tl.full((BLOCK,), 0.0, tl.float32) + rest
-    if CARRIED:
-        start = tl.load(membrane + plane * size + i, mask=inside, other=0.0)
-    v = start
-    x, value, _ = _window(y + plane * height * width, a, b, i, width, height, inside, POOL)
-    for t in range(steps):
-        if not SAME:
-            x, value, _ = _window(y + (t * planes + plane) * height * width, a, b, i, width, height, inside, POOL)
-        h = _charge(v, x, rate, rest)
-        tl.store(potentials + (t * planes + plane) * size + i, h, mask=inside)
-        v = _after(h, threshold, rest, SOFT)
-    tl.debug_barrier()
-    centre, spread = 0.0, 0.0
-    if NORMED:
-        centre, spread = tl.load(mean + c), tl.load(invstd + c)
-    grad_v = tl.zeros((BLOCK,), tl.float32)
-    if GIVEN:
-        grad_v = tl.load(grad_membrane + plane * size + i, mask=inside, other=0.0)
-    total, total_normal, total_decay = grad_v * 0.0, grad_v * 0.0, grad_v * 0.0
-    for back in range(steps):
-        t = steps - 1 - back
-        place = (t * planes + plane) * size + i
-        h = tl.load(potentials + place, mask=inside, other=0.0)
-        slope = _slope(h - threshold, alpha, SURROGATE)
-        if SOFT:
-            reset = 1.0 if DETACH else 1.0 - threshold * slope
+    rate = tl.load(decay + c)
+    a, b, centre, inverse = 1.0, 0.0, 0.0, 0.0
+    if scale is not None:
+        a, b, centre, inverse = tl.load(scale + c), tl.load(shift + c), tl.load(mean + c), tl.load(invstd + c)
+    start = tl.zeros([BLOCK], tl.float32) + rest
+    if membrane is not None:
+        start = tl.load(membrane + plane * size + pixel, mask=inside, other=0.0).to(tl.float32)
+    grad_v = tl.zeros([BLOCK], tl.float32)
+    if grad_membrane is not None:
+        grad_v = tl.load(grad_membrane + plane * size + pixel, mask=inside, other=0.0).to(tl.float32)
+    y += plane * y_size
+    grad += plane * size
+    grad_spikes += plane * size + last
+    h = start
+    if SAME:
+        value = _behind(y, a, b, pixel, inside, height, width, POOL)[0]
+        x = value * a + b
+    else:
+        v = start
+        for _ in range(steps):
+            x = _behind(y, a, b, pixel, inside, height, width, POOL)[0] * a + b
+            h = _charge(v, x, rate, rest)
+            tl.store(grad + pixel, h, mask=inside)
+            v = _after(h, threshold, rest, SOFT)
+            y += y_step
+            grad += step
+    decay_total = tl.zeros([BLOCK], tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    normal_total = tl.zeros([BLOCK], tl.float32)
+    for done in range(steps):
+        left = steps - 1 - done
+        if SAME:
+            v = start
+            h = _charge(v, x, rate, rest)
+            for _ in range(left):
+                v = _after(h, threshold, rest, SOFT)
+                h = _charge(v, x, rate, rest)
         else:
-            reset = tl.where(h >= threshold, 0.0, 1.0)
-            reset = reset if DETACH else reset + (rest - h) * slope
-        grad_h = tl.load(grad_spikes + place, mask=inside, other=0.0).to(tl.float32) * slope + grad_v * reset
-        previous = start
-        if t > 0:
-            earlier = tl.load(potentials + ((t - 1) * planes + plane) * size + i, mask=inside, other=0.0)
-            previous = _after(earlier, threshold, rest, SOFT)
-        total_decay += tl.where(inside, grad_h * (h - previous) / rate, 0.0)
-        grad_v = grad_h * (1.0 - rate)
-        grad_x = tl.where(inside, grad_h * rate, 0.0)
+            y -= y_step
+            grad -= step
+            value = _behind(y, a, b, pixel, inside, height, width, POOL)[0]
+            x = value * a + b
+            tl.debug_barrier()  # another thread of the program may have stored H, or may store over it below
+            earlier, v = start, start
+            if left > 0:
+                earlier = tl.load(grad - step + pixel, mask=inside, other=0.0)
+                v = _after(earlier, threshold, rest, SOFT)
+        slope = _slope(h - threshold, SURROGATE, ALPHA)
+        grad_h = tl.load(grad_spikes + pixel, mask=inside, other=0.0).to(tl.float32) * slope
+        grad_h += grad_v * _reset_slope(h, slope, threshold, rest, SOFT, DETACH)
+        grad_spikes -= step
+        decay_total += grad_h * (x - (v - rest))
+        grad_v = grad_h * (1 - rate)
+        grad_x = grad_h * rate
         total += grad_x
         if not SAME:
-            if NORMED:
-                _, value, _ = _window(y + (t * planes + plane) * height * width, a, b, i, width, height, inside, POOL)
-                total_normal += grad_x * (value - centre) * spread
-            tl.store(grad + place, grad_x, mask=inside)
+            tl.store(grad + pixel, grad_x, mask=inside)
+            normal_total += grad_x * ((value - centre) * inverse)
+            h = earlier
     if SAME:
-        total_normal = total * (value - centre) * spread
-        tl.store(grad + plane * size + i, total, mask=inside)
-    if CARRIED:
-        tl.store(before + plane * size + i, grad_v, mask=inside)
-    blocks = tl.num_programs(1)
-    place = plane * blocks + tl.program_id(1)
-    tl.store(sums + place, tl.sum(total_decay))
-    tl.store(sums + planes * blocks + place, tl.sum(total))
-    tl.store(sums + 2 * planes * blocks + place, tl.sum(total_normal))
+        tl.store(grad + pixel, total, mask=inside)
+        normal_total = total * ((value - centre) * inverse)
+    if before is not None:
+        tl.store(before + plane * size + pixel, grad_v, mask=inside)
+    tl.store(sum_decay + tl.program_id(0), tl.sum(decay_total))
+    tl.store(sum_grad + tl.program_id(0), tl.sum(total))
+    tl.store(sum_normal + tl.program_id(0), tl.sum(normal_total))
 
 
 @triton.jit
-def _find_winners(y, scale, shift, winners, channels, height, width, size, BLOCK: tl.constexpr):
-    plane = tl.program_id(0).to(tl.int64)
-    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < size
+def _winners(y, scale, shift, winners, channels, height, width, y_size, size, blocks, BLOCK: tl.constexpr):
+    """Where in its window each current came from."""
+    plane = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < size
     a, b = tl.load(scale + plane % channels), tl.load(shift + plane % channels)
-    _, _, winner = _window(y + plane * height * width, a, b, i, width, height, inside, True)
-    tl.store(winners + plane * size + i, winner.to(tl.uint8), mask=inside)
+    place = _behind(y + plane * y_size, a, b, pixel, inside, height, width, True)[1]
+    tl.store(winners + plane * size + pixel, place, mask=inside)
 
 
 @triton.jit
 def _norm_backward(
-    y, scale, mean, invstd, mean_grad, mean_grad_normal, grad, winners, channels, height, width, out_size,
-    POOL: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    plane = tl.program_id(0).to(tl.int64)
-    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    size = height * width
-    inside = i < size
+    y,
+    mean,
+    invstd,
+    scale,
+    mean_grad,
+    mean_grad_normal,
+    grad,
+    winners,
+    channels,
+    width,
+    size,
+    grad_size,
+    blocks,
+    BLOCK: tl.constexpr,
+):
+    """A pixel in an odd row or column lies in two windows across or down; it gets the gradients of those it won."""
+    plane = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < size
     c = plane % channels
-    if POOL:  # a pixel lies in the windows of one or two rows, and of one or two columns
-        half = (width + 1) // 2
-        row, column = i // width, i % width
-        g = tl.zeros((BLOCK,), tl.float32)
-        for k in tl.static_range(4):
-            r, q = (row + k // 2) // 2, (column + k % 2) // 2
-            fresh = ((k < 2) | (row % 2 == 1)) & ((k % 2 == 0) | (column % 2 == 1))
-            valid = inside & fresh & (q < half) & (r < (height + 1) // 2)
-            place = plane * out_size + r * half + q
-            winner = tl.load(winners + place, mask=valid, other=0).to(tl.int32)
-            mine = (row - (2 * r - 1)) * 3 + column - (2 * q - 1)
-            g += tl.load(grad + place, mask=valid & (winner == mine), other=0.0)
+    grad += plane * grad_size
+    if winners is None:
+        g = tl.load(grad + pixel, mask=inside, other=0.0).to(tl.float32)
     else:
-        g = tl.load(grad + plane * size + i, mask=inside, other=0.0)
-    value = tl.load(y + plane * size + i, mask=inside, other=0.0).to(tl.float32)
-    normal = (value - tl.load(mean + c)) * tl.load(invstd + c)
-    result = (g - tl.load(mean_grad + c) - normal * tl.load(mean_grad_normal + c)) * tl.load(scale + c)
-    tl.store(y + plane * size + i, result.to(y.dtype.element_ty), mask=inside)
+        winners += plane * grad_size
+        columns = (width + 1) // 2
+        row, column = pixel // width, pixel % width
+        g = tl.zeros([BLOCK], tl.float32)
+        for k in tl.static_range(4):
+            r, s = row // 2 + k // 2, column // 2 + k % 2
+            window = r * columns + s
+            place = (row - 2 * r + 1) * 3 + column - 2 * s + 1
+            over = inside & (row - 2 * r >= -1) & (column - 2 * s >= -1) & (window < grad_size) & (s < columns)
+            won = tl.load(winners + window, mask=over, other=255).to(tl.int32) == place
+            g += tl.load(grad + window, mask=over & won, other=0.0).to(tl.float32)
+    place = y + plane * size + pixel
+    normal = (tl.load(place, mask=inside, other=0.0).to(tl.float32) - tl.load(mean + c)) * tl.load(invstd + c)
+    centred = g - tl.load(mean_grad + c) - normal * tl.load(mean_grad_normal + c)
+    tl.store(place, centred * tl.load(scale + c), mask=inside)

@@ -23,7 +23,8 @@ class Norm(NamedTuple):
 
 class Gradients(NamedTuple):
     """What `fire_backward` returns: d/d current `[S, B, C, h, w]`, d/d membrane `[B, C, h, w]` (None if there was
-    none), d/d decay `[C]`, and two sums over the batch, `[C]`: of d/d current, and of it times the normal."""
+    none), d/d decay `[C]` (any value where decay needs no gradient), and two sums over the batch, `[C]`: of d/d
+    current, and of it times the normal (any value where there is no norm)."""
 
     current: Tensor
     membrane: Tensor | None
@@ -104,7 +105,7 @@ def fire_backward(
 def norm_backward(
     y: Tensor, norm: Norm, grad: Tensor, mean_grad: Tensor, mean_grad_normal: Tensor, pool: bool
 ) -> Tensor:
-    """d/d current -> d/d y, through the pooling and BatchNorm; it may be written over y.
+    """d/d current -> d/d y, through the pooling and BatchNorm; it may be written over y, so y is the caller's to lose.
 
     grad `[S, B, C, h, w]`; mean_grad and mean_grad_normal `[C]`: the sums of `fire_backward` divided by the number of
     values a channel (over all ranks if BatchNorm is synchronised), or 0 for running statistics.

@@ -1,0 +1,82 @@
+"""The benchmarks' baseline is the network that it stands for, and the byte counter counts."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import tdformer
+from benchmarks.published import Published
+from tdformer import registry
+from tdformer.backbones import QKFormerSizes
+from tdformer.kernels import events
+from tdformer.measure import live_bytes, measure_step
+from tdformer.registry import Entry
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry(QKFormerSizes("imagenet", (16, 24, 32), (1, 1, 2), 4), 32, 3, 10)
+    monkeypatch.setattr(registry, "MODELS", registry.MODELS | {"tiny": entry})
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("segments", [1, 2, 4])
+@pytest.mark.parametrize("policy", ["none", "unit"])
+def test_the_baseline_is_our_model_without_feedback(segments: int, policy: str) -> None:
+    published = Published("tiny", segments, num_classes=10).double()
+    for module in published.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            module.weight.data.uniform_(1, 2)
+            module.bias.data.uniform_(0, 1)
+    ours = tdformer.create_model("tiny", segments=segments, segment_norm="shared", recompute=policy).double()
+    tdformer.load_pretrained(ours, copy.deepcopy(published.state_dict()))
+    x, labels = torch.rand(2, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 2])
+    expected, found = published(x), ours(x)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    for logits in (expected, found):
+        tdformer.segment_loss(logits.double(), labels).backward()
+    pairs = [(p.grad, q.grad) for p, q in zip(published.parameters(), ours.parameters(), strict=False)]
+    stem = ours.backbone.embeds[0].units[0].current.conv.weight.grad
+    torch.testing.assert_close(stem, published.patch_embed1.proj_conv.weight.grad, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(ours.head.weight.grad, published.head.weight.grad, rtol=1e-6, atol=1e-9)
+    assert len(pairs) > 20 and stem.abs().max() > 0
+
+
+def test_live_bytes_of_a_known_step() -> None:
+    """Two linear layers and a square: what is kept is what their formulas say."""
+    model = nn.Sequential(nn.Linear(10, 20, bias=False), nn.Linear(20, 5, bias=False))
+    x = torch.rand(8, 10)
+    with live_bytes(model) as live:
+        y = model(x)
+        assert live.now == (8 * 20 + 8 * 5) * 4  # the hidden layer for its gradient, and y
+        loss = y.square().sum()
+        assert live.now == (8 * 20 + 8 * 5 + 1) * 4 and live.peak == (8 * 20 + 2 * 8 * 5 + 1) * 4
+        loss.backward()
+        del y, loss
+        assert live.now == 0  # gradients of parameters do not count
+    assert live.flops == 2 * 8 * (10 * 20 + 20 * 5) + 2 * 8 * (10 * 20 + 2 * 20 * 5)
+    assert len(live.timeline) > 5
+
+
+@pytest.mark.parametrize("policy", ["none", "block", "time", "unit"])
+@pytest.mark.parametrize("segments", [1, 2, 4])
+def test_the_plan_agrees_with_the_measurement(monkeypatch: pytest.MonkeyPatch, policy: str, segments: int) -> None:
+    """The model of bytes and operations, which is the step on the meta device, within 10 % of the step itself.
+
+    The plan counts dense convolutions, so events are off.
+    """
+    monkeypatch.setattr(events, "DENSEST", -1.0)
+    costs = []
+    for device in ("meta", "cpu"):
+        with torch.device(device):
+            model = tdformer.create_model("hst_10_384", segments=segments, feedback="last", image_size=64)
+            model.set_recompute(policy, min(2, segments))
+            costs.append(measure_step(model, torch.rand(2, 3, 64, 64))[0])
+    plan, found = costs
+    assert plan.kept == pytest.approx(found.kept, rel=0.1)
+    assert plan.peak == pytest.approx(found.peak, rel=0.1)
+    assert plan.flops == pytest.approx(found.flops, rel=0.1)
