@@ -1,6 +1,6 @@
 """Time of the fused neuron's kernels against plain PyTorch, side by side, and the bytes a second that they reach.
 
-    python -m benchmarks.neuron [--device cuda] [--dtype fp32] [--rounds 20]
+    python -m benchmarks.neuron [--device cuda|cpu] [--dtype fp32] [--rounds 20]
 
 Units of hst_10_768 without their convolution, 8 images of 224 x 224, T = 4. The contenders take turns; a ratio is the
 median over the rounds of PyTorch's time divided by theirs in the same round. Bytes: each of the four functions reads
@@ -24,7 +24,7 @@ from tdformer.options import NeuronOptions
 
 from . import machine, table
 
-BACKENDS = {"cuda": ("reference", "gpu")}
+BACKENDS = {"cuda": ("reference", "gpu"), "cpu": ("reference", "cpu")}
 """Modules of `tdformer.kernels` by device; the others are compared to the first."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STEPS = 4
@@ -93,12 +93,13 @@ def measured(device: str, dtype: torch.dtype, rounds: int) -> list[list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.neuron")
-    parser.add_argument("--device", default="cuda", choices=BACKENDS)
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=here, choices=BACKENDS)
     parser.add_argument("--dtype", default="fp32", choices=DTYPES)
     parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
-        print("benchmarks.neuron needs a CUDA device, and there is none here", file=sys.stderr)
+        print("error: --device cuda needs a CUDA device, and there is none here", file=sys.stderr)
         sys.exit(2)
     print(f"{machine()}; T = {STEPS}, {given.dtype}, {given.rounds} rounds\n")
     head = ["y", "direction", "kernels", "ms", "times as fast", "GB/s"]
