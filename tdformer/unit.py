@@ -185,6 +185,7 @@ class _Unit(torch.autograd.Function):
         ctx.plan, ctx.border, ctx.rerun = plan, border, _membrane_after
         ctx.layouts = [None if p is None else p[1] for p in packed]
         ctx.set_materialize_grads(False)
+        ctx.output = output.shape
         ctx.save_for_backward(
             border.to_keep(membrane),
             decay,
@@ -201,8 +202,12 @@ class _Unit(torch.autograd.Function):
         plan, saved = ctx.plan, _Saved(ctx)
         membrane = ctx.border.entering(saved.membrane)
         ctx.border.done()
-        with exact(saved.data[0]):
-            return None, None, None, *_gradients(plan, saved, membrane, grads, ctx.count, ctx.needs_input_grad)
+        grad, after = grads
+        if grad is None and after is not None:  # only the potential is used
+            grad = after.new_zeros(ctx.output, dtype=plan.dtype)
+        assert grad is not None
+        with exact(grad):
+            return None, None, None, *_gradients(plan, saved, membrane, grad, after, ctx.count, ctx.needs_input_grad)
 
 
 class _Saved:
@@ -231,14 +236,13 @@ def _gradients(
     plan: _Plan,
     saved: _Saved,
     membrane: Tensor | None,
-    grads: Sequence[Tensor | None],
+    grad: Tensor,
+    grad_after: Tensor | None,
     count: float,
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients of membrane, decay, gamma, beta, bias and the pairs. Two passes over the slices of the batch, because
     BatchNorm's gradient needs its sums first; a single slice is computed once."""
-    grad, grad_after = grads
-    assert grad is not None
     found: list[Gradients] = []
     for part in plan.slices:
         inputs = saved.inputs(part)
@@ -257,7 +261,7 @@ def _gradients(
         if saved.y is not None:
             y = y.clone()  # the next line writes over it
         grad_y = kernels.norm_backward(y, saved.norm, found[i].current, *means, plan.pool)
-        found[i] = found[i]._replace(current=means[0])
+        found[i] = found[i]._replace(current=means[0])  # let go of it
         del y
         for k, (x, weight) in enumerate(zip(inputs, saved.weights, strict=True)):
             wanted = [needs[8 + 2 * k], needs[9 + 2 * k], k == 0 and saved.bias is not None]

@@ -9,6 +9,7 @@ from torch import Tensor
 from tdformer import TDFormer, segment_loss, unit
 from tdformer.measure import measure_step
 from tdformer.packing import add, bounded, pack
+from tdformer.state import Keep, State
 
 
 def step(model: TDFormer, x: Tensor, bf16: bool = False) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
@@ -216,3 +217,17 @@ def test_a_graph_can_be_used_twice(tiny) -> None:
     again = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     assert torch.equal(first, whole[-2]) or torch.equal(first, whole[-1])
     assert all(a is b or torch.equal(a, b) for a, b in zip(whole, again, strict=True))
+
+
+@pytest.mark.parametrize("name", ["tiny_hst", "tiny_spikformer", "tiny_sdt"])
+def test_a_segment_whose_output_nobody_uses_passes_on_its_membranes(tiny, name: str) -> None:
+    gradients = []
+    for packed in (False, True):
+        torch.manual_seed(1)
+        model = tiny(name, torch.float32, segments=2)
+        state, x = State(steps=2, keep=Keep(packed)), torch.rand(1, 3, 3, 16, 16)
+        for state.segment in (0, 1):
+            output, _ = model.segment(x, None, state)
+        output.square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(a is b or torch.equal(a, b) for a, b in zip(*gradients, strict=True))
