@@ -70,17 +70,22 @@ def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders
     images = torch.empty(plan.micro_batch, *shape, device="meta")
     cost, _ = measure_step(model, images, config.train.precision == "bf16")
     model.set_recompute(*before)
-    return Recompute(policy, borders, cost, cost.peak + state_bytes(model, config, plan.world))
+    return Recompute(policy, borders, cost, cost.peak + state_bytes(model, config, plan))
 
 
-def state_bytes(model: TDFormer, config: Config, world: int) -> int:
-    """Weights, gradients, AdamW's two moments (and ZeRO's fp32 copy of the weights) and the EMA, in one process."""
+def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
+    """Weights, gradients, AdamW's two moments (and ZeRO's fp32 copy of the weights) and the EMA, in one process.
+
+    Over several segments autograd sums up whole gradients before it hands them on: a second set, unless that one
+    becomes the gradient.
+    """
     count = sum(p.numel() for p in model.parameters())
-    stage = config.engine.zero_stage
+    stage, world = config.engine.zero_stage, plan.world
     weights = 4 * count // (world if stage == 3 else 1)
     gradients = 4 * count // (world if stage >= 2 else 1)
     moments = (8 if stage == 0 else 12) * count // (world if stage >= 1 else 1)
-    return weights + gradients + moments + (4 * count if config.train.ema_decay else 0)
+    summed = 4 * count if model.segments > 1 and (stage >= 2 or plan.accumulation > 1) else 0
+    return weights + gradients + summed + moments + (4 * count if config.train.ema_decay else 0)
 
 
 def memory(config: Config) -> float:

@@ -40,14 +40,22 @@ def test_the_cheapest_that_fits_is_taken() -> None:
 def test_zero_stages_shard_the_training_state() -> None:
     model = tdformer.create_model("quickstart")
     count = sum(p.numel() for p in model.parameters())
-    sizes = [planner.state_bytes(model, load(None, [f"engine.zero_stage={s}"]), 4) / count for s in range(4)]
-    assert sizes == [16, 11, 8, 5]
-    assert planner.state_bytes(model, load(None, ["train.ema_decay=0.9"]), 1) == 20 * count
+
+    def each(*words: str, world: int = 4, accumulation: int = 1) -> float:
+        plan = BatchPlan(64, world, 64 // world // accumulation, accumulation)
+        return planner.state_bytes(model, load(None, words), plan) / count
+
+    assert [each(f"engine.zero_stage={stage}") for stage in range(4)] == [16, 11, 8, 5]
+    assert each("train.ema_decay=0.9", world=1) == 20
+    model.segments = 2  # autograd sums a weight's gradient over the segments beside the one that is there
+    assert [each(f"engine.zero_stage={stage}") for stage in range(4)] == [16, 11, 12, 9]
+    assert each(world=1, accumulation=2) == 20
 
 
 def test_what_cannot_fit_is_refused_before_a_run_folder_is_made(cli: Any, tmp_path: Path) -> None:
     write_shards("digits", tmp_path / "shards", samples_per_shard=500)
-    words = ("data.dataset=digits", "data.root=shards", "recompute.policy=auto")
+    (tmp_path / "recipe.yaml").write_text("name: run\ndata: {dataset: digits, root: shards}\n")
+    words = ("recipe.yaml", "recompute.policy=auto")
     done = cli("train", *words, "recompute.memory=0.001")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
