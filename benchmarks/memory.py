@@ -151,7 +151,7 @@ def pictures(folder: Path, name: str, device: str, costs: dict[str, list[Cost]])
         places = range(0, len(line), every)
         axes.plot([i / len(line) for i in places], [max(line[i : i + every]) for i in places], label=policy, lw=1)
     axes.set(
-        xlabel="part of the step's operators, forward then backward", ylabel="live MiB", yscale="log", ylim=(1, None)
+        xlabel="share of the step's operators, forward, then backward", ylabel="live MiB", yscale="log", ylim=(1, None)
     )
     axes.legend(frameon=False)
     figure.tight_layout()
@@ -161,9 +161,10 @@ def pictures(folder: Path, name: str, device: str, costs: dict[str, list[Cost]])
         for policy_words, found in costs.items():
             axes.plot(STEPS, [getattr(c, title) / MIB for c in found], marker="o", ms=3, lw=1, label=policy_words)
         axes.set(xlabel="time steps T = segments N", ylabel="MiB", title=title, yscale="log", xscale="log")
-        axes.set_xticks(STEPS, [str(t) for t in STEPS], minor=False)
-    both[0].legend(frameon=False, fontsize=7)
-    figure.tight_layout()
+        axes.minorticks_off()
+        axes.set_xticks(STEPS, [str(t) for t in STEPS])
+    figure.tight_layout(rect=(0, 0, 1, 0.86))
+    figure.legend(*both[0].get_legend_handles_labels(), loc="upper center", ncols=3, frameon=False, fontsize=8)
     figure.savefig(folder / "memory-time.svg", metadata={"Date": None})
 
 
