@@ -23,6 +23,8 @@ from ..options import NeuronOptions
 from .reference import Gradients, Norm
 
 SURROGATES = ("sigmoid", "arctan", "rectangular")
+BLOCK = 1024
+"""Pixels of one channel taken at once, of several images where they are small."""
 
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,39 +206,19 @@ def _statistics(first: int, last: int, planes: Any, mean: Any, var: Any) -> None
 
 
 @_exact
-def _first_largest(best: Any, row: Any, line: Any, place: Any, scale: Any, shift: Any) -> None:
+def _first_largest(best: Any, row: Any, line: Any, place: Any) -> None:
     """Take up one more row of the windows."""
     for j in range(line.size):
-        x = line[j] * scale + shift
+        x = line[j]
         larger = x > best[j] or x != x  # NaN wins, as in PyTorch
         row[j] = place if larger else row[j]
         best[j] = x if larger else best[j]
 
 
 @_exact
-def _windows(plane: Any, scale: Any, shift: Any, current: Any, winner: Any, z: Any) -> None:
-    """3 x 3 windows, stride 2: each one's largest current and the place of the first pixel that has it.
-
-    z `[2, W + 2]`: a column of windows in each of its inner places, its largest current and that one's row.
-    """
-    height, width = plane.shape
-    out_w = (width + 1) // 2
-    best, row = z[0], z[1]
-    best[0] = best[width + 1] = -np.inf
-    row[0] = row[width + 1] = np.inf
-    for r in range((height + 1) // 2):
-        top = max(0, 2 * r - 1)
-        best[1 : width + 1] = -np.inf
-        row[1 : width + 1] = top
-        for i in range(top, min(height, 2 * r + 2)):
-            _first_largest(best[1 : width + 1], row[1 : width + 1], plane[i], np.float32(i), scale, shift)
-        _largest_of_three(best, row, width, current[r * out_w :], winner[r * out_w :])
-
-
-@_exact
 def _largest_of_three(best: Any, row: Any, width: int, current: Any, winner: Any) -> None:
     """Starts in the middle, which is always inside the picture, also where everything is NaN."""
-    for j in range((width + 1) // 2):
+    for j in range(current.size):
         left, x, right = best[2 * j], best[2 * j + 1], best[2 * j + 2]
         left_row, place, right_row = row[2 * j], row[2 * j + 1], row[2 * j + 2]
         column = 2 * j
@@ -253,14 +235,115 @@ def _largest_of_three(best: Any, row: Any, width: int, current: Any, winner: Any
 
 
 @_exact
-def _currents(y: Any, s: int, n: int, c: int, scale: Any, shift: Any, pool: bool, x: Any, winner: Any, z: Any) -> None:
-    plane = y[s, n, c]
+def _room(y: Any, pool: bool, count: int) -> tuple[Any, Any, Any]:
+    """Scratch for `_pooled`: `count` pictures side by side, each followed by one or two columns that never win; a
+    column of windows in each of their columns, its largest current and that one's row; a row of windows' results."""
+    height, width = y.shape[3:]
+    whole = count * (width + 2 - width % 2) if pool else 0
+    strip = np.full((height, whole), np.float32(-np.inf))
+    return strip, np.empty((3, whole + 2), np.float32), np.empty(whole // 2, np.int32)
+
+
+@_exact
+def _pooled(
+    y: Any, s: int, n: int, count: int, c: int, scale: Any, shift: Any, room: Any, current: Any, winner: Any
+) -> None:
+    """3 x 3 windows, stride 2: each one's largest current and the place of the first pixel that has it."""
+    strip, lines, places = room
+    height, width = y.shape[3:]
+    out_h, out_w = (height + 1) // 2, (width + 1) // 2
+    step = width + 2 - width % 2
+    whole = count * step
+    for m in range(count):
+        for i in range(height):
+            line, to = y[s, n + m, c, i], strip[i, m * step : m * step + width]
+            for j in range(width):
+                to[j] = line[j] * scale + shift
+    best, row, found = lines[0], lines[1], lines[2]
+    inner, inner_row = best[1 : whole + 1], row[1 : whole + 1]
+    best[0] = best[whole + 1] = -np.inf
+    for r in range(out_h):
+        top = max(0, 2 * r - 1)
+        for j in range(whole):
+            inner[j] = -np.inf
+            inner_row[j] = top
+        for i in range(top, min(height, 2 * r + 2)):
+            _first_largest(inner, inner_row, strip[i, :whole], np.float32(i))
+        for m in range(count + 1):
+            row[m * step] = np.inf
+        row[whole + 1] = np.inf
+        if count == 1:
+            at = r * out_w
+            _largest_of_three(best, row, width, current[at : at + out_w], winner[at : at + out_w])
+            continue
+        _largest_of_three(best, row, width, found[: whole // 2], places)
+        for m in range(count):
+            at, left = (m * out_h + r) * out_w, m * step // 2
+            x, won = current[at : at + out_w], winner[at : at + out_w]
+            own, place = found[left : left + out_w], places[left : left + out_w]
+            for j in range(out_w):
+                x[j] = own[j]
+                won[j] = place[j] - m * step
+
+
+@_exact
+def _start(x: Any, s: int, n: int, c: int) -> Any:
+    """Where a plane begins in x `[S, B, C, ...]`; unsigned, because LLVM vectorises loops over such places only."""
+    return np.uint64(((s * x.shape[1] + n) * x.shape[2] + c) * x[0, 0, 0].size)
+
+
+@_exact
+def _currents(
+    y: Any, s: int, n: int, count: int, c: int, scale: Any, shift: Any, pool: bool, room: Any, x: Any, winner: Any
+) -> None:
+    """Of one channel of `count` images from the n-th, side by side."""
     if pool:
-        _windows(plane, scale, shift, x, winner, z)
-    else:
-        flat = plane.reshape(-1)
-        for i in range(flat.size):
-            x[i] = flat[i] * scale + shift
+        _pooled(y, s, n, count, c, scale, shift, room, x, winner)
+        return
+    if count == 1:
+        plane = y[s, n, c].reshape(-1)
+        for i in range(x.size):
+            x[i] = plane[i] * scale + shift
+        return
+    size, flat = x.size // count, y.reshape(-1)
+    for m in range(count):
+        at, to = _start(y, s, n + m, c), np.uint64(m * size)
+        for i in range(np.uint64(size)):
+            x[to + i] = flat[at + i] * scale + shift
+
+
+@_exact
+def _gathered(planes: Any, s: int, n: int, count: int, c: int, scratch: Any) -> Any:
+    """One channel of `count` images from the n-th, side by side; of one image where it lies."""
+    if count == 1:
+        return planes[s, n, c].reshape(-1)
+    size, flat = planes[0, 0, 0].size, planes.reshape(-1)
+    for m in range(count):
+        at, to = _start(planes, s, n + m, c), np.uint64(m * size)
+        for i in range(np.uint64(size)):
+            scratch[to + i] = flat[at + i]
+    return scratch
+
+
+@_exact
+def _winners(y: Any, s: int, n: int, count: int, c: int, winner: Any, scratch: Any) -> Any:
+    """What won the pooling, like `_gathered`."""
+    size, flat = winner.size // count, y.reshape(-1)
+    for m in range(count):
+        at, to = _start(y, s, n + m, c), np.uint64(m * size)
+        for i in range(np.uint64(size)):
+            scratch[to + i] = flat[at + np.uint64(winner[to + i])]
+    return scratch
+
+
+@_exact
+def _scatter(values: Any, planes: Any, s: int, n: int, count: int, c: int) -> None:
+    """The inverse of `_gathered`."""
+    size, flat = planes.shape[3], planes.reshape(-1)
+    for m in range(count):
+        at, of = _start(planes, s, n + m, c), np.uint64(m * size)
+        for i in range(np.uint64(size)):
+            flat[at + i] = values[of + i]
 
 
 @_exact
@@ -292,32 +375,38 @@ def _fire(
     after: Any,
 ) -> None:
     steps, batch, _, size = spikes.shape
-    x, h = np.empty(size, np.float32), np.empty(size, np.float32)
-    winner, z = np.empty(size if pool else 0, np.int32), np.empty((2, y.shape[4] + 2), np.float32)
+    many = max(1, min(batch, BLOCK // size))
+    own = np.empty((4, many * size), np.float32)
+    winners = np.empty(many * size if pool else 0, np.int32)
+    room = _room(y, pool, many)
     one = np.float32(1)
     zero = np.float32(0)
     for c in range(first, last):
-        for n in range(batch):
-            v = after[0, n, c]
+        for n in range(0, batch, many):
+            count = min(many, batch - n)
+            pixels = count * size
+            x, v, h, scratch = own[0, :pixels], own[1, :pixels], own[2, :pixels], own[3, :pixels]
             if membrane.shape[0]:
-                v[:] = membrane[0, n, c]
+                v[:] = _gathered(membrane, 0, n, count, c, scratch)
             else:
                 v[:] = rest
             for t in range(steps):
                 if t < y.shape[0]:
-                    _currents(y, t, n, c, scale[c], shift[c], pool, x, winner, z)
+                    _currents(y, t, n, count, c, scale[c], shift[c], pool, room, x, winners)
                 _charge(x, v, decay[c], threshold, rest, soft, h)
-                out = spikes[t, n, c]
-                for i in range(size):
+                out = spikes[t, n, c] if count == 1 else scratch
+                for i in range(pixels):
                     out[i] = one if h[i] >= threshold else zero
+                if count > 1:
+                    _scatter(out, spikes, t, n, count, c)
+            _scatter(v, after, 0, n, count, c)
 
 
 @_exact
-def _slopes(h: Any, threshold: Any, surrogate: int, alpha: Any, slope: Any) -> None:
-    """The surrogate's gradient at each H."""
+def _slopes(h: Any, threshold: Any, surrogate: int, alpha: Any, bits: Any, slope: Any) -> None:
+    """The surrogate's gradient at each H; bits: int32 scratch of its size."""
     one = np.float32(1)
     if surrogate == 0:  # alpha e / (1 + e)^2 with e = exp(-alpha |u|): 2^-k exp(-r), |r| <= ln(2) / 2
-        bits = np.empty(h.size, np.int32)
         power = bits.view(np.float32)
         for i in range(h.size):
             a = min(abs((h[i] - threshold) * alpha), np.float32(80))
@@ -406,63 +495,65 @@ def _fire_backward(
     sums: Any,
 ) -> None:
     steps, batch, _, size = grad_spikes.shape
-    x, v = np.empty(size, np.float32), np.empty(size, np.float32)
-    gv, slope = np.empty(size, np.float32), np.empty(size, np.float32)
-    h = np.empty((steps, size), np.float32)
-    winners = np.empty((y.shape[0], size if pool else 0), np.int32)
-    z = np.empty((2, y.shape[4] + 2), np.float32)
-    won = np.empty(size if pool else 0, np.float32)
+    many = max(1, min(batch, BLOCK // size))
+    own, bits = np.empty((6, many * size), np.float32), np.empty(many * size, np.int32)
+    hs = np.empty((steps, many * size), np.float32)
+    winners = np.empty((y.shape[0], many * size if pool else 0), np.int32)
+    room = _room(y, pool, many)
     zero = np.float32(0)
     same = y.shape[0] == 1
     for c in range(first, last):
         rate = decay[c]
         total, total_normal, total_decay = 0.0, 0.0, 0.0
-        for n in range(batch):
+        for n in range(0, batch, many):
+            count = min(many, batch - n)
+            pixels = count * size
+            x, v, gv = own[0, :pixels], own[1, :pixels], own[2, :pixels]
+            slope, gx, scratch = own[3, :pixels], own[4, :pixels], own[5, :pixels]
             if membrane.shape[0]:
-                v[:] = membrane[0, n, c]
+                v[:] = _gathered(membrane, 0, n, count, c, scratch)
             else:
                 v[:] = rest
             for t in range(steps):
                 if t < y.shape[0]:
-                    _currents(y, t, n, c, scale[c], shift[c], pool, x, winners[t], z)
-                _charge(x, v, rate, threshold, rest, soft, h[t])
+                    _currents(y, t, n, count, c, scale[c], shift[c], pool, room, x, winners[t])
+                _charge(x, v, rate, threshold, rest, soft, hs[t])
             if grad_membrane.shape[0]:
-                gv[:] = grad_membrane[0, n, c]
+                gv[:] = _gathered(grad_membrane, 0, n, count, c, scratch)
             else:
                 gv[:] = zero
-            if same:
-                grad[0, n, c, :] = zero
+            gx[:] = zero
             for t in range(steps - 1, -1, -1):
-                ht, gs, gx = h[t], grad_spikes[t, n, c], grad[0 if same else t, n, c]
-                _slopes(ht, threshold, surrogate, alpha, slope)
-                _discharge(ht, gs, gv, threshold, rest, soft, detach, slope)
+                h = hs[t, :pixels]
+                _slopes(h, threshold, surrogate, alpha, bits, slope)
+                gs = _gathered(grad_spikes, t, n, count, c, scratch)
+                _discharge(h, gs, gv, threshold, rest, soft, detach, slope)
                 if learned:
-                    own = 0.0
-                    for i in range(size):
-                        u = h[t - 1, i] if t > 0 else rest
+                    step = 0.0
+                    for i in range(pixels):
+                        u = hs[t - 1, i] if t > 0 else rest
                         if t > 0:
                             if soft:
                                 u = u - threshold if u >= threshold else u
                             else:
                                 u = rest if u >= threshold else u
                         elif membrane.shape[0]:
-                            u = membrane[0, n, c, i]
-                        own += slope[i] * (ht[i] - u)
-                    total_decay += own / rate
+                            u = membrane[0, n + i // size, c, i % size]
+                        step += slope[i] * (h[i] - u)
+                    total_decay += step / rate
                 _pass_on(slope, rate, same, gv, gx)
+                if not same or t == 0:
+                    s = 0 if same else t
+                    _scatter(gx, grad, s, n, count, c)
+                    if mean.size:
+                        total += _sum(gx)
+                        if pool:
+                            source = _winners(y, s, n, count, c, winners[s, :pixels], scratch)
+                        else:
+                            source = _gathered(y, s, n, count, c, scratch)
+                        total_normal += _sum_normal(gx, source, mean[c])
             if before.shape[0]:
-                before[0, n, c, :] = gv
-            if mean.size:
-                for s in range(y.shape[0]):
-                    g = grad[s, n, c]
-                    total += _sum(g)
-                    if pool:
-                        flat = y[s, n, c].reshape(-1)
-                        for i in range(size):
-                            won[i] = flat[winners[s, i]]
-                        total_normal += _sum_normal(g, won, mean[c])
-                    else:
-                        total_normal += _sum_normal(g, y[s, n, c].reshape(-1), mean[c])
+                _scatter(gv, before, 0, n, count, c)
         sums[0, c] = total_decay
         sums[1, c] = total
         if mean.size:
@@ -484,25 +575,30 @@ def _norm_backward(
     grad: Any,
 ) -> None:
     """scale (g - mean_grad - normal mean_grad_normal) as scale g + slope y + constant, over y."""
-    size = grad.shape[3]
-    x, winner = np.empty(size, np.float32), np.empty(size if pool else 0, np.int32)
-    z = np.empty((2, y.shape[4] + 2), np.float32)
+    size, whole = np.uint64(grad.shape[3]), np.uint64(y[0, 0, 0].size)
+    many = max(1, min(y.shape[1], BLOCK // grad.shape[3])) if pool else 1
+    x, winner = np.empty(many * grad.shape[3], np.float32), np.empty(many * grad.shape[3], np.int32)
+    room = _room(y, pool, many)
+    g, flat = grad.reshape(-1), y.reshape(-1)
     for c in range(first, last):
         a = scale[c]
         slope = -a * invstd[c] * mean_grad_normal[c]
         constant = -a * mean_grad[c] - slope * mean[c]
         for s in range(y.shape[0]):
-            for n in range(y.shape[1]):
-                g, flat = grad[s, n, c], y[s, n, c].reshape(-1)
+            for n in range(0, y.shape[1], many):
+                count = min(many, y.shape[1] - n)
                 if pool:
-                    _windows(y[s, n, c], a, shift[c], x, winner, z)
-                    for i in range(flat.size):
-                        flat[i] = flat[i] * slope + constant
-                    for i in range(size):
-                        flat[winner[i]] += a * g[i]
-                else:
-                    for i in range(size):
-                        flat[i] = a * g[i] + flat[i] * slope + constant
+                    _pooled(y, s, n, count, c, a, shift[c], room, x, winner)
+                for m in range(count):
+                    at, of = _start(y, s, n + m, c), _start(grad, s, n + m, c)
+                    if pool:
+                        for i in range(whole):
+                            flat[at + i] = flat[at + i] * slope + constant
+                        for i in range(size):
+                            flat[at + np.uint64(winner[np.uint64(m) * size + i])] += a * g[of + i]
+                    else:
+                        for i in range(size):
+                            flat[at + i] = a * g[of + i] + flat[at + i] * slope + constant
 
 
 def pack(x: Tensor, bits: int) -> Tensor:

@@ -21,34 +21,33 @@ DENSEST = 0.1
 """The share of inputs that are not zero up to which events are faster."""
 SAMPLE = 8
 """Every how many channels are looked at to find out."""
-SMALLEST = 2**14
+SMALLEST = 2**17
 """Inputs below which there is nothing to gain."""
 CACHE = 3 * 2**16
 """Floats of the dense factor that a core's cache holds."""
 PIXELS = 64
-"""Output pixels written at once, so that their channels can be turned in the cache."""
+"""Output pixels written at once, so that their channels can be turned in the cache; images need two such blocks."""
 
 _fast = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 class Events:
-    """What is not zero in x `[M, C, H, W]`, for a k x k convolution with this stride and padding."""
+    """What is not zero in x `[M, C, H, W]`, for a k x k convolution with stride 1 and this padding."""
 
-    def __init__(self, x: Tensor, kernel: int, stride: int, padding: int) -> None:
-        self.x, self.geometry = x.numpy(), (kernel, stride, padding)
-        self.out = tuple((n + 2 * padding - kernel) // stride + 1 for n in x.shape[2:])
+    def __init__(self, x: Tensor, kernel: int, padding: int) -> None:
+        self.x, self.kernel, self.padding = x.numpy(), kernel, padding
+        self.out = tuple(n + 2 * padding - kernel + 1 for n in x.shape[2:])
         self.depth = x.shape[1] * kernel * kernel
 
     def convolve(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """weight `[C', C, k, k]` -> `[M, C', H', W']`."""
         images, size, channels = self.x.shape[0], self.out[0] * self.out[1], weight.shape[0]
-        counts = torch.zeros(images * size + 1, dtype=torch.int64)
-        work = self.x.size
-        _spread(_count_by_pixel, images, work, self.x, *self.geometry, *self.out, counts[1:].numpy())
-        start = counts.cumsum(0)
-        index, value = _entries(start)
-        cursor = start[:-1].clone().numpy()
-        _spread(_fill_by_pixel, images, work, self.x, *self.geometry, *self.out, cursor, index.numpy(), value.numpy())
+        start = torch.zeros(images * size + 1, dtype=torch.int64)
+        index, value = torch.empty(0, dtype=torch.int32), torch.empty(0)
+        self._by_pixel(start[1:], index, value)
+        start = start.cumsum(0)
+        index, value = index.new_empty(int(start[-1])), value.new_empty(int(start[-1]))
+        self._by_pixel(start[:-1].clone(), index, value)
         width = _tile(channels, self.depth)
         factor = torch.empty(channels // width, self.depth, width)
         rows = weight.reshape(channels, self.depth).numpy()
@@ -58,7 +57,7 @@ class Events:
         _spread(
             _multiply,
             blocks,
-            work,
+            self.x.size,
             start.numpy(),
             index.numpy(),
             value.numpy(),
@@ -68,21 +67,22 @@ class Events:
         )
         return y
 
+    def _by_pixel(self, *arrays: Tensor) -> None:
+        fixed = (self.x, self.kernel, self.padding, *self.out)
+        _spread(_by_pixel, self.x.shape[0], self.x.size, *fixed, *(a.numpy() for a in arrays))
+
 
 def events_of(x: Tensor, weight: Tensor, stride: int, padding: int) -> Events | None:
     """The events of x where they are the faster way, which depends on x alone (on a sample of it); else None."""
-    if stride != 1 or x.dtype != torch.float32 or weight.dtype != torch.float32 or x.numel() < SMALLEST:
+    if stride != 1 or x.dtype != torch.float32 or weight.dtype != torch.float32:
+        return None
+    if x.numel() < SMALLEST or x[0, 0].numel() < 2 * PIXELS:
         return None
     x = x.detach().contiguous()
     counts = torch.zeros(x.shape[0], dtype=torch.int64)
     _spread(_count, len(x), x.numel(), x.view(*x.shape[:2], -1).numpy(), counts.numpy())
     sampled = len(x) * -(-x.shape[1] // SAMPLE) * x[0, 0].numel()
-    return Events(x, weight.shape[2], stride, padding) if int(counts.sum()) <= DENSEST * sampled else None
-
-
-def _entries(start: Tensor) -> tuple[Tensor, Tensor]:
-    count = int(start[-1])
-    return torch.empty(count, dtype=torch.int32), torch.empty(count, dtype=torch.float32)
+    return Events(x, weight.shape[2], padding) if int(counts.sum()) <= DENSEST * sampled else None
 
 
 def _tile(channels: int, depth: int) -> int:
@@ -103,39 +103,11 @@ def _count(first: int, last: int, x: Any, counts: Any) -> None:
 
 
 @_exact
-def _count_by_pixel(
-    first: int, last: int, x: Any, kernel: int, stride: int, padding: int, height: int, width: int, counts: Any
-) -> None:
-    size = height * width
-    for m in range(first, last):
-        own = counts[m * size : (m + 1) * size]
-        for c in range(x.shape[1]):
-            if kernel == 1 and stride == 1:
-                plane = x[m, c].reshape(-1)
-                for p in range(size):
-                    own[p] += plane[p] != 0
-                continue
-            for i in range(x.shape[2]):
-                row = x[m, c, i]
-                for j in range(x.shape[3]):
-                    if row[j] != 0:
-                        for ky in range(kernel):
-                            u = i + padding - ky
-                            if u < 0 or u % stride or u // stride >= height:
-                                continue
-                            for kx in range(kernel):
-                                v = j + padding - kx
-                                if v >= 0 and v % stride == 0 and v // stride < width:
-                                    own[u // stride * width + v // stride] += 1
-
-
-@_exact
-def _fill_by_pixel(
+def _by_pixel(
     first: int,
     last: int,
     x: Any,
     kernel: int,
-    stride: int,
     padding: int,
     height: int,
     width: int,
@@ -143,33 +115,30 @@ def _fill_by_pixel(
     index: Any,
     value: Any,
 ) -> None:
-    size = height * width
+    """Each output pixel's entries from its cursor on, which moves behind them; with an empty index they are only
+    counted."""
+    size, fill = height * width, index.size > 0
     for m in range(first, last):
         own = cursor[m * size : (m + 1) * size]
         for c in range(x.shape[1]):
-            if kernel == 1 and stride == 1:
+            if kernel == 1:
                 plane = x[m, c].reshape(-1)
                 for p in range(size):
                     if plane[p] != 0:
-                        at = own[p]
-                        index[at], value[at] = c, plane[p]
-                        own[p] = at + 1
+                        if fill:
+                            index[own[p]], value[own[p]] = c, plane[p]
+                        own[p] += 1
                 continue
             for i in range(x.shape[2]):
                 row = x[m, c, i]
                 for j in range(x.shape[3]):
                     if row[j] != 0:
-                        for ky in range(kernel):
-                            u = i + padding - ky
-                            if u < 0 or u % stride or u // stride >= height:
-                                continue
-                            for kx in range(kernel):
-                                v = j + padding - kx
-                                if v >= 0 and v % stride == 0 and v // stride < width:
-                                    p = u // stride * width + v // stride
-                                    at = own[p]
-                                    index[at], value[at] = (c * kernel + ky) * kernel + kx, row[j]
-                                    own[p] = at + 1
+                        for ky in range(max(0, i + padding - height + 1), min(kernel, i + padding + 1)):
+                            for kx in range(max(0, j + padding - width + 1), min(kernel, j + padding + 1)):
+                                p = (i + padding - ky) * width + j + padding - kx
+                                if fill:
+                                    index[own[p]], value[own[p]] = (c * kernel + ky) * kernel + kx, row[j]
+                                own[p] += 1
 
 
 @njit(inline="always")

@@ -33,12 +33,12 @@ def norm_of(y: Tensor, scale: Tensor) -> Norm:
 @pytest.mark.parametrize("steps", [(3, 3), (1, 3)])
 def test_cpu_is_the_reference(o: NeuronOptions, pool: bool, normed: bool, carried: bool, steps: tuple) -> None:
     given, total = steps
-    for size in ((7, 6), (6, 7)):
-        y = (torch.randn(given, 2, 5, *size) * 2).round(decimals=1)  # equal neighbours: the first one wins a window
+    for batch, *size in ((2, 7, 6), (25, 6, 7), (7, 27, 26)):  # the last two are not a whole number of blocks
+        y = (torch.randn(given, batch, 5, *size) * 2).round(decimals=1)  # equal neighbours: the first one wins a window
         scale = torch.tensor([1.5, -1.0, 0.0, 0.3, 2.0])
         norm = norm_of(y, scale) if normed else None
-        out = tuple((n + 1) // 2 for n in size) if pool else size
-        membrane = torch.randn(2, 5, *out) if carried else None
+        out = [(n + 1) // 2 for n in size] if pool else size
+        membrane = torch.randn(batch, 5, *out) if carried else None
         decay = (torch.rand(5) * 0.5 + 0.3).requires_grad_()
         call = (y, norm, membrane, decay, o, pool)
         (spikes, v), (expected, expected_v) = cpu.fire(*call, total), reference.fire(*call, total)
