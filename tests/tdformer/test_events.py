@@ -31,8 +31,8 @@ def test_it_is_taken_where_the_input_is_sparse_and_gives_the_gradients(monkeypat
     taken: list[int] = []
     real = events.Events.convolve
     monkeypatch.setattr(events.Events, "convolve", lambda self, *a: (taken.append(1), real(self, *a))[1])
-    for density, kernel, stride, by_events in ((0.05, 1, 1, 1), (0.05, 3, 1, 1), (0.05, 1, 2, 0), (0.5, 1, 1, 0)):
-        x = sparse_input((4, 64, 32, 32), density).requires_grad_()
+    for density, kernel, stride, by_events in ((0.05, 1, 1, 1), (0.05, 3, 1, 1), (0.05, 1, 2, 1), (0.5, 1, 1, 0)):
+        x = sparse_input((4, 64, 48, 48), density).requires_grad_()
         weight, bias = torch.randn(24, 64, kernel, kernel, requires_grad=True), torch.randn(24, requires_grad=True)
         expected = F.conv2d(x, weight, bias, stride, kernel // 2)
         taken.clear()
