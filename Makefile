@@ -21,6 +21,7 @@ train: install
 	@.ci/quickstart.sh
 
 test: lint
+	@.ci/packages.sh
 	$(BIN)/python -m pytest
 
 lint: install

@@ -39,4 +39,6 @@ pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 pip install --quiet -c .ci/constraints.txt setuptools torch
 pip install --quiet -c .ci/constraints.txt -e '.[dev]' --no-build-isolation
 pip check
+# The benchmarks' peer alone: what it asks for (torchvision, cupy ...) is not needed, and would bring another torch.
+pip install --quiet --no-deps spikingjelly==2.0.0 loguru==0.7.3
 touch "$stamp"

@@ -4,7 +4,8 @@
 
 One image, fp32, T = 4. `--device meta` computes nothing and counts the same bytes in seconds (`tdformer.measure`).
 Three tables: kept for backward and peak by policy; growth with time steps at one step a segment; and, on the meta
-device, the largest batch at 384 pixels in 80 GiB.
+device, the largest batch at 384 pixels in 80 GiB. With spikingjelly installed its `memopt` is a row of the first
+(`peer.py`; on the CPU only).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import nn
 import tdformer
 from tdformer.measure import Cost, LiveBytes, measure_step
 
-from . import machine, table
+from . import machine, peer, table
 from .published import Published
 
 MIB, GIB = 2**20, 2**30
@@ -34,7 +35,9 @@ POLICIES: list[tuple[str, int, str]] = [
 
 
 def model_of(name: str, policy: str, borders: int = 1, border_dtype: str = "fp32", **options: object) -> nn.Module:
-    """The baseline for the policy "published", else ours."""
+    """The baseline for the policy "published", the peer for "memopt, by block" and "memopt, by unit", else ours."""
+    if policy.startswith("memopt"):
+        return peer.memopt(name, policy.split()[-1], images=torch.rand(1, 3, 224, 224), **options)  # type: ignore[arg-type]
     if policy == "published":
         return Published(name, options["segments"], options["time_steps"])  # type: ignore[arg-type]
     model = tdformer.create_model(name, border_dtype=border_dtype, **options)  # type: ignore[arg-type]
@@ -65,6 +68,8 @@ def by_policy(name: str, device: str) -> str:
             if (n < 2 and (policy[0] == "time" or policy[1:] != (1, "fp32"))) or policy[1] > n:
                 continue
             rows.append([str(n), words(*policy), *_numbers(measured(device, name, n, *policy)[0], published[n])])
+        for by in ("memopt, by block", "memopt, by unit") if peer.INSTALLED and device == "cpu" else ():
+            rows.append([str(n), by, *_numbers(measured(device, name, n, by)[0], published[n])])
     head = ["N", "policy", "kept MiB", "ratio", "peak MiB", "ratio", "operations"]
     return table(head, rows)
 

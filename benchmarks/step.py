@@ -3,7 +3,9 @@
     python -m benchmarks.step [--model hst_10_768] [--rounds 7] [--batch 1]
 
 fp32, T = 4, 224 x 224. The contenders take turns, so that all see the same machine; a ratio is the median over the
-rounds of a contender's time divided by the baseline's in the same round.
+rounds of a contender's time divided by the baseline's in the same round. `convolutions` is the floor that a dense step
+stands on: the convolutions of `unit`, alone, each as often as `unit` runs it. With spikingjelly installed its `memopt`
+is a row too (`peer.py`).
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import tdformer
+from tdformer import kernels
 from tdformer.measure import firing_rates
 
-from . import machine, table
+from . import machine, peer, table
 from .memory import model_of, words
 
 Contender = tuple[int, tuple[object, ...]]
@@ -58,6 +62,36 @@ def compared(contenders: dict[str, Callable[[], None]], rounds: int) -> list[lis
     return rows
 
 
+Convolution = tuple[Tensor, Tensor, int, int]
+
+
+def convolutions(model: nn.Module, images: Tensor) -> list[Convolution]:
+    """Input (random), weight, stride and padding of every convolution of one forward pass."""
+    found: list[Convolution] = []
+    real = kernels.convolve
+
+    def recorded(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+        found.append((torch.rand_like(x), weight.detach().clone(), stride, padding))
+        return real(x, weight, bias, stride, padding)
+
+    kernels.convolve = recorded
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        kernels.convolve = real
+    return found
+
+
+def run_convolutions(calls: list[Convolution], forward: int, backward: int) -> None:
+    for x, weight, stride, padding in calls:
+        with torch.no_grad():
+            for _ in range(forward):
+                y = F.conv2d(x, weight, None, stride, padding)
+            for _ in range(backward):
+                kernels.convolve_backward(y, x, weight, stride, padding, (x.shape[1] > 3, True, False))
+
+
 def training(name: str, batch: int, rounds: int, device: torch.device) -> str:
     images, labels = torch.rand(batch, 3, 224, 224, device=device), torch.zeros(batch, dtype=torch.long, device=device)
 
@@ -73,6 +107,10 @@ def training(name: str, batch: int, rounds: int, device: torch.device) -> str:
         f"{words(*policy)}, N = {n}": step(model_of(name, *policy, segments=n, time_steps=4).to(device).train())  # type: ignore[arg-type]
         for n, policy in TRAIN
     }
+    calls = convolutions(model_of(name, "unit", segments=1, time_steps=4).to(device).train(), images)
+    contenders["convolutions of unit, N = 1"] = lambda: run_convolutions(calls, 2, 1)
+    if peer.INSTALLED:
+        contenders["memopt, by block, N = 1"] = step(model_of(name, "memopt, by block", segments=1, time_steps=4))
     return table(["training step", "s", "ratio", "range"], compared(contenders, rounds))
 
 
@@ -100,7 +138,13 @@ def evaluation(name: str, batch: int, rounds: int, device: torch.device) -> str:
     tdformer.load_pretrained(ours, published.state_dict())  # type: ignore[arg-type]
     with firing_rates(ours) as rates, torch.no_grad():
         ours(images)
-    rows = compared({"published": run(models["published"]), "ours": run(models["unit"])}, 3 * rounds)
+    calls = convolutions(ours, images)
+    contenders = {
+        "published": run(published),
+        "ours": run(ours),
+        "convolutions of ours": lambda: run_convolutions(calls, 1, 0),
+    }
+    rows = compared(contenders, 3 * rounds)
     for row in rows:
         row.append(f"{1 / float(row[2]):.2f}")
     mean = sum(rates.values()) / len(rates)

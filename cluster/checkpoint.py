@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,11 @@ MANIFEST, STATE = "manifest.json", "state.json"
 _NAME = re.compile(r"step-(\d{8,})$")
 
 
-def save(root: Path, step: int, parts: dict[str, Tensors], state: dict[str, Any], keep: int) -> Path:
-    """Write `root/step-XXXXXXXX`: one safetensors file for each of `parts`, and `state` as JSON; keep the last `keep`.
+def save(
+    root: Path, step: int, parts: dict[str, Tensors], state: dict[str, Any], keep: int, best: bool = False
+) -> Path:
+    """Write `root/step-XXXXXXXX`: one safetensors file for each of `parts`, and `state` as JSON; keep the last `keep`,
+    and the last one that was the `best` when it was written (named in `root/best`).
 
     The folder is written under a hidden name, synced, given a manifest of sizes and digests, and renamed.
     Raises RunError when the disk is full; what was there before is untouched then.
@@ -52,6 +56,8 @@ def save(root: Path, step: int, parts: dict[str, Tensors], state: dict[str, Any]
         os.rename(hidden, final)
         sync_folder(root)
         write_atomic(root / "latest", f"{final.name}\n".encode())
+        if best:
+            write_atomic(root / "best", f"{final.name}\n".encode())
     except (OSError, SafetensorError) as error:
         shutil.rmtree(hidden, ignore_errors=True)
         if is_full(error):
@@ -61,8 +67,42 @@ def save(root: Path, step: int, parts: dict[str, Tensors], state: dict[str, Any]
             ) from error
         raise
     for path in complete(root)[keep:]:
-        _discard(path)
+        if path.name != _named(root / "best"):
+            _discard(path)
     return final
+
+
+class Saver:
+    """Writes checkpoints one at a time in a thread, from tensors that nobody else changes."""
+
+    def __init__(self, root: Path, keep: int) -> None:
+        self.root, self.keep = root, keep
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def begin(
+        self, step: int, parts: dict[str, Tensors], state: dict[str, Any], best: bool, first: Callable[[], None]
+    ) -> None:
+        """Start to call `first`, then write; `save` says what. The one before must have been waited for."""
+
+        def run() -> None:
+            try:
+                first()
+                save(self.root, step, parts, state, self.keep, best)
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when what was begun is on the disk. Raises what `save` raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
 
 def complete(root: Path) -> list[Path]:
@@ -98,12 +138,17 @@ def verify(path: Path) -> str | None:
     return None
 
 
-def newest_good(root: Path, warn: Callable[[str], None]) -> Path | None:
+def newest_good(
+    root: Path,
+    warn: Callable[[str], None],
+    found: list[Path] | None = None,
+    verify: Callable[[Path], str | None] = verify,
+) -> Path | None:
     """The newest checkpoint that passes `verify`, or None if there is none at all; damaged ones are named to `warn`.
 
-    Raises RunError if there are checkpoints and all are damaged.
+    found: those to choose from, newest first, if not all in `root`. Raises RunError if all that there are are damaged.
     """
-    found = complete(root)
+    found = complete(root) if found is None else found
     for path in found:
         fault = verify(path)
         if fault is None:
@@ -114,9 +159,9 @@ def newest_good(root: Path, warn: Callable[[str], None]) -> Path | None:
     return None
 
 
-def load(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
+def load(path: Path, verified: bool = False) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """The parts and the state of one checkpoint. Raises RunError, naming the fault, if it does not verify."""
-    fault = verify(path)
+    fault = None if verified else verify(path)
     if fault is not None:
         raise RunError(f"checkpoint {path} is damaged: {fault}; use another one")
     parts = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
@@ -138,6 +183,10 @@ def clean(root: Path) -> None:
 def is_full(error: BaseException) -> bool:
     """Whether an error says that the disk is full; safetensors reports it as text."""
     return getattr(error, "errno", None) in NO_SPACE or "No space left" in str(error)
+
+
+def _named(pointer: Path) -> str:
+    return pointer.read_text().strip() if pointer.exists() else ""
 
 
 def _discard(path: Path) -> None:

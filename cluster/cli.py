@@ -23,6 +23,7 @@ config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True, r
 app.add_typer(config_app, name="config")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, such as configs/quickstart.yaml.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as train.epochs=2.")
 ]
@@ -41,6 +42,80 @@ def train(
     from .processes import main as run
 
     raise typer.Exit(run(asked, processes or asked.train.processes))
+
+
+@app.command()
+def launch(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=0, help="GPUs on each, one process a GPU.")] = 0,
+    processes_per_node: Annotated[
+        int | None, typer.Option(min=1, help="Processes on each. [default: one a GPU, or 1]")
+    ] = None,
+    site: Annotated[Path | None, typer.Option(help="A YAML file with the keys of the section site.")] = None,
+    where: Annotated[str, typer.Option(help="slurm, local (this machine), or auto: Slurm where it is.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job, queue nothing.")] = False,
+) -> None:
+    """Train as a job: on Slurm, or in the background on this machine."""
+    if where not in ("auto", "slurm", "local"):
+        raise RunError(f"--where is {where}; choose auto, slurm or local")
+    asked = configs.load(config, overrides or (), site)
+    from .launch import Shape
+    from .launch import launch as submit
+
+    shape = Shape(nodes, processes_per_node or gpus_per_node or 1, gpus_per_node)
+    raise typer.Exit(submit(asked, shape, where, dry_run))
+
+
+@app.command()
+def resume(run: RunPath, overrides: Overrides = None) -> None:
+    """Launch a run again that was stopped or failed; it goes on from its newest checkpoint."""
+    from .launch import resume as again
+
+    raise typer.Exit(again(run, overrides or []))
+
+
+@app.command()
+def stop(run: RunPath) -> None:
+    """End a launched run's job; it saves first, and `tdformer resume` goes on."""
+    from . import jobs
+
+    job = jobs.existing(run)
+    job.stop()
+    print(f"asked job {job.id} to save and end; tdformer status {run.parent}")
+
+
+@app.command()
+def logs(
+    run: RunPath,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the job ends.")] = False,
+    rank: Annotated[int, typer.Option(min=0, help="Whose output.")] = 0,
+) -> None:
+    """Print what a launched run's process has written."""
+    from . import jobs
+
+    for text in jobs.follow(jobs.existing(run), rank, follow):
+        print(text, end="", flush=True)
+
+
+@app.command()
+def status(
+    runs: Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="The folder of the runs.")] = Path("runs"),
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Renew the table every 5 seconds.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a run.")] = False,
+) -> None:
+    """A table of the runs: state, job, step, loss, speed, restarts, time left, newest checkpoint."""
+    from . import jobs
+
+    if not runs.is_dir():
+        raise RunError(f"{runs}: no such folder")
+    runs = runs.parent if (runs / "config.yaml").exists() else runs
+    if as_json:
+        for row in jobs.table(runs):
+            print(json.dumps(row))
+        return
+    jobs.show(runs, watch)
 
 
 @app.command("eval")

@@ -111,6 +111,7 @@ class TrainConfig:
 @dataclass
 class EngineConfig:
     zero_stage: int = setting(0, choices=(0, 1, 2, 3))
+    timeout_minutes: float = setting(10.0, above=0)
 
 
 @dataclass
@@ -134,6 +135,26 @@ class LogConfig:
 
 
 @dataclass
+class SiteConfig:
+    """How this cluster is asked for nodes (`tdformer launch`); a file with these keys is `--site FILE`."""
+
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    minutes: int = setting(1440, least=1)
+    signal_seconds: int = setting(300, least=1)
+    cpus_per_process: int | None = setting(None, least=1)
+    memory_gb: float | None = setting(None, above=0)
+    mail: str | None = None
+    mail_on: str = "END,FAIL"
+    restarts: int = setting(3, least=0)
+    setup: list[str] = field(default_factory=list)
+    sbatch: list[str] = field(default_factory=list)
+    srun: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Config:
     name: str = "run"
     seed: int = setting(0, least=0, below=2**63)
@@ -145,6 +166,7 @@ class Config:
     recompute: RecomputeConfig = field(default_factory=RecomputeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    site: SiteConfig = field(default_factory=SiteConfig)
 
     @property
     def run_path(self) -> Path:
@@ -170,13 +192,18 @@ NEUTRAL = frozenset(
         "checkpoint.keep",
         "log.wandb",
         "log.wandb_project",
+        "engine.timeout_minutes",
+        *(f"site.{f.name}" for f in fields(SiteConfig)),
     )
 )
 
 
-def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """The defaults, then the YAML file at `path`, then `key=value` overrides; checked. Raises RunError."""
+def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
+    """The defaults, the keys of the section `site` in the YAML file `site`, the YAML file at `path`, then `key=value`
+    overrides; checked. Raises RunError."""
     config = OmegaConf.structured(Config)
+    if site is not None:
+        _apply(config, _read(site), str(site), "site.")
     if path is not None:
         _apply(config, _read(Path(path)), str(path))
     for override in overrides:
@@ -268,6 +295,9 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
         raise RunError(f"train.warmup_epochs={train.warmup_epochs:g} exceeds train.epochs={train.epochs}")
     if dataset_size is not None and dataset_size < train.global_batch:
         raise RunError(f"train.global_batch={train.global_batch} exceeds the {dataset_size} training images")
+    for entry in config.site.sbatch:
+        if entry.startswith("-"):
+            raise RunError(f"site.sbatch has {entry!r}; write key=value or key, without dashes")
     _check_batch(config, world)
 
 
@@ -412,6 +442,7 @@ _WORDS = {
     "bool": "true or false",
     "list[int]": "a list of whole numbers",
     "list[float]": "a list of numbers",
+    "list[str]": "a list of texts",
     "tuple[float, float]": "a list of two numbers",
     "None": "null",
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from rich.text import Text
 
 from .config import Config, flat
 from .run import RunFolder, write_atomic
+from .signals import Leave
 
 ORDER = ("step", "epoch", "loss", "lr", "grad_norm", "accuracy", "firing_rate")
 
@@ -48,9 +51,13 @@ class Monitor:
         self.console = console or Console(highlight=False)
         self._wandb = _start_wandb(run, config, self.say) if config.log.wandb != "off" else None
         self._bar = _Bar(self.console, total_steps, start) if self.console.is_terminal else None
+        self._told = 0.0
+        self._start, self._facts = start, {}
+        self.tell("running", start)
 
     _bar: _Bar | None = None
     _wandb: Any = None
+    _facts: dict[str, Any]
 
     def __enter__(self) -> Monitor:
         return self
@@ -90,11 +97,26 @@ class Monitor:
         speed = {"train_seconds": _round(total.seconds), "images_per_second": _round(total.rate)}
         self.draw()
         self.run.finish({**summary, **speed})
+        self.tell("finished", int(summary["step"]))
         if self._wandb:
             self._wandb.summary.update({**summary, **speed})
         self.close()
         words = [_words(k, v) for k, v in {**summary, **speed}.items()]
         self.say(f"finished {self.run.path}: {', '.join(words)}")
+
+    def leave(self, leave: Leave) -> None:
+        """The run was stopped by a signal, and saved."""
+        if self.active:
+            self.tell("saved", leave.step, reason=f"stopped by {leave.kind.name}")
+            self.say(str(leave))
+
+    def tell(self, state: str, step: int, **more: Any) -> None:
+        """status.json, which is also the heartbeat: while it runs it is at most some seconds old, or a step."""
+        job = {k: os.environ.get(v) for k, v in (("job", "SLURM_JOB_ID"), ("restarts", "SLURM_RESTART_COUNT"))}
+        where = {"host": socket.gethostname(), "pid": os.getpid(), **{k: v for k, v in job.items() if v is not None}}
+        facts = {"step": step, "total": self.total_steps, "started_at": self._start, **self._facts, **where, **more}
+        self.run.tell(state, **facts)
+        self._told = time.monotonic()
 
     def close(self) -> None:
         """Stop showing; for every way out of the loop. May be called twice."""
@@ -127,12 +149,16 @@ class Monitor:
         self.run.metrics.append(row)
         self.run.speed.append({"step": row["step"], **speed})
         self._send(row | speed)
+        self._facts = {"loss": row["loss"], "images_per_second": speed["images_per_second"]}
         self._words = [_words(k, row[k]) for k in ("loss", "accuracy", "firing_rate") if row.get(k) is not None]
         self._words += [f"{lap.rate:.0f} images/s", f"data wait {lap.waited / (lap.seconds or 1):.0%}"]
 
     def _show(self, step: int) -> None:
         rate = (self._done + self._lap).rate or 1.0
-        left = _duration((self.total_steps - step) * self.config.train.global_batch / rate)
+        seconds_left = (self.total_steps - step) * self.config.train.global_batch / rate
+        left = duration(seconds_left)
+        if time.monotonic() - self._told >= self.line_seconds / 2:
+            self.tell("running", step, seconds_left=_round(seconds_left))
         if self._bar:
             self._bar.words = ", ".join(self._words)
             self._bar.update(self._bar.task_ids[0], completed=step, left=f"{left} left")
@@ -243,13 +269,13 @@ def _words(key: str, value: Any) -> str:
     if key.endswith("accuracy") and value is not None:
         return f"{name} {100 * value:.2f} %"
     if key.endswith("seconds"):
-        return f"{name.removesuffix(' seconds')} {_duration(value)}"
+        return f"{name.removesuffix(' seconds')} {duration(value)}"
     if key == "images_per_second":
         return f"{value:.0f} images/s"
     return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,13 +24,15 @@ from .errors import USER_ERRORS, RunError
 from .model import build_model
 from .monitor import Monitor
 from .run import RunFolder
+from .signals import KINDS, Leave, Notice
 
 
 def main(config: Config, processes: int) -> int:
     """Train `config` with `processes` processes on this machine (or as the one rank that torchrun started).
 
     A finished run says so; an interrupted one goes on from its newest good checkpoint. Returns the exit code: 0 done,
-    2 a user's error (one line), else a crash. Raises RunError for what can be seen before anything starts.
+    2 a user's error (one line), 143 stopped by a signal and saved, else a crash. Raises RunError for what can be seen
+    before anything starts.
     """
     folder = RunFolder(config.run_path)
     launched = "RANK" in os.environ and "MASTER_ADDR" in os.environ
@@ -39,17 +42,16 @@ def main(config: Config, processes: int) -> int:
     done = folder.summary()
     if rank:  # the first rank speaks for all and keeps the folder
         if done is None:
-            worker(rank, world, None, config)
+            return worker(rank, world, None, config)
         return 0
-    with folder.lock():
+    with folder.lock(wait=60 if launched else 0):  # a lost host's lock goes when its file system notices
         if done is not None:
             folder.check(config)
             print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...", flush=True)
             return 0
         folder.open(config)
         if world == 1 or launched:
-            worker(rank, world, None, config)
-            return 0
+            return worker(rank, world, None, config)
         return _spawn(config, world)
 
 
@@ -70,12 +72,23 @@ def _spawn(config: Config, world: int) -> int:
         context = mp.get_context("spawn")
         errors: Any = context.SimpleQueue()
         started = mp.spawn(_child, (world, f"{meeting}/store", config, errors), world, join=False)
+
+        # A signal to this process is one to its children: they save together, and then end.
+        def pass_on(number: int, _: Any) -> None:
+            for pid in started.pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+        for kind in KINDS:
+            signal.signal(kind, pass_on)
         try:
             while not started.join():
                 pass
         except (mp.ProcessExitedException, mp.ProcessRaisedException) as failed:
             if not errors.empty():
                 raise RunError(errors.get()) from None
+            if isinstance(failed, mp.ProcessExitedException) and failed.exit_code == 128 + signal.SIGTERM:
+                return failed.exit_code
             if isinstance(failed, mp.ProcessExitedException) and failed.signal_name:
                 print(f"process {failed.error_index} was ended by {failed.signal_name}", file=sys.stderr)
                 return 1
@@ -86,37 +99,61 @@ def _spawn(config: Config, world: int) -> int:
 def _child(rank: int, world: int, store: str, config: Config, errors: Any) -> None:
     die_with_parent()
     try:
-        worker(rank, world, dist.FileStore(store, world), config)
+        code = worker(rank, world, dist.FileStore(store, world), config)
     except USER_ERRORS as error:
         errors.put(str(error))
         sys.stderr.flush()
         os._exit(2)
+    if code:
+        sys.stdout.flush()
+        os._exit(code)
 
 
-def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> None:
-    """One rank, from joining the group to the end of training."""
+def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> int:
+    """One rank, from joining the group to the end of training or to a signal; returns the exit code."""
+    notice = Notice().listen()
     from .engine import init_distributed
     from .train import Trainer
 
-    threads = config.train.threads or max(1, (os.cpu_count() or 1) // world)
+    threads = config.train.threads or max(1, _cores() // _ranks_here(world))
     torch.set_num_threads(threads)
     if world == 1 and store is None and "MASTER_ADDR" not in os.environ:
         store = dist.HashStore()
-    device = init_distributed(rank, world, store)
+    device = init_distributed(rank, world, store, config.engine.timeout_minutes)
     folder = RunFolder(config.run_path)
-    trainer = Trainer(config, folder, device)
+    trainer = Trainer(config, folder, device, notice)
     if rank == 0:
         folder.metrics.truncate(trainer.state.metrics_bytes)
+    left: Leave | None = None
     with Monitor(folder, config, trainer.total_steps, rank, start=trainer.state.step) as monitor:
         if trainer.state.step:
             monitor.say(f"goes on from step {trainer.state.step} of {trainer.total_steps}")
         if trainer.recompute is not None:
             monitor.say(str(trainer.recompute))
-        monitor.finish(trainer.run(monitor))
+        try:
+            monitor.finish(trainer.run(monitor))
+        except Leave as leave:
+            left = leave
+            monitor.leave(leave)
     dist.barrier()
     del trainer
     gc.collect()
     dist.destroy_process_group()
+    if left is None:
+        return 0
+    if left.kind == signal.SIGUSR2 and rank:
+        return 0  # a bad exit of another rank would end the first one before it has queued the job again
+    notice.hand_back(left.kind)
+    return 128 + signal.SIGTERM
+
+
+def _cores() -> int:
+    return int(os.environ.get("SLURM_CPUS_ON_NODE", 0)) or len(os.sched_getaffinity(0))
+
+
+def _ranks_here(world: int) -> int:
+    """How many of the ranks share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world))
 
 
 def describe(summary: dict[str, Any]) -> str:

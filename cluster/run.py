@@ -23,6 +23,9 @@ from . import config as configs
 from .config import Config
 from .errors import RunError, disk_errors
 
+REVISION = "revision.json"
+"""In a snapshot of the code: what `revision` said where it was taken."""
+
 
 class RunFolder:
     """Paths and files of one run.
@@ -33,6 +36,8 @@ class RunFolder:
     curves.png      metrics.jsonl drawn
     checkpoints/    see checkpoint.py
     starts.jsonl    each start: code revision, versions, machine
+    status.json     what the run last said of itself; see `RunFolder.tell`
+    launch.yaml, job.json, code/, logs/    of a launched run: the configuration, the job, its code and output
     summary.json    the final line; it exists when the run is finished
     lock            held by the process that writes here
     """
@@ -43,6 +48,7 @@ class RunFolder:
         self.curves = self.path / "curves.png"
         self.checkpoints = self.path / "checkpoints"
         self.summary_file = self.path / "summary.json"
+        self.status_file = self.path / "status.json"
         self.metrics = Rows(self.path / "metrics.jsonl")
         self.speed = Rows(self.path / "speed.jsonl")
         self.starts = Rows(self.path / "starts.jsonl")
@@ -93,6 +99,18 @@ class RunFolder:
         """Write the final line: from now on the run is finished."""
         self.metrics.sync()
         write_atomic(self.summary_file, (_row(summary) + "\n").encode())
+
+    def tell(self, state: str, **facts: Any) -> None:
+        """Replace status.json: `state` is starting, running, saved (it ended, and goes on when started again),
+        failed or finished; the time; and any facts."""
+        write_atomic(self.status_file, (_row({"state": state, "time": time.time(), **facts}) + "\n").encode())
+
+    def status(self) -> dict[str, Any]:
+        """What `tell` last wrote; {} before the first start."""
+        try:
+            return json.loads(self.status_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
 
     def wandb_id(self) -> str:
         """One id for all starts of this run."""
@@ -193,6 +211,8 @@ def sync_folder(path: Path) -> None:
 def revision() -> dict[str, Any]:
     """The commit of the code that runs, and whether files differ from it; None where it is not in git."""
     here = Path(__file__).resolve().parent.parent
+    if (here / REVISION).exists():  # a snapshot, which knows what it was taken from
+        return json.loads((here / REVISION).read_text())
 
     def git(*words: str) -> str | None:
         command = ["git", "-C", str(here), *words]

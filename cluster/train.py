@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import zlib
 from contextlib import AbstractContextManager, nullcontext
@@ -33,6 +34,7 @@ from .model import build_model, load_weights
 from .monitor import Monitor
 from .run import RunFolder
 from .schedule import learning_rate
+from .signals import KINDS, Leave, Notice
 
 SMALL_SHARE = 32
 """Images a rank below which BatchNorm's statistics are synchronised (`train.sync_batchnorm: auto`)."""
@@ -43,7 +45,8 @@ class TrainState:
     """What a run is between two steps, besides weights and moments.
 
     Learning rate, augmentation, mixing and torch's random numbers are pure functions of (seed, step), so they need
-    no state of their own. `window` sums (loss, correct, images) since the last logged step.
+    no state of their own. `window` sums (loss, correct, images) since the last logged step; `evaluated`: epochs after
+    which no evaluation is due any more.
     """
 
     step: int
@@ -52,6 +55,7 @@ class TrainState:
     accuracy: float = 0.0
     best_accuracy: float = 0.0
     metrics_bytes: int = 0
+    evaluated: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return self.__dict__ | {"cursor": self.cursor.to_dict()}
@@ -64,8 +68,11 @@ class TrainState:
 class Trainer:
     """One rank of a run: the model in its engine, the data, the state; `run()` takes it to the end."""
 
-    def __init__(self, config: Config, folder: RunFolder, device: torch.device) -> None:
-        self.config, self.folder, self.device = config, folder, device
+    def __init__(self, config: Config, folder: RunFolder, device: torch.device, notice: Notice) -> None:
+        self.config, self.folder, self.device, self.notice = config, folder, device, notice
+        self.asked: signal.Signals | None = None
+        self.best = False  # whether the weights, as they are, were evaluated and are the best so far
+        self.saver = checkpoint.Saver(folder.checkpoints, config.checkpoint.keep)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.data = TarDataset(config.data.folder / "train")
         self.validation = TarDataset(config.data.folder / "test")
@@ -79,13 +86,15 @@ class Trainer:
         self.recompute = planner.planned(config, self.data, self.plan)
         chosen = self.recompute or config.recompute
         model.set_recompute(chosen.policy, chosen.borders)
-        found = self._agree(lambda: checkpoint.newest_good(folder.checkpoints, self._warn))
+        there = [checkpoint.complete(folder.checkpoints)]
+        dist.broadcast_object_list(there)  # a shared file system may show some ranks older listings
+        found = checkpoint.newest_good(folder.checkpoints, self._warn, there[0], self._verified_by_all)
         parts: dict[str, dict[str, Tensor]] = {}
         start = Cursor(config.seed, 0, 0, config.train.global_batch, self.data.digest)
         self.state = TrainState(0, start)
         if found is not None:
-            parts, saved = checkpoint.load(Path(found))
-            load_weights(model, parts["model"], Path(found))
+            parts, saved = checkpoint.load(found, verified=True)
+            load_weights(model, parts["model"], found)
             self.state = TrainState.from_dict(saved["state"])
             self.state.cursor.check(self.data.digest)
         auto = config.train.sync_batchnorm == "auto" and self.plan.micro_batch < SMALL_SHARE
@@ -99,8 +108,12 @@ class Trainer:
         self.resumed_from = self.state.step if found is not None else None
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
-        """Train to the last epoch; returns the summary. All ranks call it together."""
+        """Train to the last epoch; returns the summary. All ranks call it together.
+
+        Raises Leave after a signal, once the step is done and saved."""
         config, state = self.config, self.state
+        if self.end_epoch(monitor):  # it was stopped at its epoch's end, before this
+            self.save()
         while state.step < self.total_steps:
             self.engine.train()
             batches = train_loader(
@@ -121,18 +134,31 @@ class Trainer:
                 state.cursor = state.cursor.advance(len(self.data))
                 done = time.perf_counter()
                 monitor.step(row, images=config.train.global_batch, seconds=done - waiting, waited=begun - waiting)
-                epoch_ends = state.cursor.step == 0
-                if epoch_ends and self._evaluates(state.cursor.epoch):
-                    monitor.evaluation(self.evaluate())
-                if epoch_ends or state.step % config.checkpoint.every_steps == 0:
+                if self.asked is not None:
+                    self.save()
+                    self.saved()
+                    raise Leave(self.asked, state.step)
+                self.end_epoch(monitor)
+                if state.cursor.step == 0 or state.step % config.checkpoint.every_steps == 0:
                     self.save()
                 waiting = time.perf_counter()
+        self.saved()
         return {
             "step": state.step,
             "epochs": config.train.epochs,
             "accuracy": state.accuracy,
             "best_accuracy": state.best_accuracy,
         }
+
+    def end_epoch(self, monitor: Monitor) -> bool:
+        """Between two epochs: evaluate, if it is due. False: there was nothing to do."""
+        epoch = self.state.cursor.epoch
+        if self.state.cursor.step or epoch <= self.state.evaluated:
+            return False
+        self.state.evaluated = epoch
+        if epoch % self.config.train.eval_every_epochs == 0 or epoch == self.config.train.epochs:
+            monitor.evaluation(self.evaluate())
+        return True
 
     def step(self, micro_batches: list[Batch]) -> dict[str, Any]:
         """One optimizer step over this rank's share of the global batch; returns the row for metrics.jsonl."""
@@ -142,7 +168,7 @@ class Trainer:
         lr = learning_rate(train, state.step, self.epoch_steps)
         engines.set_lr(self.engine, lr)
         logs = (state.step + 1) % config.log.every_steps == 0
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(3 + len(KINDS), dtype=torch.float64, device=self.device)
         measured: AbstractContextManager[dict[str, float]] = (
             firing_rates(self.engine.module) if logs else nullcontext({})
         )
@@ -157,11 +183,14 @@ class Trainer:
                 self.engine.backward(loss)
                 self.engine.step()  # acts once the last micro-batch is in
                 correct = (logits[-1].argmax(1) == labels).sum()
-                sums += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
+                sums[:3] += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
+        sums[3:] = torch.tensor(self.notice.seen)
         self.share_statistics(sums)
         if self.ema is not None:
             self.ema.update(self.engine)
-        state.window = [a + b for a, b in zip(state.window, sums.tolist(), strict=True)]
+        *own, usr2, term = sums.tolist()
+        self.asked = self.notice.agreed([usr2, term])
+        state.window = [a + b for a, b in zip(state.window, own, strict=True)]
         row: dict[str, Any] = {"step": state.step + 1, "epoch": state.cursor.epoch, "lr": lr}
         if logs:
             loss_sum, correct_sum, count = state.window
@@ -206,8 +235,8 @@ class Trainer:
         buffers = [b for m in self.engine.module.modules() if isinstance(m, BatchNorm) for b in m.buffers()]
         packed = torch.cat([sums, *(b.flatten().double() / self.world for b in buffers)])
         dist.all_reduce(packed)
-        sums.copy_(packed[:3])
-        for buffer, value in zip(buffers, packed[3:].split([b.numel() for b in buffers]), strict=True):
+        sums.copy_(packed[: len(sums)])
+        for buffer, value in zip(buffers, packed[len(sums) :].split([b.numel() for b in buffers]), strict=True):
             buffer.copy_(value.view_as(buffer))
 
     def evaluate(self) -> dict[str, Any]:
@@ -222,27 +251,27 @@ class Trainer:
             result = evaluate(model, self.validation, self.device, self.plan.micro_batch, self.config.data.workers)
         self.engine.train()
         self.state.accuracy = result["accuracy"]
+        self.best = result["accuracy"] >= self.state.best_accuracy
         self.state.best_accuracy = max(self.state.best_accuracy, result["accuracy"])
         return {"step": self.state.step, "epoch": self.state.cursor.epoch} | {
             f"eval_{key}": value for key, value in result.items()
         }
 
     def save(self) -> None:
-        """Write a checkpoint; all ranks call it together, rank 0 writes."""
+        """Begin a checkpoint: all ranks gather it together, rank 0 writes it while training goes on."""
+        self.saved()
         parts = {"model": dict(engines.weights(self.engine)), "optimizer": dict(engines.moments(self.engine))}
         if self.ema is not None:
-            parts["ema"] = {k: v.cpu() for k, v in self.ema.average.items()}
+            parts["ema"] = {k: v.to("cpu", copy=True) for k, v in self.ema.average.items()}
         self.state.metrics_bytes = self.folder.metrics.size()
+        saved = {"state": self.state.to_dict(), "model": self.engine.module.config, "config": flat(self.config)}
+        if self.rank == 0:
+            self.saver.begin(self.state.step, parts, saved, self.best, self.folder.metrics.sync)
+        self.best = False
 
-        def write() -> None:
-            self.folder.metrics.sync()
-            saved = {"state": self.state.to_dict(), "model": self.engine.module.config, "config": flat(self.config)}
-            checkpoint.save(self.folder.checkpoints, self.state.step, parts, saved, self.config.checkpoint.keep)
-
-        self._agree(write)
-
-    def _evaluates(self, epochs_done: int) -> bool:
-        return epochs_done % self.config.train.eval_every_epochs == 0 or epochs_done == self.config.train.epochs
+    def saved(self) -> None:
+        """Wait for the checkpoint that is being written; its failure is every rank's."""
+        self._agree(self.saver.wait)
 
     def _agree(self, act: Any) -> Any:
         """Run `act` on rank 0 and give its result, or its error, to all ranks."""
@@ -258,5 +287,12 @@ class Trainer:
             raise RunError(outcome[1])
         return outcome[0]
 
+    def _verified_by_all(self, path: Path) -> str | None:
+        """What the first rank that finds a fault says of a checkpoint: all use it or none."""
+        faults: list[str | None] = [None] * self.world
+        dist.all_gather_object(faults, checkpoint.verify(path))
+        return next((fault for fault in faults if fault is not None), None)
+
     def _warn(self, message: str) -> None:
-        print(f"warning: {message}", flush=True)
+        if self.rank == 0:
+            print(f"warning: {message}", flush=True)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import tdformer
+from benchmarks import peer
 from benchmarks.published import Published
 from tdformer import registry
 from tdformer.backbones import QKFormerSizes
@@ -44,6 +45,25 @@ def test_the_baseline_is_our_model_without_feedback(segments: int, policy: str) 
     torch.testing.assert_close(stem, published.patch_embed1.proj_conv.weight.grad, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(ours.head.weight.grad, published.head.weight.grad, rtol=1e-6, atol=1e-9)
     assert len(pairs) > 20 and stem.abs().max() > 0
+
+
+@pytest.mark.skipif(not peer.INSTALLED, reason="needs spikingjelly (see benchmarks/peer.py)")
+@pytest.mark.parametrize("by", ["block", "unit"])
+def test_the_peer_is_the_baseline_and_keeps_less(by: str) -> None:
+    x, labels = torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
+    baseline = Published("tiny", 2, num_classes=10)
+    torch.manual_seed(1)
+    kept = []
+    for model in (baseline, peer.memopt("tiny", by, 2, 4, x, num_classes=10)):
+        if model is not baseline:
+            for own, theirs in zip(model.parameters(), baseline.parameters(), strict=True):
+                own.data.copy_(theirs)
+        kept.append(measure_step(model, x)[0].kept)
+    torch.testing.assert_close(model(x), baseline(x), rtol=1e-4, atol=1e-4)
+    assert kept[1] < 0.6 * kept[0]
+    tdformer.segment_loss(model(x), labels).backward()
+    tdformer.segment_loss(baseline(x), labels).backward()
+    torch.testing.assert_close(model.model.head.weight.grad, baseline.head.weight.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_live_bytes_of_a_known_step() -> None:

@@ -23,6 +23,8 @@ SAMPLE = 8
 """Every how many channels are looked at to find out."""
 SMALLEST = 2**17
 """Inputs below which there is nothing to gain."""
+FEWEST = 64
+"""Output channels below which finding the events costs what their product saves."""
 CACHE = 3 * 2**16
 """Floats of the dense factor that a core's cache holds."""
 PIXELS = 64
@@ -76,7 +78,7 @@ def events_of(x: Tensor, weight: Tensor, stride: int, padding: int) -> Events | 
     """The events of x where they are the faster way, which depends on x alone (on a sample of it); else None."""
     if stride != 1 or x.dtype != torch.float32 or weight.dtype != torch.float32:
         return None
-    if x.numel() < SMALLEST or x[0, 0].numel() < 2 * PIXELS:
+    if x.numel() < SMALLEST or len(weight) < FEWEST or x[0, 0].numel() < 2 * PIXELS:
         return None
     x = x.detach().contiguous()
     counts = torch.zeros(x.shape[0], dtype=torch.int64)

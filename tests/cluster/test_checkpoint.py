@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -39,6 +40,48 @@ def test_the_last_ones_are_kept(tmp_path: Path) -> None:
     write(tmp_path, 1, 2, 3, 4, keep=2)
     assert [p.name for p in checkpoint.complete(tmp_path)] == ["step-00000004", "step-00000003"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000003", "step-00000004"]
+
+
+def test_the_best_one_is_kept_too(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        checkpoint.save(tmp_path, step, PARTS, {"step": step}, 2, best=step in (1, 2))
+    assert [p.name for p in checkpoint.complete(tmp_path)] == [f"step-0000000{n}" for n in (5, 4, 2)]
+    assert (tmp_path / "best").read_text() == "step-00000002\n"
+
+
+def test_a_background_save_tells_its_failure_when_waited_for(tmp_path: Path) -> None:
+    saver, called = checkpoint.Saver(tmp_path, 2), []
+    saver.begin(1, PARTS, {"step": 1}, False, lambda: called.append(1))
+    saver.wait()
+    assert called == [1] and checkpoint.verify(tmp_path / "step-00000001") is None
+    (tmp_path / ".step-00000002.tmp").mkdir()  # a left-over is no obstacle
+    saver.begin(2, PARTS, {"step": object()}, False, lambda: None)
+    with pytest.raises(TypeError):
+        saver.wait()
+    saver.wait()
+    assert [p.name for p in checkpoint.complete(tmp_path)] == ["step-00000001"]
+
+
+def test_killed_at_fifty_random_moments_around_a_save(tmp_path: Path) -> None:
+    """A process that saves in the background without a pause: whenever it dies, the newest checkpoint is whole, and no
+    older one was lost for it."""
+    moments, step = random.Random(0), 0
+    for _ in range(50):
+        child = os.fork()
+        if child == 0:
+            saver = checkpoint.Saver(tmp_path, 2)
+            for n in range(step + 1, step + 10**6):
+                saver.begin(n, PARTS, {"step": n}, False, lambda: None)
+                saver.wait()
+        time.sleep(moments.uniform(0, 0.06))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        found = checkpoint.complete(tmp_path)
+        assert all(checkpoint.verify(path) is None for path in found)
+        now = checkpoint.step_of(found[0]) if found else 0
+        assert now >= step and len(found) >= min(step, 2)
+        step = now
+    assert step > 20
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])

@@ -33,7 +33,7 @@ def test_it_is_taken_where_the_input_is_sparse_and_gives_the_gradients(monkeypat
     monkeypatch.setattr(events.Events, "convolve", lambda self, *a: (taken.append(1), real(self, *a))[1])
     for density, kernel, stride, by_events in ((0.05, 1, 1, 1), (0.05, 3, 1, 1), (0.05, 1, 2, 1), (0.5, 1, 1, 0)):
         x = sparse_input((4, 64, 48, 48), density).requires_grad_()
-        weight, bias = torch.randn(24, 64, kernel, kernel, requires_grad=True), torch.randn(24, requires_grad=True)
+        weight, bias = torch.randn(64, 64, kernel, kernel, requires_grad=True), torch.randn(64, requires_grad=True)
         expected = F.conv2d(x, weight, bias, stride, kernel // 2)
         taken.clear()
         plain = (x.detach(), weight.detach(), bias.detach(), stride, kernel // 2)
@@ -47,7 +47,7 @@ def test_it_is_taken_where_the_input_is_sparse_and_gives_the_gradients(monkeypat
 
 
 def test_threads_do_not_change_a_bit() -> None:
-    x, weight, before = sparse_input((3, 64, 30, 30), 0.05), torch.randn(48, 64, 3, 3), torch.get_num_threads()
+    x, weight, before = sparse_input((3, 64, 30, 30), 0.05), torch.randn(64, 64, 3, 3), torch.get_num_threads()
     try:
         results = []
         for threads in (1, 2, 3):

@@ -1,0 +1,232 @@
+"""Runs as jobs: through submitit to Slurm, or to this machine where there is no Slurm.
+
+Each start of a job takes up the newest good checkpoint, so queueing it again is all that going on needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.local.local import LocalExecutor
+from submitit.slurm.slurm import SlurmExecutor
+
+from . import config as configs
+from . import jobs
+from .config import Config
+from .errors import RunError, disk_errors
+from .run import REVISION, RunFolder, revision, write_atomic
+
+PACKAGES = ("tdformer", "pipelines", "cluster")
+ENDLESS = 10**6
+"""Time limits that submitit survives: the run ends by its epochs, not by their number."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Nodes, and processes and GPUs on each."""
+
+    nodes: int
+    processes: int
+    gpus: int
+
+    @property
+    def world(self) -> int:
+        return self.nodes * self.processes
+
+
+class Job:
+    """What submitit calls in every task: one rank of the run in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self) -> None:
+        """Train; ends the process with the exit code of `processes.main` where that is not 0."""
+        env = submitit.JobEnvironment()
+        for stale in self.folder.glob("logs/*_result.pkl"):  # of an earlier start of the same job
+            stale.unlink(missing_ok=True)
+        # Below the range that systems give to outgoing connections, and another one after each restart.
+        port = 20000 + (int(env.job_id) * 7 + int(os.environ.get("SLURM_RESTART_COUNT", 0)) * 13) % 10000
+        here = env.num_tasks // env.num_nodes
+        for name, value in (
+            ("RANK", env.global_rank),
+            ("WORLD_SIZE", env.num_tasks),
+            ("LOCAL_RANK", env.local_rank),
+            ("LOCAL_WORLD_SIZE", here),
+            ("MASTER_ADDR", env.hostnames[0] if env.num_nodes > 1 else "127.0.0.1"),
+            ("MASTER_PORT", port),
+        ):
+            os.environ[name] = str(value)
+        folder = RunFolder(self.folder)
+        if env.global_rank == 0:
+            folder.tell("starting", **_known(folder))
+        from .errors import USER_ERRORS
+        from .processes import main
+
+        try:
+            code = main(configs.load(self.folder / "launch.yaml"), env.num_tasks)
+        except USER_ERRORS as error:
+            line = " ".join(str(error).split())
+            print(f"error: {line}", file=sys.stderr, flush=True)
+            folder.tell("failed", **_known(folder), reason=line)
+            code = 2
+        if code:
+            sys.stdout.flush()
+            os._exit(code)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What to queue again; the state is in the run folder."""
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = False) -> int:
+    """Queue `config`, or say that it is queued, running or finished already. Returns the exit code.
+
+    where: slurm, local, or auto: Slurm where sbatch is found. Raises RunError for what could never work, before
+    anything is queued or written.
+    """
+    from .processes import check_inputs, describe
+
+    config.runs_dir = str(Path(config.runs_dir).resolve())
+    config.data.root = str(config.data.folder.resolve())
+    slurm = where == "slurm" or (where == "auto" and shutil.which("sbatch") is not None)
+    if not slurm and shape.nodes > 1:
+        raise RunError(f"{shape.nodes} nodes need Slurm, and sbatch is not on the PATH; load its module, or --nodes 1")
+    check_inputs(config, shape.world)
+    folder = RunFolder(config.run_path)
+    folder.check(config)
+    if (done := folder.summary()) is not None:
+        print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...")
+        return 0
+    if (job := jobs.of(folder)) is not None and (state := job.state()) in jobs.ALIVE:
+        print(f"{folder.path} is job {job.id} already ({state.lower()}); tdformer logs -f {folder.path}")
+        return 0
+    if folder.path.exists():
+        with folder.lock():  # refuses where a process trains in it
+            pass
+    executor = _executor(config, shape, folder, slurm)
+    script = executor._make_submission_file_text(executor._submitit_command_str, "") if slurm else ""
+    if slurm:
+        _try(script, config, shape)
+    if dry_run:
+        print(script or f"{shape.processes} processes on this machine:\n{executor._submitit_command_str}")
+        return 0
+    with disk_errors(folder.path):
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        _snapshot(folder.path / "code")
+    write_atomic(folder.path / "launch.yaml", configs.to_yaml(config).encode())
+    os.environ["PYTHONPATH"] = str(folder.path / "code")
+    submitted = executor.submit(Job(folder.path))
+    record = {"id": submitted.job_id, "slurm": slurm, "time": time.time(), "command": sys.argv, **shape.__dict__}
+    write_atomic(folder.path / "job.json", (json.dumps(record) + "\n").encode())
+    print(f"{folder.path} is job {submitted.job_id}; tdformer status, tdformer logs -f {folder.path}")
+    return 0
+
+
+def resume(run: Path, overrides: list[str]) -> int:
+    """Launch a run again as it was launched, with the code of now."""
+    folder = RunFolder(run)
+    job = jobs.of(folder)
+    if job is None:
+        raise RunError(f"{run} was not launched; a run of `tdformer train` goes on with the same command")
+    shape = Shape(*(job.record[key] for key in ("nodes", "processes", "gpus")))
+    return launch(configs.load(folder.path / "launch.yaml", overrides), shape, "slurm" if job.slurm else "local")
+
+
+def _executor(config: Config, shape: Shape, folder: RunFolder, slurm: bool) -> Any:
+    site, logs = config.site, folder.path / "logs"
+    if not slurm:
+        executor: Any = LocalExecutor(logs, max_num_timeout=ENDLESS)
+        executor.update_parameters(
+            timeout_min=site.minutes,
+            tasks_per_node=shape.processes,
+            gpus_per_node=shape.gpus,
+            signal_delay_s=site.signal_seconds,
+            stderr_to_stdout=True,
+        )
+        return executor
+    executor = SlurmExecutor(logs, max_num_timeout=ENDLESS)
+    code = shlex.quote(str(folder.path / "code"))
+    extra: dict[str, Any] = dict(entry.partition("=")[::2] for entry in site.sbatch)
+    given = {
+        "job_name": config.name,
+        "account": site.account,
+        "partition": site.partition,
+        "qos": site.qos,
+        "constraint": site.constraint,
+        "time": site.minutes,
+        "nodes": shape.nodes,
+        "ntasks_per_node": shape.processes,
+        "gpus_per_node": shape.gpus or None,
+        "cpus_per_task": site.cpus_per_process,
+        "mem": None if site.memory_gb is None else f"{round(site.memory_gb * 1024)}M",
+        "mail_user": site.mail,
+        "mail_type": site.mail_on if site.mail else None,
+        "signal_delay_s": site.signal_seconds,
+        "stderr_to_stdout": True,
+        "setup": [f"export PYTHONPATH={code}", *site.setup],
+        # Slurm 22.05 and later do not pass sbatch's own number on.
+        "srun_args": ["--kill-on-bad-exit=1"]
+        + ([f"--cpus-per-task={site.cpus_per_process}"] if site.cpus_per_process else [])
+        + site.srun,
+        "teardown": [f"exec {shlex.quote(sys.executable)} -m cluster.aftermath {shlex.quote(str(folder.path))} $?"],
+        "additional_parameters": {"requeue": True, **{k: v or True for k, v in extra.items()}},
+    }
+    executor._internal_update_parameters(**{k: v for k, v in given.items() if v is not None})
+    return executor
+
+
+def _try(script: str, config: Config, shape: Shape) -> None:
+    """Ask Slurm whether it would take the job and could ever start it. Raises RunError with its reason."""
+    asked = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
+    if asked.returncode:
+        lines = [line.split("error:")[-1].strip() for line in asked.stderr.splitlines() if line.strip()]
+        raise RunError(f"Slurm refuses the job: {lines[-1] if lines else 'no reason given'}; see the section site")
+    # Many sites accept what is beyond a partition's limits, and let it wait for ever.
+    shown = subprocess.run(["scontrol", "show", "partition", "-o"], capture_output=True, text=True).stdout
+    partitions = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in shown.splitlines()]
+    for p in partitions:
+        if p["PartitionName"] != config.site.partition and (config.site.partition or p.get("Default") != "YES"):
+            continue
+        if (limit := _minutes(p.get("MaxTime", ""))) is not None and config.site.minutes > limit:
+            raise RunError(
+                f"site.minutes={config.site.minutes} is above the limit of partition {p['PartitionName']}, {limit}; "
+                "the run goes on beyond its time limit, so a shorter one will do"
+            )
+        if shape.nodes > int(p.get("TotalNodes", shape.nodes)):
+            raise RunError(f"{shape.nodes} nodes are asked of partition {p['PartitionName']}, it has {p['TotalNodes']}")
+
+
+def _minutes(limit: str) -> int | None:
+    """Of Slurm's [days-]hours:minutes:seconds; None: no limit."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):\d+", limit)
+    return None if match is None else int(match[1] or 0) * 1440 + int(match[2]) * 60 + int(match[3])
+
+
+def _snapshot(place: Path) -> None:
+    """Copy the code that is running to `place`, so that a later start runs the same."""
+    here = Path(__file__).resolve().parent.parent
+    if here == place.resolve():
+        return
+    fresh = place.with_name(".code.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    for package in PACKAGES:
+        shutil.copytree(here / package, fresh / package)
+    (fresh / REVISION).write_text(json.dumps(revision()))
+    shutil.rmtree(place, ignore_errors=True)
+    fresh.rename(place)
+
+
+def _known(folder: RunFolder) -> dict[str, Any]:
+    return {k: v for k, v in folder.status().items() if k not in ("state", "time", "reason")}

@@ -1,0 +1,51 @@
+"""Signals that ask a run to stop: noted at once, acted upon by all ranks together between two steps.
+
+USR2 comes ahead of the end (time limit, preemption with grace): save, then ask to be queued again. TERM comes from
+whoever ends the job (requeue, preemption, scancel) and has decided what comes next: save, then go.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+KINDS = (signal.SIGUSR2, signal.SIGTERM)
+"""In the order of their counts in the ranks' sum; the later one decides."""
+
+
+class Leave(Exception):
+    """The run was asked to stop and has saved; `kind` says by which signal."""
+
+    def __init__(self, kind: signal.Signals, step: int) -> None:
+        super().__init__(f"stopped by {kind.name} after step {step}, saved")
+        self.kind, self.step = kind, step
+
+
+class Notice:
+    """What this process was asked. A Python handler never runs inside a collective, so it only takes a note."""
+
+    def __init__(self) -> None:
+        self.seen = [0, 0]
+        self.before: dict[signal.Signals, Any] = {}
+
+    def listen(self) -> Notice:
+        """Take over the signals; the handlers that were there are kept in `before`."""
+        for kind in KINDS:
+            self.before[kind] = signal.signal(kind, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.seen[KINDS.index(signal.Signals(number))] = 1
+
+    @staticmethod
+    def agreed(counts: list[float]) -> signal.Signals | None:
+        """What the ranks were asked, from the sums of their `seen`."""
+        return next((kind for kind, count in reversed(list(zip(KINDS, counts, strict=True))) if count), None)
+
+    def hand_back(self, kind: signal.Signals) -> None:
+        """Let whoever listened before us act: on USR2 submitit queues the job again and ends this process."""
+        handler: Callable[[int, FrameType | None], Any] | Any = self.before.get(kind)
+        if callable(handler):
+            handler(kind, None)

@@ -1,0 +1,178 @@
+"""A real Slurm on this machine, with several nodes, from the Debian packages, in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
+CONF = """\
+ClusterName=ci
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/sock,cred_expire=6
+CredType=cred/munge
+SlurmctldPort=26817
+SlurmdPort=26818
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/run/slurmctld.pid
+SlurmdPidFile={folder}/run/slurmd-%n.pid
+SlurmctldLogFile={folder}/log/slurmctld.log
+SlurmdLogFile={folder}/log/slurmd-%n.log
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+ReturnToService=2
+SlurmdParameters=config_overrides
+SlurmctldParameters=preempt_send_user_signal
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+JobRequeue=1
+KillWait=10
+KillOnBadExit=0
+UnkillableStepTimeout=20
+InactiveLimit=0
+SlurmdTimeout=10
+SlurmctldTimeout=10
+MinJobAge=3600
+MessageTimeout=10
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+{nodes}
+PartitionName=low   Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE MaxTime=60 DefMemPerCPU=100 State=UP
+PartitionName=grace Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=20 MaxTime=60 DefMemPerCPU=100 State=UP
+PartitionName=high  Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60 DefMemPerCPU=100 State=UP
+"""
+
+
+class Slurm:
+    """Daemons in `folder` for nodes that are loopback addresses, which makes each of them a usable MASTER_ADDR."""
+
+    def __init__(self, folder: Path, nodes: int) -> None:
+        self.folder = folder
+        self.nodes = {f"127.0.0.{11 + i}": 27001 + i for i in range(nodes)}
+        self.env = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(ROOT), "COLUMNS": "250"}
+
+    def up(self) -> None:
+        for name in ("state", "log", "run", "spool", "munge"):
+            (self.folder / name).mkdir(parents=True)
+        (self.folder / "munge").chmod(0o755)
+        key = self.folder / "munge" / "key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        host = socket.gethostname().split(".")[0]
+        line = "NodeName={0} NodeHostname={1} NodeAddr={0} Port={2} CPUs=4 RealMemory=8000 State=UNKNOWN"
+        nodes = "\n".join(line.format(name, host, port) for name, port in self.nodes.items())
+        conf = CONF.format(host=host, folder=self.folder, nodes=nodes, user=os.environ.get("USER", "root"))
+        (self.folder / "slurm.conf").write_text(conf)
+        self.run(
+            "munged",
+            f"--key-file={key}",
+            f"--socket={self.folder}/munge/sock",
+            f"--pid-file={self.folder}/run/munged.pid",
+            f"--log-file={self.folder}/log/munged.log",
+            f"--seed-file={self.folder}/munge/seed",
+            "--num-threads=2",
+        )
+        self.run("slurmctld", "-f", f"{self.folder}/slurm.conf")
+        for name in self.nodes:
+            self.start_node(name)
+        self.wait(lambda: self.idle() == len(self.nodes), 60, "the nodes are idle")
+
+    def start_node(self, name: str) -> None:
+        self.run("slurmd", "-f", f"{self.folder}/slurm.conf", "-N", name)
+
+    def node_pid(self, name: str) -> int:
+        return int((self.folder / "run" / f"slurmd-{name}.pid").read_text())
+
+    def idle(self) -> int:
+        """Nodes that are."""
+        return len(self.run("sinfo", "-h", "-N", "-p", "low", "-t", "idle", "-o", "%N").split())
+
+    def down(self) -> None:
+        subprocess.run(["scancel", "--state=RUNNING"], env=self.env, capture_output=True)
+        for pid in self.ranks():
+            _kill(pid)
+        for file in (*self.folder.glob("run/slurmd-*.pid"), *self.folder.glob("run/[sm]*ed.pid")):
+            _kill(int(file.read_text()))
+        controller = self.folder / "run" / "slurmctld.pid"
+        if controller.exists():
+            _kill(int(controller.read_text()))
+        subprocess.run(["pkill", "-9", "slurmstepd"], capture_output=True)
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def cli(self, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """The `tdformer` command as a user of this cluster."""
+        command = [sys.executable, "-m", "cluster.cli", *map(str, words)]
+        return subprocess.run(command, env=self.env, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+    def job(self, job: str, what: str = "%T") -> str:
+        return self.run("squeue", "-h", "--states=all", "-j", job, "-o", what).strip()
+
+    @staticmethod
+    def ranks() -> list[int]:
+        """Processes of submitit's tasks, oldest first."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"submitit.core._submit" in words and b"srun" not in words[0]:
+                found.append(int(entry.name))
+        return sorted(found)
+
+    @staticmethod
+    def wait(holds: Callable[[], object], seconds: float, what: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
+            time.sleep(0.1)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    path = os.environ["PATH"] + ":/usr/sbin"
+    missing = [name for name in DAEMONS if shutil.which(name, path=path) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"needs a Slurm of its own: root, and {' '.join(missing)} (.ci/packages.sh)")
+    os.environ["PATH"] = path
+    folder = Path(tempfile.mkdtemp(prefix="tdformer-slurm-"))
+    folder.chmod(0o755)  # or munge does not trust its path
+    cluster = Slurm(folder, nodes=2)
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
+        shutil.rmtree(folder, ignore_errors=True)

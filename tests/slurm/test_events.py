@@ -1,0 +1,257 @@
+"""Every way in which a cluster ends or disturbs a job, on a real Slurm with two nodes: the run goes on by itself, and
+its metrics and weights are those of a run that nothing disturbed, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from same_run import assert_equal
+
+from cluster import checkpoint
+from cluster.prepare import write_shards
+from cluster.run import RunFolder
+
+RECIPE = """\
+name: run
+model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}
+data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5}}
+train: {epochs: 6, global_batch: 160, micro_batch: 40, lr: 0.003, ema_decay: 0.9, threads: 1, eval_every_epochs: 3}
+engine: {timeout_minutes: 0.25}
+checkpoint: {every_steps: 4, keep: 2}
+log: {every_steps: 1}
+site: {minutes: 20, signal_seconds: 30}
+"""
+TOTAL = 48
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    write_shards("digits", folder / "shards", samples_per_shard=500)
+    (folder / "recipe.yaml").write_text(RECIPE.replace("SHARDS", str(folder / "shards")))
+    return folder / "recipe.yaml"
+
+
+class Run:
+    """A launched run."""
+
+    def __init__(self, slurm, recipe: Path, runs: Path, processes: int, *words: str) -> None:
+        self.slurm, self.runs = slurm, runs
+        shape = ("--nodes", 2, "--processes-per-node", processes)
+        done = slurm.cli("launch", recipe, f"runs_dir={runs}", *shape, *words)
+        assert done.returncode == 0, done.stderr
+        self.folder = RunFolder(runs / "run")
+        self.id = json.loads((self.folder.path / "job.json").read_text())["id"]
+
+    def rows(self) -> int:
+        return len(self.folder.metrics.read())
+
+    def until(self, rows: int) -> None:
+        self.slurm.wait(lambda: self.rows() >= rows, 120, f"{rows} rows\n{self.log()}")
+
+    def state(self) -> str:
+        return self.slurm.job(self.id)
+
+    def again(self) -> None:
+        """Wait until Slurm has queued it again, and let it begin at once."""
+        self.slurm.wait(
+            lambda: self.slurm.job(self.id, "%T %r").startswith("PENDING"), 90, f"queued again\n{self.log()}"
+        )
+        while self.state() == "PENDING":
+            self.slurm.run("scontrol", "update", f"jobid={self.id}", "StartTime=now")
+            time.sleep(0.3)
+
+    def finished(self) -> None:
+        """Wait for the end, and see that nothing is left of it."""
+        self.slurm.wait(lambda: self.state() in ("COMPLETED", "FAILED", "CANCELLED"), 150, f"ends\n{self.log()}")
+        assert self.state() == "COMPLETED", self.log()
+        assert self.folder.status()["state"] == "finished" and self.folder.summary() is not None
+        assert not self.slurm.ranks()
+
+    def log(self) -> str:
+        return "\n".join(p.read_text()[-3000:] for p in sorted(self.folder.path.glob("logs/*.out")))
+
+    def saved_steps(self) -> list[int]:
+        return [checkpoint.step_of(p) for p in checkpoint.complete(self.folder.checkpoints)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slurm, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The folder of a run that nothing happened to, by processes a node."""
+    done: dict[int, Path] = {}
+
+    def get(processes: int) -> Path:
+        if processes not in done:
+            run = Run(slurm, recipe, tmp_path_factory.mktemp("undisturbed"), processes)
+            run.finished()
+            assert run.rows() == TOTAL + 2
+            done[processes] = run.runs
+        return done[processes]
+
+    return get
+
+
+def usr2(run: Run) -> None:
+    run.slurm.run("scancel", "--signal=USR2", run.id)
+
+
+def requeue(run: Run) -> None:
+    run.slurm.run("scontrol", "requeue", run.id)
+
+
+def preempt(run: Run) -> None:
+    """By a job of higher priority that takes both nodes for a second."""
+    run.slurm.run("sbatch", "-p", "high", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+
+
+def node_down(run: Run) -> None:
+    run.slurm.run("scontrol", "update", "nodename=127.0.0.12", "state=down", "reason=test")
+    run.slurm.run("scontrol", "update", "nodename=127.0.0.12", "state=resume")
+
+
+def time_limit(run: Run) -> None:
+    """Launched with one minute and USR2 30 seconds and more before its end: there is only to wait."""
+
+
+def kill_a_rank(run: Run) -> None:
+    os.kill(run.slurm.ranks()[-1], signal.SIGKILL)
+
+
+def cut_off(run: Run) -> None:
+    """A peer that neither answers nor hangs up, as behind a network that drops everything."""
+    os.kill(run.slurm.ranks()[-1], signal.SIGSTOP)
+
+
+@pytest.mark.parametrize(
+    ("event", "processes", "words"),
+    [
+        (usr2, 1, ()),
+        (usr2, 2, ()),
+        (time_limit, 1, ("site.minutes=1",)),
+        (requeue, 1, ()),
+        (preempt, 1, ()),
+        (preempt, 1, ("site.partition=grace",)),
+        (node_down, 1, ()),
+        (kill_a_rank, 1, ()),
+        (kill_a_rank, 2, ()),
+        (cut_off, 1, ()),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or ("-".join(value) if isinstance(value, tuple) else str(value)),
+)
+def test_it_goes_on_as_if_nothing_had_happened(
+    slurm, recipe: Path, tmp_path: Path, undisturbed, event: Callable[[Run], None], processes: int, words: tuple
+) -> None:
+    whole = undisturbed(processes)
+    run = Run(slurm, recipe, tmp_path, processes, *words)
+    run.until(10)
+    event(run)
+    run.again()
+    run.finished()
+    starts = [line.split() for line in run.log().splitlines() if line.startswith("goes on from step")]
+    assert len(starts) == 1, run.log()
+    if event in (usr2, time_limit) or words == ("site.partition=grace",):  # in time: no step is done twice
+        assert f"stopped by SIGUSR2 after step {starts[0][4]}, saved" in run.log()
+    assert int(starts[0][4]) >= 8  # of 10: at most what was not saved yet
+    assert run.folder.status()["restarts"] == "1"
+    assert_equal(whole, tmp_path)
+
+
+def test_a_lost_host(slurm, recipe: Path, tmp_path: Path, undisturbed) -> None:
+    """Its daemon and its processes are gone at once; the job starts again when the host is back."""
+    whole = undisturbed(1)
+    run = Run(slurm, recipe, tmp_path, 1)
+    run.until(10)
+    os.kill(slurm.node_pid("127.0.0.12"), signal.SIGKILL)
+    kill_a_rank(run)
+    slurm.wait(lambda: run.state() != "RUNNING", 120, f"Slurm notices\n{run.log()}")
+    slurm.start_node("127.0.0.12")
+    run.again()
+    run.finished()
+    assert_equal(whole, tmp_path)
+
+
+def test_a_killed_daemon_disturbs_nothing_and_stop_and_resume(slurm, recipe: Path, tmp_path: Path, undisturbed) -> None:
+    whole = undisturbed(1)
+    run = Run(slurm, recipe, tmp_path, 1)
+    run.until(6)
+    os.kill(slurm.node_pid("127.0.0.12"), signal.SIGKILL)
+    run.until(10)
+    assert run.state() == "RUNNING"
+    slurm.start_node("127.0.0.12")
+    again = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", "--nodes", 2)
+    assert again.returncode == 0 and f"is job {run.id} already (running)" in again.stdout
+    rows = [json.loads(line) for line in slurm.cli("status", tmp_path, "--json").stdout.splitlines()]
+    assert [(r["run"], r["state"], r["job"]) for r in rows] == [("run", "running", f"{run.id} running")]
+    assert slurm.cli("stop", run.folder.path).returncode == 0
+    slurm.wait(lambda: run.state() == "CANCELLED", 60, run.log())
+    slurm.wait(lambda: not slurm.ranks(), 30, "the ranks end")
+    status = run.folder.status()
+    assert status["state"] == "saved" and "SIGTERM" in status["reason"]
+    assert run.saved_steps()[0] == status["step"] == run.rows() - (status["step"] >= 24)
+    assert slurm.cli("resume", run.folder.path).returncode == 0
+    run.id = json.loads((run.folder.path / "job.json").read_text())["id"]
+    run.finished()
+    assert f"goes on from step {status['step']} of {TOTAL}" in slurm.cli("logs", "-f", run.folder.path).stdout
+    assert_equal(whole, tmp_path)
+    assert "is finished" in slurm.cli("launch", recipe, f"runs_dir={tmp_path}", "--nodes", 2).stdout
+
+
+def test_a_bug_that_raises_is_tried_again_until_nothing_is_gained(slurm, recipe: Path, tmp_path: Path) -> None:
+    """The bug is put into the run's own snapshot of the code: that is what runs."""
+    run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
+    file = run.folder.path / "code" / "cluster" / "train.py"
+    line = "                state.step += 1\n"
+    assert line in file.read_text()
+    file.write_text(file.read_text().replace(line, line + '                assert state.step != 6, "a bug"\n'))
+    slurm.run("scontrol", "release", run.id)
+    run.again()
+    slurm.wait(lambda: run.state() == "FAILED", 120, f"fails\n{run.log()}")
+    status = run.folder.status()
+    assert (status["state"], status["restarts"]) == ("failed", "1")
+    assert "twice from step 4 on" in status["reason"] and "AssertionError: a bug" in run.log()
+    assert run.saved_steps() == [4]
+
+
+def test_a_users_error_is_not_tried_again(slurm, recipe: Path, tmp_path: Path) -> None:
+    run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
+    launched = run.folder.path / "launch.yaml"
+    launched.write_text(launched.read_text().replace("global_batch: 160", "global_batch: 161"))
+    slurm.run("scontrol", "release", run.id)
+    slurm.wait(lambda: run.state() == "FAILED", 60, f"fails\n{run.log()}")
+    assert run.folder.status()["state"] == "failed" and "global_batch=161" in run.folder.status()["reason"]
+    assert slurm.job(run.id, "%r") != "PENDING"
+
+
+def test_what_cannot_work_is_refused_before_it_is_queued(slurm, recipe: Path, tmp_path: Path) -> None:
+    before = slurm.run("squeue", "-h", "--states=all", "-o", "%i")
+    for words, said in (
+        (("--nodes", 3), "Slurm refuses the job"),
+        (("site.partition=none",), "Slurm refuses the job: "),
+        (("site.minutes=90",), "site.minutes=90 is above the limit of partition low, 60"),
+        (("--gpus-per-node", 8), "Slurm refuses the job: "),
+        (("--nodes", 2, "train.global_batch=161"), "train.global_batch=161 is not divisible by the 2 processes"),
+        (("site.partitio=low",), "the nearest is site.partition"),
+    ):
+        done = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", *words)
+        assert done.returncode == 2 and said in done.stderr, (words, done.stderr)
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists() and slurm.run("squeue", "-h", "--states=all", "-o", "%i") == before
+
+
+def test_a_dry_run_prints_the_job(slurm, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(
+        "account: vision\npartition: low\nsetup: [module load cuda]\nmail: me@lab.org\n"
+    )
+    words = ("--nodes", 2, "--processes-per-node", 2, "--site", tmp_path / "site.yaml", "--dry-run")
+    done = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", *words)
+    assert done.returncode == 0, done.stderr
+    for line in ("--account=vision", "--nodes=2", "--ntasks-per-node=2", "--signal=USR2@30", "--mail-type=END,FAIL"):
+        assert f"#SBATCH {line}\n" in done.stdout
+    assert "\nmodule load cuda\n" in done.stdout and "--kill-on-bad-exit=1" in done.stdout
+    assert not (tmp_path / "run").exists()
