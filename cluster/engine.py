@@ -16,7 +16,12 @@ import torch.distributed as dist
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no accelerator
 import deepspeed
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_optimizer_state,
+    safe_set_local_optimizer_state,
+)
 from torch import Tensor, nn
 
 from tdformer.attention import borrowed
@@ -146,10 +151,21 @@ def restore_moments(engine: Any, saved: dict[str, Tensor], step: int) -> None:
     for name, parameter in engine.module.named_parameters():
         for key in MOMENTS:
             value = saved[f"{key}.{name}"].to(engine.device)
-            if engine.zero_optimization():
+            if hasattr(parameter, "ds_id"):
+                safe_set_local_optimizer_state(parameter, _share(value, parameter), key)
+            elif engine.zero_optimization():
                 safe_set_full_optimizer_state(parameter, value, key)
             else:
                 engine.optimizer.state[parameter][key].copy_(value)
+
+
+def _share(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """This rank's part of `value` under ZeRO 3, the last one filled up with zeros: DeepSpeed 0.19.8 sets whole
+    states only where the ranks divide them evenly."""
+    size: int = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+    flat = value.flatten()
+    flat = torch.cat([flat, flat.new_zeros(size * dist.get_world_size() - flat.numel())])
+    return flat[size * dist.get_rank() :][:size]
 
 
 def _inner(engine: Any) -> torch.optim.Optimizer:

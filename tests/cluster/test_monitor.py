@@ -169,7 +169,7 @@ with Monitor(run, config, 4, start=start) as monitor:
         row = {"step": step, "epoch": 0, "loss": 0.12345 + step, "lr": 0.1}
         monitor.step(row, images=8, seconds=0.1, waited=0.0)
     if start:
-        monitor.finish({"accuracy": 0.625})
+        monitor.finish({"step": 4, "accuracy": 0.625})
 """
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,8 @@ class Run:
         self.slurm.wait(
             lambda: self.slurm.job(self.id, "%T %r").startswith("PENDING"), 90, f"queued again\n{self.log()}"
         )
+        # An old srun that is still there would end the step of the next start, which has the same number.
+        self.slurm.wait(lambda: not self.slurm.ranks() and not _sruns(), 60, "the old start is gone")
         while self.state() == "PENDING":
             self.slurm.run("scontrol", "update", f"jobid={self.id}", "StartTime=now")
             time.sleep(0.3)
@@ -79,6 +82,10 @@ class Run:
 
     def saved_steps(self) -> list[int]:
         return [checkpoint.step_of(p) for p in checkpoint.complete(self.folder.checkpoints)]
+
+
+def _sruns() -> bool:
+    return subprocess.run(["pgrep", "-x", "srun"], capture_output=True).returncode == 0
 
 
 @pytest.fixture(scope="module")
