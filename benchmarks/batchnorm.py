@@ -20,7 +20,7 @@ from cluster.config import load
 from cluster.model import load_weights
 from pipelines.loader import eval_loader, to_device
 from pipelines.webdataset import TarDataset
-from tdformer.measure import firing_rates
+from tdformer.measure import measure_firing
 from tdformer.state import State
 
 RECIPE = "configs/quickstart.yaml"
@@ -52,9 +52,9 @@ def main(overrides: list[str]) -> None:
         weights, saved = checkpoint.load_weights(checkpoint.complete(config.run_path / "checkpoints")[0])
         model = tdformer.create_model(**saved["model"]).eval()
         load_weights(model, weights, config.run_path)
-        with firing_rates(model) as rates:
+        with measure_firing(model) as firing:
             accuracies = accuracy_by_segment(model, TarDataset(config.data.folder / "test"))
-        feedback = {name: round(rate, 4) for name, rate in rates.items() if ".processing." in name}
+        feedback = {name: round(f.rate, 4) for name, f in firing.items() if ".processing." in name}
         print(json.dumps({"segment_norm": setting, "accuracy_by_segment": accuracies, "feedback_rate": feedback}))
 
 

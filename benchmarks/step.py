@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import tdformer
 from tdformer import kernels
-from tdformer.measure import firing_rates
+from tdformer.measure import measure_firing
 
 from . import machine, peer, table
 from .memory import model_of, words
@@ -136,7 +136,7 @@ def evaluation(name: str, batch: int, rounds: int, device: torch.device) -> str:
         published.train()(torch.rand(8, 3, 224, 224, device=device))
     published.eval()
     tdformer.load_pretrained(ours, published.state_dict())  # type: ignore[arg-type]
-    with firing_rates(ours) as rates, torch.no_grad():
+    with measure_firing(ours) as firing, torch.no_grad():
         ours(images)
     calls = convolutions(ours, images)
     contenders = {
@@ -147,7 +147,7 @@ def evaluation(name: str, batch: int, rounds: int, device: torch.device) -> str:
     rows = compared(contenders, 3 * rounds)
     for row in rows:
         row.append(f"{1 / float(row[2]):.2f}")
-    mean = sum(rates.values()) / len(rates)
+    mean = sum(f.rate for f in firing.values()) / len(firing)
     return f"Mean firing rate {mean:.3f}.\n\n" + table(["evaluation", "s", "ratio", "range", "throughput"], rows)
 
 

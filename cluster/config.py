@@ -128,6 +128,17 @@ class CheckpointConfig:
 
 
 @dataclass
+class HealthConfig:
+    """When a run warns, and when it gives up."""
+
+    skips: int = setting(10, least=0)
+    spike: float = setting(3.0, above=1)
+    straggler: float = setting(1.5, above=1)
+    firing_rate: tuple[float, float] = setting((0.001, 0.8), least=0, most=1)
+    silent: float = setting(0.5, least=0, most=1)
+
+
+@dataclass
 class LogConfig:
     every_steps: int = setting(10, least=1)
     wandb: str = setting("off", choices=("off", "offline", "online"))
@@ -165,6 +176,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     recompute: RecomputeConfig = field(default_factory=RecomputeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     log: LogConfig = field(default_factory=LogConfig)
     site: SiteConfig = field(default_factory=SiteConfig)
 
@@ -193,6 +205,7 @@ NEUTRAL = frozenset(
         "log.wandb",
         "log.wandb_project",
         "engine.timeout_minutes",
+        *(f"health.{f.name}" for f in fields(HealthConfig)),
         *(f"site.{f.name}" for f in fields(SiteConfig)),
     )
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def deepspeed_config(config: Config, plan: BatchPlan) -> dict[str, Any]:
     result: dict[str, Any] = {
         "train_batch_size": train.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro_batch,
-        "gradient_clipping": train.clip_grad,
+        "gradient_clipping": train.clip_grad if config.engine.zero_stage else 0.0,  # without ZeRO: `update`
         "zero_optimization": {"stage": config.engine.zero_stage},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
@@ -109,6 +110,28 @@ def start(model: nn.Module, config: Config, plan: BatchPlan) -> Any:
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan))
     _begin_moments(engine)
     return engine
+
+
+def update(engine: Any, clip_grad: float) -> tuple[bool, float | None]:
+    """Take a micro-batch's gradients in and, with the last one, the optimizer step: unless the gradient, over all
+    ranks, is not finite. Returns whether weights and moments may have moved, and the gradient's norm before
+    clipping, None where there is no step yet; the same on all ranks."""
+    last = engine.is_gradient_accumulation_boundary()
+    norm = None
+    if last and not engine.zero_optimization():  # with ZeRO, DeepSpeed does the same itself
+        parameters = list(engine.module.parameters())
+        total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = float(total)
+        if not math.isfinite(norm):
+            engine.module.zero_grad(set_to_none=True)  # AdamW leaves alone what has no gradient
+        elif clip_grad:
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, total)
+    engine.step()
+    if not last:
+        return True, None
+    if norm is None:
+        norm = float(engine.get_global_grad_norm())
+    return math.isfinite(norm), norm
 
 
 def set_lr(engine: Any, lr: float) -> None:

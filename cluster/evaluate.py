@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,19 @@ from .model import load_weights
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, data: TarDataset, device: torch.device, batch_size: int, workers: int
+    model: torch.nn.Module,
+    data: TarDataset,
+    device: torch.device,
+    batch_size: int,
+    workers: int,
+    each: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Accuracy and cross-entropy of a model in evaluation mode; all ranks call it together."""
+    """Accuracy and cross-entropy of a model in evaluation mode; all ranks call it together. each: called for every
+    batch."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers):
+        each()
         images, labels = to_device(batch.images, data.mean, data.std, device), batch.labels.to(device)
         logits = model(images).float()
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")

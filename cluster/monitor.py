@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from .config import Config, flat
+from .errors import USER_ERRORS
 from .run import RunFolder, write_atomic
 from .signals import Leave
 
-ORDER = ("step", "epoch", "loss", "lr", "grad_norm", "accuracy", "firing_rate")
+ORDER = ("step", "epoch", "loss", "lr", "grad_norm", "accuracy", "firing_rate", "silent")
 
 
 class Monitor:
@@ -51,7 +52,8 @@ class Monitor:
         self.console = console or Console(highlight=False)
         self._wandb = _start_wandb(run, config, self.say) if config.log.wandb != "off" else None
         self._bar = _Bar(self.console, total_steps, start) if self.console.is_terminal else None
-        self._told = 0.0
+        self._step = start
+        self._told, self._warned = 0.0, len(run.health.read())
         self._start, self._facts = start, {}
         self.tell("running", start)
 
@@ -62,7 +64,9 @@ class Monitor:
     def __enter__(self) -> Monitor:
         return self
 
-    def __exit__(self, *failure: object) -> None:
+    def __exit__(self, kind: object, error: object, _: object) -> None:
+        if isinstance(error, USER_ERRORS) and self.active:
+            self.tell("failed", self._step, reason=" ".join(str(error).split()))
         self.close()
 
     def step(self, metrics: Mapping[str, Any], images: int, seconds: float, waited: float) -> None:
@@ -75,7 +79,8 @@ class Monitor:
         self._lap += _Lap(images, seconds, waited)
         if "loss" in metrics:
             self._write(_ordered(metrics))
-        self._show(int(metrics["step"]))
+        self._step = int(metrics["step"])
+        self._show(self._step)
 
     def evaluation(self, metrics: Mapping[str, Any]) -> None:
         """An evaluation is done: `step`, `epoch`, and `eval_accuracy`, `eval_loss`, ... . Draws the curves."""
@@ -110,11 +115,26 @@ class Monitor:
             self.tell("saved", leave.step, reason=f"stopped by {leave.kind.name}")
             self.say(str(leave))
 
+    def warn(self, line: str, **facts: Any) -> None:
+        """Something is wrong: a line for people, a row of health.jsonl, and a count in the status."""
+        if self.active:
+            self._warned += 1
+            self.run.health.append({**facts, "warning": line})
+            self.say(f"warning: {line}")
+
     def tell(self, state: str, step: int, **more: Any) -> None:
         """status.json, which is also the heartbeat: while it runs it is at most some seconds old, or a step."""
         job = {k: os.environ.get(v) for k, v in (("job", "SLURM_JOB_ID"), ("restarts", "SLURM_RESTART_COUNT"))}
         where = {"host": socket.gethostname(), "pid": os.getpid(), **{k: v for k, v in job.items() if v is not None}}
-        facts = {"step": step, "total": self.total_steps, "started_at": self._start, **self._facts, **where, **more}
+        facts = {
+            "step": step,
+            "total": self.total_steps,
+            "started_at": self._start,
+            **self._facts,
+            "warnings": self._warned,
+            **where,
+            **more,
+        }
         self.run.tell(state, **facts)
         self._told = time.monotonic()
 

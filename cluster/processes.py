@@ -113,6 +113,7 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
     """One rank, from joining the group to the end of training or to a signal; returns the exit code."""
     notice = Notice().listen()
     from .engine import init_distributed
+    from .health import Watchdog
     from .train import Trainer
 
     threads = config.train.threads or max(1, _cores() // _ranks_here(world))
@@ -121,24 +122,25 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
         store = dist.HashStore()
     device = init_distributed(rank, world, store, config.engine.timeout_minutes)
     folder = RunFolder(config.run_path)
-    trainer = Trainer(config, folder, device, notice)
-    if rank == 0:
-        folder.metrics.truncate(trainer.state.metrics_bytes)
-    left: Leave | None = None
-    with Monitor(folder, config, trainer.total_steps, rank, start=trainer.state.step) as monitor:
-        if trainer.state.step:
-            monitor.say(f"goes on from step {trainer.state.step} of {trainer.total_steps}")
-        if trainer.recompute is not None:
-            monitor.say(str(trainer.recompute))
-        try:
-            monitor.finish(trainer.run(monitor))
-        except Leave as leave:
-            left = leave
-            monitor.leave(leave)
-    dist.barrier()
-    del trainer
-    gc.collect()
-    dist.destroy_process_group()
+    with Watchdog(config.engine.timeout_minutes) as watchdog:
+        trainer = Trainer(config, folder, device, notice, watchdog)
+        if rank == 0:
+            folder.metrics.truncate(trainer.state.metrics_bytes)
+        left: Leave | None = None
+        with Monitor(folder, config, trainer.total_steps, rank, start=trainer.state.step) as monitor:
+            if trainer.state.step:
+                monitor.say(f"goes on from step {trainer.state.step} of {trainer.total_steps}")
+            if trainer.recompute is not None:
+                monitor.say(str(trainer.recompute))
+            try:
+                monitor.finish(trainer.run(monitor))
+            except Leave as leave:
+                left = leave
+                monitor.leave(leave)
+        dist.barrier()
+        del trainer
+        gc.collect()
+        dist.destroy_process_group()
     if left is None:
         return 0
     if left.kind == signal.SIGUSR2 and rank:

@@ -35,6 +35,7 @@ class RunFolder:
     speed.jsonl     what the clock says: images/s, data wait, pauses
     curves.png      metrics.jsonl drawn
     checkpoints/    see checkpoint.py
+    health.jsonl    what it warned of; steps left out, with the ids of their batch
     starts.jsonl    each start: code revision, versions, machine
     status.json     what the run last said of itself; see `RunFolder.tell`
     launch.yaml, job.json, code/, logs/    of a launched run: the configuration, the job, its code and output
@@ -51,6 +52,7 @@ class RunFolder:
         self.status_file = self.path / "status.json"
         self.metrics = Rows(self.path / "metrics.jsonl")
         self.speed = Rows(self.path / "speed.jsonl")
+        self.health = Rows(self.path / "health.jsonl")
         self.starts = Rows(self.path / "starts.jsonl")
 
     @contextmanager

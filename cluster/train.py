@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 import zlib
 from contextlib import AbstractContextManager, nullcontext
@@ -19,9 +20,9 @@ from pipelines.augment import Augment
 from pipelines.errors import DataError
 from pipelines.loader import Batch, to_device, train_loader
 from pipelines.mix import mix, soft_targets
-from pipelines.order import Cursor, steps_per_epoch
+from pipelines.order import Cursor, global_batch, permutation, steps_per_epoch
 from pipelines.webdataset import TarDataset
-from tdformer.measure import firing_rates
+from tdformer.measure import Firing, measure_firing
 from tdformer.norm import BatchNorm, synchronise
 
 from . import checkpoint, planner
@@ -30,6 +31,7 @@ from .config import Config, flat, resolve
 from .ema import EMA
 from .errors import RunError
 from .evaluate import evaluate
+from .health import Alarms, Stopwatch, Watchdog
 from .model import build_model, load_weights
 from .monitor import Monitor
 from .run import RunFolder
@@ -46,7 +48,8 @@ class TrainState:
 
     Learning rate, augmentation, mixing and torch's random numbers are pure functions of (seed, step), so they need
     no state of their own. `window` sums (loss, correct, images) since the last logged step; `evaluated`: epochs after
-    which no evaluation is due any more.
+    which no evaluation is due any more; `skipped`: steps left out because the loss or the gradient was not finite,
+    `in_a_row` of them just now.
     """
 
     step: int
@@ -56,6 +59,8 @@ class TrainState:
     best_accuracy: float = 0.0
     metrics_bytes: int = 0
     evaluated: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return self.__dict__ | {"cursor": self.cursor.to_dict()}
@@ -68,8 +73,10 @@ class TrainState:
 class Trainer:
     """One rank of a run: the model in its engine, the data, the state; `run()` takes it to the end."""
 
-    def __init__(self, config: Config, folder: RunFolder, device: torch.device, notice: Notice) -> None:
-        self.config, self.folder, self.device, self.notice = config, folder, device, notice
+    def __init__(
+        self, config: Config, folder: RunFolder, device: torch.device, notice: Notice, watchdog: Watchdog
+    ) -> None:
+        self.config, self.folder, self.device, self.notice, self.watchdog = config, folder, device, notice, watchdog
         self.asked: signal.Signals | None = None
         self.best = False  # whether the weights, as they are, were evaluated and are the best so far
         self.saver = checkpoint.Saver(folder.checkpoints, config.checkpoint.keep)
@@ -104,8 +111,15 @@ class Trainer:
             self.ema.average = {k: v.to(device) for k, v in parts["ema"].items()}
         self.engine = engines.start(model, config, self.plan)
         if found is not None:
-            engines.restore_moments(self.engine, parts["optimizer"], self.state.step)
-        self.resumed_from = self.state.step if found is not None else None
+            engines.restore_moments(self.engine, parts["optimizer"], self.state.step - self.state.skipped)
+        self.statistics = [b for m in model.modules() if isinstance(m, BatchNorm) for b in m.buffers()]
+        hosts: list[str] = [""] * self.world
+        dist.all_gather_object(hosts, socket.gethostname())
+        losses = [row.get("loss") for row in folder.metrics.read()] if self.rank == 0 else []
+        self.alarms = Alarms(config.health, hosts, losses)
+        self.stopwatch = Stopwatch(device)
+        self.seconds = [0.0] * self.world  # each rank's, since the last logged step
+        self.firing: dict[str, Firing] = {}  # of the last logged step
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Train to the last epoch; returns the summary. All ranks call it together.
@@ -129,11 +143,16 @@ class Trainer:
             waiting = time.perf_counter()
             for micro_batches in batches:
                 begun = time.perf_counter()
-                row = self.step(micro_batches)
+                self.watchdog.alive()
+                row = self.step(micro_batches, begun - waiting)
+                if state.in_a_row:
+                    self.left_out(monitor)
                 state.step += 1
                 state.cursor = state.cursor.advance(len(self.data))
                 done = time.perf_counter()
                 monitor.step(row, images=config.train.global_batch, seconds=done - waiting, waited=begun - waiting)
+                if "loss" in row:
+                    self.examine(row, monitor)
                 if self.asked is not None:
                     self.save()
                     self.saved()
@@ -160,49 +179,84 @@ class Trainer:
             monitor.evaluation(self.evaluate())
         return True
 
-    def step(self, micro_batches: list[Batch]) -> dict[str, Any]:
-        """One optimizer step over this rank's share of the global batch; returns the row for metrics.jsonl."""
+    def step(self, micro_batches: list[Batch], waited: float) -> dict[str, Any]:
+        """One optimizer step over this rank's share of the global batch, `waited` seconds for; returns the row for
+        metrics.jsonl."""
         config, state, train = self.config, self.state, self.config.train
         # Whatever draws from torch's generator does so as a function of (seed, step, rank): nothing to save.
         torch.manual_seed(zlib.crc32(f"{config.seed} {state.step} {self.rank}".encode()))
         lr = learning_rate(train, state.step, self.epoch_steps)
         engines.set_lr(self.engine, lr)
         logs = (state.step + 1) % config.log.every_steps == 0
-        sums = torch.zeros(3 + len(KINDS), dtype=torch.float64, device=self.device)
-        measured: AbstractContextManager[dict[str, float]] = (
-            firing_rates(self.engine.module) if logs else nullcontext({})
+        before = [b.clone() for b in self.statistics]
+        sums = torch.zeros(3 + len(KINDS) + self.world, dtype=torch.float64, device=self.device)
+        measured: AbstractContextManager[dict[str, Firing]] = (
+            measure_firing(self.engine.module) if logs else nullcontext({})
         )
-        with measured as rates:
+        with measured as firing:
             for batch in micro_batches:
+                self.stopwatch.mark()
                 images, targets, labels = self.inputs(batch)
                 # A part whose input has no gradient is let go by ZeRO-3 before its backward is done.
                 images.requires_grad_(config.engine.zero_stage == 3)
                 with self.autocast():
                     logits = self.engine(images)
+                self.stopwatch.mark()
                 loss = tdformer.segment_loss(logits, targets, train.alphas)
-                self.engine.backward(loss)
-                self.engine.step()  # acts once the last micro-batch is in
+                # Times 1; a loss that is not finite makes its gradient so, and the step is left out on all ranks.
+                self.engine.backward(loss * (1 + 0 * loss.detach()))
+                applied, norm = engines.update(self.engine, train.clip_grad)  # acts once the last micro-batch is in
                 correct = (logits[-1].argmax(1) == labels).sum()
                 sums[:3] += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
-        sums[3:] = torch.tensor(self.notice.seen)
+        if not applied:
+            sums[:3] = 0
+            for buffer, value in zip(self.statistics, before, strict=True):
+                buffer.copy_(value)
+        sums[3:5] = torch.tensor(self.notice.seen)
+        sums[5 + self.rank] = waited + self.stopwatch.read()
         self.share_statistics(sums)
-        if self.ema is not None:
+        if self.ema is not None and applied:
             self.ema.update(self.engine)
-        *own, usr2, term = sums.tolist()
+        own, (usr2, term), seconds = sums[:3].tolist(), sums[3:5].tolist(), sums[5:].tolist()
         self.asked = self.notice.agreed([usr2, term])
         state.window = [a + b for a, b in zip(state.window, own, strict=True)]
+        self.seconds = [a + b for a, b in zip(self.seconds, seconds, strict=True)]
+        state.skipped, state.in_a_row = state.skipped + (not applied), 0 if applied else state.in_a_row + 1
         row: dict[str, Any] = {"step": state.step + 1, "epoch": state.cursor.epoch, "lr": lr}
         if logs:
             loss_sum, correct_sum, count = state.window
             state.window = [0.0, 0.0, 0.0]
-            norm = self.engine.get_global_grad_norm()
+            self.firing = firing
             row |= {
-                "loss": loss_sum / count,
-                "accuracy": correct_sum / count,
-                "firing_rate": sum(rates.values()) / len(rates),
+                "loss": loss_sum / count if count else None,
+                "accuracy": correct_sum / count if count else None,
+                "grad_norm": norm,
+                "firing_rate": sum(f.rate for f in firing.values()) / len(firing),
+                "silent": sum(f.silent for f in firing.values()) / len(firing),
             }
-            row |= {} if norm is None else {"grad_norm": float(norm)}
+            row |= {"skipped": state.skipped} if state.skipped else {}
         return row
+
+    def left_out(self, monitor: Monitor) -> None:
+        """Tell of a step whose loss or gradient was not finite, with the ids of its batch. Raises RunError, on all
+        ranks, after too many of them in a row."""
+        state, cursor, limit = self.state, self.state.cursor, self.config.health.skips
+        ids = global_batch(permutation(cursor.seed, cursor.epoch, len(self.data)), cursor.step, cursor.global_batch)
+        line = f"the loss or the gradient of step {state.step + 1} is not finite: left out ({state.skipped} so far)"
+        monitor.warn(line, step=state.step + 1, epoch=cursor.epoch, ids=ids.tolist())
+        if state.in_a_row > limit:
+            raise RunError(
+                f"{state.in_a_row} steps in a row without a finite loss and gradient (health.skips={limit}), the last "
+                f"is {state.step + 1}; their samples are in {self.folder.health.path}. Lower train.lr or set "
+                "train.clip_grad; the run goes on from its last checkpoint"
+            )
+
+    def examine(self, row: dict[str, Any], monitor: Monitor) -> None:
+        """Warn of what a logged step shows."""
+        lines = self.alarms.loss(row["loss"]) + self.alarms.ranks(self.seconds) + self.alarms.firing(self.firing)
+        self.seconds = [0.0] * self.world
+        for line in lines:
+            monitor.warn(line, step=row["step"], epoch=row["epoch"])
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Images `[B, C, H, W]` and targets `[B, K]` on the device, mixed if asked; and the labels `[B]`."""
@@ -232,11 +286,11 @@ class Trainer:
         ranks are then equal, so that evaluation and checkpoints do not depend on which of them did it."""
         if self.world == 1:
             return
-        buffers = [b for m in self.engine.module.modules() if isinstance(m, BatchNorm) for b in m.buffers()]
-        packed = torch.cat([sums, *(b.flatten().double() / self.world for b in buffers)])
+        packed = torch.cat([sums, *(b.flatten().double() / self.world for b in self.statistics)])
         dist.all_reduce(packed)
         sums.copy_(packed[: len(sums)])
-        for buffer, value in zip(buffers, packed[len(sums) :].split([b.numel() for b in buffers]), strict=True):
+        parts = packed[len(sums) :].split([b.numel() for b in self.statistics])
+        for buffer, value in zip(self.statistics, parts, strict=True):
             buffer.copy_(value.view_as(buffer))
 
     def evaluate(self) -> dict[str, Any]:
@@ -248,7 +302,15 @@ class Trainer:
             model = self.engine.module
         model.eval()
         with self.autocast():
-            result = evaluate(model, self.validation, self.device, self.plan.micro_batch, self.config.data.workers)
+            result = evaluate(
+                model,
+                self.validation,
+                self.device,
+                self.plan.micro_batch,
+                self.config.data.workers,
+                self.watchdog.alive,
+            )
+        self.watchdog.alive()
         self.engine.train()
         self.state.accuracy = result["accuracy"]
         self.best = result["accuracy"] >= self.state.best_accuracy
@@ -259,6 +321,7 @@ class Trainer:
 
     def save(self) -> None:
         """Begin a checkpoint: all ranks gather it together, rank 0 writes it while training goes on."""
+        self.watchdog.alive()
         self.saved()
         parts = {"model": dict(engines.weights(self.engine)), "optimizer": dict(engines.moments(self.engine))}
         if self.ema is not None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..neuron import Neuron
 from ..norm import is_recomputing
 from ..unit import Unit
+
+
+class Firing(NamedTuple):
+    """rate: spikes per neuron and time step; silent: the share of channels that did not fire at all."""
+
+    rate: float
+    silent: float
 
 
 def spiking(model: nn.Module) -> dict[str, nn.Module]:
@@ -19,8 +28,8 @@ def spiking(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def firing_rates(model: nn.Module) -> Iterator[dict[str, float]]:
-    """While the block runs, collect the firing rate of every unit by name; the dict is filled when it ends.
+def measure_firing(model: nn.Module) -> Iterator[dict[str, Firing]]:
+    """While the block runs, collect the firing of every unit by name; the dict is filled when it ends.
 
     A unit that was run several times (segments, micro-batches) gives the mean of its runs; recomputation is not one.
     """
@@ -29,15 +38,18 @@ def firing_rates(model: nn.Module) -> Iterator[dict[str, float]]:
     def record(key: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(module: nn.Module, inputs: object, spikes: Tensor) -> None:
             if not is_recomputing():
-                runs.setdefault(key, []).append(spikes.detach().float().mean())
+                others = [d for d in range(spikes.dim()) if d != 2]  # [T, B, C, ...]
+                runs.setdefault(key, []).append(spikes.detach().float().mean(others))
 
         return hook
 
     hooks = [module.register_forward_hook(record(key)) for key, module in spiking(model).items()]
-    rates: dict[str, float] = {}
+    firing: dict[str, Firing] = {}
     try:
-        yield rates
+        yield firing
     finally:
         for hook in hooks:
             hook.remove()
-    rates.update({name: float(sum(values) / len(values)) for name, values in runs.items()})
+    for name, values in runs.items():
+        channels = torch.stack(values).mean(0)
+        firing[name] = Firing(float(channels.mean()), float((channels == 0).float().mean()))

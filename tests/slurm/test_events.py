@@ -66,6 +66,7 @@ class Run:
         )
         # An old srun that is still there would end the step of the next start, which has the same number.
         self.slurm.wait(lambda: not self.slurm.ranks() and not _sruns(), 60, "the old start is gone")
+        self.slurm.run("scontrol", "update", f"jobid={self.id}", "TimeLimit=20")
         while self.state() == "PENDING":
             self.slurm.run("scontrol", "update", f"jobid={self.id}", "StartTime=now")
             time.sleep(0.3)
@@ -123,7 +124,8 @@ def node_down(run: Run) -> None:
 
 
 def time_limit(run: Run) -> None:
-    """Launched with one minute and USR2 30 seconds and more before its end: there is only to wait."""
+    """One minute in all from now on, for a job that asked for USR2 30 seconds before its end."""
+    run.slurm.run("scontrol", "update", f"jobid={run.id}", "TimeLimit=1")
 
 
 def kill_a_rank(run: Run) -> None:
@@ -140,7 +142,7 @@ def cut_off(run: Run) -> None:
     [
         (usr2, 1, ()),
         (usr2, 2, ()),
-        (time_limit, 1, ("site.minutes=1",)),
+        (time_limit, 1, ()),
         (requeue, 1, ()),
         (preempt, 1, ()),
         (preempt, 1, ("site.partition=grace",)),

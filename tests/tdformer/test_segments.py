@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tdformer import TDFormer
-from tdformer.measure import firing_rates, spiking
+from tdformer.measure import measure_firing, spiking
 
 BACKBONES = ["tiny_hst", "tiny_spikformer", "tiny_sdt"]
 
@@ -87,9 +87,9 @@ def test_feedback_changes_only_later_segments_and_its_parameters_learn(tiny, nam
 @pytest.mark.parametrize("pm", [1, 2, 3, 4])
 def test_feedback_fires_from_the_start(tiny, name: str, pm: int) -> None:
     model = tiny(name, segments=2, feedback="all", pm=pm)
-    with firing_rates(model) as rates:
+    with measure_firing(model) as firing:
         model(images())
-    feedback = [r for unit, r in rates.items() if unit.endswith("processing.neuron")]
+    feedback = [f.rate for unit, f in firing.items() if unit.endswith("processing.neuron")]
     assert len(feedback) == 2 and min(feedback) > 0.01
 
 
@@ -160,16 +160,19 @@ def test_a_smaller_last_batch_needs_no_reset(tiny, calibrate, name: str) -> None
 def test_firing_rates_are_the_mean_spikes_of_every_unit(tiny, calibrate) -> None:
     model = calibrate(tiny("tiny_spikformer", segments=2, feedback="all"), images(8, 3, 16, 16))
     x = images()
-    with firing_rates(model) as rates, torch.no_grad():
-        assert rates == {}
+    with measure_firing(model) as firing, torch.no_grad():
+        assert firing == {}
         model(x)
     _, spikes = spikes_of(model, x)
     for name, s in spikes.items():
-        assert rates[name] == pytest.approx(s.mean().item(), abs=1e-6)
-    assert any(".control." in name for name in rates)
-    assert all(0 <= r <= 1 for r in rates.values()) and 0.02 < sum(rates.values()) / len(rates) < 0.98
-    before = dict(rates)
+        assert firing[name].rate == pytest.approx(s.mean().item(), abs=1e-6)
+        silent = (s.transpose(0, 2).flatten(1) == 0).all(1)
+        assert firing[name].silent == pytest.approx(silent.float().mean().item(), abs=1e-6)
+    assert any(".control." in name for name in firing) and any(0 < f.silent < 1 for f in firing.values())
+    rates = [f.rate for f in firing.values()]
+    assert all(0 <= r <= 1 for r in rates) and 0.02 < sum(rates) / len(rates) < 0.98
+    before = dict(firing)
     with torch.no_grad():
         model(images())
-    assert rates == before  # the hooks are gone
+    assert firing == before  # the hooks are gone
     assert not any(m._forward_hooks for m in model.modules())
