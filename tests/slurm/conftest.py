@@ -110,6 +110,18 @@ class Slurm:
         """Nodes that are."""
         return len(self.run("sinfo", "-h", "-N", "-p", "low", "-t", "idle", "-o", "%N").split())
 
+    def clear(self) -> None:
+        """End every job, and have all nodes back."""
+        for name in self.nodes:
+            if not _runs(self.node_pid(name)):
+                self.start_node(name)
+        subprocess.run(["scancel", "--state=PENDING"], env=self.env, capture_output=True)
+        if self.run("squeue", "-h", "-o", "%i"):
+            for pid in self.ranks():  # also one that was stopped, which hears nothing else
+                _kill(pid)
+            subprocess.run(["scancel", "--state=RUNNING"], env=self.env, capture_output=True)
+        self.wait(lambda: self.idle() == len(self.nodes), 60, "the nodes are idle again")
+
     def down(self) -> None:
         subprocess.run(["scancel", "--state=RUNNING"], env=self.env, capture_output=True)
         for pid in self.ranks():
@@ -153,6 +165,10 @@ class Slurm:
         while not holds():
             assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
             time.sleep(0.1)
+
+
+def _runs(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def _kill(pid: int) -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shards("digits", folder / "shards", samples_per_shard=500)
     (folder / "recipe.yaml").write_text(RECIPE.replace("SHARDS", str(folder / "shards")))
     return folder / "recipe.yaml"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(slurm) -> Iterator[None]:
+    """The next test finds both nodes idle, whatever became of this one."""
+    yield
+    slurm.clear()
 
 
 class Run:
