@@ -134,8 +134,8 @@ class HealthConfig:
     skips: int = setting(10, least=0)
     spike: float = setting(3.0, above=1)
     straggler: float = setting(1.5, above=1)
-    firing_rate: tuple[float, float] = setting((0.001, 0.8), least=0, most=1)
-    silent: float = setting(0.5, least=0, most=1)
+    firing_rate: tuple[float, float] = setting((0.0001, 0.8), least=0, most=1)
+    silent: float = setting(0.9, least=0, most=1)
 
 
 @dataclass

@@ -65,7 +65,7 @@ class Stopwatch:
 
 
 class Alarms:
-    """Compares what is logged with the limits of `health`; each method returns a line for each trouble that begins."""
+    """Compares what is logged with the limits of `health`; each method returns a line for each trouble that is new."""
 
     def __init__(self, limits: HealthConfig, hosts: list[str], losses: Iterable[float | None] = ()) -> None:
         """hosts: of each rank; losses: logged before this start."""
@@ -80,7 +80,8 @@ class Alarms:
         usual = statistics.median(self.losses) if len(self.losses) >= 5 else None
         self.losses.append(value)
         high = usual is not None and value > self.limits.spike * usual
-        return self._begins({"spike": f"loss {value:.4g} is above {self.limits.spike:g} times the usual {usual}"}, high)
+        line = f"loss {value:.4g} is above {self.limits.spike:g} times the usual {usual}"
+        return self._begun("spike", {"spike": line} if high else {})
 
     def ranks(self, seconds: list[float]) -> list[str]:
         """seconds: each rank's wait for data and first forward, since the last row."""
@@ -91,7 +92,7 @@ class Alarms:
             for rank, own in enumerate(seconds)
             if usual > 0 and own > self.limits.straggler * usual
         }
-        return self._only("rank ", lines)
+        return self._begun("rank ", lines)
 
     def firing(self, units: Mapping[str, Firing]) -> list[str]:
         """What each unit of the model did in a logged step."""
@@ -102,13 +103,12 @@ class Alarms:
                 lines[f"firing {name}"] = f"{name} has firing rate {unit.rate:.4f}, outside [{low:g}, {high:g}]"
             if unit.silent > self.limits.silent:
                 lines[f"silent {name}"] = f"{unit.silent:.0%} of the channels of {name} never fired in a step"
-        return self._only("firing ", lines) + self._only("silent ", lines)
+        # A rate near its limit crosses it at every other step: each unit is told of once.
+        new = sorted(lines.keys() - self.on)
+        self.on |= lines.keys()
+        return [lines[key] for key in new]
 
-    def _begins(self, lines: dict[str, str], holds: bool) -> list[str]:
-        (key,) = lines
-        return self._only(key, lines if holds else {})
-
-    def _only(self, kind: str, lines: dict[str, str]) -> list[str]:
+    def _begun(self, kind: str, lines: dict[str, str]) -> list[str]:
         """The lines of one kind whose trouble was not there before; those that are not among them are over."""
         now = {key for key in lines if key.startswith(kind)}
         new = sorted(now - self.on)

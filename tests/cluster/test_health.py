@@ -146,8 +146,8 @@ def test_alarms_begin_once_and_again_after_an_end() -> None:
     assert len(alarms.ranks([2.0, 1.1, 1.2])) == 1 and len(alarms.ranks([1.0, 1.1, 1.8])) == 1
     units = {"stem": Firing(0.1, 0.2), "block": Firing(0.0, 1.0), "head": Firing(0.9, 0.0)}
     assert alarms.firing(units) == [
-        "block has firing rate 0.0000, outside [0.001, 0.8]",
-        "head has firing rate 0.9000, outside [0.001, 0.8]",
+        "block has firing rate 0.0000, outside [0.0001, 0.8]",
+        "head has firing rate 0.9000, outside [0.0001, 0.8]",
         "100% of the channels of block never fired in a step",
     ]
     assert alarms.firing(units) == []

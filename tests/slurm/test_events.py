@@ -86,7 +86,7 @@ class Run:
         assert not self.slurm.ranks()
 
     def log(self) -> str:
-        return "\n".join(p.read_text()[-3000:] for p in sorted(self.folder.path.glob("logs/*.out")))
+        return "\n".join(p.read_text() for p in sorted(self.folder.path.glob("logs/*.out")))
 
     def saved_steps(self) -> list[int]:
         return [checkpoint.step_of(p) for p in checkpoint.complete(self.folder.checkpoints)]
