@@ -120,15 +120,44 @@ def status(
 
 @app.command("eval")
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one checkpoint in it.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint in it, or an exported file.")],
     overrides: Overrides = None,
 ) -> None:
     """Evaluate a run's newest checkpoint on the test set; prints one line of JSON."""
     if not run.exists():
-        raise RunError(f"{run}: no such run folder or checkpoint")
+        raise RunError(f"{run}: no such run folder, checkpoint or exported file")
+    if run.is_file():
+        from .export import evaluate_export
+
+        print(json.dumps(evaluate_export(run, overrides or [])))
+        return
     from .evaluate import evaluate_run
 
     print(json.dumps(evaluate_run(run, overrides or [])))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one checkpoint in it.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends with .safetensors, .pt or .pt2.")],
+    batch: Annotated[int, typer.Option(min=1, help="Images that a .pt2 program takes at once.")] = 1,
+) -> None:
+    """Write a checkpoint's model as one file: safetensors, a plain state dict, or a torch.export program."""
+    from .export import export as write
+
+    print(write(run, out, batch))
+
+
+@app.command()
+def sync(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+) -> None:
+    """Send to wandb what runs logged offline, each as one run."""
+    from .monitor import sync as send
+    from .run import RunFolder
+
+    for run in runs:
+        print(send(RunFolder(run)))
 
 
 @app.command()

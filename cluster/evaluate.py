@@ -9,20 +9,21 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 import tdformer
 from pipelines.loader import eval_loader, to_device
 from pipelines.webdataset import TarDataset
 
 from . import checkpoint
-from .config import load, resolve
+from .config import Config, load, resolve
 from .errors import RunError
 from .model import load_weights
 
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module,
+    model: Callable[[Tensor], Tensor],
     data: TarDataset,
     device: torch.device,
     batch_size: int,
@@ -53,16 +54,7 @@ def evaluate_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
 
     Raises RunError when there is none, or it is damaged.
     """
-    path = Path(path)
-    root = path if (path / "config.yaml").is_file() else path.parent.parent
-    if not (root / "config.yaml").is_file():
-        raise RunError(
-            f"{path} is neither a run folder nor a checkpoint in one; give runs/NAME or a step-XXXXXXXX in it"
-        )
-    config = load(root / "config.yaml", overrides)
-    found = checkpoint.newest_good(root / "checkpoints", _warn) if path == root else path
-    if found is None:
-        raise RunError(f"{root} has no checkpoint yet; train it first")
+    config, found = located(Path(path), overrides)
     weights, saved = checkpoint.load_weights(found)
     data = TarDataset(config.data.folder / "test")
     model = tdformer.create_model(**saved["model"])
@@ -71,6 +63,19 @@ def evaluate_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
         result = evaluate(model.to(device).eval(), data, device, resolve(config, 1).micro_batch, config.data.workers)
     return {"checkpoint": str(found), "samples": len(data)} | result
+
+
+def located(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, Path]:
+    """A run's configuration and newest good checkpoint, or the checkpoint that `path` is. Raises RunError."""
+    root = path if (path / "config.yaml").is_file() else path.parent.parent
+    if not (root / "config.yaml").is_file():
+        raise RunError(
+            f"{path} is neither a run folder nor a checkpoint in one; give runs/NAME or a step-XXXXXXXX in it"
+        )
+    found = checkpoint.newest_good(root / "checkpoints", _warn) if path == root else path
+    if found is None:
+        raise RunError(f"{root} has no checkpoint yet; train it first")
+    return load(root / "config.yaml", overrides), found
 
 
 def _warn(message: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from .config import Config, flat
-from .errors import USER_ERRORS
-from .run import RunFolder, write_atomic
+from .errors import USER_ERRORS, RunError
+from .run import RunFolder, revision, write_atomic
 from .signals import Leave
 
 ORDER = ("step", "epoch", "loss", "lr", "grad_norm", "accuracy", "firing_rate", "silent")
@@ -69,16 +71,19 @@ class Monitor:
             self.tell("failed", self._step, reason=" ".join(str(error).split()))
         self.close()
 
-    def step(self, metrics: Mapping[str, Any], images: int, seconds: float, waited: float) -> None:
+    def step(
+        self, metrics: Mapping[str, Any], images: int, seconds: float, waited: float, units: Mapping[str, float] = {}
+    ) -> None:
         """One optimizer step is done: `step` (from 1), `epoch`; with a `loss` it becomes a row of metrics.jsonl.
 
-        images: of the global batch; seconds: that they took, `waited` of them for data.
+        images: of the global batch; seconds: that they took, `waited` of them for data; units: firing rates by name,
+        for wandb.
         """
         if not self.active:
             return
         self._lap += _Lap(images, seconds, waited)
         if "loss" in metrics:
-            self._write(_ordered(metrics))
+            self._write(_ordered(metrics), units)
         self._step = int(metrics["step"])
         self._show(self._step)
 
@@ -157,7 +162,7 @@ class Monitor:
         if self.active:
             write_atomic(self.run.curves, _curves(self.run.metrics.read(), self.config.name))
 
-    def _write(self, row: dict[str, Any]) -> None:
+    def _write(self, row: dict[str, Any], units: Mapping[str, float]) -> None:
         lap, self._lap = self._lap, _Lap()
         self._done += lap
         speed = {
@@ -168,7 +173,7 @@ class Monitor:
         }
         self.run.metrics.append(row)
         self.run.speed.append({"step": row["step"], **speed})
-        self._send(row | speed)
+        self._send(row | speed | {f"firing/{name}": rate for name, rate in units.items()})
         self._facts = {"loss": row["loss"], "images_per_second": speed["images_per_second"]}
         self._words = [_words(k, row[k]) for k in ("loss", "accuracy", "firing_rate") if row.get(k) is not None]
         self._words += [f"{lap.rate:.0f} images/s", f"data wait {lap.waited / (lap.seconds or 1):.0%}"]
@@ -254,9 +259,34 @@ def _start_wandb(run: RunFolder, config: Config, say: Callable[[str], None]) -> 
         config=flat(config),
         settings=wandb.Settings(console="off", silent=True),
     )
+    started.config.update(_facts(), allow_val_change=True)  # another one at each start
     # After a kill some steps are sent again; against our own step they lie over each other.
     started.define_metric("*", step_metric="step")
     return started
+
+
+def sync(run: RunFolder) -> str:
+    """Send what a run logged offline to wandb; returns a line that says so. Raises RunError where nothing is to be
+    sent, or wandb refuses."""
+    import wandb
+
+    logged = sorted(map(str, run.path.glob("wandb/offline-run-*")))
+    if not logged:
+        raise RunError(f"{run.path} has nothing logged offline; log.wandb=offline does")
+    if not wandb.login(prompt=False):
+        raise RunError("wandb has no key here; `wandb login` first, on a machine with network")
+    command = [sys.executable, "-m", "wandb", "sync", "--id", run.wandb_id(), *logged]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RunError(f"wandb refuses {run.path}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+    return f"{run.path}: sent as run {run.wandb_id()}, {len(logged)} starts"
+
+
+def _facts() -> dict[str, Any]:
+    """The code's revision, and where Slurm has put this start."""
+    slurm = ("JOB_ID", "RESTART_COUNT", "JOB_PARTITION", "JOB_ACCOUNT", "JOB_NODELIST", "NNODES", "NTASKS")
+    given = {key.lower(): os.environ.get(f"SLURM_{key}") for key in slurm}
+    return {f"start.{key}": value for key, value in (revision() | given).items() if value is not None}
 
 
 def _curves(rows: list[dict[str, Any]], title: str) -> bytes:

@@ -150,7 +150,13 @@ class Trainer:
                 state.step += 1
                 state.cursor = state.cursor.advance(len(self.data))
                 done = time.perf_counter()
-                monitor.step(row, images=config.train.global_batch, seconds=done - waiting, waited=begun - waiting)
+                monitor.step(
+                    row,
+                    images=config.train.global_batch,
+                    seconds=done - waiting,
+                    waited=begun - waiting,
+                    units={name: f.rate for name, f in self.firing.items()},
+                )
                 if "loss" in row:
                     self.examine(row, monitor)
                 if self.asked is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,7 @@ from . import kernels
 from .kernels import Norm
 
 _frozen = False
+_M = TypeVar("_M", bound=nn.Module)
 
 
 @contextmanager
@@ -85,6 +88,34 @@ class BatchNorm(nn.Module):
 
     def _over_ranks(self) -> bool:
         return self.training and self.synchronised and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class Folded(nn.Module):
+    """What is left of a BatchNorm in evaluation: a scale and a shift for each channel and set of statistics."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: BatchNorm) -> None:
+        super().__init__()
+        rows = [norm._norm(mean, var) for mean, var in zip(norm.running_mean, norm.running_var, strict=True)]
+        for name, values in zip(("scale", "shift"), ([r.scale for r in rows], [r.shift for r in rows]), strict=True):
+            self.register_buffer(name, torch.stack(values).detach())
+        self.weight = self.bias = None
+
+    def measure(self, y: Tensor, segment: int) -> tuple[Norm, float]:
+        row = min(segment, len(self.scale) - 1)
+        return Norm(self.shift[row], self.scale[row], self.scale[row], self.shift[row]), 0.0
+
+
+def fold(model: _M) -> _M:
+    """A copy of a model for evaluation alone, each BatchNorm folded into the multiplication before its neuron."""
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, BatchNorm):
+                setattr(module, name, Folded(child))
+    return model
 
 
 def _joined(mean: Tensor, var: Tensor, count: float) -> tuple[Tensor, Tensor, float]:

@@ -191,3 +191,4 @@ def test_wandb_offline_is_one_run_for_all_starts(tmp_path: Path, python: Any, mo
         content = file.read_bytes()
         assert all(value.encode() in content for value in ("loss", "trial", *losses))
     assert b"0.625" in files[1].read_bytes()
+    assert all(b"start.commit" in file.read_bytes() for file in files)

@@ -22,13 +22,13 @@ RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}
 data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5}}
-train: {epochs: 6, global_batch: 160, micro_batch: 40, lr: 0.003, ema_decay: 0.9, threads: 1, eval_every_epochs: 3}
+train: {epochs: 4, global_batch: 160, micro_batch: 40, lr: 0.003, ema_decay: 0.9, threads: 1, eval_every_epochs: 2}
 engine: {timeout_minutes: 0.25}
 checkpoint: {every_steps: 4, keep: 2}
 log: {every_steps: 1}
 site: {minutes: 20, signal_seconds: 30}
 """
-TOTAL = 48
+TOTAL = 32
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def test_a_killed_daemon_disturbs_nothing_and_stop_and_resume(slurm, recipe: Pat
     slurm.wait(lambda: not slurm.ranks(), 30, "the ranks end")
     status = run.folder.status()
     assert status["state"] == "saved" and "SIGTERM" in status["reason"]
-    assert run.saved_steps()[0] == status["step"] == run.rows() - (status["step"] >= 24)
+    assert run.saved_steps()[0] == status["step"] == run.rows() - (status["step"] >= 16)
     assert slurm.cli("resume", run.folder.path).returncode == 0
     run.id = json.loads((run.folder.path / "job.json").read_text())["id"]
     run.finished()
@@ -226,6 +226,7 @@ def test_a_bug_that_raises_is_tried_again_until_nothing_is_gained(slurm, recipe:
     assert line in file.read_text()
     file.write_text(file.read_text().replace(line, line + '                assert state.step != 6, "a bug"\n'))
     slurm.run("scontrol", "release", run.id)
+    slurm.wait(lambda: run.state() == "RUNNING", 30, "it starts")
     run.again()
     slurm.wait(lambda: run.state() == "FAILED", 120, f"fails\n{run.log()}")
     status = run.folder.status()
@@ -247,10 +248,10 @@ def test_a_users_error_is_not_tried_again(slurm, recipe: Path, tmp_path: Path) -
 def test_what_cannot_work_is_refused_before_it_is_queued(slurm, recipe: Path, tmp_path: Path) -> None:
     before = slurm.run("squeue", "-h", "--states=all", "-o", "%i")
     for words, said in (
-        (("--nodes", 3), "Slurm refuses the job"),
+        (("--nodes", 4), "Slurm refuses the job"),
         (("site.partition=none",), "Slurm refuses the job: "),
         (("site.minutes=90",), "site.minutes=90 is above the limit of partition low, 60"),
-        (("--gpus-per-node", 8), "Slurm refuses the job: "),
+        (("--gpus-per-node", 4), "Slurm refuses the job: "),
         (("--nodes", 2, "train.global_batch=161"), "train.global_batch=161 is not divisible by the 2 processes"),
         (("site.partitio=low",), "the nearest is site.partition"),
     ):

@@ -1,0 +1,134 @@
+"""A trained model as one file for others to use, and its evaluation.
+
+MODEL.safetensors   weights, with the model's options in the header: `tdformer.from_pretrained`
+MODEL.pt            a plain state dict, for torch.load(weights_only=True)
+MODEL.pt2           a torch.export program of plain PyTorch operators, BatchNorm folded: it needs no tdformer
+
+Beside each lies MODEL.SUFFIX.json: the model's options, the run's configuration, the checkpoint and its step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import tdformer
+from pipelines.webdataset import TarDataset
+from tdformer.norm import fold
+
+from . import checkpoint
+from .config import Config, flat, load
+from .errors import RunError, disk_errors
+from .evaluate import evaluate, located
+from .model import load_weights
+from .run import write_atomic
+
+SUFFIXES = (".safetensors", ".pt", ".pt2")
+
+
+def export(source: Path, out: Path, batch: int = 1) -> str:
+    """Write a run's newest good checkpoint, or one checkpoint, to `out`, whose suffix chooses the format; returns a
+    line that says what was written. The averaged weights where there are some.
+
+    batch: images that a .pt2 program takes at once. Raises RunError for another suffix or a checkpoint that is damaged.
+    """
+    if out.suffix not in SUFFIXES:
+        raise RunError(f"{out}: the format follows the name; end it with one of {', '.join(SUFFIXES)}")
+    if not out.parent.is_dir():
+        raise RunError(f"{out.parent}: no such folder to write {out.name} to")
+    config, found = located(source)
+    weights, saved = checkpoint.load_weights(found)
+    model = tdformer.create_model(**saved["model"])
+    load_weights(model, weights, found)
+    about = {"model": saved["model"], "config": flat(config)}
+    about |= {"checkpoint": str(found), "step": checkpoint.step_of(found)}
+    with disk_errors(out), _whole(out) as file:
+        if out.suffix == ".safetensors":
+            tdformer.save_pretrained(model, file)
+        elif out.suffix == ".pt":
+            torch.save(model.state_dict(), file)
+        else:
+            torch.export.save(program(model, batch), file)
+            about["batch"] = batch
+    write_atomic(_about(out), (json.dumps(about, indent=1) + "\n").encode())
+    return f"{out}: step {about['step']} of {found.parent.parent}, {out.stat().st_size / 2**20:.1f} MiB"
+
+
+def program(model: tdformer.TDFormer, batch: int) -> torch.export.ExportedProgram:
+    """The evaluation of a model as a graph of plain PyTorch operators, for `batch` images."""
+    model = fold(model.eval())
+    before = os.environ.get("TDFORMER_KERNELS")
+    os.environ["TDFORMER_KERNELS"] = "reference"
+    try:
+        shape = (batch, model.config["in_channels"], *model.config["image_size"])
+        with torch.no_grad():
+            return torch.export.export(model, (torch.zeros(shape),), strict=False)
+    finally:
+        if before is None:
+            del os.environ["TDFORMER_KERNELS"]
+        else:
+            os.environ["TDFORMER_KERNELS"] = before
+
+
+def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Evaluate a file that `export` wrote on the test set of the run that it came from.
+
+    A .pt2 is a program: torch reads it without unpickling code, but open only those that you trust.
+    """
+    try:
+        about = json.loads(_about(path).read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{_about(path)} cannot be read; `tdformer export` writes it beside {path.name}") from error
+    known = [f"{key}={json.dumps(value)}" for key, value in about["config"].items()]
+    config: Config = load(None, [*known, *overrides])
+    data = TarDataset(config.data.folder / "test")
+    batch, model = _opened(path, about)
+    device = torch.device("cpu")
+    result = evaluate(model, data, device, batch, config.data.workers)
+    return {"file": str(path), "step": about["step"], "samples": len(data)} | result
+
+
+def _opened(path: Path, about: dict[str, Any]) -> tuple[int, Callable[[Tensor], Tensor]]:
+    """How many images a model takes at once, and the model."""
+    try:
+        if path.suffix == ".pt2":
+            return about["batch"], _filled(torch.export.load(path).module(), about["batch"])
+        if path.suffix == ".safetensors":
+            return 64, tdformer.from_pretrained(path).eval()
+        model = tdformer.create_model(**about["model"])
+        load_weights(model, torch.load(path, weights_only=True), path)
+        return 64, model.eval()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({str(error).splitlines()[0]}); export it again") from error
+
+
+def _filled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
+    """A program for `batch` images that takes fewer too."""
+
+    def run(images: Tensor) -> Tensor:
+        missing = images.new_zeros(batch - len(images), *images.shape[1:])
+        return model(torch.cat([images, missing]))[: len(images)]
+
+    return run
+
+
+def _about(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A place to write to that becomes `path` when the block ends well."""
+    hidden = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield hidden
+        os.replace(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
