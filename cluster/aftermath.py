@@ -8,11 +8,8 @@ import subprocess
 import sys
 
 from . import config as configs
+from . import jobs
 from .run import RunFolder
-
-STOPPED = 143
-"""128 + SIGTERM: whoever stopped the job has decided what comes next."""
-
 
 def verdict(folder: RunFolder, code: int, restarts: int) -> str | None:
     """Why a crashed run may not start again; None: it may."""
@@ -29,9 +26,9 @@ def verdict(folder: RunFolder, code: int, restarts: int) -> str | None:
 def main(run: str, exit_code: str) -> int:
     folder, code = RunFolder(run), int(exit_code)
     status = folder.status()
-    if code in (0, STOPPED) or status.get("state") in ("finished", "saved", "failed"):
-        return code
     restarts, job = int(os.environ.get("SLURM_RESTART_COUNT", 0)), os.environ["SLURM_JOB_ID"]
+    if code == 0 or status.get("state") in ("finished", "saved", "failed") or jobs.state(job) != "RUNNING":
+        return code  # not a crash, or whoever ended the job has decided what comes next
     facts = {k: v for k, v in status.items() if k not in ("state", "time", "reason")}
     reason = verdict(folder, code, restarts)
     if reason is None:

@@ -38,7 +38,7 @@ class Job:
     def state(self) -> str:
         """Slurm's word for it, or of a local job RUNNING; ENDED where nobody knows it any more."""
         if self.slurm:
-            return _squeue(self.id, "%T") or "ENDED"
+            return state(self.id)
         return "RUNNING" if self._runs() else "ENDED"
 
     def time_left(self) -> str:
@@ -157,6 +157,11 @@ def follow(job: Job, rank: int, until_end: bool) -> Iterator[str]:
         if ended:
             return
         time.sleep(1)
+
+
+def state(job: str) -> str:
+    """Slurm's word for a job's state; ENDED where Slurm does not know it any more."""
+    return _squeue(job, "%T") or "ENDED"
 
 
 def _squeue(job: str, what: str) -> str:
