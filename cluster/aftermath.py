@@ -11,6 +11,7 @@ from . import config as configs
 from . import jobs
 from .run import RunFolder
 
+
 def verdict(folder: RunFolder, code: int, restarts: int) -> str | None:
     """Why a crashed run may not start again; None: it may."""
     limit = configs.load(folder.path / "launch.yaml").site.restarts
