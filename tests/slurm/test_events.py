@@ -252,7 +252,10 @@ def test_what_cannot_work_is_refused_before_it_is_queued(slurm, recipe: Path, tm
         (("site.partition=none",), "Slurm refuses the job: "),
         (("site.minutes=90",), "site.minutes=90 is above the limit of partition low, 60"),
         (("--gpus-per-node", 4), "Slurm refuses the job: "),
-        (("--nodes", 2, "train.global_batch=161"), "train.global_batch=161 is not divisible by the 2 processes"),
+        (
+            ("--nodes", 2, "train.global_batch=161", "train.micro_batch=0"),
+            "train.global_batch=161 is not divisible by the 2 processes",
+        ),
         (("site.partitio=low",), "the nearest is site.partition"),
     ):
         done = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", *words)
