@@ -126,7 +126,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         _snapshot(folder.path / "code")
     write_atomic(folder.path / "launch.yaml", configs.to_yaml(config).encode())
-    os.environ["PYTHONPATH"] = str(folder.path / "code")
+    os.environ |= {"PYTHONPATH": str(folder.path / "code"), "PYTHONSAFEPATH": "1"}
     submitted = executor.submit(Job(folder.path))
     record = {"id": submitted.job_id, "slurm": slurm, "time": time.time(), "command": sys.argv, **shape.__dict__}
     write_atomic(folder.path / "job.json", (json.dumps(record) + "\n").encode())
@@ -175,7 +175,8 @@ def _executor(config: Config, shape: Shape, folder: RunFolder, slurm: bool) -> A
         "mail_type": site.mail_on if site.mail else None,
         "signal_delay_s": site.signal_seconds,
         "stderr_to_stdout": True,
-        "setup": [f"export PYTHONPATH={code}", *site.setup],
+        # Safe: or a job started in a clone of the repository would run that and not the snapshot.
+        "setup": [f"export PYTHONPATH={code} PYTHONSAFEPATH=1", *site.setup],
         # Slurm 22.05 and later do not pass sbatch's own number on.
         "srun_args": ["--kill-on-bad-exit=1"]
         + ([f"--cpus-per-task={site.cpus_per_process}"] if site.cpus_per_process else [])
