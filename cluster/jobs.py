@@ -120,12 +120,12 @@ def _drawn(rows: list[dict[str, str]]) -> Any:
 def _row(folder: RunFolder) -> dict[str, str]:
     status, job = folder.status(), of(folder)
     state = job.state() if job else ""
-    checkpoints = sorted(p.name for p in folder.checkpoints.glob("step-*"))
     total, step, loss, rate = (status.get(k) for k in ("total", "step", "loss", "images_per_second"))
     left = status.get("seconds_left")
-    said = status.get("state", "queued")
-    alive = state in ALIVE or (job is None and time.time() - status.get("time", 0) < 120)
-    if said == "running" and not alive:
+    said, saved = status.get("state", "queued"), folder.saved_step()
+    age = time.time() - status.get("time", 0)
+    alive = state in ALIVE or (job is None and age < 120)
+    if said in ("starting", "running") and not alive:
         said = "lost"  # it ended without a word; started again it goes on
     return {
         "run": folder.path.name,
@@ -137,7 +137,8 @@ def _row(folder: RunFolder) -> dict[str, str]:
         "restarts": str(status.get("restarts", 0)),
         "to do": duration(left) if left is not None and said == "running" else "",
         "job's limit": job.time_left() if job and state == "RUNNING" else "",
-        "checkpoint": checkpoints[-1] if checkpoints else "",
+        "heard": f"{duration(age)} ago" if said in ("starting", "running", "lost") else "",
+        "checkpoint": "" if saved is None else str(saved),
         "reason": status.get("reason", ""),
     }
 

@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +129,8 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         _snapshot(folder.path / "code")
     write_atomic(folder.path / "launch.yaml", configs.to_yaml(config).encode())
     os.environ |= {"PYTHONPATH": str(folder.path / "code"), "PYTHONSAFEPATH": "1"}
-    submitted = executor.submit(Job(folder.path))
+    with nullcontext() if slurm else _silent():
+        submitted = executor.submit(Job(folder.path))
     record = {"id": submitted.job_id, "slurm": slurm, "time": time.time(), "command": sys.argv, **shape.__dict__}
     write_atomic(folder.path / "job.json", (json.dumps(record) + "\n").encode())
     print(f"{folder.path} is job {submitted.job_id}; tdformer status, tdformer logs -f {folder.path}")
@@ -148,11 +151,11 @@ def _executor(config: Config, shape: Shape, folder: RunFolder, slurm: bool) -> A
     site, logs = config.site, folder.path / "logs"
     if not slurm:
         executor: Any = LocalExecutor(logs, max_num_timeout=ENDLESS)
+        # No time limit here: submitit would start the run again six times, and then no more.
         executor.update_parameters(
-            timeout_min=site.minutes,
+            timeout_min=ENDLESS,
             tasks_per_node=shape.processes,
             gpus_per_node=shape.gpus,
-            signal_delay_s=site.signal_seconds,
             stderr_to_stdout=True,
         )
         return executor
@@ -186,6 +189,22 @@ def _executor(config: Config, shape: Shape, folder: RunFolder, slurm: bool) -> A
     }
     executor._internal_update_parameters(**{k: v for k, v in given.items() if v is not None})
     return executor
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """For a process that is started meanwhile and lives on: nobody who reads our output shall wait for its end."""
+    sys.stdout.flush()
+    kept, nothing = [os.dup(fd) for fd in range(3)], os.open(os.devnull, os.O_RDWR)
+    try:
+        for fd in range(3):
+            os.dup2(nothing, fd)
+        yield
+    finally:
+        for fd, own in enumerate(kept):
+            os.dup2(own, fd)
+            os.close(own)
+        os.close(nothing)
 
 
 def _try(script: str, config: Config, shape: Shape) -> None:

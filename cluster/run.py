@@ -37,6 +37,7 @@ class RunFolder:
     checkpoints/    see checkpoint.py
     health.jsonl    what it warned of; steps left out, with the ids of their batch
     starts.jsonl    each start: code revision, versions, machine
+    crashes.jsonl   each crash of a job: its exit code, and the newest checkpoint there was
     status.json     what the run last said of itself; see `RunFolder.tell`
     launch.yaml, job.json, code/, logs/    of a launched run: the configuration, the job, its code and output
     summary.json    the final line; it exists when the run is finished
@@ -54,6 +55,7 @@ class RunFolder:
         self.speed = Rows(self.path / "speed.jsonl")
         self.health = Rows(self.path / "health.jsonl")
         self.starts = Rows(self.path / "starts.jsonl")
+        self.crashes = Rows(self.path / "crashes.jsonl")
 
     @contextmanager
     def lock(self, wait: float = 0.0) -> Iterator[None]:
@@ -113,6 +115,10 @@ class RunFolder:
             return json.loads(self.status_file.read_text())
         except (FileNotFoundError, ValueError):
             return {}
+
+    def saved_step(self) -> int | None:
+        """The step of the newest checkpoint, by its name; None before the first."""
+        return max((int(p.name.removeprefix("step-")) for p in self.checkpoints.glob("step-*")), default=None)
 
     def wandb_id(self) -> str:
         """One id for all starts of this run."""
