@@ -153,27 +153,34 @@ def cut_off(run: Run) -> None:
     os.kill(run.slurm.ranks()[-1], signal.SIGSTOP)
 
 
+def lose_host(run: Run) -> None:
+    """Its daemon and its processes are gone at once; the job starts again when the host is back."""
+    os.kill(run.slurm.node_pid("127.0.0.12"), signal.SIGKILL)
+    kill_a_rank(run)
+    run.slurm.wait(lambda: run.state() != "RUNNING", 120, f"Slurm notices\n{run.log()}")
+    run.slurm.start_node("127.0.0.12")
+
+
 @pytest.mark.parametrize(
-    ("event", "processes", "words"),
+    ("event", "words"),
     [
-        (usr2, 1, ()),
-        (usr2, 2, ()),
-        (time_limit, 1, ("site.sbatch=[hold]", "site.signal_seconds=55")),
-        (requeue, 1, ()),
-        (preempt, 1, ()),
-        (preempt, 1, ("site.partition=grace",)),
-        (node_down, 1, ()),
-        (kill_a_rank, 1, ()),
-        (kill_a_rank, 2, ()),
-        (cut_off, 1, ()),
+        (usr2, ()),
+        (time_limit, ("site.sbatch=[hold]", "site.signal_seconds=55")),
+        (requeue, ()),
+        (preempt, ()),
+        (preempt, ("site.partition=grace",)),
+        (node_down, ()),
+        (kill_a_rank, ()),
+        (cut_off, ()),
+        (lose_host, ()),
     ],
     ids=lambda value: getattr(value, "__name__", None) or ("-".join(value) if isinstance(value, tuple) else str(value)),
 )
 def test_it_goes_on_as_if_nothing_had_happened(
-    slurm, recipe: Path, tmp_path: Path, undisturbed, event: Callable[[Run], None], processes: int, words: tuple
+    slurm, recipe: Path, tmp_path: Path, undisturbed, event: Callable[[Run], None], words: tuple
 ) -> None:
-    whole = undisturbed(processes)
-    run = Run(slurm, recipe, tmp_path, processes, *words)
+    whole = undisturbed(1)
+    run = Run(slurm, recipe, tmp_path, 1, *words)
     if event is time_limit:  # Slurm looks at limits every 30 seconds: the first start is not over by then
         run.in_its_step('time.sleep(2 * (state.step >= 10 and "SLURM_RESTART_COUNT" not in __import__("os").environ))')
     run.until(10)
@@ -189,17 +196,23 @@ def test_it_goes_on_as_if_nothing_had_happened(
     assert_equal(whole, tmp_path)
 
 
-def test_a_lost_host(slurm, recipe: Path, tmp_path: Path, undisturbed) -> None:
-    """Its daemon and its processes are gone at once; the job starts again when the host is back."""
-    whole = undisturbed(1)
-    run = Run(slurm, recipe, tmp_path, 1)
-    run.until(10)
-    os.kill(slurm.node_pid("127.0.0.12"), signal.SIGKILL)
-    kill_a_rank(run)
-    slurm.wait(lambda: run.state() != "RUNNING", 120, f"Slurm notices\n{run.log()}")
-    slurm.start_node("127.0.0.12")
-    run.again()
+@pytest.mark.parametrize(
+    ("partition", "events"),
+    [("low", (requeue, preempt, node_down, kill_a_rank)), ("grace", (usr2, time_limit, preempt, cut_off, lose_host))],
+)
+def test_one_after_the_other_on_two_nodes_of_two_ranks(
+    slurm, recipe: Path, tmp_path: Path, undisturbed, partition: str, events: tuple[Callable[[Run], None], ...]
+) -> None:
+    whole = undisturbed(2)
+    words = (f"site.partition={partition}", "site.sbatch=[hold]", "site.signal_seconds=55")
+    run = Run(slurm, recipe, tmp_path, 2, *words)
+    run.in_its_step("time.sleep(0.5)")
+    for event in events:
+        run.until(run.rows() + 4)
+        event(run)
+        run.again()
     run.finished()
+    assert run.folder.status()["restarts"] == str(len(events))
     assert_equal(whole, tmp_path)
 
 
