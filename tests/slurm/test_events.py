@@ -242,6 +242,23 @@ def test_a_killed_daemon_disturbs_nothing_and_stop_and_resume(slurm, recipe: Pat
     assert "is finished" in slurm.cli("launch", recipe, f"runs_dir={tmp_path}", "--nodes", 2).stdout
 
 
+def test_on_with_fewer_nodes_and_another_zero_stage(slurm, recipe: Path, tmp_path: Path, undisturbed) -> None:
+    whole = RunFolder(undisturbed(2) / "run").metrics.read()
+    run = Run(slurm, recipe, tmp_path, 2)
+    run.until(6)
+    assert slurm.cli("stop", run.folder.path).returncode == 0
+    slurm.wait(lambda: run.state() == "CANCELLED" and not slurm.ranks(), 60, run.log())
+    words = ("--nodes", 1, "--processes-per-node", 2, "engine.zero_stage=2")
+    done = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", *words)
+    assert done.returncode == 0, done.stderr
+    run.id = json.loads((run.folder.path / "job.json").read_text())["id"]
+    run.finished()
+    rows = run.folder.metrics.read()
+    assert [row["step"] for row in rows] == [row["step"] for row in whole]
+    for row, expected in zip(rows, whole, strict=True):
+        assert "loss" not in row or row["loss"] == pytest.approx(expected["loss"], rel=1e-2)
+
+
 def test_a_bug_that_raises_is_tried_again_until_nothing_is_gained(slurm, recipe: Path, tmp_path: Path) -> None:
     """The bug is put into the run's own snapshot of the code: that is what runs."""
     run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
