@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -97,6 +98,10 @@ class Run:
     def log(self) -> str:
         return "\n".join(p.read_text() for p in sorted(self.folder.path.glob("logs/*.out")))
 
+    def starts(self) -> list[int]:
+        """The step that each start but the first went on from."""
+        return [int(step) for step in re.findall(r"^goes on from step (\d+)", self.log(), re.MULTILINE)]
+
     def saved_steps(self) -> list[int]:
         return [checkpoint.step_of(p) for p in checkpoint.complete(self.folder.checkpoints)]
 
@@ -161,56 +166,42 @@ def lose_host(run: Run) -> None:
     run.slurm.start_node("127.0.0.12")
 
 
-@pytest.mark.parametrize(
-    ("event", "words"),
-    [
-        (usr2, ()),
-        (time_limit, ("site.sbatch=[hold]", "site.signal_seconds=55")),
-        (requeue, ()),
-        (preempt, ()),
-        (preempt, ("site.partition=grace",)),
-        (node_down, ()),
-        (kill_a_rank, ()),
-        (cut_off, ()),
-        (lose_host, ()),
-    ],
-    ids=lambda value: getattr(value, "__name__", None) or ("-".join(value) if isinstance(value, tuple) else str(value)),
-)
-def test_it_goes_on_as_if_nothing_had_happened(
-    slurm, recipe: Path, tmp_path: Path, undisturbed, event: Callable[[Run], None], words: tuple
-) -> None:
-    whole = undisturbed(1)
-    run = Run(slurm, recipe, tmp_path, 1, *words)
-    if event is time_limit:  # Slurm looks at limits every 30 seconds: the first start is not over by then
-        run.in_its_step('time.sleep(2 * (state.step >= 10 and "SLURM_RESTART_COUNT" not in __import__("os").environ))')
-    run.until(10)
-    event(run)
-    run.again()
-    run.finished()
-    starts = [line.split() for line in run.log().splitlines() if line.startswith("goes on from step")]
-    assert len(starts) == 1, run.log()
-    if event in (usr2, time_limit) or words == ("site.partition=grace",):  # in time: no step is done twice
-        assert f"stopped by SIGUSR2 after step {starts[0][4]}, saved" in run.log()
-    assert int(starts[0][4]) >= 8  # of 10: at most what was not saved yet
-    assert run.folder.status()["restarts"] == "1"
-    assert_equal(whole, tmp_path)
+IN_TIME = (usr2, time_limit)
+"""Events that the run hears of early enough to save: no step is computed twice."""
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
     ("partition", "events"),
-    [("low", (requeue, preempt, node_down, kill_a_rank)), ("grace", (usr2, time_limit, preempt, cut_off, lose_host))],
+    [("low", (usr2, requeue, preempt, node_down, kill_a_rank)), ("grace", (time_limit, preempt, cut_off, lose_host))],
+    ids=["low", "grace"],
 )
-def test_one_after_the_other_on_two_nodes_of_two_ranks(
-    slurm, recipe: Path, tmp_path: Path, undisturbed, partition: str, events: tuple[Callable[[Run], None], ...]
+def test_it_goes_on_as_if_nothing_had_happened(
+    slurm,
+    recipe: Path,
+    tmp_path: Path,
+    undisturbed,
+    partition: str,
+    events: tuple[Callable[[Run], None], ...],
+    processes: int,
 ) -> None:
-    whole = undisturbed(2)
-    words = (f"site.partition={partition}", "site.sbatch=[hold]", "site.signal_seconds=55")
-    run = Run(slurm, recipe, tmp_path, 2, *words)
-    run.in_its_step("time.sleep(0.5)")
-    for event in events:
-        run.until(run.rows() + 4)
+    """One run, one event after the other."""
+    whole = undisturbed(processes)
+    words = (f"site.partition={partition}", "site.sbatch=[hold]", "site.signal_seconds=55", "site.restarts=9")
+    run = Run(slurm, recipe, tmp_path, processes, *words)
+    # Slurm looks at time limits every 30 seconds, and at preemption every few: the run is not over by then.
+    slow = 3 if time_limit in events else 0
+    run.in_its_step(f'time.sleep(0.5 if "SLURM_RESTART_COUNT" in __import__("os").environ else {slow})')
+    for number, event in enumerate(events, 1):
+        run.until(run.rows() + 3)
+        reached = run.rows()
         event(run)
         run.again()
+        run.slurm.wait(lambda n=number: len(run.starts()) == n, 60, f"goes on\n{run.log()}")
+        begun = run.starts()[-1]
+        assert begun >= reached - 4, (event, run.log())  # a checkpoint every 4 steps
+        if event in IN_TIME or (event is preempt and partition == "grace"):
+            assert f"stopped by SIGUSR2 after step {begun}, saved" in run.log(), (event, run.log())
     run.finished()
     assert run.folder.status()["restarts"] == str(len(events))
     assert_equal(whole, tmp_path)
