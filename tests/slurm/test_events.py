@@ -173,7 +173,7 @@ IN_TIME = (usr2, time_limit)
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
     ("partition", "events"),
-    [("low", (usr2, requeue, preempt, node_down, kill_a_rank)), ("grace", (time_limit, preempt, cut_off, lose_host))],
+    [("low", (usr2, requeue, preempt, node_down, kill_a_rank)), ("grace", (time_limit, cut_off, preempt, lose_host))],
     ids=["low", "grace"],
 )
 def test_it_goes_on_as_if_nothing_had_happened(
@@ -193,7 +193,7 @@ def test_it_goes_on_as_if_nothing_had_happened(
     slow = 3 if time_limit in events else 0
     run.in_its_step(f'time.sleep(0.5 if "SLURM_RESTART_COUNT" in __import__("os").environ else {slow})')
     for number, event in enumerate(events, 1):
-        run.until(run.rows() + 3)
+        run.until(run.rows() + 2)
         reached = run.folder.metrics.read()[-1]["step"]
         event(run)
         run.again()
