@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import tdformer
-from benchmarks import peer
+from benchmarks import checkpoint, peer
 from benchmarks.published import Published
 from tdformer import registry
 from tdformer.backbones import QKFormerSizes
@@ -100,3 +101,14 @@ def test_the_plan_agrees_with_the_measurement(monkeypatch: pytest.MonkeyPatch, p
     assert plan.kept == pytest.approx(found.kept, rel=0.1)
     assert plan.peak == pytest.approx(found.peak, rel=0.1)
     assert plan.flops == pytest.approx(found.flops, rel=0.1)
+
+
+def test_checkpoints_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every column is a measurement of a real save and a real kill."""
+    checkpoint.main(["--models", "tiny", "--rounds", "1", "--folder", str(tmp_path)])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    (tiny,) = [[float(cell) for cell in row[1:]] for row in rows if row[0].strip() == "tiny"]
+    assert tiny[0] > 0 and all(seconds >= 0 for seconds in tiny)
+    kill = next(row for row in rows if "kill" in row[0])
+    assert float(kill[1]) > 0
+    assert not list(tmp_path.iterdir())

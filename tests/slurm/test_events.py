@@ -84,8 +84,11 @@ class Run:
         # An old srun that is still there would end the step of the next start, which has the same number.
         self.slurm.wait(lambda: not self.slurm.ranks() and not _sruns(), 60, "the old start is gone")
         self.slurm.run("scontrol", "update", f"jobid={self.id}", "TimeLimit=20")
-        while self.state() == "PENDING":
-            self.slurm.run("scontrol", "update", f"jobid={self.id}", "StartTime=now")
+        deadline = time.monotonic() + 120
+        while self.state() != "RUNNING":  # it may be completing for a while yet, and cannot be asked then
+            now = ["scontrol", "update", f"jobid={self.id}", "StartTime=now"]
+            subprocess.run(now, env=self.slurm.env, capture_output=True)
+            assert time.monotonic() < deadline, f"starts again\n{self.slurm.job(self.id, '%T %r %S')}\n{self.log()}"
             time.sleep(0.3)
 
     def finished(self) -> None:
