@@ -114,15 +114,27 @@ def test_a_wrong_command_is_a_usage_error(cli: Any):
 
 
 def test_an_interrupt_ends_with_130(tmp_path: Path, python: Any):
-    os.mkfifo(tmp_path / "waits.yaml")  # opening it to read blocks
+    os.mkfifo(tmp_path / "waits.yaml")  # reading it blocks
     program = "import sys; from cluster.cli import main; sys.argv[0] = 'tdformer'; print('on', flush=True); main()"
     process = python(program, "config", "show", "waits.yaml")
     assert process.stdout.readline() == "on\n"
-    time.sleep(0.5)
+    deadline = time.monotonic() + 60
+    while (writer := _writer(tmp_path / "waits.yaml")) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    os.close(writer)
+    assert process.returncode == 130, err
     assert "Traceback" not in err
+
+
+def _writer(fifo: Path) -> int | None:
+    """Its writing end, once somebody reads."""
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 @pytest.fixture(scope="module")
