@@ -6,49 +6,154 @@ import difflib
 import gzip
 import io
 import math
+import tarfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import DataError
+from .order import permutation
 
 Images = NDArray[np.uint8]
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation that the field uses for ImageNet, and for any folder of photographs."""
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """shape (C, H, W); mean and std of each channel of the training pictures, scaled to 0..1.
+class Sample:
+    """One picture as its file's bytes; extension: png or jpg; name: of its file, where it has one."""
 
-    load(split, source): all pictures `[n, C, H, W]` and labels `[n]`; source None is the usual place.
-    """
+    key: str
+    content: bytes
+    extension: str
+    label: int
+    name: str = ""
+
+
+class Source(Protocol):
+    """One split where its raw files are: samples by number, in a fixed order."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Sample: ...
+
+    def mark(self, i: int) -> str:
+        """Changes when sample i does; cheaper than reading it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dataset(ABC):
+    """shape (C, H, W), H and W 0 where every picture has its own; mean and std of each channel, scaled to 0..1."""
 
     name: str
-    class_names: tuple[str, ...]
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    load: Callable[[str, Path | None], tuple[Images, NDArray[np.int64]]]
-    splits: tuple[str, ...] = ("train", "test")
+    splits: tuple[str, ...] = field(default=("train", "test"), kw_only=True)
 
-    @property
-    def classes(self) -> int:
-        return len(self.class_names)
+    @abstractmethod
+    def _open(self, split: str, source: Path | None) -> Source: ...
 
-    def read(self, split: str, source: Path | None = None) -> Iterator[tuple[str, bytes, int]]:
-        """(key, PNG bytes, label) of every sample, in the order of the source; PNG keeps every pixel."""
+    def open(self, split: str, source: Path | None = None) -> Source:
+        """A split at `source`; None is the usual place. Raises DataError for a split or files that are not there."""
         if split not in self.splits:
             raise DataError(f"{self.name} has no split {split!r}; choose one of {', '.join(self.splits)}")
+        return self._open(split, source)
+
+
+@dataclass(frozen=True)
+class ArrayDataset(Dataset):
+    """A data set that is read whole; load(split, source): all pictures `[n, C, H, W]` and labels `[n]`."""
+
+    class_names: tuple[str, ...]
+    load: Callable[[str, Path | None], tuple[Images, NDArray[np.int64]]]
+
+    def _open(self, split: str, source: Path | None) -> Source:
         images, labels = self.load(split, source)
         if len(images) != len(labels):
             raise DataError(f"{self.name} {split} has {len(images)} pictures but {len(labels)} labels; fix the source")
-        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            yield f"{i:08d}", encode_png(image), int(label)
+        return _Arrays(self.class_names, images, labels)
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    class_names: tuple[str, ...]
+    images: Images
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Sample:
+        return Sample(f"{i:08d}", encode_png(self.images[i]), "png", int(self.labels[i]))
+
+    def mark(self, i: int) -> str:
+        return f"{self.labels[i]} {zlib.crc32(self.images[i].tobytes())}"
+
+
+@dataclass(frozen=True)
+class FolderDataset(Dataset):
+    """SOURCE/train and SOURCE/test (or val), each with a folder of pictures for each class."""
+
+    def _open(self, split: str, source: Path | None) -> Source:
+        if source is None:
+            raise DataError(f"{self.name} is read from a folder of yours; give it with --source (data.source)")
+        names = {"train": ("train",), "test": ("test", "val", "validation")}
+        folders = {k: next((source / n for n in v if (source / n).is_dir()), None) for k, v in names.items()}
+        missing = next((k for k, v in folders.items() if v is None), None)
+        if missing is not None:
+            raise DataError(f"{source} has no folder {' or '.join(names[missing])} with a folder for each class")
+        train, folder = folders["train"], folders[split]
+        assert train is not None and folder is not None
+        classes = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
+        unknown = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes))
+        if unknown:
+            raise DataError(f"{folder / unknown[0]} is a class that {train} does not have; move or rename it")
+        files = [
+            (path, label)
+            for label, name in enumerate(classes)
+            for path in sorted((folder / name).glob("*"))
+            if path.suffix.lower() in EXTENSIONS
+        ]
+        # Neighbours in a folder are of one class; readers that read a shard from its beginning want them mixed.
+        return _Files(classes, [files[i] for i in permutation(_MIXED, 0, len(files))])
+
+
+EXTENSIONS = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
+_MIXED = 0x73686172
+
+
+@dataclass(frozen=True)
+class _Files:
+    class_names: tuple[str, ...]
+    files: list[tuple[Path, int]]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> Sample:
+        path, label = self.files[i]
+        try:
+            return Sample(f"{i:08d}", path.read_bytes(), EXTENSIONS[path.suffix.lower()], label, str(path))
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}); fix the source") from error
+
+    def mark(self, i: int) -> str:
+        path, label = self.files[i]
+        facts = path.stat()
+        return f"{path} {label} {facts.st_size} {facts.st_mtime_ns}"
 
 
 def encode_png(image: Images) -> bytes:
@@ -57,19 +162,6 @@ def encode_png(image: Images) -> bytes:
     pixels = image[0] if image.shape[0] == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def decode(content: bytes, shape: tuple[int, int, int]) -> Images:
-    """PNG or JPEG -> uint8 `[C, H, W]`. Raises DataError when it does not decode to `shape`."""
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            pixels = np.asarray(picture.convert("L" if shape[0] == 1 else "RGB"))
-    except Exception as error:  # damaged bytes make Pillow raise half a dozen kinds, struct.error among them
-        raise DataError(f"does not decode as a picture ({type(error).__name__})") from error
-    image = pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
-    if image.shape != shape:
-        raise DataError(f"decodes to {list(image.shape)} instead of {list(shape)}")
-    return image
 
 
 def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
@@ -109,16 +201,63 @@ def _digits(split: str, source: Path | None) -> tuple[Images, NDArray[np.int64]]
     return images[chosen], labels[chosen].astype(np.int64)
 
 
-DATASETS = {
-    "fashion_mnist": Dataset(
+def _cifar(archive: str, prefix: str, files: dict[str, list[str]], label_bytes: int) -> Callable[..., Any]:
+    """Reads the binary archive of CIFAR: records of label bytes, the last one the class, and 3 x 32 x 32 pixels."""
+
+    def load(split: str, source: Path | None) -> tuple[Images, NDArray[np.int64]]:
+        path = (source or Path(".")) / archive
+        try:
+            with tarfile.open(path) as tar:
+                contents = [member.read() for n in files[split] if (member := tar.extractfile(f"{prefix}/{n}.bin"))]
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{path} is missing; give its folder as the source (the binary version, no pickles)"
+            ) from error
+        except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
+            raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); download it again") from error
+        content, size = b"".join(contents), label_bytes + 3072
+        if not content or len(content) % size:
+            raise DataError(f"{path} holds {len(content)} bytes of {split} records of {size}; download it again")
+        records = np.frombuffer(content, np.uint8).reshape(-1, size)
+        return records[:, label_bytes:].reshape(-1, 3, 32, 32), records[:, label_bytes - 1].astype(np.int64)
+
+    return load
+
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+DATASETS: dict[str, Dataset] = {
+    "fashion_mnist": ArrayDataset(
         "fashion_mnist",
-        ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
         (1, 28, 28),
         (0.28604,),
         (0.35302,),
+        ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
         _fashion_mnist,
     ),
-    "digits": Dataset("digits", tuple("0123456789"), (1, 8, 8), (0.28777,), (0.35409,), _digits),
+    "digits": ArrayDataset("digits", (1, 8, 8), (0.28777,), (0.35409,), tuple("0123456789"), _digits),
+    "cifar10": ArrayDataset(
+        "cifar10",
+        (3, 32, 32),
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+        CIFAR10,
+        _cifar(
+            "cifar-10-binary.tar.gz",
+            "cifar-10-batches-bin",
+            {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
+            1,
+        ),
+    ),
+    "cifar100": ArrayDataset(
+        "cifar100",
+        (3, 32, 32),
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+        tuple(f"{i:02d}" for i in range(100)),
+        _cifar("cifar-100-binary.tar.gz", "cifar-100-binary", {"train": ["train"], "test": ["test"]}, 2),
+    ),
+    "imagenet": FolderDataset("imagenet", (3, 0, 0), *IMAGENET_STATISTICS),
+    "folder": FolderDataset("folder", (3, 0, 0), *IMAGENET_STATISTICS),
 }
 
 

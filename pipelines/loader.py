@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from . import order
 from .augment import Augment
 from .errors import DataError
+from .pictures import Pixels, View
 from .webdataset import TarDataset
 
 
@@ -30,16 +31,24 @@ class _Samples:
     """What a worker does with a micro-batch of ids: read, decode, augment, stack. An error comes back as a value,
     because torch wraps what a worker raises in a traceback of several lines."""
 
-    def __init__(self, data: TarDataset, augment: Augment | None, epoch: int) -> None:
-        self.data, self.augment, self.epoch = data, augment, epoch
+    def __init__(self, data: TarDataset, view: View | None, augment: Augment | None, epoch: int | None) -> None:
+        self.data, self.view, self.augment, self.epoch = data, view, augment, epoch
+
+    def image(self, i: int) -> Pixels:
+        """The picture as it is, or its box: of this epoch, or the centre in evaluation."""
+        if self.view is None:
+            return self.data.image(i)
+        size = self.data.size(i)
+        box = self.view.centre(*size) if self.epoch is None else self.view.random(*size, self.epoch, i)
+        return self.data.crop(i, box, self.view.size)
 
     def __getitem__(self, asked: tuple[np.ndarray, int]) -> Batch | DataError:
         ids, position = asked
         try:
-            images = [self.data.image(i) for i in ids]
+            images = [self.image(int(i)) for i in ids]
         except DataError as error:
             return error
-        if self.augment is not None:
+        if self.augment is not None and self.epoch is not None:
             images = [self.augment(x, self.epoch, int(i)) for x, i in zip(images, ids, strict=True)]
         labels = torch.from_numpy(self.data.labels[ids].astype(np.int64))
         return Batch(torch.from_numpy(np.stack(images)), labels, torch.from_numpy(ids), position)
@@ -77,10 +86,12 @@ def train_loader(
     accumulation: int,
     augment: Augment | None,
     workers: int,
+    view: View | None = None,
 ) -> Iterator[list[Batch]]:
     """From the cursor to the end of its epoch: the micro-batches of each optimizer step. Reads nothing before it.
 
-    Raises DataError for a damaged sample or a batch that does not divide.
+    view: the boxes of pictures that come in many sizes; None: pictures as they are. Raises DataError for a damaged
+    sample or a batch that does not divide.
     """
     permuted = order.permutation(cursor.seed, cursor.epoch, len(data))
     size = cursor.global_batch
@@ -97,16 +108,18 @@ def train_loader(
             order.micro_batches(order.share(order.global_batch(permuted, step, size), rank, world), micro_batch)
         )
     ]
-    batches = _batches(_Samples(data, augment, cursor.epoch), asked, workers)
+    batches = _batches(_Samples(data, view, augment, cursor.epoch), asked, workers)
     for _ in range(0, len(asked), accumulation):
         yield [next(batches) for _ in range(accumulation)]
 
 
-def eval_loader(data: TarDataset, *, rank: int, world: int, batch_size: int, workers: int) -> Iterator[Batch]:
+def eval_loader(
+    data: TarDataset, *, rank: int, world: int, batch_size: int, workers: int, view: View | None = None
+) -> Iterator[Batch]:
     """This rank's share of all samples, each on exactly one rank; the last batch may be smaller."""
     ids = order.validation_share(len(data), rank, world)
     asked = [(ids[i : i + batch_size], i) for i in range(0, len(ids), batch_size)]
-    return _batches(_Samples(data, None, 0), asked, workers)
+    return _batches(_Samples(data, view, None, None), asked, workers)
 
 
 def to_device(

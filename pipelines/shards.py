@@ -5,23 +5,36 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable
-from itertools import chain, islice
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from webdataset import TarWriter
 
-from .catalog import Dataset, decode
+from .catalog import Dataset, Sample, Source
 from .errors import DataError
+from .pictures import decode
 
 INDEX, TABLE = "index.json", "index.npz"
-COLUMNS = {"shard": np.int32, "offset": np.int64, "size": np.int64, "label": np.int32, "crc32": np.uint32}
+FORMAT = 2
+COLUMNS = {
+    "shard": np.int32,
+    "offset": np.int64,
+    "size": np.int64,
+    "label": np.int32,
+    "crc32": np.uint32,
+    "height": np.int32,
+    "width": np.int32,
+}
 
 
 def write(
@@ -31,20 +44,31 @@ def write(
     *,
     source: Path | None = None,
     samples_per_shard: int = 10_000,
-    progress: Callable[[int], None] | None = None,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write `root/SPLIT/`: SPLIT-000000.tar and on, index.npz and index.json; the same bytes for the same samples.
 
-    The folder is written under a hidden name and renamed when it is whole and synced. progress is called with the
-    number of samples written. Raises DataError, leaving nothing behind, when a sample is wrong or the disk is full.
+    The folder is written under a hidden name and renamed when it is whole and synced. Interrupted, or stopped by a
+    wrong sample, it keeps its whole shards there, and the next call takes those whose samples are unchanged. progress
+    is called with the numbers of samples written and to write. Raises DataError when a sample is wrong, or when the
+    disk is full; then nothing is left behind.
     """
     final = root / split
     hidden, replaced = root / f".{split}.tmp", root / f".{split}.old"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir()
-        _write(dataset, split, hidden, source, samples_per_shard, progress)
+        opened = dataset.open(split, source)
+        if not len(opened):
+            raise DataError(f"{dataset.name} {split} has no samples at its source; check the source")
+        hidden.mkdir(parents=True, exist_ok=True)
+        parts = [range(i, min(i + samples_per_shard, len(opened))) for i in range(0, len(opened), samples_per_shard)]
+        done, count = [], 0
+        for part in _in_parallel(processes, _Job(dataset, opened, split, hidden), list(enumerate(parts))):
+            done.append(part)
+            count += part.facts["count"]
+            if progress is not None:
+                progress(count, len(opened))
+        _index(dataset, opened, split, hidden, done)
         shutil.rmtree(replaced, ignore_errors=True)
         if final.exists():
             os.rename(final, replaced)
@@ -53,69 +77,145 @@ def write(
         shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            shutil.rmtree(hidden, ignore_errors=True)
             raise DataError(f"no space left to write the shards in {final}; free some and run it again") from error
         raise DataError(f"cannot write the shards in {final} ({error.strerror}); choose another folder") from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
     return final
 
 
-def _write(
-    dataset: Dataset,
-    split: str,
-    folder: Path,
-    source: Path | None,
-    samples_per_shard: int,
-    progress: Callable[[int], None] | None,
-) -> None:
-    rows: list[tuple[int, int, int, int, int]] = []
-    shards: list[dict[str, Any]] = []
-    samples = iter(dataset.read(split, source))
-    while (first := next(samples, None)) is not None:
-        shard, sizes = len(shards), {}
-        name = f"{split}-{shard:06d}.tar"
-        with (folder / name).open("wb") as file:
+@dataclass(frozen=True)
+class _Shard:
+    """A shard that is whole on the disk: its facts for index.json and its rows for index.npz."""
+
+    facts: dict[str, Any]
+    rows: list[list[int]]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Writing one shard; called in any process."""
+
+    dataset: Dataset
+    opened: Source
+    split: str
+    folder: Path
+
+    def __call__(self, asked: tuple[int, range]) -> _Shard:
+        number, ids = asked
+        path = self.folder / f"{self.split}-{number:06d}.tar"
+        note = path.with_suffix(".json")
+        marks = "\n".join(self.opened.mark(i) for i in ids)
+        of = FORMAT, self.dataset.name, self.dataset.shape, self.opened.class_names
+        mark = hashlib.sha256(f"{of}\n{marks}".encode()).hexdigest()
+        before = _noted(note)
+        if before.get("mark") == mark and path.is_file() and _facts(path).items() <= before["facts"].items():
+            return _Shard(before["facts"], before["rows"])
+        shard = self.write(path, number, ids)
+        _write_synced(note, json.dumps({"mark": mark, **shard.__dict__}))
+        return shard
+
+    def write(self, path: Path, number: int, ids: range) -> _Shard:
+        found: dict[str, tuple[int, ...]] = {}
+        with path.open("wb") as file:
             # Fixed owner, mode and time: the same samples give the same bytes. An integer time, because tarfile
             # spends a kilobyte of extra header a member on a fraction.
             with TarWriter(file, user="0", group="0", mode=0o444, mtime=0, encoder=False) as tar:
-                for key, content, label in chain([first], islice(samples, samples_per_shard - 1)):
-                    _check(dataset, split, key, content, label)
-                    tar.write({"__key__": key, "png": content, "cls": str(label).encode()})
-                    sizes[key] = (len(content), label, zlib.crc32(content))
+                for i in ids:
+                    sample = self.opened[i]
+                    height, width = self.check(sample)
+                    tar.write(
+                        {
+                            "__key__": sample.key,
+                            sample.extension: sample.content,
+                            "cls": str(sample.label).encode(),
+                        }
+                    )
+                    size, crc = len(sample.content), zlib.crc32(sample.content)
+                    found[f"{sample.key}.{sample.extension}"] = (size, sample.label, crc, height, width)
             file.flush()
             os.fsync(file.fileno())
-        with tarfile.open(folder / name) as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                if extension == "png":
-                    size, label, crc = sizes[key]
-                    rows.append((shard, member.offset_data, size, label, crc))
-        shards.append({"name": name, **_facts(folder / name), "count": len(sizes)})
-        if progress is not None:
-            progress(len(rows))
-    if not rows:
-        raise DataError(f"{dataset.name} {split} has no samples at its source; check the source")
-    table = np.array(rows)
+        with tarfile.open(path) as tar:
+            rows = [[number, m.offset_data, *found[m.name]] for m in tar if m.name in found]
+        return _Shard({"name": path.name, **_facts(path), "count": len(rows)}, rows)
+
+    def check(self, sample: Sample) -> tuple[int, int]:
+        """Height and width. Raises DataError, naming the sample, when it does not decode or fit the data set."""
+        classes, (channels, *size) = len(self.opened.class_names), self.dataset.shape
+        place = f"{self.dataset.name} {self.split} sample {sample.name or sample.key}"
+        if not 0 <= sample.label < classes:
+            raise DataError(f"{place} has label {sample.label}, outside 0..{classes - 1}; fix the source")
+        try:
+            shape = decode(sample.content, channels).shape
+            if any(size) and list(shape[1:]) != size:
+                raise DataError(f"decodes to {list(shape)} instead of {list(self.dataset.shape)}")
+        except DataError as error:
+            raise DataError(f"{place} {error}; fix the source") from error
+        return shape[1], shape[2]
+
+
+def _in_parallel(processes: int, job: _Job, asked: list[tuple[int, range]]) -> Iterator[_Shard]:
+    if processes == 1:
+        yield from map(job, asked)
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _begin, (job,)) as pool:
+        try:
+            yield from pool.map(_work, asked)
+        except BrokenProcessPool as error:
+            raise DataError("a process that wrote shards died; free memory, or use fewer with --processes") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_job: _Job  # of a worker process; sent once, because it names every file
+
+
+def _begin(job: _Job) -> None:
+    global _job
+    _job = job
+
+
+def _work(asked: tuple[int, range]) -> _Shard:
+    return _job(asked)
+
+
+def _index(dataset: Dataset, opened: Source, split: str, folder: Path, done: list[_Shard]) -> None:
+    table = np.array([row for shard in done for row in shard.rows])
     columns = {key: table[:, i].astype(kind) for i, (key, kind) in enumerate(COLUMNS.items())}
     with (folder / TABLE).open("wb") as file:
         np.savez(file, allow_pickle=False, **columns)
         os.fsync(file.fileno())
     facts = {
+        "format": FORMAT,
         "dataset": dataset.name,
         "split": split,
-        "count": len(rows),
-        "class_names": list(dataset.class_names),
+        "count": len(table),
+        "class_names": list(opened.class_names),
         "shape": list(dataset.shape),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
-        "shards": shards,
+        "shards": [shard.facts for shard in done],
         "digest": table_digest(columns),
     }
-    with (folder / INDEX).open("w") as file:
-        json.dump(facts, file, indent=1)
+    _write_synced(folder / INDEX, json.dumps(facts, indent=1))
+    whole = {INDEX, TABLE, *(shard.facts["name"] for shard in done)}
+    for path in folder.iterdir():  # notes for going on, and shards of an earlier try with other samples
+        if path.name not in whole:
+            path.unlink()
+    _sync(folder)
+
+
+def _noted(note: Path) -> dict[str, Any]:
+    try:
+        return json.loads(note.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    _sync(folder)
 
 
 def table_digest(columns: dict[str, Any]) -> str:
@@ -137,17 +237,6 @@ def verify(folder: Path) -> int:
             where = "" if bad is None else f" (first at sample {bad})"
             raise DataError(f"{folder / shard['name']} is damaged{where}; write the shards again with tdformer shard")
     return len(data)
-
-
-def _check(dataset: Dataset, split: str, key: str, content: bytes, label: int) -> None:
-    if not 0 <= label < dataset.classes:
-        raise DataError(
-            f"{dataset.name} {split} sample {key} has label {label}, outside 0..{dataset.classes - 1}; fix the source"
-        )
-    try:
-        decode(content, dataset.shape)
-    except DataError as error:
-        raise DataError(f"{dataset.name} {split} sample {key} {error}; fix the source") from error
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -6,15 +6,16 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .catalog import decode
 from .errors import DataError
-from .shards import COLUMNS, INDEX, TABLE, table_digest
+from .pictures import Box, Pixels, crop, decode
+from .shards import COLUMNS, FORMAT, INDEX, TABLE, table_digest
 
 AGAIN = "write the shards again with tdformer shard"
 
@@ -29,12 +30,15 @@ class TarDataset:
         self.folder = Path(folder)
         try:
             self.facts: dict[str, Any] = json.loads((self.folder / INDEX).read_text())
+            if self.facts["format"] != FORMAT:
+                raise DataError(f"{self.folder / INDEX} has format {self.facts['format']}, not {FORMAT}; {AGAIN}")
             with np.load(self.folder / TABLE, allow_pickle=False) as table:
                 self.table: dict[str, NDArray[Any]] = {key: table[key] for key in COLUMNS}
             self.digest: str = self.facts["digest"]
             self.class_names: list[str] = self.facts["class_names"]
             channels, height, width = self.facts["shape"]
             self.shape: tuple[int, int, int] = (channels, height, width)
+            """(C, H, W) of every picture; H and W are 0 where each has its own."""
             self.mean: list[float] = self.facts["mean"]
             self.std: list[float] = self.facts["std"]
             count: int = self.facts["count"]
@@ -89,13 +93,27 @@ class TarDataset:
         """Whether sample i still has its checksum."""
         return zlib.crc32(self._bytes(i)) == int(self.table["crc32"][i])
 
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width of sample i."""
+        return int(self.table["height"][i]), int(self.table["width"][i])
+
     def image(self, i: int) -> NDArray[np.uint8]:
         """Sample i decoded, uint8 `[C, H, W]`."""
+        return self._decoded(i, lambda content: decode(content, self.shape[0]), self.size(i))
+
+    def crop(self, i: int, box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """A box of sample i at `size`, uint8 `[C, H, W]`."""
+        return self._decoded(i, lambda content: crop(content, self.shape[0], box, size), size)
+
+    def _decoded(self, i: int, how: Callable[[bytes], Pixels], size: tuple[int, int]) -> Pixels:
         content, _ = self.read(i)
         try:
-            return decode(content, self.shape)
+            pixels = how(content)
+            if pixels.shape != (self.shape[0], *size):
+                raise DataError(f"decodes to {list(pixels.shape)} instead of {[self.shape[0], *size]}")
         except DataError as error:
             raise DataError(f"{self._place(i)} {error}; {AGAIN}") from error
+        return pixels
 
     def _bytes(self, i: int) -> bytes:
         shard = int(self.table["shard"][i])

