@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -170,15 +171,16 @@ def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def shard(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="fashion_mnist or digits.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A name, such as imagenet; folder: any pictures.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the shards go.")],
     source: Annotated[Path | None, typer.Option(help="Folder of the raw files.")] = None,
     samples_per_shard: Annotated[int, typer.Option(min=1)] = 10_000,
+    processes: Annotated[int | None, typer.Option(min=1, help="That write at once. [default: one a core]")] = None,
 ) -> None:
-    """Write a data set as WebDataset shards with an index and checksums."""
+    """Write a data set as WebDataset shards with an index and checksums; interrupted, the same command goes on."""
     from .prepare import write_shards
 
-    write_shards(dataset, folder, source, samples_per_shard)
+    write_shards(dataset, folder, source, samples_per_shard, processes or len(os.sched_getaffinity(0)))
 
 
 @app.command("shard-verify")

@@ -60,6 +60,8 @@ class ModelConfig:
 
 @dataclass
 class AugmentConfig:
+    scale: tuple[float, float] = setting((0.08, 1.0), above=0, most=1)
+    ratio: tuple[float, float] = setting((0.75, 1.3333333333333333), above=0)
     crop_padding: int = setting(0, least=0)
     flip: float = setting(0.0, least=0, most=1)
     erasing: float = setting(0.0, least=0, most=1)
@@ -70,6 +72,8 @@ class DataConfig:
     dataset: str = "fashion_mnist"
     root: str | None = None
     source: str | None = None
+    size: int | None = setting(None, least=1)
+    crop_ratio: float = setting(0.875, above=0, most=1)
     workers: int = setting(0, least=0)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mixup: float = setting(0.0, least=0)
@@ -288,6 +292,10 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
         raise RunError(f"model.v_reset is {model.v_reset}; give a number or soft")
     if isinstance(model.image_size, list) and len(model.image_size) != 2:
         raise RunError(f"model.image_size is {_show(model.image_size)}; give a number or [height, width]")
+    for key in ("scale", "ratio"):
+        low, high = getattr(config.data.augment, key)
+        if low > high:
+            raise RunError(f"data.augment.{key} is {_show([low, high])}; the smaller one comes first")
     if model.time_steps and model.segments and model.time_steps % model.segments:
         raise RunError(
             f"model.segments={model.segments} does not divide model.time_steps={model.time_steps}; "

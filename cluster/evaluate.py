@@ -13,12 +13,13 @@ from torch import Tensor
 
 import tdformer
 from pipelines.loader import eval_loader, to_device
+from pipelines.pictures import View
 from pipelines.webdataset import TarDataset
 
 from . import checkpoint
 from .config import Config, load, resolve
 from .errors import RunError
-from .model import load_weights
+from .model import load_weights, view
 
 
 @torch.no_grad()
@@ -29,12 +30,13 @@ def evaluate(
     batch_size: int,
     workers: int,
     each: Callable[[], None] = lambda: None,
+    view: View | None = None,
 ) -> dict[str, float]:
     """Accuracy and cross-entropy of a model in evaluation mode; all ranks call it together. each: called for every
     batch."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers):
+    for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers, view=view):
         each()
         images, labels = to_device(batch.images, data.mean, data.std, device), batch.labels.to(device)
         logits = model(images).float()
@@ -61,7 +63,14 @@ def evaluate_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     load_weights(model, weights, found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-        result = evaluate(model.to(device).eval(), data, device, resolve(config, 1).micro_batch, config.data.workers)
+        result = evaluate(
+            model.to(device).eval(),
+            data,
+            device,
+            resolve(config, 1).micro_batch,
+            config.data.workers,
+            view=view(config, data),
+        )
     return {"checkpoint": str(found), "samples": len(data)} | result
 
 

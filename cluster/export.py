@@ -27,7 +27,7 @@ from . import checkpoint
 from .config import Config, flat, load
 from .errors import RunError, disk_errors
 from .evaluate import evaluate, located
-from .model import load_weights
+from .model import load_weights, view
 from .run import write_atomic
 
 SUFFIXES = (".safetensors", ".pt", ".pt2")
@@ -91,7 +91,7 @@ def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     data = TarDataset(config.data.folder / "test")
     batch, model = _opened(path, about)
     device = torch.device("cpu")
-    result = evaluate(model, data, device, batch, config.data.workers)
+    result = evaluate(model, data, device, batch, config.data.workers, view=view(config, data))
     return {"file": str(path), "step": about["step"], "samples": len(data)} | result
 
 

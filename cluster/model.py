@@ -9,10 +9,24 @@ import torch
 from torch import Tensor
 
 import tdformer
+from pipelines.pictures import View
 from pipelines.webdataset import TarDataset
 
 from .config import Config
 from .errors import RunError
+
+
+def view(config: Config, data: TarDataset) -> View | None:
+    """How the pictures of `data` are brought to one size; None: they are taken as they are.
+
+    Raises RunError where they have many sizes and the config names none.
+    """
+    size, augment = config.data.size, config.data.augment
+    if size is not None:
+        return View((size, size), augment.scale, augment.ratio, config.data.crop_ratio, config.seed)
+    if not all(data.shape):
+        raise RunError(f"the pictures in {data.folder} have many sizes; set data.size, such as data.size=224")
+    return None
 
 
 def build_model(config: Config, data: TarDataset) -> tdformer.TDFormer:
@@ -21,6 +35,8 @@ def build_model(config: Config, data: TarDataset) -> tdformer.TDFormer:
     Raises RunError when the config asks for what the data does not have.
     """
     channels, *size = data.shape
+    if (seen_as := view(config, data)) is not None:
+        size = list(seen_as.size)
     seen: dict[str, Any] = {"num_classes": data.classes, "in_channels": channels, "image_size": size}
     options = seen | config.model.options()
     asked = options["image_size"]

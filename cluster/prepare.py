@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipelines.webdataset import TarDataset
 
 from . import config as configs
 from .errors import RunError, disk_errors
+from .monitor import duration
 from .run import exclusive
 
 FALL_BACK = "digits"
@@ -40,14 +42,27 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
     return path
 
 
-def write_shards(dataset: str, folder: Path, source: Path | None = None, samples_per_shard: int = 10_000) -> None:
-    """Write every split of a data set, in place of what is there. Raises DataError; nothing half-written stays."""
+def write_shards(
+    dataset: str, folder: Path, source: Path | None = None, samples_per_shard: int = 10_000, processes: int = 1
+) -> None:
+    """Write every split of a data set, in place of what is there; interrupted, the same call goes on.
+
+    Raises DataError; nothing half-written is ever seen.
+    """
     known = catalog.get(dataset)
     if source is not None and not source.is_dir():
         raise DataError(f"{source}: no such folder to read {dataset} from")
     with exclusive(folder, wait=600), disk_errors(folder):
         for split in known.splits:
-            where = shards.write(known, split, folder, source=source, samples_per_shard=samples_per_shard)
+            where = shards.write(
+                known,
+                split,
+                folder,
+                source=source,
+                samples_per_shard=samples_per_shard,
+                processes=processes,
+                progress=_Progress(split),
+            )
             _say(f"wrote {where}: {len(TarDataset(where)):,} samples")
 
 
@@ -76,6 +91,23 @@ def _ensure(dataset: str, folder: Path, source: Path | None) -> None:
 
 def _splits(folder: Path) -> list[Path]:
     return [p.parent for p in sorted([*folder.glob(shards.INDEX), *folder.glob(f"[!.]*/{shards.INDEX}")])]
+
+
+class _Progress:
+    """A line every 10 seconds with the time that is left."""
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+        self.begun = self.said = time.monotonic()
+        self.first = 0
+
+    def __call__(self, done: int, of: int) -> None:
+        now = time.monotonic()
+        self.first = self.first or done  # the first shards may have been there
+        if now - self.said >= 10 and done > self.first:
+            left = (of - done) * (now - self.begun) / (done - self.first)
+            self.said = now
+            _say(f"{self.split}: {done:,} of {of:,} samples, {duration(left)} left")
 
 
 def _say(line: str) -> None:

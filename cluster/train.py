@@ -32,7 +32,7 @@ from .ema import EMA
 from .errors import RunError
 from .evaluate import evaluate
 from .health import Alarms, Stopwatch, Watchdog
-from .model import build_model, load_weights
+from .model import build_model, load_weights, view
 from .monitor import Monitor
 from .run import RunFolder
 from .schedule import learning_rate
@@ -86,6 +86,7 @@ class Trainer:
         self.plan = resolve(config, self.world, len(self.data))
         self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
         self.total_steps = self.epoch_steps * config.train.epochs
+        self.view = view(config, self.data)
         augment = config.data.augment
         self.augment = Augment(augment.crop_padding, augment.flip, augment.erasing, config.seed)
 
@@ -139,6 +140,7 @@ class Trainer:
                 accumulation=self.plan.accumulation,
                 augment=self.augment,
                 workers=config.data.workers,
+                view=self.view,
             )
             waiting = time.perf_counter()
             for micro_batches in batches:
@@ -315,6 +317,7 @@ class Trainer:
                 self.plan.micro_batch,
                 self.config.data.workers,
                 self.watchdog.alive,
+                self.view,
             )
         self.watchdog.alive()
         self.engine.train()
