@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported, and inherited by the processes that tests start. One thread: the
 # tensors are small, and tests with several processes share the cores.
@@ -18,6 +19,9 @@ os.environ["TORCH_EXTENSIONS_DIR"] = tempfile.mkdtemp(prefix="tdformer-extension
 atexit.register(shutil.rmtree, os.environ["TORCH_EXTENSIONS_DIR"], ignore_errors=True)
 
 CI = os.environ.get("CI") == "true"
+
+settings.register_profile("shared machine", deadline=None)  # times say nothing here
+settings.load_profile("shared machine")
 
 
 def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import tdformer
-from benchmarks import checkpoint, peer
+from benchmarks import checkpoint, order, peer
 from benchmarks.published import Published
 from tdformer import registry
 from tdformer.backbones import QKFormerSizes
@@ -112,3 +112,9 @@ def test_checkpoints_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     kill = next(row for row in rows if "kill" in row[0])
     assert float(kill[1]) > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_the_order_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    order.main(["--samples", "5000", "--rounds", "1"])
+    said = capsys.readouterr().out
+    assert "5,000 samples" in said and all(f"| {word} |" in said for word in ("open", "shuffle", "resume"))

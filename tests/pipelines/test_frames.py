@@ -37,7 +37,7 @@ def counted_one_by_one(events: Events, steps: np.ndarray, time_steps: int, size:
     return counts
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(recordings(), st.integers(1, 20), st.data())
 def test_by_count_every_step_has_its_share_and_no_event_is_lost(events, time_steps, data):
     size = (data.draw(st.integers(1, events.height)), data.draw(st.integers(1, events.width)))
@@ -49,7 +49,7 @@ def test_by_count_every_step_has_its_share_and_no_event_is_lost(events, time_ste
     assert np.array_equal(counts, counted_one_by_one(events, order, time_steps, size))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(recordings(), st.integers(1, 20), st.data())
 def test_by_time_every_step_has_its_duration_and_no_event_is_lost(events, time_steps, data):
     size = (data.draw(st.integers(1, events.height)), data.draw(st.integers(1, events.width)))

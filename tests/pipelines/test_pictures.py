@@ -33,7 +33,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b.astype(float)) ** 2))))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(0, 10**6))
 def test_a_random_box_lies_in_the_picture_and_is_keyed(height: int, width: int, sample: int):
     top, left, h, w = VIEW.random(height, width, 2, sample)

@@ -297,7 +297,7 @@ def some_events(draw: st.DrawFn) -> Events:
     return Events(t, x.astype(np.int16), y.astype(np.int16), p.astype(np.uint8), height, width)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(some_events())
 def test_encoding_loses_nothing_and_is_the_same_bytes_each_time(events):
     content = recordings.encode(events)
