@@ -42,7 +42,9 @@ def main(run: str, exit_code: str) -> int:
     if reason is None:
         print(f"crashed (exit code {code}): queued again", flush=True)
         folder.tell("saved", **facts, reason=f"crashed (exit code {code})")
-        return subprocess.run(["scontrol", "requeue", job]).returncode and code
+        if subprocess.run(["scontrol", "requeue", job]).returncode == 0:
+            time.sleep(60)  # Slurm ends this script; an exit code of its own could be taken for the next start's
+        return code
     print(f"{reason}: stops here", flush=True)
     folder.tell("failed", **facts, reason=reason)
     return code

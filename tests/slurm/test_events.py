@@ -81,8 +81,9 @@ class Run:
         self.slurm.wait(
             lambda: self.slurm.job(self.id, "%T %r").startswith("PENDING"), 90, f"queued again\n{self.log()}"
         )
-        # An old srun that is still there would end the step of the next start, which has the same number.
-        self.slurm.wait(lambda: not self.slurm.ranks() and not _sruns(), 60, "the old start is gone")
+        # Begun at once, the next start has the same numbers: an old srun would end its step, and the end of the old
+        # script would be taken for its own.
+        self.slurm.wait(lambda: not self.slurm.ranks() and not _old_start(), 60, "the old start is gone")
         self.slurm.run("scontrol", "update", f"jobid={self.id}", "TimeLimit=20")
         deadline = time.monotonic() + 120
         while self.state() != "RUNNING":  # it may be completing for a while yet, and cannot be asked then
@@ -109,8 +110,8 @@ class Run:
         return [checkpoint.step_of(p) for p in checkpoint.complete(self.folder.checkpoints)]
 
 
-def _sruns() -> bool:
-    return subprocess.run(["pgrep", "-x", "srun"], capture_output=True).returncode == 0
+def _old_start() -> bool:
+    return subprocess.run(["pgrep", "-x", "srun|slurmstepd"], capture_output=True).returncode == 0
 
 
 @pytest.fixture(scope="module")
