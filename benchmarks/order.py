@@ -3,8 +3,8 @@
     python -m benchmarks.order [--samples 1281167] [--rounds 5]
 
 The index is a real one of that many rows, beside one shard file of the right size that holds nothing. Resuming is what
-a rank does between opening its data and asking for its first batch, in the middle of an epoch. Times are medians; ratios
-are against reading the index's bytes from the page cache, in the same rounds.
+a rank does between opening its data and asking for its first batch, in the middle of an epoch. Times are medians;
+ratios are against reading the index's bytes from the page cache, in the same rounds.
 """
 
 from __future__ import annotations
