@@ -38,8 +38,10 @@ pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 # torch first and by its pin, so that no other requirement can choose its build.
 pip install --quiet -c .ci/constraints.txt setuptools torch
 pip install --quiet -c .ci/constraints.txt -e '.[dev,augment]' --no-build-isolation
+# An earlier install's, whose needs are left out on purpose below; pip check would name them.
+pip uninstall -qq --yes spikingjelly imagecorruptions-imaug
 pip check
-# The benchmarks' peer alone: what it asks for (torchvision, cupy ...) is not needed, and would bring another torch.
+# The benchmarks' peer alone: what it asks for (torchaudio, cupy ...) is not needed, and would bring another torch.
 pip install --quiet --no-deps spikingjelly==2.0.0 loguru==0.7.3
 # Without its opencv-python, which needs libGL; the headless one is the same without windows.
 pip install --quiet -c .ci/constraints.txt scikit-image opencv-python-headless

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,6 +203,8 @@ def _parsed(recipe: str, ops: tuple[str, ...] | None, fill: tuple[int, ...], siz
         raise DataError("rand_augment needs timm; pip install 'tdformer[augment]'") from error
     options = {"translate_const": int(size * 0.45), "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
     try:
+        if not re.fullmatch(r"rand(-(m|n|p|mstd|mmax|inc)[\d.]+|-t(weights|3aw?))*", recipe):
+            raise ValueError("unknown part")  # timm passes over some
         return rand_augment_transform(recipe, options, transforms=list(ops) if ops else None)
     except (AssertionError, ValueError, KeyError) as error:
         raise DataError(

@@ -252,7 +252,8 @@ def test_grey_pictures_have_no_colour_operations(setting: dict[str, Any]):
         ({"erasing_mode": "noise"}, "choose one of black, const, pixel"),
         ({"erasing_mode": "pixel"}, "give mean and std of the data"),
         ({"rand_augment": "rand-m9"}, "give mean and std of the data"),
-        ({"rand_augment": "rand-x9", "mean": MEAN, "std": STD}, "write it like rand-m9-mstd0.5-inc1"),
+        ({"rand_augment": "rand-m9-mtsd", "mean": MEAN, "std": STD}, "unknown part"),
+        ({"rand_augment": "rand-m9.5", "mean": MEAN, "std": STD}, "write it like rand-m9-mstd0.5-inc1"),
         ({"rand_augment": "rand-m9", "rand_augment_ops": ("Shave",), "mean": MEAN, "std": STD}, "of Shave"),
     ],
 )
