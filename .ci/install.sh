@@ -37,8 +37,13 @@ echo "Installing into .venv (some 1.5 GB, a minute or two) ..."
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 # torch first and by its pin, so that no other requirement can choose its build.
 pip install --quiet -c .ci/constraints.txt setuptools torch
-pip install --quiet -c .ci/constraints.txt -e '.[dev]' --no-build-isolation
+pip install --quiet -c .ci/constraints.txt -e '.[dev,augment]' --no-build-isolation
+# An earlier install's, whose needs are left out on purpose below; pip check would name them.
+pip uninstall -qq --yes spikingjelly imagecorruptions-imaug
 pip check
-# The benchmarks' peer alone: what it asks for (torchvision, cupy ...) is not needed, and would bring another torch.
+# The benchmarks' peer alone: what it asks for (torchaudio, cupy ...) is not needed, and would bring another torch.
 pip install --quiet --no-deps spikingjelly==2.0.0 loguru==0.7.3
+# Without its opencv-python, which needs libGL; the headless one is the same without windows.
+pip install --quiet -c .ci/constraints.txt scikit-image opencv-python-headless
+pip install --quiet -c .ci/constraints.txt --no-deps imagecorruptions-imaug
 touch "$stamp"

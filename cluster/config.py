@@ -64,7 +64,11 @@ class AugmentConfig:
     ratio: tuple[float, float] = setting((0.75, 1.3333333333333333), above=0)
     crop_padding: int = setting(0, least=0)
     flip: float = setting(0.0, least=0, most=1)
+    rand_augment: str | None = None
+    rand_augment_ops: list[str] | None = None
+    color_jitter: float = setting(0.0, least=0)
     erasing: float = setting(0.0, least=0, most=1)
+    erasing_mode: str = setting("black", choices=("black", "const", "pixel"))
 
 
 @dataclass

@@ -88,7 +88,18 @@ class Trainer:
         self.total_steps = self.epoch_steps * config.train.epochs
         self.view = view(config, self.data)
         augment = config.data.augment
-        self.augment = Augment(augment.crop_padding, augment.flip, augment.erasing, config.seed)
+        self.augment = Augment(
+            augment.crop_padding,
+            augment.flip,
+            augment.erasing,
+            config.seed,
+            augment.rand_augment,
+            tuple(augment.rand_augment_ops) if augment.rand_augment_ops else None,
+            augment.color_jitter,
+            augment.erasing_mode,
+            tuple(self.data.mean),
+            tuple(self.data.std),
+        )
 
         model = build_model(config, self.data)
         self.recompute = planner.planned(config, self.data, self.plan)
