@@ -123,18 +123,24 @@ def status(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint in it, or an exported file.")],
     overrides: Overrides = None,
+    corruptions: Annotated[
+        str, typer.Option(help="Also on corrupted pictures: kinds such as fog,snow, or all; a line for each.")
+    ] = "",
 ) -> None:
-    """Evaluate a run's newest checkpoint on the test set; prints one line of JSON."""
+    """Evaluate a run's newest checkpoint on the test set; prints a line of JSON."""
     if not run.exists():
         raise RunError(f"{run}: no such run folder, checkpoint or exported file")
     if run.is_file():
         from .export import evaluate_export
 
+        if corruptions:
+            raise RunError("--corruptions needs a run folder or a checkpoint, not an exported file")
         print(json.dumps(evaluate_export(run, overrides or [])))
         return
     from .evaluate import evaluate_run
 
-    print(json.dumps(evaluate_run(run, overrides or [])))
+    for row in evaluate_run(run, overrides or [], corruptions.split(",") if corruptions else []):
+        print(json.dumps(row), flush=True)
 
 
 @app.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 import tdformer
-from pipelines.loader import eval_loader, to_device
-from pipelines.pictures import View
+from pipelines.boxes import View
+from pipelines.corruptions import KINDS, SEVERITIES, corrupt, corruption_rng
+from pipelines.loader import Change, eval_loader, to_device
+from pipelines.pictures import Pixels
 from pipelines.webdataset import TarDataset
 
 from . import checkpoint
@@ -31,12 +34,15 @@ def evaluate(
     workers: int,
     each: Callable[[], None] = lambda: None,
     view: View | None = None,
+    change: Change | None = None,
 ) -> dict[str, float]:
     """Accuracy and cross-entropy of a model in evaluation mode; all ranks call it together. each: called for every
     batch."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers, view=view):
+    for batch in eval_loader(
+        data, rank=rank, world=world, batch_size=batch_size, workers=workers, view=view, change=change
+    ):
         each()
         images, labels = to_device(batch.images, data.mean, data.std, device), batch.labels.to(device)
         logits = model(images).float()
@@ -51,11 +57,17 @@ def evaluate(
     return {"accuracy": correct_sum / count, "loss": loss_sum / count}
 
 
-def evaluate_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Evaluate the newest good checkpoint of a run folder, or one checkpoint, on the run's validation set.
+def evaluate_run(
+    path: str | Path, overrides: Sequence[str] = (), corruptions: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """Evaluate the newest good checkpoint of a run folder, or one checkpoint, on the run's validation set; then on
+    that set with each of `corruptions` (kinds, or `all`) at severities 1 to 5, and their mean.
 
-    Raises RunError when there is none, or it is damaged.
+    Raises RunError when there is no checkpoint, or it is damaged.
     """
+    kinds = KINDS if list(corruptions) == ["all"] else tuple(corruptions)
+    for kind in kinds:
+        corruption_rng(0, kind, 1, 0)  # refuses what it does not know
     config, found = located(Path(path), overrides)
     weights, saved = checkpoint.load_weights(found)
     data = TarDataset(config.data.folder / "test")
@@ -63,15 +75,24 @@ def evaluate_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     load_weights(model, weights, found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-        result = evaluate(
-            model.to(device).eval(),
-            data,
-            device,
-            resolve(config, 1).micro_batch,
-            config.data.workers,
-            view=view(config, data),
-        )
-    return {"checkpoint": str(found), "samples": len(data)} | result
+        model.to(device).eval()
+
+        def result(change: Change | None = None) -> dict[str, float]:
+            batch, workers = resolve(config, 1).micro_batch, config.data.workers
+            return evaluate(model, data, device, batch, workers, view=view(config, data), change=change)
+
+        yield {"checkpoint": str(found), "samples": len(data)} | result()
+        accuracies = []
+        for kind, severity in product(kinds, SEVERITIES):
+
+            def corrupted(image: Pixels, i: int, kind: str = kind, severity: int = severity) -> Pixels:
+                return corrupt(image, kind, severity, corruption_rng(config.seed, kind, severity, i))
+
+            found_then = result(corrupted)
+            accuracies.append(found_then["accuracy"])
+            yield {"corruption": kind, "severity": severity} | found_then
+        if accuracies:
+            yield {"corruption": "mean", "accuracy": sum(accuracies) / len(accuracies)}
 
 
 def located(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, Path]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import tdformer
-from pipelines.pictures import View
+from pipelines.boxes import View
 from pipelines.webdataset import TarDataset
 
 from .config import Config
@@ -23,7 +23,7 @@ def view(config: Config, data: TarDataset) -> View | None:
     """
     size, augment = config.data.size, config.data.augment
     if size is not None:
-        return View((size, size), augment.scale, augment.ratio, config.data.crop_ratio, config.seed)
+        return View(size, augment.scale, augment.ratio, config.data.crop_ratio, config.seed)
     if not all(data.shape):
         raise RunError(f"the pictures in {data.folder} have many sizes; set data.size, such as data.size=224")
     return None
@@ -36,7 +36,7 @@ def build_model(config: Config, data: TarDataset) -> tdformer.TDFormer:
     """
     channels, *size = data.shape
     if (seen_as := view(config, data)) is not None:
-        size = list(seen_as.size)
+        size = [seen_as.size] * 2
     seen: dict[str, Any] = {"num_classes": data.classes, "in_channels": channels, "image_size": size}
     options = seen | config.model.options()
     asked = options["image_size"]

@@ -89,16 +89,16 @@ class Trainer:
         self.view = view(config, self.data)
         augment = config.data.augment
         self.augment = Augment(
-            augment.crop_padding,
-            augment.flip,
-            augment.erasing,
-            config.seed,
-            augment.rand_augment,
-            tuple(augment.rand_augment_ops) if augment.rand_augment_ops else None,
-            augment.color_jitter,
-            augment.erasing_mode,
-            tuple(self.data.mean),
-            tuple(self.data.std),
+            crop_padding=augment.crop_padding,
+            flip=augment.flip,
+            erasing=augment.erasing,
+            seed=config.seed,
+            rand_augment=augment.rand_augment,
+            rand_augment_ops=tuple(augment.rand_augment_ops) if augment.rand_augment_ops else None,
+            color_jitter=augment.color_jitter,
+            erasing_mode=augment.erasing_mode,
+            mean=tuple(self.data.mean),
+            std=tuple(self.data.std),
         )
 
         model = build_model(config, self.data)

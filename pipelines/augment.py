@@ -1,13 +1,12 @@
 """Augmentation whose draws are keyed by (seed, epoch, sample id): the same on any rank and in any worker.
 
-The published ImageNet recipe (QKFormer's) is random_resized_crop, flip 0.5, rand_augment "rand-m9-mstd0.5-inc1" and
-erasing 0.25 in mode "pixel". Its CIFAR recipe is flip 0.5, "rand-m9-n1-mstd0.4-inc1", erasing 0.25 in mode "const"
+The published ImageNet recipe (QKFormer's) is a random box (boxes.py), flip 0.5, rand_augment "rand-m9-mstd0.5-inc1"
+and erasing 0.25 in mode "pixel". Its CIFAR recipe is flip 0.5, "rand-m9-n1-mstd0.4-inc1", erasing 0.25 in mode "const"
 and mixup 0.5, without crops; Spikformer's is the same with the operations SPIKFORMER_OPS.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from .boxes import first_that_fits
 from .errors import DataError
 from .order import keyed_rng
 from .vision import torchvision
@@ -29,7 +29,6 @@ Draws = NDArray[np.float64]
 
 SPIKFORMER_OPS = ("Equalize", "Rotate", "ShearX", "TranslateXRel", "TranslateYRel")
 ERASING_MODES = ("black", "const", "pixel")
-_CROP = 0x63726F70  # keeps these draws apart from those of Augment, which have a key without it
 
 
 @dataclass(frozen=True)
@@ -119,69 +118,13 @@ class Augment:
     def _erase(self, image: Pixels, rng: np.random.Generator) -> None:
         """timm's RandomErasing: a box smaller than the picture, or none where ten draws give none."""
         channels, height, width = image.shape
-        box = _box(rng.random(40), height, width, (0.02, 1 / 3), (0.3, 1 / 0.3), (height - 1, width - 1))
+        box = first_that_fits(rng.random(40), height, width, (0.02, 1 / 3), (0.3, 1 / 0.3), (height - 1, width - 1))
         if box is None:
             return
         top, left, h, w = box
         mean, std = (np.array(x)[:, None, None] for x in (self.mean, self.std))
         noise = rng.standard_normal((channels, h, w)) if self.erasing_mode == "pixel" else np.zeros((channels, h, w))
         image[:, top : top + h, left : left + w] = np.clip(np.rint(255 * (mean + std * noise)), 0, 255)
-
-
-def crop_draws(seed: int, epoch: int, sample_id: int) -> Draws:
-    """The draws of a sample's `random_resized_crop`, `[40]` in 0..1."""
-    return keyed_rng(_CROP, seed, epoch, sample_id).random(40)
-
-
-def random_resized_crop(
-    draws: Draws,
-    height: int,
-    width: int,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> tuple[int, int, int, int]:
-    """(top, left, height, width) in whole pixels of a picture, distributed as torchvision's RandomResizedCrop.
-
-    scale: share of the area; ratio: width / height. draws: four in 0..1 for each try; where no try fits, the largest
-    box in the middle whose ratio is allowed.
-    """
-    box = _box(draws, height, width, scale, ratio, (height, width))
-    if box is None:
-        shape = min(max(width / height, ratio[0]), ratio[1])
-        h, w = min(height, round(width / shape)), min(width, round(height * shape))
-        box = (height - h) // 2, (width - w) // 2, h, w
-    return box
-
-
-def eval_box(height: int, width: int, size: int, crop_ratio: float = 0.875) -> tuple[float, float, float, float]:
-    """(top, left, height, width) of what is seen, at size x size, in evaluation; parts of a pixel count.
-
-    It is what is left when the shorter side is brought to size / crop_ratio pixels and the centre is cropped, with
-    torchvision's roundings. Published: 0.875 up to size 224, 1 for 288 and 384.
-    """
-    shorter = math.floor(size / crop_ratio)
-    rows, columns = (int(shorter * side / min(height, width)) for side in (height, width))
-    top, left = round((rows - size) / 2), round((columns - size) / 2)
-    y, x = height / rows, width / columns
-    return top * y, left * x, size * y, size * x
-
-
-def _box(
-    draws: Draws,
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    largest: tuple[int, int],
-) -> tuple[int, int, int, int] | None:
-    """The first box that fits, of those that each four draws give: area, width / height, top, left."""
-    for area, shape, y, x in draws.reshape(-1, 4):
-        pixels = height * width * (scale[0] + (scale[1] - scale[0]) * area)
-        aspect = ratio[0] * (ratio[1] / ratio[0]) ** shape
-        h, w = round((pixels / aspect) ** 0.5), round((pixels * aspect) ** 0.5)
-        if 0 < h <= largest[0] and 0 < w <= largest[1]:
-            return int(y * (height - h + 1)), int(x * (width - w + 1)), h, w
-    return None
 
 
 def _blank(image: Pixels, draws: Draws) -> None:

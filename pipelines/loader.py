@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,12 @@ from torch.utils.data import DataLoader
 
 from . import order
 from .augment import Augment
+from .boxes import View
 from .errors import DataError
-from .pictures import Pixels, View
+from .pictures import Pixels
 from .webdataset import TarDataset
+
+Change = Callable[[Pixels, int], Pixels]
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class _Samples:
     """What a worker does with a micro-batch of ids: read, decode, augment, stack. An error comes back as a value,
     because torch wraps what a worker raises in a traceback of several lines."""
 
-    def __init__(self, data: TarDataset, view: View | None, augment: Augment | None, epoch: int | None) -> None:
-        self.data, self.view, self.augment, self.epoch = data, view, augment, epoch
+    def __init__(self, data: TarDataset, view: View | None, change: Change | None, epoch: int | None = None) -> None:
+        self.data, self.view, self.change, self.epoch = data, view, change, epoch
 
     def image(self, i: int) -> Pixels:
         """The picture as it is, or its box: of this epoch, or the centre in evaluation."""
@@ -46,10 +49,10 @@ class _Samples:
         ids, position = asked
         try:
             images = [self.image(int(i)) for i in ids]
+            if self.change is not None:
+                images = [self.change(x, int(i)) for x, i in zip(images, ids, strict=True)]
         except DataError as error:
             return error
-        if self.augment is not None and self.epoch is not None:
-            images = [self.augment(x, self.epoch, int(i)) for x, i in zip(images, ids, strict=True)]
         labels = torch.from_numpy(self.data.labels[ids].astype(np.int64))
         return Batch(torch.from_numpy(np.stack(images)), labels, torch.from_numpy(ids), position)
 
@@ -108,18 +111,27 @@ def train_loader(
             order.micro_batches(order.share(order.global_batch(permuted, step, size), rank, world), micro_batch)
         )
     ]
-    batches = _batches(_Samples(data, view, augment, cursor.epoch), asked, workers)
+    change = None if augment is None else lambda image, i: augment(image, cursor.epoch, i)
+    batches = _batches(_Samples(data, view, change, cursor.epoch), asked, workers)
     for _ in range(0, len(asked), accumulation):
         yield [next(batches) for _ in range(accumulation)]
 
 
 def eval_loader(
-    data: TarDataset, *, rank: int, world: int, batch_size: int, workers: int, view: View | None = None
+    data: TarDataset,
+    *,
+    rank: int,
+    world: int,
+    batch_size: int,
+    workers: int,
+    view: View | None = None,
+    change: Change | None = None,
 ) -> Iterator[Batch]:
-    """This rank's share of all samples, each on exactly one rank; the last batch may be smaller."""
+    """This rank's share of all samples, each on exactly one rank; the last batch may be smaller. change: of each
+    picture `[C, H, W]` and its id, before they are stacked."""
     ids = order.validation_share(len(data), rank, world)
     asked = [(ids[i : i + batch_size], i) for i in range(0, len(ids), batch_size)]
-    return _batches(_Samples(data, view, None, None), asked, workers)
+    return _batches(_Samples(data, view, change), asked, workers)
 
 
 def to_device(

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .boxes import Box
 from .errors import DataError
-from .pictures import Box, Pixels, crop, decode
+from .pictures import Pixels, crop, decode
 from .shards import COLUMNS, FORMAT, INDEX, TABLE, table_digest
 
 AGAIN = "write the shards again with tdformer shard"
@@ -101,9 +102,9 @@ class TarDataset:
         """Sample i decoded, uint8 `[C, H, W]`."""
         return self._decoded(i, lambda content: decode(content, self.shape[0]), self.size(i))
 
-    def crop(self, i: int, box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """A box of sample i at `size`, uint8 `[C, H, W]`."""
-        return self._decoded(i, lambda content: crop(content, self.shape[0], box, size), size)
+    def crop(self, i: int, box: Box, size: int) -> NDArray[np.uint8]:
+        """A box of sample i at size x size, uint8 `[C, H, W]`."""
+        return self._decoded(i, lambda content: crop(content, self.shape[0], box, size), (size, size))
 
     def _decoded(self, i: int, how: Callable[[bytes], Pixels], size: tuple[int, int]) -> Pixels:
         content, _ = self.read(i)

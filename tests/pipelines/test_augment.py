@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import stats
 
 from pipelines import augment, vision
-from pipelines.augment import SPIKFORMER_OPS, Augment, crop_draws, eval_box, random_resized_crop
+from pipelines.augment import SPIKFORMER_OPS, Augment
 from pipelines.errors import DataError
 from pipelines.order import keyed_rng
 from pipelines.vision import torchvision
@@ -109,48 +109,6 @@ def test_every_draw_is_keyed_and_global_generators_stay_as_they_were():
         assert worker.map(recipe, reversed(range(60))) == forward[::-1]
     assert len(set(forward)) == 60
     assert Augment(**ALL, seed=1)(PHOTO, 4, 0).tobytes() != forward[0]
-
-
-@pytest.mark.parametrize("shape", [(375, 500), (500, 333), (40, 400)])
-def test_training_crop_is_that_of_torchvision(shape: tuple[int, int]):
-    theirs = torchvision().transforms.RandomResizedCrop
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        blank = torch.empty(3, *shape)
-        expected = np.array([theirs.get_params(blank, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)])
-    ours = np.array([random_resized_crop(crop_draws(0, 0, i), *shape) for i in range(3000)])
-    assert (ours[:, :2] >= 0).all()
-    assert (ours[:, :2] + ours[:, 2:] <= shape).all()
-    assert same_distribution(ours[:, 2] * ours[:, 3], expected[:, 2] * expected[:, 3])
-    assert same_distribution(ours[:, 3] / ours[:, 2], expected[:, 3] / expected[:, 2])
-    assert same_distribution(ours[:, 0], expected[:, 0])
-    assert same_distribution(ours[:, 1], expected[:, 1])
-
-
-@pytest.mark.parametrize(("shape", "box"), [((10, 500), (0, 243, 10, 13)), ((500, 10), (243, 0, 13, 10))])
-def test_training_crop_of_a_strip_is_its_middle(shape: tuple[int, int], box: tuple[int, int, int, int]):
-    draws = np.full(40, 0.999)
-    assert random_resized_crop(draws, *shape) == box
-    with torch.random.fork_rng():
-        theirs = torchvision().transforms.RandomResizedCrop
-        assert box == tuple(theirs.get_params(torch.empty(3, *shape), (0.99, 1.0), (3 / 4, 4 / 3)))
-
-
-@pytest.mark.parametrize("size", [224, 288, 384])
-@pytest.mark.parametrize("shape", [(375, 500), (601, 333), (512, 512)])
-def test_evaluation_sees_what_torchvision_leaves(size: int, shape: tuple[int, int]):
-    ratio = 0.875 if size == 224 else 1.0
-    vision = torchvision().transforms.functional
-    rows, columns = np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij")
-    waves = 127 + 60 * np.sin(rows / 9) + 60 * np.cos(columns / 7)
-    picture = Image.fromarray(waves.astype(np.uint8))
-    bicubic = vision.InterpolationMode.BICUBIC
-    expected = vision.center_crop(vision.resize(picture, int(size / ratio), bicubic), size)
-    top, left, height, width = eval_box(*shape, size, ratio)
-    box = left, top, min(left + width, shape[1]), min(top + height, shape[0])  # sums may be a rounding beyond
-    ours = picture.resize((size, size), Image.Resampling.BICUBIC, box)
-    inside = np.s_[4:-4, 4:-4]  # at its border a box knows nothing of what is outside
-    assert np.abs(np.asarray(ours, int)[inside] - np.asarray(expected, int)[inside]).max() <= 1
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch, ops: list[Any]) -> list[tuple[str, tuple[Any, ...]]]:

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from pipelines import catalog, order, shards
+from pipelines.boxes import View
 from pipelines.errors import DataError
 from pipelines.loader import eval_loader, train_loader
-from pipelines.pictures import View
 from pipelines.webdataset import TarDataset
 
 FOLDER = catalog.get("folder")
@@ -131,7 +131,7 @@ def test_a_folder_that_is_none_is_one_line(source: Path, tmp_path: Path, damage,
 
 def test_boxes_are_the_same_for_any_ranks_and_workers_and_after_resuming(source: Path, tmp_path: Path):
     data = TarDataset(shards.write(FOLDER, "train", tmp_path / "out", source=source, samples_per_shard=20))
-    view = View((16, 16), seed=5)
+    view = View(16, seed=5)
 
     def images(world: int, workers: int, step: int = 0) -> torch.Tensor:
         cursor = order.Cursor(5, 1, step, 12, data.digest)
@@ -155,9 +155,9 @@ def test_boxes_are_the_same_for_any_ranks_and_workers_and_after_resuming(source:
     assert whole.shape == (7, 12, 3, 16, 16)
     assert torch.equal(images(3, 2), whole) and torch.equal(images(2, 0, step=4), whole[4:])
     first = int(order.permutation(5, 1, 90)[0])
-    assert np.array_equal(whole[0, 0], data.crop(first, view.random(*data.size(first), 1, first), (16, 16)))
+    assert np.array_equal(whole[0, 0], data.crop(first, view.random(*data.size(first), 1, first), 16))
     seen = torch.cat([b.images for b in eval_loader(data, rank=0, world=1, batch_size=32, workers=0, view=view)])
-    assert np.array_equal(seen[5], data.crop(5, view.centre(*data.size(5)), (16, 16)))
+    assert np.array_equal(seen[5], data.crop(5, view.centre(*data.size(5)), 16))
 
 
 @pytest.mark.parametrize(("name", "labels"), [("cifar10", 1), ("cifar100", 2)])
