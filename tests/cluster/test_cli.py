@@ -115,7 +115,9 @@ def test_a_wrong_command_is_a_usage_error(cli: Any):
 
 def test_an_interrupt_ends_with_130(tmp_path: Path, python: Any):
     os.mkfifo(tmp_path / "waits.yaml")  # reading it blocks
-    program = "import sys; from cluster.cli import main; sys.argv[0] = 'tdformer'; print('on', flush=True); main()"
+    # A suite in the background of a shell has SIGINT ignored, and so have its children.
+    listen = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{listen}; from cluster.cli import main; sys.argv[0] = 'tdformer'; print('on', flush=True); main()"
     process = python(program, "config", "show", "waits.yaml")
     assert process.stdout.readline() == "on\n"
     deadline = time.monotonic() + 60
