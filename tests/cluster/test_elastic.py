@@ -74,6 +74,6 @@ def test_other_processes_and_stages_go_on_with_the_same_run(tmp_path: Path) -> N
     ends = [row for row in elastic if "eval_accuracy" in row]
     for row in ends:  # what one process evaluates now is what any number of them did then
         path = folders[1].checkpoints / f"step-{row['step']:08d}"
-        again = evaluate_run(path)
+        (again,) = evaluate_run(path)
         assert (again["accuracy"], again["loss"]) == pytest.approx((row["eval_accuracy"], row["eval_loss"]), rel=1e-5)
     assert len(checkpoint.complete(folders[1].checkpoints)) >= len(ROWS) + 3

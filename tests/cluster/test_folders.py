@@ -40,3 +40,19 @@ def test_a_folder_of_photographs_is_sharded_trained_on_and_evaluated(cli: Any, t
     summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
     found = json.loads(cli("eval", "runs/run").stdout)
     assert found["samples"] == 20 and found["accuracy"] == summary["accuracy"]
+
+
+def test_a_run_is_evaluated_on_corrupted_pictures(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "name: run\nmodel: {name: quickstart, time_steps: 2, segments: 2}\n"
+        "data: {dataset: digits, root: shards}\ntrain: {epochs: 2, global_batch: 40, lr: 0.004}\n"
+    )
+    assert cli("shard", "digits", "shards").returncode == 0 and cli("train", "recipe.yaml").returncode == 0
+    unknown = cli("eval", "runs/run", "--corruptions", "fogg")
+    assert unknown.returncode == 2 and "did you mean fog?" in unknown.stderr and not unknown.stdout
+    done = cli("eval", "runs/run", "--corruptions", "gaussian_noise")
+    assert done.returncode == 0, done.stderr
+    clean, *rows, mean = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["corruption"], row["severity"]) for row in rows] == [("gaussian_noise", s) for s in range(1, 6)]
+    assert clean["samples"] == 360 and len({row["loss"] for row in (clean, *rows)}) == 6
+    assert mean == {"corruption": "mean", "accuracy": np.mean([row["accuracy"] for row in rows])}
