@@ -14,7 +14,7 @@ from torch import Tensor
 
 import tdformer
 from pipelines.boxes import View
-from pipelines.corruptions import KINDS, SEVERITIES, corrupt, corruption_rng
+from pipelines.corruptions import KINDS, SEVERITIES, check, corrupt, corruption_rng
 from pipelines.loader import Change, eval_loader, to_device
 from pipelines.pictures import Pixels
 from pipelines.webdataset import TarDataset
@@ -22,7 +22,8 @@ from pipelines.webdataset import TarDataset
 from . import checkpoint
 from .config import Config, load, resolve
 from .errors import RunError
-from .model import load_weights, view
+from .model import load_weights
+from .samples import view
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def evaluate_run(
     """
     kinds = KINDS if list(corruptions) == ["all"] else tuple(corruptions)
     for kind in kinds:
-        corruption_rng(0, kind, 1, 0)  # refuses what it does not know
+        check(kind, 1)
     config, found = located(Path(path), overrides)
     weights, saved = checkpoint.load_weights(found)
     data = TarDataset(config.data.folder / "test")

@@ -27,8 +27,9 @@ from . import checkpoint
 from .config import Config, flat, load
 from .errors import RunError, disk_errors
 from .evaluate import evaluate, located
-from .model import load_weights, view
+from .model import load_weights
 from .run import write_atomic
+from .samples import view
 
 SUFFIXES = (".safetensors", ".pt", ".pt2")
 

@@ -9,24 +9,11 @@ import torch
 from torch import Tensor
 
 import tdformer
-from pipelines.boxes import View
 from pipelines.webdataset import TarDataset
 
 from .config import Config
 from .errors import RunError
-
-
-def view(config: Config, data: TarDataset) -> View | None:
-    """How the pictures of `data` are brought to one size; None: they are taken as they are.
-
-    Raises RunError where they have many sizes and the config names none.
-    """
-    size, augment = config.data.size, config.data.augment
-    if size is not None:
-        return View(size, augment.scale, augment.ratio, config.data.crop_ratio, config.seed)
-    if not all(data.shape):
-        raise RunError(f"the pictures in {data.folder} have many sizes; set data.size, such as data.size=224")
-    return None
+from .samples import view
 
 
 def build_model(config: Config, data: TarDataset) -> tdformer.TDFormer:

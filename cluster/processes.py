@@ -24,6 +24,7 @@ from .errors import USER_ERRORS, RunError
 from .model import build_model
 from .monitor import Monitor
 from .run import RunFolder
+from .samples import augmentation
 from .signals import KINDS, Leave, Notice
 
 
@@ -63,6 +64,7 @@ def check_inputs(config: Config, world: int) -> None:
     plan = resolve(config, world, len(data))
     with torch.device("meta"):
         build_model(config, data)
+    augmentation(config, data)
     planner.planned(config, data, plan)
 
 

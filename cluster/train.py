@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 import tdformer
-from pipelines.augment import Augment
 from pipelines.errors import DataError
 from pipelines.loader import Batch, to_device, train_loader
 from pipelines.mix import mix, soft_targets
@@ -32,9 +31,10 @@ from .ema import EMA
 from .errors import RunError
 from .evaluate import evaluate
 from .health import Alarms, Stopwatch, Watchdog
-from .model import build_model, load_weights, view
+from .model import build_model, load_weights
 from .monitor import Monitor
 from .run import RunFolder
+from .samples import augmentation, view
 from .schedule import learning_rate
 from .signals import KINDS, Leave, Notice
 
@@ -87,19 +87,7 @@ class Trainer:
         self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
         self.total_steps = self.epoch_steps * config.train.epochs
         self.view = view(config, self.data)
-        augment = config.data.augment
-        self.augment = Augment(
-            crop_padding=augment.crop_padding,
-            flip=augment.flip,
-            erasing=augment.erasing,
-            seed=config.seed,
-            rand_augment=augment.rand_augment,
-            rand_augment_ops=tuple(augment.rand_augment_ops) if augment.rand_augment_ops else None,
-            color_jitter=augment.color_jitter,
-            erasing_mode=augment.erasing_mode,
-            mean=tuple(self.data.mean),
-            std=tuple(self.data.std),
-        )
+        self.augment = augmentation(config, self.data)
 
         model = build_model(config, self.data)
         self.recompute = planner.planned(config, self.data, self.plan)

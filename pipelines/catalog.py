@@ -9,7 +9,8 @@ import math
 import tarfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,7 +71,8 @@ class Dataset(ABC):
         """A split at `source`; None is the usual place. Raises DataError for a split or files that are not there."""
         if split not in self.splits:
             raise DataError(f"{self.name} has no split {split!r}; choose one of {', '.join(self.splits)}")
-        return self._open(split, source)
+        with _readable(source):
+            return self._open(split, source)
 
 
 @dataclass(frozen=True)
@@ -145,15 +147,22 @@ class _Files:
 
     def __getitem__(self, i: int) -> Sample:
         path, label = self.files[i]
-        try:
+        with _readable(path):
             return Sample(f"{i:08d}", path.read_bytes(), EXTENSIONS[path.suffix.lower()], label, str(path))
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}); fix the source") from error
 
     def mark(self, i: int) -> str:
         path, label = self.files[i]
-        facts = path.stat()
+        with _readable(path):
+            facts = path.stat()
         return f"{path} {label} {facts.st_size} {facts.st_mtime_ns}"
+
+
+@contextmanager
+def _readable(place: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename or place} cannot be read ({error.strerror}); fix the source") from error
 
 
 def encode_png(image: Images) -> bytes:

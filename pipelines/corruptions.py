@@ -40,7 +40,7 @@ _SEEDED = ("impulse_noise", "glass_blur")  # draw from generators of their own
 
 def corruption_rng(seed: int, kind: str, severity: int, sample_id: int) -> np.random.Generator:
     """The generator for one picture's `corrupt`: the same on any rank and in any order."""
-    _check(kind, severity)
+    check(kind, severity)
     return keyed_rng(_DOMAIN, seed, KINDS.index(kind), severity, sample_id)
 
 
@@ -50,7 +50,7 @@ def corrupt(image: Pixels, kind: str, severity: int, rng: np.random.Generator) -
     A grey picture is corrupted as three equal channels, of which the green one is kept. Raises DataError for an
     unknown kind or severity, another shape, and saturate on grey, which has no saturation.
     """
-    _check(kind, severity)
+    check(kind, severity)
     if image.dtype != np.uint8 or image.ndim != 3 or len(image) not in (1, 3):
         raise DataError(f"a picture is {image.dtype} {list(image.shape)}; give uint8 [C, H, W] with C 1 or 3")
     grey = len(image) == 1
@@ -84,7 +84,7 @@ class CifarC:
 
     def read(self, kind: str, severity: int) -> tuple[Pixels, NDArray[np.int64]]:
         """Pictures uint8 `[10000, 3, 32, 32]`, read from the file as they are used, and labels `[10000]`."""
-        _check(kind, severity)
+        check(kind, severity)
         first = (severity - 1) * self.COUNT
         images = self._load(kind, (len(SEVERITIES) * self.COUNT, 32, 32, 3))
         return images[first : first + self.COUNT].transpose(0, 3, 1, 2), self.labels
@@ -120,7 +120,7 @@ class ImageNetC:
 
     def read(self, kind: str, severity: int) -> Iterator[tuple[Path, int]]:
         """(file, label) of every picture, sorted by class and name; counted before the first is handed out."""
-        _check(kind, severity)
+        check(kind, severity)
         place = self.folder / kind / str(severity)
         if not place.is_dir():
             raise DataError(f"{place} is missing; {AGAIN}")
@@ -142,7 +142,8 @@ class ImageNetC:
         return files
 
 
-def _check(kind: str, severity: int) -> None:
+def check(kind: str, severity: int) -> None:
+    """Raises DataError for a kind or severity that there is not, with the nearest."""
     if kind not in KINDS:
         near = difflib.get_close_matches(kind, KINDS, 1) or KINDS
         raise DataError(f"corruption {kind!r} is unknown; did you mean {' or '.join(near)}?")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,32 +41,17 @@ def crop(content: bytes, channels: int, box: Box, size: int) -> Pixels:
         return _array(seen)
 
 
-def dimensions(content: bytes) -> tuple[int, int]:
-    """Height and width, from the header."""
-    with _opened(content) as picture:
-        return picture.size[1], picture.size[0]
-
-
 _MODES = {1: "L", 3: "RGB"}
 
 
-class _opened:
+@contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
     """A picture; whatever Pillow raises for damaged bytes (half a dozen kinds, struct.error among them) is one line."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def __enter__(self) -> Image.Image:
-        try:
-            self.picture = Image.open(io.BytesIO(self.content), formats=("PNG", "JPEG"))
-        except Exception as error:
-            raise DataError(f"does not decode as a picture ({type(error).__name__})") from error
-        return self.picture
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        self.picture.close()
-        if isinstance(error, Exception):
-            raise DataError(f"does not decode as a picture ({type(error).__name__})") from error
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
+            yield picture
+    except Exception as error:
+        raise DataError(f"does not decode as a picture ({type(error).__name__})") from error
 
 
 def _array(picture: Image.Image) -> Pixels:

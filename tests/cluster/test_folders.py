@@ -34,6 +34,8 @@ def test_a_folder_of_photographs_is_sharded_trained_on_and_evaluated(cli: Any, t
     assert done.returncode == 0 and "shards/train: 80 samples" in done.stderr, done.stderr
     refused = cli("train", "recipe.yaml", "data.size=null")
     assert refused.returncode == 2 and "have many sizes; set data.size" in refused.stderr
+    recipe = cli("train", "recipe.yaml", "data.augment.rand_augment=rand-x9")
+    assert recipe.returncode == 2 and "timm does not know rand_augment=rand-x9" in recipe.stderr
     assert not (tmp_path / "runs").exists()
     done = cli("train", "recipe.yaml")
     assert done.returncode == 0, done.stderr
@@ -48,6 +50,8 @@ def test_a_run_is_evaluated_on_corrupted_pictures(cli: Any, tmp_path: Path) -> N
         "data: {dataset: digits, root: shards}\ntrain: {epochs: 2, global_batch: 40, lr: 0.004}\n"
     )
     assert cli("shard", "digits", "shards").returncode == 0 and cli("train", "recipe.yaml").returncode == 0
+    grey = cli("train", "recipe.yaml", "name=other", "data.augment.color_jitter=0.4")
+    assert grey.returncode == 2 and "work on colours" in grey.stderr and not (tmp_path / "runs/other").exists()
     unknown = cli("eval", "runs/run", "--corruptions", "fogg")
     assert unknown.returncode == 2 and "did you mean fog?" in unknown.stderr and not unknown.stdout
     done = cli("eval", "runs/run", "--corruptions", "gaussian_noise")

@@ -113,6 +113,14 @@ def test_a_wrong_picture_is_named_and_mended_without_beginning_again(source: Pat
     assert (folder / "train-000000.tar").stat().st_mtime_ns == before and len(TarDataset(folder)) == 90
 
 
+def test_a_picture_that_goes_away_is_the_sources_fault(source: Path, tmp_path: Path):
+    gone = Path(FOLDER.open("train", source)[50].name)
+    gone.unlink()
+    gone.symlink_to("nowhere.jpg")
+    with pytest.raises(DataError, match=f"{re.escape(str(gone))} cannot be read .No such file.*; fix the source"):
+        shards.write(FOLDER, "train", tmp_path / "out", source=source, samples_per_shard=20)
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [

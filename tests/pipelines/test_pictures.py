@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines.catalog import encode_png
 from pipelines.errors import DataError
-from pipelines.pictures import crop, decode, dimensions
+from pipelines.pictures import crop, decode
 
 
 def photograph(height: int, width: int, mode: str = "RGB", kind: str = "JPEG", **options) -> bytes:
@@ -48,10 +48,6 @@ def test_grey_and_cmyk_files_become_what_is_asked(mode: str):
     content = photograph(40, 50, mode)
     assert decode(content, 3).shape == (3, 40, 50) and decode(content, 1).shape == (1, 40, 50)
     assert crop(content, 3, (0, 0, 40, 50), 8).shape == (3, 8, 8)
-
-
-def test_dimensions_come_from_the_header():
-    assert dimensions(photograph(37, 51)) == (37, 51)
 
 
 def test_what_is_no_picture_is_refused():

@@ -1,0 +1,45 @@
+"""What a configuration makes of a data set's pictures: the boxes that are seen, and their augmentation."""
+
+from __future__ import annotations
+
+from pipelines.augment import Augment
+from pipelines.boxes import View
+from pipelines.webdataset import TarDataset
+
+from .config import Config
+from .errors import RunError
+
+
+def view(config: Config, data: TarDataset) -> View | None:
+    """How the pictures of `data` are brought to one size; None: they are taken as they are.
+
+    Raises RunError where they have many sizes and the config names none.
+    """
+    size, augment = config.data.size, config.data.augment
+    if size is not None:
+        return View(size, augment.scale, augment.ratio, config.data.crop_ratio, config.seed)
+    if not all(data.shape):
+        raise RunError(f"the pictures in {data.folder} have many sizes; set data.size, such as data.size=224")
+    return None
+
+
+def augmentation(config: Config, data: TarDataset) -> Augment:
+    """The augmentation of training. Raises DataError or RunError for what cannot work on these pictures."""
+    asked, grey = config.data.augment, data.shape[0] == 1
+    if grey and (asked.rand_augment or asked.color_jitter):
+        raise RunError(
+            f"data.augment.rand_augment and color_jitter work on colours, and the pictures in {data.folder} are grey; "
+            "set data.augment.rand_augment=null and data.augment.color_jitter=0"
+        )
+    return Augment(
+        crop_padding=asked.crop_padding,
+        flip=asked.flip,
+        erasing=asked.erasing,
+        seed=config.seed,
+        rand_augment=asked.rand_augment,
+        rand_augment_ops=tuple(asked.rand_augment_ops) if asked.rand_augment_ops else None,
+        color_jitter=asked.color_jitter,
+        erasing_mode=asked.erasing_mode,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+    )
