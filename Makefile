@@ -3,11 +3,12 @@
 export PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help install train test lint format clean
+.PHONY: help install ffcv train test lint format clean
 
 help:
 	@echo "make train   install, get the pictures, train the quick start (or go on where it was)"
 	@echo "make test    install, check style, types and imports, run the whole suite"
+	@echo "make ffcv    build FFCV, for data.format=ffcv"
 	@echo "make lint    the checks without the suite"
 	@echo "make format  rewrite the code in the project's style"
 	@echo "make clean   remove .venv and caches; data and runs stay"
@@ -17,10 +18,13 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml .ci/constraints.txt .ci/install.sh
 	@.ci/install.sh
 
+ffcv: install
+	@.ci/ffcv.sh
+
 train: install
 	@.ci/quickstart.sh
 
-test: lint
+test: lint ffcv
 	@.ci/packages.sh
 	$(BIN)/python -m pytest
 

@@ -39,7 +39,7 @@ pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 pip install --quiet -c .ci/constraints.txt setuptools torch
 pip install --quiet -c .ci/constraints.txt -e '.[dev,augment]' --no-build-isolation
 # An earlier install's, whose needs are left out on purpose below; pip check would name them.
-pip uninstall -qq --yes spikingjelly imagecorruptions-imaug
+pip uninstall -qq --yes spikingjelly imagecorruptions-imaug ffcv
 pip check
 # The benchmarks' peer alone: what it asks for (torchaudio, cupy ...) is not needed, and would bring another torch.
 pip install --quiet --no-deps spikingjelly==2.0.0 loguru==0.7.3

@@ -182,11 +182,20 @@ def shard(
     source: Annotated[Path | None, typer.Option(help="Folder of the raw files.")] = None,
     samples_per_shard: Annotated[int, typer.Option(min=1)] = 10_000,
     processes: Annotated[int | None, typer.Option(min=1, help="That write at once. [default: one a core]")] = None,
+    to: Annotated[str | None, typer.Option(help="ffcv: their copy as FFCV files.")] = None,
+    stored: Annotated[str, typer.Option(help="With --to ffcv: pixels (no decoding, more disk) or files.")] = "pixels",
+    max_side: Annotated[int | None, typer.Option(min=1, help="With --to ffcv: pixels of the longer side.")] = None,
 ) -> None:
     """Write a data set as WebDataset shards with an index and checksums; interrupted, the same command goes on."""
-    from .prepare import write_shards
+    from .prepare import splits, write_ffcv, write_shards
 
-    write_shards(dataset, folder, source, samples_per_shard, processes or len(os.sched_getaffinity(0)))
+    if to not in (None, "ffcv"):
+        raise RunError(f"--to is {to}; the one other format is ffcv")
+    many = processes or len(os.sched_getaffinity(0))
+    if to is None or not splits(folder):
+        write_shards(dataset, folder, source, samples_per_shard, many)
+    if to == "ffcv":
+        write_ffcv(folder, stored, max_side, many)
 
 
 @app.command("shard-verify")

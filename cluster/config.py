@@ -74,6 +74,7 @@ class AugmentConfig:
 @dataclass
 class DataConfig:
     dataset: str = "fashion_mnist"
+    format: str = setting("webdataset", choices=("webdataset", "ffcv"))
     root: str | None = None
     source: str | None = None
     size: int | None = setting(None, least=1)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines import catalog, index, shards
+from pipelines import beton, catalog, index, shards
 from pipelines.errors import DataError
+from pipelines.ffcv import BetonDataset
+from pipelines.index import Index
 from pipelines.webdataset import TarDataset
 
 from . import config as configs
 from .errors import RunError, disk_errors
-from .monitor import duration
+from .progress import progress, say
 from .run import exclusive
 
 FALL_BACK = "digits"
@@ -29,15 +29,15 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
     data = config.data
     source = Path(data.source) if data.source else None
     try:
-        _ensure(data.dataset, data.folder, source)
+        _ensure(data.dataset, data.folder, source, data.format)
     except DataError as e:
         instead = path.with_name(f"{FALL_BACK}.yaml")
         missing = data.dataset == "fashion_mnist" and source is None and not catalog.FASHION_MNIST_FOLDER.exists()
-        if not missing or _splits(data.folder) or not instead.is_file():
+        if not missing or splits(data.folder) or not instead.is_file():
             raise
-        _say(f"{e}\nFashion-MNIST is not on this machine: taking scikit-learn's 1,797 digits instead ({instead})")
+        say(f"{e}\nFashion-MNIST is not on this machine: taking scikit-learn's 1,797 digits instead ({instead})")
         other = configs.load(instead).data
-        _ensure(other.dataset, other.folder, None)
+        _ensure(other.dataset, other.folder, None, other.format)
         return instead
     return path
 
@@ -61,55 +61,55 @@ def write_shards(
                 source=source,
                 samples_per_shard=samples_per_shard,
                 processes=processes,
-                progress=_Progress(split),
+                progress=progress(split, "samples"),
             )
-            _say(f"wrote {where}: {len(TarDataset(where)):,} samples")
+            say(f"wrote {where}: {len(TarDataset(where)):,} samples")
+
+
+def write_ffcv(folder: Path, stored: str = "pixels", max_side: int | None = None, processes: int = 1) -> None:
+    """Write the FFCV copy of every split in `folder`, in place of what is there. Raises DataError."""
+    with exclusive(folder, wait=600), disk_errors(folder):
+        for split in splits(folder):
+            where = beton.write(
+                split,
+                stored=stored,
+                max_side=max_side,
+                processes=processes,
+                progress=progress(f"{split.name} to ffcv", "samples"),
+            )
+            BetonDataset(split, progress(f"{split.name}, checking", "bytes"))
+            say(f"wrote {where}: {where.stat().st_size / 2**20:,.0f} MiB")
 
 
 def verify_shards(folder: Path) -> Iterator[str]:
     """Read all shards in `folder`, which holds splits or is one; a line for each split. Raises DataError."""
-    splits = _splits(folder)
-    if not splits:
+    found = splits(folder)
+    if not found:
         raise RunError(f"{folder} holds no shards; give the folder that `tdformer shard` wrote")
-    for split in splits:
+    for split in found:
         yield f"{split}: {shards.verify(split):,} samples, as in the index"
+        if beton.path(split).exists():
+            copy = BetonDataset(split)
+            copy.verify(again=True)
+            yield f"{copy.path}: {len(copy):,} samples, as it was written"
 
 
-def _ensure(dataset: str, folder: Path, source: Path | None) -> None:
+def _ensure(dataset: str, folder: Path, source: Path | None, form: str) -> None:
     known = catalog.get(dataset)
     if not all((folder / split).exists() for split in known.splits):
         write_shards(dataset, folder, source)
+    if form == "ffcv" and not all(beton.path(folder / split).exists() for split in known.splits):
+        write_ffcv(folder)
     for split in known.splits:
-        data = TarDataset(folder / split)
+        data = Index(folder / split) if form == "ffcv" else TarDataset(folder / split)
         if data.facts["dataset"] != dataset:
             raise RunError(
                 f"{folder / split} holds {data.facts['dataset']}, the configuration asks for {dataset}; "
                 f"set data.root to another folder"
             )
-    _say(f"{dataset} is in {folder}")
+    say(f"{dataset} is in {folder}")
 
 
-def _splits(folder: Path) -> list[Path]:
+def splits(folder: Path) -> list[Path]:
+    """The folders of shards in `folder`, or itself."""
     return [p.parent for p in sorted([*folder.glob(index.INDEX), *folder.glob(f"[!.]*/{index.INDEX}")])]
-
-
-class _Progress:
-    """A line every 10 seconds with the time that is left."""
-
-    def __init__(self, split: str) -> None:
-        self.split = split
-        self.begun = self.said = time.monotonic()
-        self.first = 0
-
-    def __call__(self, done: int, of: int) -> None:
-        now = time.monotonic()
-        self.first = self.first or done  # the first shards may have been there
-        if now - self.said >= 10 and done > self.first:
-            left = (of - done) * (now - self.begun) / (done - self.first)
-            self.said = now
-            _say(f"{self.split}: {done:,} of {of:,} samples, {duration(left)} left")
-
-
-def _say(line: str) -> None:
-    """To people: standard output is for the path."""
-    print(line, file=sys.stderr, flush=True)

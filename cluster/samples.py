@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pipelines.augment import Augment
 from pipelines.boxes import View
+from pipelines.ffcv import BetonDataset
 from pipelines.samples import Samples
 from pipelines.webdataset import TarDataset
 
 from .config import Config
 from .errors import RunError
+from .progress import progress
 
 
 def opened(config: Config, split: str) -> Samples:
     """The samples of `train` or `test`. Raises DataError where they are not whole."""
-    return TarDataset(config.data.folder / split)
+    folder = config.data.folder / split
+    return BetonDataset(folder, progress(split, "bytes")) if config.data.format == "ffcv" else TarDataset(folder)
 
 
 def view(config: Config, data: Samples) -> View | None:

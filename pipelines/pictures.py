@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,6 +40,17 @@ def crop(content: bytes, channels: int, box: Box, size: int) -> Pixels:
         part = (left * x, top * y, right, bottom)  # a sum may be a rounding beyond the edge
         seen = picture.convert(_MODES[channels]).resize((size, size), Image.Resampling.BICUBIC, part)
         return _array(seen)
+
+
+def resized(pixels: Pixels, box: Box, size: int) -> Pixels:
+    """A box of uint8 `[H, W, C]`, at size x size, bicubic with antialiasing -> uint8 `[C, size, size]`. Of `pixels` no
+    more is touched than the box and what its edges are made of."""
+    top, left, height, width = box
+    y, x = int(top), int(left)
+    part = pixels[y : math.ceil(top + height), x : math.ceil(left + width)]
+    picture = Image.fromarray(np.ascontiguousarray(part[..., 0] if part.shape[2] == 1 else part))
+    inside = (left - x, top - y, min(left - x + width, part.shape[1]), min(top - y + height, part.shape[0]))
+    return _array(picture.resize((size, size), Image.Resampling.BICUBIC, inside))
 
 
 _MODES = {1: "L", 3: "RGB"}
