@@ -80,6 +80,8 @@ class DataConfig:
     size: int | None = setting(None, least=1)
     crop_ratio: float = setting(0.875, above=0, most=1)
     workers: int = setting(0, least=0)
+    on_error: str = setting("raise", choices=("raise", "skip"))
+    skips: int = setting(100, least=0)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mixup: float = setting(0.0, least=0)
     cutmix: float = setting(0.0, least=0)
@@ -203,6 +205,8 @@ NEUTRAL = frozenset(
         "data.root",
         "data.source",
         "data.workers",
+        "data.on_error",
+        "data.skips",
         "train.processes",
         "train.threads",
         "engine.zero_stage",

@@ -7,7 +7,7 @@ import socket
 import time
 import zlib
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ class Trainer:
     ) -> None:
         self.config, self.folder, self.device, self.notice, self.watchdog = config, folder, device, notice, watchdog
         self.asked: signal.Signals | None = None
+        self.damaged = 0  # samples that some rank could not read in the last step
         self.best = False  # whether the weights, as they are, were evaluated and are the best so far
         self.saver = checkpoint.Saver(folder.checkpoints, config.checkpoint.keep)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -139,12 +140,15 @@ class Trainer:
                 augment=self.augment,
                 workers=config.data.workers,
                 view=self.view,
+                skip=config.data.on_error == "skip",
             )
             waiting = time.perf_counter()
             for micro_batches in batches:
                 begun = time.perf_counter()
                 self.watchdog.alive()
                 row = self.step(micro_batches, begun - waiting)
+                if self.damaged:
+                    self.skip_samples(micro_batches, monitor)
                 if state.in_a_row:
                     self.left_out(monitor)
                 state.step += 1
@@ -195,7 +199,7 @@ class Trainer:
         engines.set_lr(self.engine, lr)
         logs = (state.step + 1) % config.log.every_steps == 0
         before = [b.clone() for b in self.statistics]
-        sums = torch.zeros(3 + len(KINDS) + self.world, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(4 + len(KINDS) + self.world, dtype=torch.float64, device=self.device)
         measured: AbstractContextManager[dict[str, Firing]] = (
             measure_firing(self.engine.module) if logs else nullcontext({})
         )
@@ -218,12 +222,14 @@ class Trainer:
             sums[:3] = 0
             for buffer, value in zip(self.statistics, before, strict=True):
                 buffer.copy_(value)
-        sums[3:5] = torch.tensor(self.notice.seen)
-        sums[5 + self.rank] = waited + self.stopwatch.read()
+        sums[3] = sum(len(batch.damaged) for batch in micro_batches)
+        sums[4:6] = torch.tensor(self.notice.seen)
+        sums[6 + self.rank] = waited + self.stopwatch.read()
         self.share_statistics(sums)
         if self.ema is not None and applied:
             self.ema.update(self.engine)
-        own, (usr2, term), seconds = sums[:3].tolist(), sums[3:5].tolist(), sums[5:].tolist()
+        *own, damaged, usr2, term = sums[:6].tolist()
+        seconds, self.damaged = sums[6:].tolist(), int(damaged)
         self.asked = self.notice.agreed([usr2, term])
         state.window = [a + b for a, b in zip(state.window, own, strict=True)]
         self.seconds = [a + b for a, b in zip(self.seconds, seconds, strict=True)]
@@ -256,6 +262,20 @@ class Trainer:
                 f"is {state.step + 1}; their samples are in {self.folder.health.path}. Lower train.lr or set "
                 "train.clip_grad; the run goes on from its last checkpoint"
             )
+
+    def skip_samples(self, micro_batches: list[Batch], monitor: Monitor) -> None:
+        """Note the samples that some rank could not read in this step, so that a run that goes on passes over the same
+        ones. Raises DataError, on all ranks, when there are too many."""
+        found: list[dict[int, str]] = [{}] * self.world
+        dist.all_gather_object(found, {i: line for batch in micro_batches for i, line in batch.damaged.items()})
+        state, limit = self.state, self.config.data.skips
+        new = {i: line for one in found for i, line in one.items() if i not in state.cursor.damaged}
+        damaged = tuple(sorted({*state.cursor.damaged, *new}))
+        state.cursor = replace(state.cursor, damaged=damaged)
+        for i, line in sorted(new.items()):
+            monitor.warn(f"sample {i} is skipped: {line}", step=state.step + 1, sample=i)
+        if new and len(damaged) > limit:
+            raise DataError(f"{len(damaged)} training samples are damaged (data.skips={limit}); one: {new[max(new)]}")
 
     def examine(self, row: dict[str, Any], monitor: Monitor) -> None:
         """Warn of what a logged step shows."""

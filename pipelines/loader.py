@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,26 +15,38 @@ from .augment import Augment
 from .boxes import View
 from .errors import DataError
 from .samples import Pixels, Samples
+from .stand_in import StandIns
 
 Change = Callable[[Pixels, int], Pixels]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images uint8 `[B, C, H, W]`, labels `[B]`, sample ids `[B]`; position of the first in its global batch."""
+    """images uint8 `[B, C, H, W]`, labels `[B]`, sample ids `[B]`; position of the first in its global batch.
+
+    damaged: what could not be read and why, by id; `ids` has those that stand in.
+    """
 
     images: Tensor
     labels: Tensor
     ids: Tensor
     position: int
+    damaged: dict[int, str] = field(default_factory=dict)
 
 
 class _Worker:
     """What a worker does with a micro-batch of ids: read, decode, augment, stack. An error comes back as a value,
     because torch wraps what a worker raises in a traceback of several lines."""
 
-    def __init__(self, data: Samples, view: View | None, change: Change | None, epoch: int | None = None) -> None:
-        self.data, self.view, self.change, self.epoch = data, view, change, epoch
+    def __init__(
+        self,
+        data: Samples,
+        view: View | None,
+        change: Change | None,
+        epoch: int | None = None,
+        stand_ins: StandIns | None = None,
+    ) -> None:
+        self.data, self.view, self.change, self.epoch, self.stand_ins = data, view, change, epoch, stand_ins
 
     def image(self, i: int) -> Pixels:
         """The picture as it is, or its box: of this epoch, or the centre in evaluation."""
@@ -44,16 +56,29 @@ class _Worker:
         box = self.view.centre(*size) if self.epoch is None else self.view.random(*size, self.epoch, i)
         return self.data.crop(i, box, self.view.size)
 
+    def sample(self, i: int, damaged: dict[int, str]) -> tuple[int, Pixels]:
+        """Sample i, or the one that stands in for it; what cannot be read is added to `damaged`."""
+        if self.stand_ins is None or self.epoch is None:
+            return i, self.image(i)
+        for other in self.stand_ins.of(self.epoch, i):
+            try:
+                return other, self.image(other)
+            except DataError as error:
+                damaged[other] = str(error)
+        raise DataError(f"neither sample {i} nor any of those drawn in its place can be read; look at the disk")
+
     def __getitem__(self, asked: tuple[np.ndarray, int]) -> Batch | DataError:
-        ids, position = asked
+        wanted, position = asked
+        damaged: dict[int, str] = {}
         try:
-            images = [self.image(int(i)) for i in ids]
+            read = [self.sample(int(i), damaged) for i in wanted]
+            ids, images = np.array([i for i, _ in read]), [image for _, image in read]
             if self.change is not None:
                 images = [self.change(x, int(i)) for x, i in zip(images, ids, strict=True)]
         except DataError as error:
             return error
         labels = torch.from_numpy(self.data.labels[ids].astype(np.int64))
-        return Batch(torch.from_numpy(np.stack(images)), labels, torch.from_numpy(ids), position)
+        return Batch(torch.from_numpy(np.stack(images)), labels, torch.from_numpy(ids), position, damaged)
 
 
 def _batches(samples: _Worker, asked: Sequence[tuple[np.ndarray, int]], workers: int) -> Iterator[Batch]:
@@ -89,11 +114,12 @@ def train_loader(
     augment: Augment | None,
     workers: int,
     view: View | None = None,
+    skip: bool = False,
 ) -> Iterator[list[Batch]]:
     """From the cursor to the end of its epoch: the micro-batches of each optimizer step. Reads nothing before it.
 
-    view: the boxes of pictures that come in many sizes; None: pictures as they are. Raises DataError for a damaged
-    sample or a batch that does not divide.
+    view: the boxes of pictures that come in many sizes; None: pictures as they are. skip: others stand in for damaged
+    samples, and batches tell of them. Raises DataError for a damaged sample otherwise, or a batch that does not divide.
     """
     permuted = order.permutation(cursor.seed, cursor.epoch, len(data))
     size = cursor.global_batch
@@ -111,7 +137,8 @@ def train_loader(
         )
     ]
     change = None if augment is None else lambda image, i: augment(image, cursor.epoch, i)
-    batches = _batches(_Worker(data, view, change, cursor.epoch), asked, workers)
+    stand_ins = StandIns(cursor.seed, len(data), frozenset(cursor.damaged)) if skip else None
+    batches = _batches(_Worker(data, view, change, cursor.epoch, stand_ins), asked, workers)
     for _ in range(0, len(asked), accumulation):
         yield [next(batches) for _ in range(accumulation)]
 

@@ -76,6 +76,8 @@ class Cursor:
     step: int
     global_batch: int
     digest: str
+    damaged: tuple[int, ...] = ()
+    """The samples that could not be read so far, and are passed over; sorted."""
 
     def advance(self, n: int) -> Cursor:
         """The cursor after one more step over n samples."""
@@ -96,4 +98,4 @@ class Cursor:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Cursor:
-        return cls(**saved)
+        return cls(**(saved | {"damaged": tuple(saved.get("damaged", ()))}))

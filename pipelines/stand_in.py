@@ -1,0 +1,30 @@
+"""Training goes on past samples that cannot be read: which samples stand in for them is a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .order import keyed_rng
+
+TRIES = 20
+_DOMAIN = 0x73706172  # keeps these draws apart from those of augmentation, which has a key of the same length
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """n: samples of the data set; damaged: the ids that were found so far (`order.Cursor.damaged`)."""
+
+    seed: int
+    n: int
+    damaged: frozenset[int] = frozenset()
+
+    def of(self, epoch: int, i: int) -> Iterator[int]:
+        """The ids to read for sample i, one after the other until one can be read: i itself, then random ones, keyed
+        by (seed, epoch, i) and so the same on any rank; none that is known to be damaged."""
+        if i not in self.damaged:
+            yield i
+        for draw in keyed_rng(_DOMAIN, self.seed, epoch, i).random(TRIES):
+            other = int(draw * self.n)
+            if other != i and other not in self.damaged:
+                yield other
