@@ -1,27 +1,32 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines import order
 from pipelines.augment import Augment
 from pipelines.errors import DataError
 from pipelines.loader import Batch, eval_loader, to_device, train_loader
+from pipelines.samples import Samples
 from pipelines.webdataset import TarDataset
 
 AUGMENT = Augment(crop_padding=1, flip=0.5, erasing=0.3, seed=5)
 
 
-def cursor(data: TarDataset, step: int = 0, size: int = 48, epoch: int = 0) -> order.Cursor:
+def cursor(data: Samples, step: int = 0, size: int = 48, epoch: int = 0) -> order.Cursor:
     return order.Cursor(5, epoch, step, size, data.digest)
 
 
-def steps(data: TarDataset, at: order.Cursor, world: int = 1, accumulation: int = 1, workers: int = 0) -> list[Batch]:
+def steps(data: Samples, at: order.Cursor, world: int = 1, accumulation: int = 1, workers: int = 0) -> list[Batch]:
     """Every global batch from the cursor on, put together from all ranks' micro-batches by their positions."""
     micro = at.global_batch // world // accumulation
     ranks = [
@@ -70,6 +75,40 @@ def test_an_epoch_is_the_permutation_with_its_pictures_augmented(data: TarDatase
 )
 def test_ranks_micro_batches_and_workers_change_no_bit(data: TarDataset, world: int, accumulation: int, workers: int):
     assert same(steps(data, cursor(data), world, accumulation, workers), steps(data, cursor(data)))
+
+
+@pytest.fixture(scope="session")
+def readers(written: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Samples]:
+    """The same samples as shards and as an FFCV file of pixels."""
+    pytest.importorskip("ffcv", reason="ffcv is not installed (make ffcv)")
+    from pipelines import beton
+    from pipelines.ffcv import BetonDataset
+
+    folder = Path(shutil.copytree(written, tmp_path_factory.mktemp("readers") / "test"))
+    beton.write(folder)
+    return [TarDataset(folder), BetonDataset(folder)]
+
+
+@settings(max_examples=12)
+@given(starts=st.data(), size=st.sampled_from([12, 48, 60]), seed=st.integers(0, 3))
+def test_any_sequence_of_starts_gives_the_global_batches_of_one(
+    readers: list[Samples], starts: st.DataObject, size: int, seed: int
+):
+    """Each start has its own reader, ranks, accumulation and workers, and ends after any number of steps."""
+    tars = readers[0]
+    at = order.Cursor(seed, 0, 0, size, tars.digest)
+    whole = [batch for epoch in (0, 1) for batch in steps(tars, replace(at, epoch=epoch))]
+    done: list[Batch] = []
+    while at.epoch < 2:
+        world = starts.draw(st.sampled_from([1, 2, 3, 4, 6]), "ranks")
+        accumulation = starts.draw(st.sampled_from([k for k in (1, 2) if size % (world * k) == 0]), "accumulation")
+        workers = starts.draw(st.sampled_from([0, 0, 0, 1, 2]), "workers")
+        reader = starts.draw(st.sampled_from(readers), "reader")
+        last = starts.draw(st.integers(1, len(whole)), "steps")
+        for batch in steps(reader, at, world, accumulation, workers)[:last]:
+            done.append(batch)
+            at = at.advance(len(tars))
+    assert same(done, whole)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
