@@ -6,9 +6,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from . import config as configs
 from .errors import NO_SPACE, RunError, disk_errors
@@ -175,7 +176,24 @@ def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
     print(make(config, overrides or ()))
 
 
-@app.command()
+class _Shard(TyperGroup):
+    """The word `write` may be left out: what is no command is a data set's name, or an option before it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = not args or args[0] in (*self.commands, "--help")
+        return super().parse_args(ctx, args if own else ["write", *args])
+
+
+shard_app = typer.Typer(
+    cls=_Shard,
+    help="Write or verify shards; `tdformer shard DATASET FOLDER` writes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(shard_app, name="shard")
+
+
+@shard_app.command("write")
 def shard(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A name, such as imagenet; folder: any pictures.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the shards go.")],
@@ -189,7 +207,7 @@ def shard(
     write_shards(dataset, folder, source, samples_per_shard, processes or len(os.sched_getaffinity(0)))
 
 
-@app.command("shard-verify")
+@shard_app.command("verify")
 def shard_verify(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder given to `tdformer shard`.")],
 ) -> None:
