@@ -8,6 +8,7 @@ import json
 import re
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -156,12 +157,10 @@ def test_a_killed_write_keeps_its_shards_until_the_archive_changes(tmp_path: Pat
                 raise KeyboardInterrupt
 
         folder = hidden
-        try:
+        with suppress(KeyboardInterrupt):
             folder = shards.write(
                 IMAGENET, "train", tmp_path / "out", source=source, samples_per_shard=5, progress=progress
             )
-        except KeyboardInterrupt:
-            pass
         return [before.get(p.name) == p.stat().st_mtime_ns for p in sorted(folder.glob("*.tar"))]
 
     assert write(stop=True) == [False, False] and write(stop=True) == [True, True]
