@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import order, shards
+from pipelines import index, order
 from pipelines.webdataset import TarDataset
 
 from . import machine, table
@@ -38,13 +38,13 @@ def write_index(folder: Path, samples: int) -> None:
         "height": rng.integers(200, 600, samples),
         "width": rng.integers(200, 600, samples),
     }
-    typed = {key: columns[key].astype(kind) for key, kind in shards.COLUMNS.items()}
-    np.savez(folder / shards.TABLE, allow_pickle=False, **typed)
+    typed = {key: columns[key].astype(kind) for key, kind in index.COLUMNS.items()}
+    np.savez(folder / index.TABLE, allow_pickle=False, **typed)
     name, size = "train-000000.tar", int(sizes.sum())
     with (folder / name).open("wb") as file:
         file.truncate(size)  # sparse: no disk is used
     facts = {
-        "format": shards.FORMAT,
+        "format": index.FORMAT,
         "dataset": "imagenet",
         "split": "train",
         "count": samples,
@@ -53,9 +53,9 @@ def write_index(folder: Path, samples: int) -> None:
         "mean": [0.5] * 3,
         "std": [0.2] * 3,
         "shards": [{"name": name, "bytes": size, "count": samples}],
-        "digest": shards.table_digest(typed),
+        "digest": index.table_digest(typed),
     }
-    (folder / shards.INDEX).write_text(json.dumps(facts))
+    (folder / index.INDEX).write_text(json.dumps(facts))
 
 
 def main(arguments: list[str]) -> None:
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> None:
         write_index(folder, asked.samples)
         for _ in range(asked.rounds):
             begun = time.perf_counter()
-            size = len((folder / shards.TABLE).read_bytes())
+            size = len((folder / index.TABLE).read_bytes())
             read = time.perf_counter()
             data = TarDataset(folder)
             opened = time.perf_counter()

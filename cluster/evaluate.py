@@ -16,20 +16,19 @@ import tdformer
 from pipelines.boxes import View
 from pipelines.corruptions import KINDS, SEVERITIES, check, corrupt, corruption_rng
 from pipelines.loader import Change, eval_loader, to_device
-from pipelines.pictures import Pixels
-from pipelines.webdataset import TarDataset
+from pipelines.samples import Pixels, Samples
 
 from . import checkpoint
 from .config import Config, load, resolve
 from .errors import RunError
 from .model import load_weights
-from .samples import view
+from .samples import opened, view
 
 
 @torch.no_grad()
 def evaluate(
     model: Callable[[Tensor], Tensor],
-    data: TarDataset,
+    data: Samples,
     device: torch.device,
     batch_size: int,
     workers: int,
@@ -71,7 +70,7 @@ def evaluate_run(
         check(kind, 1)
     config, found = located(Path(path), overrides)
     weights, saved = checkpoint.load_weights(found)
-    data = TarDataset(config.data.folder / "test")
+    data = opened(config, "test")
     model = tdformer.create_model(**saved["model"])
     load_weights(model, weights, found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 import tdformer
-from pipelines.webdataset import TarDataset
 from tdformer.norm import fold
 
 from . import checkpoint
@@ -29,7 +28,7 @@ from .errors import RunError, disk_errors
 from .evaluate import evaluate, located
 from .model import load_weights
 from .run import write_atomic
-from .samples import view
+from .samples import opened, view
 
 SUFFIXES = (".safetensors", ".pt", ".pt2")
 
@@ -89,7 +88,7 @@ def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         raise RunError(f"{_about(path)} cannot be read; `tdformer export` writes it beside {path.name}") from error
     known = [f"{key}={json.dumps(value)}" for key, value in about["config"].items()]
     config: Config = load(None, [*known, *overrides])
-    data = TarDataset(config.data.folder / "test")
+    data = opened(config, "test")
     batch, model = _opened(path, about)
     device = torch.device("cpu")
     result = evaluate(model, data, device, batch, config.data.workers, view=view(config, data))

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 import tdformer
-from pipelines.webdataset import TarDataset
+from pipelines.samples import Samples
 
 from .config import Config
 from .errors import RunError
 from .samples import view
 
 
-def build_model(config: Config, data: TarDataset) -> tdformer.TDFormer:
+def build_model(config: Config, data: Samples) -> tdformer.TDFormer:
     """The configured model, with classes, channels and size taken from the data where the config leaves them open.
 
     Raises RunError when the config asks for what the data does not have.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipelines.webdataset import TarDataset
+from pipelines.samples import Samples
 from tdformer import TDFormer
 from tdformer.measure import Cost, measure_step
 
@@ -34,7 +34,7 @@ class Recompute:
         return f"recompute {self.policy}{borders}: {self.total / GIB:.2f} GiB planned"
 
 
-def planned(config: Config, data: TarDataset, plan: BatchPlan) -> Recompute | None:
+def planned(config: Config, data: Samples, plan: BatchPlan) -> Recompute | None:
     """What `recompute.policy: auto` chooses; None where the config says it. Raises RunError where nothing fits."""
     if config.recompute.policy != "auto":
         return None

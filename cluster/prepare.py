@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines import catalog, shards
+from pipelines import catalog, index, shards
 from pipelines.errors import DataError
 from pipelines.webdataset import TarDataset
 
@@ -90,7 +90,7 @@ def _ensure(dataset: str, folder: Path, source: Path | None) -> None:
 
 
 def _splits(folder: Path) -> list[Path]:
-    return [p.parent for p in sorted([*folder.glob(shards.INDEX), *folder.glob(f"[!.]*/{shards.INDEX}")])]
+    return [p.parent for p in sorted([*folder.glob(index.INDEX), *folder.glob(f"[!.]*/{index.INDEX}")])]
 
 
 class _Progress:

@@ -16,15 +16,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pipelines.webdataset import TarDataset
-
 from . import planner
 from .config import Config, resolve
 from .errors import USER_ERRORS, RunError
 from .model import build_model
 from .monitor import Monitor
 from .run import RunFolder
-from .samples import augmentation
+from .samples import augmentation, opened
 from .signals import KINDS, Leave, Notice
 
 
@@ -59,8 +57,8 @@ def main(config: Config, processes: int) -> int:
 def check_inputs(config: Config, world: int) -> None:
     """Refuse data, a model or a batch that cannot work before a run folder is made or a process started."""
     resolve(config, world)
-    data = TarDataset(config.data.folder / "train")
-    TarDataset(config.data.folder / "test")
+    data = opened(config, "train")
+    opened(config, "test")
     plan = resolve(config, world, len(data))
     with torch.device("meta"):
         build_model(config, data)

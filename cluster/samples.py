@@ -1,16 +1,22 @@
-"""What a configuration makes of a data set's pictures: the boxes that are seen, and their augmentation."""
+"""What a configuration makes of a data set: the reader, the boxes of its pictures that are seen, their augmentation."""
 
 from __future__ import annotations
 
 from pipelines.augment import Augment
 from pipelines.boxes import View
+from pipelines.samples import Samples
 from pipelines.webdataset import TarDataset
 
 from .config import Config
 from .errors import RunError
 
 
-def view(config: Config, data: TarDataset) -> View | None:
+def opened(config: Config, split: str) -> Samples:
+    """The samples of `train` or `test`. Raises DataError where they are not whole."""
+    return TarDataset(config.data.folder / split)
+
+
+def view(config: Config, data: Samples) -> View | None:
     """How the pictures of `data` are brought to one size; None: they are taken as they are.
 
     Raises RunError where they have many sizes and the config names none.
@@ -23,7 +29,7 @@ def view(config: Config, data: TarDataset) -> View | None:
     return None
 
 
-def augmentation(config: Config, data: TarDataset) -> Augment:
+def augmentation(config: Config, data: Samples) -> Augment:
     """The augmentation of training. Raises DataError or RunError for what cannot work on these pictures."""
     asked, grey = config.data.augment, data.shape[0] == 1
     if grey and (asked.rand_augment or asked.color_jitter):

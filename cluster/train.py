@@ -20,7 +20,6 @@ from pipelines.errors import DataError
 from pipelines.loader import Batch, to_device, train_loader
 from pipelines.mix import mix, soft_targets
 from pipelines.order import Cursor, global_batch, permutation, steps_per_epoch
-from pipelines.webdataset import TarDataset
 from tdformer.measure import Firing, measure_firing
 from tdformer.norm import BatchNorm, synchronise
 
@@ -34,7 +33,7 @@ from .health import Alarms, Stopwatch, Watchdog
 from .model import build_model, load_weights
 from .monitor import Monitor
 from .run import RunFolder
-from .samples import augmentation, view
+from .samples import augmentation, opened, view
 from .schedule import learning_rate
 from .signals import KINDS, Leave, Notice
 
@@ -81,8 +80,8 @@ class Trainer:
         self.best = False  # whether the weights, as they are, were evaluated and are the best so far
         self.saver = checkpoint.Saver(folder.checkpoints, config.checkpoint.keep)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.data = TarDataset(config.data.folder / "train")
-        self.validation = TarDataset(config.data.folder / "test")
+        self.data = opened(config, "train")
+        self.validation = opened(config, "test")
         self.plan = resolve(config, self.world, len(self.data))
         self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
         self.total_steps = self.epoch_steps * config.train.epochs

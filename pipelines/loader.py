@@ -14,8 +14,7 @@ from . import order
 from .augment import Augment
 from .boxes import View
 from .errors import DataError
-from .pictures import Pixels
-from .webdataset import TarDataset
+from .samples import Pixels, Samples
 
 Change = Callable[[Pixels, int], Pixels]
 
@@ -30,11 +29,11 @@ class Batch:
     position: int
 
 
-class _Samples:
+class _Worker:
     """What a worker does with a micro-batch of ids: read, decode, augment, stack. An error comes back as a value,
     because torch wraps what a worker raises in a traceback of several lines."""
 
-    def __init__(self, data: TarDataset, view: View | None, change: Change | None, epoch: int | None = None) -> None:
+    def __init__(self, data: Samples, view: View | None, change: Change | None, epoch: int | None = None) -> None:
         self.data, self.view, self.change, self.epoch = data, view, change, epoch
 
     def image(self, i: int) -> Pixels:
@@ -57,7 +56,7 @@ class _Samples:
         return Batch(torch.from_numpy(np.stack(images)), labels, torch.from_numpy(ids), position)
 
 
-def _batches(samples: _Samples, asked: Sequence[tuple[np.ndarray, int]], workers: int) -> Iterator[Batch]:
+def _batches(samples: _Worker, asked: Sequence[tuple[np.ndarray, int]], workers: int) -> Iterator[Batch]:
     loader: DataLoader[Batch | DataError] = DataLoader(
         samples,  # type: ignore[arg-type]
         batch_size=None,
@@ -80,7 +79,7 @@ def _batches(samples: _Samples, asked: Sequence[tuple[np.ndarray, int]], workers
 
 
 def train_loader(
-    data: TarDataset,
+    data: Samples,
     cursor: order.Cursor,
     *,
     rank: int,
@@ -112,13 +111,13 @@ def train_loader(
         )
     ]
     change = None if augment is None else lambda image, i: augment(image, cursor.epoch, i)
-    batches = _batches(_Samples(data, view, change, cursor.epoch), asked, workers)
+    batches = _batches(_Worker(data, view, change, cursor.epoch), asked, workers)
     for _ in range(0, len(asked), accumulation):
         yield [next(batches) for _ in range(accumulation)]
 
 
 def eval_loader(
-    data: TarDataset,
+    data: Samples,
     *,
     rank: int,
     world: int,
@@ -131,7 +130,7 @@ def eval_loader(
     picture `[C, H, W]` and its id, before they are stacked."""
     ids = order.validation_share(len(data), rank, world)
     asked = [(ids[i : i + batch_size], i) for i in range(0, len(ids), batch_size)]
-    return _batches(_Samples(data, view, change), asked, workers)
+    return _batches(_Worker(data, view, change), asked, workers)
 
 
 def to_device(

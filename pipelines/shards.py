@@ -24,19 +24,10 @@ from webdataset import TarWriter
 
 from .catalog import Dataset, Sample, Source
 from .errors import DataError
+from .index import AGAIN, COLUMNS, FORMAT, INDEX, TABLE, table_digest
 from .pictures import decode
+from .webdataset import TarDataset
 
-INDEX, TABLE = "index.json", "index.npz"
-FORMAT = 2
-COLUMNS = {
-    "shard": np.int32,
-    "offset": np.int64,
-    "size": np.int64,
-    "label": np.int32,
-    "crc32": np.uint32,
-    "height": np.int32,
-    "width": np.int32,
-}
 _ROW = np.dtype(list(COLUMNS.items()))  # 36 bytes a sample, where a list of its numbers takes some 300
 
 
@@ -224,24 +215,14 @@ def _save(path: Path, **arrays: NDArray[Any]) -> None:
         os.fsync(file.fileno())
 
 
-def table_digest(columns: dict[str, Any]) -> str:
-    """SHA-256 over the index's columns: labels and checksums included, so two data sets that differ differ in it."""
-    digest = hashlib.sha256()
-    for key, kind in COLUMNS.items():
-        digest.update(np.ascontiguousarray(columns[key], dtype=np.dtype(kind).newbyteorder("<")).tobytes())
-    return digest.hexdigest()
-
-
 def verify(folder: Path) -> int:
     """Read every shard and compare it with the index; returns the number of samples. Raises DataError."""
-    from .webdataset import TarDataset
-
     data = TarDataset(folder)
     for shard in data.facts["shards"]:
         if _facts(folder / shard["name"])["sha256"] != shard["sha256"]:
             bad = next((i for i in data.ids_of(shard["name"]) if not data.intact(i)), None)
             where = "" if bad is None else f" (first at sample {bad})"
-            raise DataError(f"{folder / shard['name']} is damaged{where}; write the shards again with tdformer shard")
+            raise DataError(f"{folder / shard['name']} is damaged{where}; {AGAIN}")
     return len(data)
 
 

@@ -18,6 +18,7 @@ from scipy.io import savemat
 
 from pipelines import catalog, imagenet, shards
 from pipelines.errors import DataError
+from pipelines.index import INDEX
 from pipelines.webdataset import TarDataset
 
 IMAGENET = catalog.get("imagenet")
@@ -108,11 +109,11 @@ def test_archives_and_unpacked_folders_give_the_same_shards(tmp_path: Path, spli
         for i, place in enumerate((folders, source))
     )
     assert {path: path.stat().st_mtime_ns for path in source.iterdir()} == before
-    facts = [json.loads((folder / shards.INDEX).read_text()) for folder in (packed, unpacked)]
+    facts = [json.loads((folder / INDEX).read_text()) for folder in (packed, unpacked)]
     assert facts[1].pop("class_titles") == [WORDS[wnid] for wnid in sorted(WORDS)] and facts[0] == facts[1]
     names = sorted(path.name for path in packed.iterdir())
     assert names == sorted(path.name for path in unpacked.iterdir())
-    assert all((packed / n).read_bytes() == (unpacked / n).read_bytes() for n in names if n != shards.INDEX)
+    assert all((packed / n).read_bytes() == (unpacked / n).read_bytes() for n in names if n != INDEX)
 
 
 def test_every_picture_has_its_label(tmp_path: Path):

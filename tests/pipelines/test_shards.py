@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from pipelines import catalog, shards
+from pipelines import catalog, index, shards
 from pipelines.errors import DataError
 from pipelines.webdataset import TarDataset
 
@@ -34,7 +34,7 @@ def flip_byte(path: Path, offset: int) -> None:
 
 
 def edit_index(folder: Path, **changes) -> None:
-    path = folder / shards.INDEX
+    path = folder / index.INDEX
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -134,11 +134,11 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path: Path):
 
 def relabel(folder: Path) -> None:
     """An index that is consistent in itself, with a label that no class has."""
-    with np.load(folder / shards.TABLE) as table:
+    with np.load(folder / index.TABLE) as table:
         columns = dict(table)
     columns["label"][7] = 10
-    np.savez(folder / shards.TABLE, allow_pickle=False, **columns)
-    edit_index(folder, digest=shards.table_digest(columns))
+    np.savez(folder / index.TABLE, allow_pickle=False, **columns)
+    edit_index(folder, digest=index.table_digest(columns))
 
 
 @pytest.mark.parametrize(
@@ -192,14 +192,14 @@ def test_a_shard_that_goes_away_while_it_is_read(copy: Path):
 
 def test_a_whole_sample_that_is_no_picture(copy: Path):
     """Its checksum holds, so only decoding can tell."""
-    with np.load(copy / shards.TABLE) as table:
+    with np.load(copy / index.TABLE) as table:
         columns = dict(table)
     columns["size"][5] -= 30
     content = (copy / "test-000000.tar").read_bytes()
     part = content[columns["offset"][5] :][: columns["size"][5]]
     columns["crc32"][5] = shards.zlib.crc32(part)
-    np.savez(copy / shards.TABLE, allow_pickle=False, **columns)
-    edit_index(copy, digest=shards.table_digest(columns))
+    np.savez(copy / index.TABLE, allow_pickle=False, **columns)
+    edit_index(copy, digest=index.table_digest(columns))
     with pytest.raises(DataError, match="test-000000.tar: sample 5 does not decode as a picture .*write the shards"):
         TarDataset(copy).image(5)
 
