@@ -127,6 +127,10 @@ def evaluate(
     corruptions: Annotated[
         str, typer.Option(help="Also on corrupted pictures: kinds such as fog,snow, or all; a line for each.")
     ] = "",
+    corrupted_set: Annotated[
+        Path | None,
+        typer.Option(help="Folder of CIFAR-10-C, CIFAR-100-C or ImageNet-C. [default: they are made here]"),
+    ] = None,
 ) -> None:
     """Evaluate a run's newest checkpoint on the test set; prints a line of JSON."""
     if not run.exists():
@@ -134,13 +138,14 @@ def evaluate(
     if run.is_file():
         from .export import evaluate_export
 
-        if corruptions:
+        if corruptions or corrupted_set:
             raise RunError("--corruptions needs a run folder or a checkpoint, not an exported file")
         print(json.dumps(evaluate_export(run, overrides or [])))
         return
     from .evaluate import evaluate_run
 
-    for row in evaluate_run(run, overrides or [], corruptions.split(",") if corruptions else []):
+    kinds = corruptions or ("all" if corrupted_set else "")
+    for row in evaluate_run(run, overrides or [], kinds.split(",") if kinds else [], corrupted_set):
         print(json.dumps(row), flush=True)
 
 

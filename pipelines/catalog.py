@@ -88,11 +88,13 @@ class ArrayDataset(Dataset):
         images, labels = self.load(split, source)
         if len(images) != len(labels):
             raise DataError(f"{self.name} {split} has {len(images)} pictures but {len(labels)} labels; fix the source")
-        return _Arrays(self.class_names, images, labels)
+        return Arrays(self.class_names, images, labels)
 
 
 @dataclass(frozen=True)
-class _Arrays:
+class Arrays:
+    """Pictures `[n, C, H, W]` in memory, or in a file as it is read, as PNG."""
+
     class_names: tuple[str, ...]
     images: Images
     labels: NDArray[np.int64]
@@ -126,7 +128,7 @@ class FolderDataset(Dataset):
             raise DataError(f"{folder / unknown[0]} is a class that {train} does not have; move or rename it")
         names, labels = listed(folder, classes)
         order = mixed(len(names))
-        return _Files(folder, classes, names[order], labels[order])
+        return Files(folder, classes, names[order], labels[order])
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,9 @@ def mixed(n: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
+    """FOLDER/CLASS/NAME, as `listed`."""
+
     folder: Path
     class_names: tuple[str, ...]
     names: NDArray[np.bytes_]
