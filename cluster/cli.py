@@ -6,9 +6,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from . import config as configs
 from .errors import NO_SPACE, RunError, disk_errors
@@ -126,6 +127,10 @@ def evaluate(
     corruptions: Annotated[
         str, typer.Option(help="Also on corrupted pictures: kinds such as fog,snow, or all; a line for each.")
     ] = "",
+    corrupted_set: Annotated[
+        Path | None,
+        typer.Option(help="Folder of CIFAR-10-C, CIFAR-100-C or ImageNet-C. [default: they are made here]"),
+    ] = None,
 ) -> None:
     """Evaluate a run's newest checkpoint on the test set; prints a line of JSON."""
     if not run.exists():
@@ -133,13 +138,14 @@ def evaluate(
     if run.is_file():
         from .export import evaluate_export
 
-        if corruptions:
+        if corruptions or corrupted_set:
             raise RunError("--corruptions needs a run folder or a checkpoint, not an exported file")
         print(json.dumps(evaluate_export(run, overrides or [])))
         return
     from .evaluate import evaluate_run
 
-    for row in evaluate_run(run, overrides or [], corruptions.split(",") if corruptions else []):
+    kinds = corruptions or ("all" if corrupted_set else "")
+    for row in evaluate_run(run, overrides or [], kinds.split(",") if kinds else [], corrupted_set):
         print(json.dumps(row), flush=True)
 
 
@@ -175,7 +181,24 @@ def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
     print(make(config, overrides or ()))
 
 
-@app.command()
+class _Shard(TyperGroup):
+    """The word `write` may be left out: what is no command is a data set's name, or an option before it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = not args or args[0] in (*self.commands, "--help")
+        return super().parse_args(ctx, args if own else ["write", *args])
+
+
+shard_app = typer.Typer(
+    cls=_Shard,
+    help="Write or verify shards; `tdformer shard DATASET FOLDER` writes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(shard_app, name="shard")
+
+
+@shard_app.command("write")
 def shard(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A name, such as imagenet; folder: any pictures.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the shards go.")],
@@ -198,7 +221,7 @@ def shard(
         write_ffcv(folder, stored, max_side, many)
 
 
-@app.command("shard-verify")
+@shard_app.command("verify")
 def shard_verify(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder given to `tdformer shard`.")],
 ) -> None:

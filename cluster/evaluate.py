@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from torch import Tensor
 
 import tdformer
 from pipelines.boxes import View
-from pipelines.corruptions import KINDS, SEVERITIES, check, corrupt, corruption_rng
-from pipelines.loader import Change, eval_loader, to_device
-from pipelines.samples import Pixels, Samples
+from pipelines.corrupted import Made, published
+from pipelines.corruptions import BENCHMARK, SEVERITIES
+from pipelines.loader import eval_loader, to_device
+from pipelines.samples import Samples
 
 from . import checkpoint
 from .config import Config, load, resolve
@@ -34,15 +36,12 @@ def evaluate(
     workers: int,
     each: Callable[[], None] = lambda: None,
     view: View | None = None,
-    change: Change | None = None,
 ) -> dict[str, float]:
     """Accuracy and cross-entropy of a model in evaluation mode; all ranks call it together. each: called for every
     batch."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    for batch in eval_loader(
-        data, rank=rank, world=world, batch_size=batch_size, workers=workers, view=view, change=change
-    ):
+    for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers, view=view):
         each()
         images, labels = to_device(batch.images, data.mean, data.std, device), batch.labels.to(device)
         logits = model(images).float()
@@ -58,41 +57,50 @@ def evaluate(
 
 
 def evaluate_run(
-    path: str | Path, overrides: Sequence[str] = (), corruptions: Sequence[str] = ()
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    corruptions: Sequence[str] = (),
+    corrupted_set: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Evaluate the newest good checkpoint of a run folder, or one checkpoint, on the run's validation set; then on
-    that set with each of `corruptions` (kinds, or `all`) at severities 1 to 5, and their mean.
+    """Evaluate the newest good checkpoint of a run folder, or one checkpoint, on the run's test set; then with each of
+    `corruptions` (kinds, or `all`) at severities 1 to 5, made here or read from `corrupted_set`, and their mean.
 
-    Raises RunError when there is no checkpoint, or it is damaged.
+    Raises RunError when there is no checkpoint, or it is damaged; DataError for a set that is not whole, or has other
+    classes or shapes than the run.
     """
-    kinds = KINDS if list(corruptions) == ["all"] else tuple(corruptions)
-    for kind in kinds:
-        check(kind, 1)
     config, found = located(Path(path), overrides)
     weights, saved = checkpoint.load_weights(found)
     data = opened(config, "test")
+    source = published(corrupted_set, data) if corrupted_set else Made(data, config.seed)
+    kinds = source.kinds if list(corruptions) == ["all"] else tuple(corruptions)
+    for kind in kinds:
+        source.read(kind, SEVERITIES[0])  # what is wrong with it shows before the first evaluation
+    seen = view(config, data)
+    uncropped = replace(seen, crop_ratio=1.0) if seen and source.cropped else seen
     model = tdformer.create_model(**saved["model"])
     load_weights(model, weights, found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
         model.to(device).eval()
 
-        def result(change: Change | None = None) -> dict[str, float]:
-            batch, workers = resolve(config, 1).micro_batch, config.data.workers
-            return evaluate(model, data, device, batch, workers, view=view(config, data), change=change)
+        def result(samples: Samples, view: View | None) -> dict[str, float]:
+            return evaluate(model, samples, device, resolve(config, 1).micro_batch, config.data.workers, view=view)
 
-        yield {"checkpoint": str(found), "samples": len(data)} | result()
-        accuracies = []
+        yield {"checkpoint": str(found), "samples": len(data)} | result(data, seen)
+        accuracies: dict[str, list[float]] = {kind: [] for kind in kinds}
         for kind, severity in product(kinds, SEVERITIES):
+            row = result(source.read(kind, severity), uncropped)
+            accuracies[kind].append(row["accuracy"])
+            yield {"corruption": kind, "severity": severity} | row
+        if kinds:
+            yield _mean(accuracies)
+        if set(BENCHMARK) < set(kinds):
+            yield _mean({kind: accuracies[kind] for kind in BENCHMARK})
 
-            def corrupted(image: Pixels, i: int, kind: str = kind, severity: int = severity) -> Pixels:
-                return corrupt(image, kind, severity, corruption_rng(config.seed, kind, severity, i))
 
-            found_then = result(corrupted)
-            accuracies.append(found_then["accuracy"])
-            yield {"corruption": kind, "severity": severity} | found_then
-        if accuracies:
-            yield {"corruption": "mean", "accuracy": sum(accuracies) / len(accuracies)}
+def _mean(accuracies: dict[str, list[float]]) -> dict[str, Any]:
+    every = [accuracy for of in accuracies.values() for accuracy in of]
+    return {"corruption": "mean", "kinds": len(accuracies), "accuracy": sum(every) / len(every)}
 
 
 def located(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, Path]:

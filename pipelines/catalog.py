@@ -6,10 +6,11 @@ import difflib
 import gzip
 import io
 import math
+import os
 import tarfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,8 @@ class Sample:
 
 
 class Source(Protocol):
-    """One split where its raw files are: samples by number, in a fixed order."""
+    """One split where its raw files are: samples by number, in a fixed order. It may also have class_titles, the
+    names of the classes in words."""
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
@@ -86,11 +88,13 @@ class ArrayDataset(Dataset):
         images, labels = self.load(split, source)
         if len(images) != len(labels):
             raise DataError(f"{self.name} {split} has {len(images)} pictures but {len(labels)} labels; fix the source")
-        return _Arrays(self.class_names, images, labels)
+        return Arrays(self.class_names, images, labels)
 
 
 @dataclass(frozen=True)
-class _Arrays:
+class Arrays:
+    """Pictures `[n, C, H, W]` in memory, or in a file as it is read, as PNG."""
+
     class_names: tuple[str, ...]
     images: Images
     labels: NDArray[np.int64]
@@ -112,49 +116,92 @@ class FolderDataset(Dataset):
     def _open(self, split: str, source: Path | None) -> Source:
         if source is None:
             raise DataError(f"{self.name} is read from a folder of yours; give it with --source (data.source)")
-        names = {"train": ("train",), "test": ("test", "val", "validation")}
-        folders = {k: next((source / n for n in v if (source / n).is_dir()), None) for k, v in names.items()}
+        folders = split_folders(source)
         missing = next((k for k, v in folders.items() if v is None), None)
         if missing is not None:
-            raise DataError(f"{source} has no folder {' or '.join(names[missing])} with a folder for each class")
+            raise DataError(f"{source} has no folder {' or '.join(_SPLITS[missing])} with a folder for each class")
         train, folder = folders["train"], folders[split]
         assert train is not None and folder is not None
         classes = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
         unknown = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes))
         if unknown:
             raise DataError(f"{folder / unknown[0]} is a class that {train} does not have; move or rename it")
-        files = [
-            (path, label)
-            for label, name in enumerate(classes)
-            for path in sorted((folder / name).glob("*"))
-            if path.suffix.lower() in EXTENSIONS
-        ]
-        # Neighbours in a folder are of one class; readers that read a shard from its beginning want them mixed.
-        return _Files(classes, [files[i] for i in permutation(_MIXED, 0, len(files))])
+        names, labels = listed(folder, classes)
+        order = mixed(len(names))
+        return Files(folder, classes, names[order], labels[order])
 
 
+@dataclass(frozen=True)
+class ImageNet(FolderDataset):
+    """ILSVRC 2012: its archives in SOURCE, as downloaded, or folders as FolderDataset has them."""
+
+    def _open(self, split: str, source: Path | None) -> Source:
+        if source is None or all(split_folders(source).values()):
+            return super()._open(split, source)
+        from .imagenet import read_archives  # which needs this module
+
+        return read_archives(split, source)
+
+
+_SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
 EXTENSIONS = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
 _MIXED = 0x73686172
 
 
+def split_folders(source: Path) -> dict[str, Path | None]:
+    """The folder of each split, None where there is none."""
+    return {k: next((source / n for n in v if (source / n).is_dir()), None) for k, v in _SPLITS.items()}
+
+
+def listed(folder: Path, classes: Sequence[str]) -> tuple[NDArray[np.bytes_], NDArray[np.int32]]:
+    """Names and labels of the pictures in FOLDER/CLASS, by class and name; compact, because they may be millions."""
+    names = [_pictures(folder / name) for name in classes]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(of) for of in names])
+    return np.concatenate([np.array([], np.bytes_), *names]), labels
+
+
+def _pictures(folder: Path) -> NDArray[np.bytes_]:
+    names = os.listdir(folder) if folder.is_dir() else []
+    return np.array(sorted(os.fsencode(name) for name in names if is_picture(name)), np.bytes_)
+
+
+def is_picture(name: str) -> bool:
+    return Path(name).suffix.lower() in EXTENSIONS
+
+
+def mixed(n: int) -> NDArray[np.int64]:
+    """A fixed order of n samples: neighbours in a folder or archive are of one class, and readers that read a shard
+    from its beginning want them mixed."""
+    return permutation(_MIXED, 0, n)
+
+
 @dataclass(frozen=True)
-class _Files:
+class Files:
+    """FOLDER/CLASS/NAME, as `listed`."""
+
+    folder: Path
     class_names: tuple[str, ...]
-    files: list[tuple[Path, int]]
+    names: NDArray[np.bytes_]
+    labels: NDArray[np.int32]
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.names)
 
     def __getitem__(self, i: int) -> Sample:
-        path, label = self.files[i]
+        path = self.path(i)
         with _readable(path):
-            return Sample(f"{i:08d}", path.read_bytes(), EXTENSIONS[path.suffix.lower()], label, str(path))
+            return Sample(
+                f"{i:08d}", path.read_bytes(), EXTENSIONS[path.suffix.lower()], int(self.labels[i]), str(path)
+            )
 
     def mark(self, i: int) -> str:
-        path, label = self.files[i]
+        path = self.path(i)
         with _readable(path):
             facts = path.stat()
-        return f"{path} {label} {facts.st_size} {facts.st_mtime_ns}"
+        return f"{path} {self.labels[i]} {facts.st_size} {facts.st_mtime_ns}"
+
+    def path(self, i: int) -> Path:
+        return self.folder / self.class_names[self.labels[i]] / os.fsdecode(self.names[i])
 
 
 @contextmanager
@@ -265,7 +312,7 @@ DATASETS: dict[str, Dataset] = {
         tuple(f"{i:02d}" for i in range(100)),
         _cifar("cifar-100-binary.tar.gz", "cifar-100-binary", {"train": ["train"], "test": ["test"]}, 2),
     ),
-    "imagenet": FolderDataset("imagenet", (3, 0, 0), *IMAGENET_STATISTICS),
+    "imagenet": ImageNet("imagenet", (3, 0, 0), *IMAGENET_STATISTICS),
     "folder": FolderDataset("folder", (3, 0, 0), *IMAGENET_STATISTICS),
 }
 

@@ -151,13 +151,11 @@ def eval_loader(
     batch_size: int,
     workers: int,
     view: View | None = None,
-    change: Change | None = None,
 ) -> Iterator[Batch]:
-    """This rank's share of all samples, each on exactly one rank; the last batch may be smaller. change: of each
-    picture `[C, H, W]` and its id, before they are stacked."""
+    """This rank's share of all samples, each on exactly one rank; the last batch may be smaller."""
     ids = order.validation_share(len(data), rank, world)
     asked = [(ids[i : i + batch_size], i) for i in range(0, len(ids), batch_size)]
-    return _batches(_Worker(data, view, change), asked, workers)
+    return _batches(_Worker(data, view, None), asked, workers)
 
 
 def to_device(

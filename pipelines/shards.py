@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shutil
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from webdataset import TarWriter
 
 from .catalog import Dataset, Sample, Source
@@ -25,6 +27,8 @@ from .errors import DataError
 from .index import AGAIN, COLUMNS, FORMAT, INDEX, TABLE, table_digest
 from .pictures import decode
 from .webdataset import TarDataset
+
+_ROW = np.dtype(list(COLUMNS.items()))  # 36 bytes a sample, where a list of its numbers takes some 300
 
 
 def write(
@@ -78,7 +82,7 @@ class _Shard:
     """A shard that is whole on the disk: its facts for index.json and its rows for index.npz."""
 
     facts: dict[str, Any]
-    rows: list[list[int]]
+    rows: NDArray[np.void]
 
 
 @dataclass(frozen=True)
@@ -93,15 +97,15 @@ class _Job:
     def __call__(self, asked: tuple[int, range]) -> _Shard:
         number, ids = asked
         path = self.folder / f"{self.split}-{number:06d}.tar"
-        note = path.with_suffix(".json")
+        note = path.with_suffix(".npz")
         marks = "\n".join(self.opened.mark(i) for i in ids)
         of = FORMAT, self.dataset.name, self.dataset.shape, self.opened.class_names
         mark = hashlib.sha256(f"{of}\n{marks}".encode()).hexdigest()
-        before = _noted(note)
-        if before.get("mark") == mark and path.is_file() and _facts(path).items() <= before["facts"].items():
-            return _Shard(before["facts"], before["rows"])
+        before = _noted(note, mark)
+        if before is not None and path.is_file() and _facts(path).items() <= before.facts.items():
+            return before
         shard = self.write(path, number, ids)
-        _write_synced(note, json.dumps({"mark": mark, **shard.__dict__}))
+        _save(note, mark=np.array(mark), facts=np.array(json.dumps(shard.facts)), rows=shard.rows)
         return shard
 
     def write(self, path: Path, number: int, ids: range) -> _Shard:
@@ -125,7 +129,7 @@ class _Job:
             file.flush()
             os.fsync(file.fileno())
         with tarfile.open(path) as tar:
-            rows = [[number, m.offset_data, *found[m.name]] for m in tar if m.name in found]
+            rows = np.array([(number, m.offset_data, *found[m.name]) for m in tar if m.name in found], _ROW)
         return _Shard({"name": path.name, **_facts(path), "count": len(rows)}, rows)
 
     def check(self, sample: Sample) -> tuple[int, int]:
@@ -169,16 +173,13 @@ def _work(asked: tuple[int, range]) -> _Shard:
 
 
 def _index(dataset: Dataset, opened: Source, split: str, folder: Path, done: list[_Shard]) -> None:
-    table = np.array([row for shard in done for row in shard.rows])
-    columns = {key: table[:, i].astype(kind) for i, (key, kind) in enumerate(COLUMNS.items())}
-    with (folder / TABLE).open("wb") as file:
-        np.savez(file, allow_pickle=False, **columns)
-        os.fsync(file.fileno())
+    columns = {key: np.concatenate([shard.rows[key] for shard in done]) for key in COLUMNS}
+    _save(folder / TABLE, **columns)
     facts = {
         "format": FORMAT,
         "dataset": dataset.name,
         "split": split,
-        "count": len(table),
+        "count": len(opened),
         "class_names": list(opened.class_names),
         "shape": list(dataset.shape),
         "mean": list(dataset.mean),
@@ -186,7 +187,12 @@ def _index(dataset: Dataset, opened: Source, split: str, folder: Path, done: lis
         "shards": [shard.facts for shard in done],
         "digest": table_digest(columns),
     }
-    _write_synced(folder / INDEX, json.dumps(facts, indent=1))
+    if titles := getattr(opened, "class_titles", None):
+        facts["class_titles"] = list(titles)
+    with (folder / INDEX).open("w") as file:
+        file.write(json.dumps(facts, indent=1))
+        file.flush()
+        os.fsync(file.fileno())
     whole = {INDEX, TABLE, *(shard.facts["name"] for shard in done)}
     for path in folder.iterdir():  # notes for going on, and shards of an earlier try with other samples
         if path.name not in whole:
@@ -194,17 +200,18 @@ def _index(dataset: Dataset, opened: Source, split: str, folder: Path, done: lis
     _sync(folder)
 
 
-def _noted(note: Path) -> dict[str, Any]:
+def _noted(note: Path, mark: str) -> _Shard | None:
+    """What was noted of a shard, if it was of the same samples."""
     try:
-        return json.loads(note.read_text())
-    except (OSError, ValueError):
-        return {}
+        with np.load(note, allow_pickle=False) as kept:
+            return _Shard(json.loads(str(kept["facts"])), kept["rows"]) if kept["mark"] == mark else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
+def _save(path: Path, **arrays: NDArray[Any]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
         os.fsync(file.fileno())
 
 

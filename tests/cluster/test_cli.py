@@ -66,7 +66,7 @@ def test_commands_that_need_no_model_do_not_import_it():
         (["eval", "."], "neither a run folder nor a checkpoint"),
         (["shard", "digit", "data"], "did you mean digits?"),
         (["shard", "digits", "data", "--source", "none"], "no such folder to read digits from"),
-        (["shard-verify", "."], "holds no shards"),
+        (["shard", "verify", "."], "holds no shards"),
         (["import", "none.pth", "--model", "hst_10_384", "--out", "x.safetensors"], "no such file"),
     ],
     ids=lambda x: " ".join(str(w) for w in x if not isinstance(w, Path)) if isinstance(x, list) else "",
@@ -202,7 +202,7 @@ def test_eval_prints_what_training_measured(trained: Path):
 
 
 def test_shards_are_verified_and_damage_is_named(trained: Path, tmp_path: Path):
-    done = _tdformer(trained, "shard-verify", "shards")
+    done = _tdformer(trained, "shard", "verify", "shards")
     assert done.stdout.splitlines() == [
         "shards/test: 360 samples, as in the index",
         "shards/train: 1,437 samples, as in the index",
@@ -215,9 +215,18 @@ def test_shards_are_verified_and_damage_is_named(trained: Path, tmp_path: Path):
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    assert "train-000001.tar is damaged" in refused(_tdformer(tmp_path, "shard-verify", "shards"))
+    assert "train-000001.tar is damaged" in refused(_tdformer(tmp_path, "shard", "verify", "shards"))
     shard.unlink()
-    assert "train-000001.tar is missing" in refused(_tdformer(tmp_path, "shard-verify", "shards"))
+    assert "train-000001.tar is missing" in refused(_tdformer(tmp_path, "shard", "verify", "shards"))
+
+
+def test_the_word_write_may_be_left_out(cli: Any):
+    whole, own, verify = (cli("shard", *words, "--help").stdout for words in ([], ["digits"], ["verify"]))
+    assert "write" in whole and "verify" in whole
+    assert "--source" in own and own == cli("shard", "write", "--help").stdout
+    assert "--source" not in verify and "FOLDER" in verify
+    assert "did you mean digits?" in refused(cli("shard", "--processes", "1", "digit", "data"))
+    assert "No such option: --source" in cli("shard", "verify", "--source", ".", ".").stderr
 
 
 def test_prepare_writes_once_and_prints_the_configuration(cli: Any, tmp_path: Path):

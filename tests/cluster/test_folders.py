@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from cluster.evaluate import evaluate_run
+from pipelines.corruptions import KINDS
 
 RECIPE = """\
 name: run
@@ -18,7 +23,9 @@ log: {every_steps: 1}
 """
 
 
-def test_a_folder_of_photographs_is_sharded_trained_on_and_evaluated(cli: Any, tmp_path: Path) -> None:
+def test_a_folder_of_photographs_is_sharded_trained_on_and_evaluated(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     for split, count in (("train", 40), ("val", 10)):
         for label, name in enumerate(("dark", "bright")):
@@ -42,6 +49,41 @@ def test_a_folder_of_photographs_is_sharded_trained_on_and_evaluated(cli: Any, t
     summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
     found = json.loads(cli("eval", "runs/run").stdout)
     assert found["samples"] == 20 and found["accuracy"] == summary["accuracy"]
+    monkeypatch.chdir(tmp_path)
+    corrupted_sets_are_evaluated(cli, tmp_path)
+
+
+def corrupted_sets_are_evaluated(cli: Any, folder: Path) -> None:
+    """In CIFAR-10-C's format and in ImageNet-C's; every kind and severity shows the same pictures."""
+    rng = np.random.default_rng(1)
+    arrays, labels = folder / "arrays", np.arange(10) % 2
+    pixels = (rng.integers(0, 100, (10, 24, 24, 3)) + 150 * (1 - labels[:, None, None, None])).astype(np.uint8)
+    arrays.mkdir()
+    np.save(arrays / "labels.npy", np.tile(labels, 5).astype(np.uint8))
+    for kind in KINDS:
+        np.save(arrays / f"{kind}.npy", np.tile(pixels, (5, 1, 1, 1)))
+    done = cli("eval", "runs/run", "--corrupted-set", "arrays")
+    assert done.returncode == 0, done.stderr
+    _, *rows, every, main = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["corruption"], row["severity"]) for row in rows] == [(k, s) for k in KINDS for s in range(1, 6)]
+    accuracy = rows[0]["accuracy"]
+    assert {row["accuracy"] for row in rows} == {accuracy}
+    assert [mean.pop("kinds") for mean in (every, main)] == [19, 15]
+    assert every == main == {"corruption": "mean", "accuracy": pytest.approx(accuracy)}
+    np.save(arrays / "labels.npy", np.tile(1 - labels, 5).astype(np.uint8))
+    _, fog, *_ = evaluate_run("runs/run", corruptions=["fog"], corrupted_set=arrays)
+    assert fog["accuracy"] == pytest.approx(1 - accuracy)
+
+    for severity, name in product(range(1, 6), ("dark", "bright")):
+        place = folder / "folders" / "snow" / str(severity) / name
+        place.mkdir(parents=True)
+        for i in range(50):
+            Image.fromarray(pixels[2 * (i % 5) + (name == "dark")]).save(place / f"{i}.JPEG", quality=95)
+    _, *rows = evaluate_run("runs/run", corruptions=["all"], corrupted_set=folder / "folders")
+    assert [row["corruption"] for row in rows] == ["snow"] * 5 + ["mean"] and len({r["loss"] for r in rows[:5]}) == 1
+    (folder / "folders" / "snow" / "3" / "dark").rename(folder / "dark")
+    done = cli("eval", "runs/run", "--corrupted-set", "folders")
+    assert done.returncode == 2 and "dark is only in the run" in done.stderr and not done.stdout
 
 
 def test_a_run_is_evaluated_on_corrupted_pictures(cli: Any, tmp_path: Path) -> None:
@@ -59,4 +101,4 @@ def test_a_run_is_evaluated_on_corrupted_pictures(cli: Any, tmp_path: Path) -> N
     clean, *rows, mean = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(row["corruption"], row["severity"]) for row in rows] == [("gaussian_noise", s) for s in range(1, 6)]
     assert clean["samples"] == 360 and len({row["loss"] for row in (clean, *rows)}) == 6
-    assert mean == {"corruption": "mean", "accuracy": np.mean([row["accuracy"] for row in rows])}
+    assert mean == {"corruption": "mean", "kinds": 1, "accuracy": np.mean([row["accuracy"] for row in rows])}
