@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from . import order
 from .augment import Augment
@@ -36,6 +36,7 @@ class _Samples:
 
     def __init__(self, data: TarDataset, view: View | None, change: Change | None, epoch: int | None = None) -> None:
         self.data, self.view, self.change, self.epoch = data, view, change, epoch
+        self._shared = _Turns()
 
     def image(self, i: int) -> Pixels:
         """The picture as it is, or its box: of this epoch, or the centre in evaluation."""
@@ -54,7 +55,31 @@ class _Samples:
         except DataError as error:
             return error
         labels = torch.from_numpy(self.data.labels[ids].astype(np.int64))
-        return Batch(torch.from_numpy(np.stack(images)), labels, torch.from_numpy(ids), position)
+        return Batch(self._shared.stack(images), labels, torch.from_numpy(ids), position)
+
+
+_AHEAD = 2  # batches that a worker prepares while others wait
+
+
+class _Turns:
+    """A worker's batches lie in shared memory that is used again, because its new pages cost ten times the copy."""
+
+    def __init__(self) -> None:
+        self._turns: list[Tensor] = []
+
+    def stack(self, images: list[Pixels]) -> Tensor:
+        """`[B, ...]`; in a worker it lasts until _AHEAD + 1 more were asked for."""
+        if get_worker_info() is None:
+            return torch.from_numpy(np.stack(images))
+        shape = len(images), *images[0].shape
+        if len(self._turns) <= _AHEAD or self._turns[0].shape != shape:
+            batch = torch.empty(shape, dtype=torch.from_numpy(images[0]).dtype).share_memory_()
+            self._turns = self._turns[-_AHEAD:]
+        else:
+            batch = self._turns.pop(0)
+        self._turns.append(batch)
+        np.stack(images, out=batch.numpy())
+        return batch
 
 
 def _batches(samples: _Samples, asked: Sequence[tuple[np.ndarray, int]], workers: int) -> Iterator[Batch]:
@@ -64,13 +89,14 @@ def _batches(samples: _Samples, asked: Sequence[tuple[np.ndarray, int]], workers
         sampler=asked,
         num_workers=workers,
         generator=torch.Generator(),  # or torch's global generator would be drawn from
+        prefetch_factor=_AHEAD if workers else None,
         multiprocessing_context="fork" if workers else None,
     )
     try:
         for batch in loader:
             if isinstance(batch, DataError):
                 raise batch
-            yield batch
+            yield replace(batch, images=batch.images.clone()) if workers else batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

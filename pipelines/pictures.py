@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import simplejpeg
@@ -20,74 +21,101 @@ Pixels = NDArray[np.uint8]
 
 def decode(content: bytes, channels: int) -> Pixels:
     """PNG or JPEG -> uint8 `[C, H, W]`, C 1 or 3. Raises DataError when it does not decode."""
-    return _decoded(content, channels)[0].transpose(2, 0, 1)
+    return _decoded(content, channels).transpose(2, 0, 1)
 
 
-def crop(content: bytes, channels: int, box: Box, size: int, context: bool = False) -> Pixels:
-    """A box of a PNG or JPEG at size x size, bicubic with antialiasing -> uint8 `[C, H, W]`, C 1 or 3.
+def crop(content: bytes, channels: int, box: Box, size: int) -> Pixels:
+    """A box of a PNG or JPEG at size x size -> uint8 `[C, size, size]`, C 1 or 3, as `resized` brings it there.
 
-    The box is cut out and then resized, as torchvision's RandomResizedCrop does. With context, the filter sees the
-    pixels around it, as where the whole picture is resized and then cropped.
-
-    Raises DataError when it does not decode. A JPEG's box that is at least four times its new size is decoded at 1/4 or
-    1/8, which costs less.
+    Raises DataError when it does not decode. A JPEG's box of at least four times its new size is decoded at 1/4 or 1/8,
+    which costs less.
     """
     top, left, height, width = box
-    pixels, whole = _decoded(content, channels, min(height, width) / size)
-    y, x = pixels.shape[0] / whole[0], pixels.shape[1] / whole[1]
-    # A sum may be a rounding beyond the edge.
-    bottom, right = min((top + height) * y, pixels.shape[0]), min((left + width) * x, pixels.shape[1])
-    top, left = top * y, left * x
-    if not context:
-        first, start = math.floor(top), math.floor(left)
-        pixels = pixels[first : math.ceil(bottom), start : math.ceil(right)]
-        top, bottom, left, right = top - first, bottom - first, left - start, right - start
-        if (top, left, bottom, right) == (0, 0, *pixels.shape[:2]):
-            return _resized(pixels, size)
-    seen = Image.fromarray(pixels.squeeze()).resize((size, size), Image.Resampling.BICUBIC, (left, top, right, bottom))
-    return _planes(np.asarray(seen))
+    scale = min(height, width) / size
+    less = 1 if scale < 4 or not content.startswith(_JPEG) else min(8, 2 ** int(math.log2(scale)))
+    rows = int(top + height) if less == 1 and _whole(box) else None
+    pixels = _decoded(content, channels, less, rows)
+    return resized(pixels, (top / less, left / less, height / less, width / less), size)
 
 
-def _resized(pixels: Pixels, size: int) -> Pixels:
-    """uint8 `[H, W, C]` -> uint8 `[C, size, size]`. Within a grey value of Pillow where bicubic does not overshoot, in
-    a quarter of the time, but for whole pixels only."""
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
-    return F.interpolate(image, (size, size), mode="bicubic", antialias=True)[0].contiguous().numpy()
+def resized(pixels: Pixels, box: Box, size: int) -> Pixels:
+    """A box of uint8 `[H, W, C]` at size x size, bicubic with antialiasing -> uint8 `[C, size, size]`.
+
+    A box of whole pixels is cut out and resized by torch, as torchvision does for RandomResizedCrop. One with parts of
+    a pixel, as in evaluation, is resized by Pillow in four times the time; its filter sees what lies around the box,
+    as where the whole picture is resized and then cropped. More of `pixels` is not touched.
+    """
+    top, left, height, width = box
+    bottom, right = min(top + height, pixels.shape[0]), min(left + width, pixels.shape[1])  # a sum rounds
+    if _whole((top, left, bottom, right)):
+        part = np.array(pixels[int(top) : int(bottom), int(left) : int(right)])  # a copy that lies close
+        image = torch.from_numpy(part).permute(2, 0, 1)[None]
+        return F.interpolate(image, (size, size), mode="bicubic", antialias=True)[0].contiguous().numpy()
+    around = math.ceil(2 * max(1, height / size, width / size))
+    y, x = max(0, math.floor(top) - around), max(0, math.floor(left) - around)
+    part = pixels[y : math.ceil(bottom) + around, x : math.ceil(right) + around]
+    picture = Image.fromarray(part[..., 0] if part.shape[2] == 1 else part)
+    seen = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, (left - x, top - y, right - x, bottom - y)))
+    return np.ascontiguousarray(seen.reshape(size, size, -1).transpose(2, 0, 1))
 
 
-_MODES = {1: "L", 3: "RGB"}
+_JPEG = b"\xff\xd8"
+_COLOURS = {1: ("L", "GRAY"), 3: ("RGB", "RGB")}
+"""What Pillow and simplejpeg call them."""
 
 
-def _decoded(content: bytes, channels: int, scale: float = 1) -> tuple[Pixels, tuple[int, int]]:
-    """uint8 `[H, W, C]` and the height and width of the whole picture. scale: of its box over what that is brought to.
+def _whole(edges: Iterable[float]) -> bool:
+    return all(float(edge).is_integer() for edge in edges)
+
+
+def _decoded(content: bytes, channels: int, less: int = 1, rows: int | None = None) -> Pixels:
+    """uint8 `[H, W, C]`. Of a JPEG at 1 / less of its size, less 1, 2, 4 or 8, and its first `rows` rows or some more.
 
     simplejpeg, the faster one, decodes grey and colour JPEGs, and finds those that end too early; Pillow takes the
-    rest: PNG, CMYK, and what libjpeg warns of without harm (some files of ImageNet have bytes too many).
+    rest: PNG, CMYK, and what libjpeg warns of (a few files of ImageNet have bytes too many).
     """
+    mode, space = _COLOURS[channels]
     try:
-        height, width, space, _ = simplejpeg.decode_jpeg_header(content)
-        if space == "Gray" or (channels == 3 and space in ("YCbCr", "RGB")):
-            less = 1 if scale < 4 else min(8, 2 ** math.floor(math.log2(scale)))
-            pixels = simplejpeg.decode_jpeg(
-                content,
-                {1: "GRAY", 3: "RGB"}[channels],
-                min_height=math.ceil(height / less),
-                min_width=math.ceil(width / less),
-            )
-            return pixels, (height, width)
+        height, width, stored, _ = simplejpeg.decode_jpeg_header(content)
+        if stored == "Gray" or (channels == 3 and stored in ("YCbCr", "RGB")):
+            if rows is not None and (frame := _frame(content)) and (first := rows // 16 * 16 + 16) < height:
+                return _first_rows(content, frame, space, (first, width))
+            smallest = {"min_height": math.ceil(height / less), "min_width": math.ceil(width / less)}
+            return simplejpeg.decode_jpeg(content, space, **smallest)
     except ValueError as error:
         if "Premature end" in str(error):  # Pillow would take zeros for pixels
-            raise DataError(_REFUSED.format("it ends too early")) from error
+            raise DataError("does not decode as a picture (it ends too early)") from error
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
-            pixels = np.asarray(picture.convert(_MODES[channels]))
+            if less > 1:
+                picture.draft(mode, (picture.width // less, picture.height // less))
+            pixels = np.asarray(picture.convert(mode))
     except Exception as error:  # half a dozen kinds for damaged bytes, struct.error among them
-        raise DataError(_REFUSED.format(type(error).__name__)) from error
-    return pixels.reshape(*pixels.shape[:2], channels), pixels.shape[:2]
+        raise DataError(f"does not decode as a picture ({type(error).__name__})") from error
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
-_REFUSED = "does not decode as a picture ({})"
+def _first_rows(content: bytes, frame: int, space: str, shape: tuple[int, int]) -> Pixels:
+    """uint8 `[H, W, C]` of a JPEG that has more rows: decoding ends there, because the header that it sees says so.
+
+    H must be a multiple of 16, or the last rows lack a neighbour's colour. Raises ValueError when it does not decode.
+    """
+    shorter = bytearray(content)
+    shorter[frame + 5 : frame + 7] = shape[0].to_bytes(2, "big")
+    pixels = np.empty((*shape, 1 if space == "GRAY" else 3), np.uint8)
+    try:
+        simplejpeg.decode_jpeg(shorter, space, buffer=pixels)
+    except ValueError as error:
+        if "extraneous bytes" not in str(error):  # those of the rows left out
+            raise
+    return pixels
 
 
-def _planes(pixels: Pixels) -> Pixels:
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+def _frame(content: bytes) -> int | None:
+    """Where a JPEG's frame header begins (ITU-T T.81, B.2.2): marker, length, precision, height. None: not found."""
+    place = 2
+    while place + 7 < len(content) and content[place] == 0xFF:
+        if content[place + 1] in (0xC0, 0xC1, 0xC2):
+            return place
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return None
