@@ -62,7 +62,7 @@ def first_that_fits(
     largest: tuple[int, int],
 ) -> tuple[int, int, int, int] | None:
     """The first box that fits, of those that each four draws give: area, width / height, top, left."""
-    for area, shape, y, x in draws.reshape(-1, 4):
+    for area, shape, y, x in draws.reshape(-1, 4).tolist():
         pixels = height * width * (scale[0] + (scale[1] - scale[0]) * area)
         aspect = ratio[0] * (ratio[1] / ratio[0]) ** shape
         h, w = round((pixels / aspect) ** 0.5), round((pixels * aspect) ** 0.5)

@@ -71,14 +71,12 @@ class _Turns:
         """`[B, ...]`; in a worker it lasts until _AHEAD + 1 more were asked for."""
         if get_worker_info() is None:
             return torch.from_numpy(np.stack(images))
-        shape = len(images), *images[0].shape
-        if len(self._turns) <= _AHEAD or self._turns[0].shape != shape:
-            batch = torch.empty(shape, dtype=torch.from_numpy(images[0]).dtype).share_memory_()
-            self._turns = self._turns[-_AHEAD:]
+        batch = self._turns.pop(0) if len(self._turns) > _AHEAD else None
+        if batch is None or batch.shape != (len(images), *images[0].shape):
+            batch = torch.from_numpy(np.stack(images)).share_memory_()
         else:
-            batch = self._turns.pop(0)
+            np.stack(images, out=batch.numpy())
         self._turns.append(batch)
-        np.stack(images, out=batch.numpy())
         return batch
 
 
@@ -96,7 +94,7 @@ def _batches(samples: _Samples, asked: Sequence[tuple[np.ndarray, int]], workers
         for batch in loader:
             if isinstance(batch, DataError):
                 raise batch
-            yield replace(batch, images=batch.images.clone()) if workers else batch
+            yield replace(batch, images=torch.from_numpy(batch.images.numpy().copy("K"))) if workers else batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -170,4 +168,4 @@ def to_device(
     """uint8 `[B, C, H, W]` -> normalised `dtype` `[B, C, H, W]` on the device: a quarter of the bytes travel."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(-1, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(-1, 1, 1)
-    return (images.to(device, non_blocking=True).to(torch.float32) * scale - shift).to(dtype)
+    return (images.to(device, non_blocking=True).contiguous().to(torch.float32) * scale - shift).to(dtype)

@@ -50,13 +50,13 @@ def resized(pixels: Pixels, box: Box, size: int) -> Pixels:
     if _whole((top, left, bottom, right)):
         part = np.array(pixels[int(top) : int(bottom), int(left) : int(right)])  # a copy that lies close
         image = torch.from_numpy(part).permute(2, 0, 1)[None]
-        return F.interpolate(image, (size, size), mode="bicubic", antialias=True)[0].contiguous().numpy()
+        return F.interpolate(image, (size, size), mode="bicubic", antialias=True)[0].numpy()
     around = math.ceil(2 * max(1, height / size, width / size))
     y, x = max(0, math.floor(top) - around), max(0, math.floor(left) - around)
     part = pixels[y : math.ceil(bottom) + around, x : math.ceil(right) + around]
     picture = Image.fromarray(part[..., 0] if part.shape[2] == 1 else part)
     seen = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, (left - x, top - y, right - x, bottom - y)))
-    return np.ascontiguousarray(seen.reshape(size, size, -1).transpose(2, 0, 1))
+    return seen.reshape(size, size, -1).transpose(2, 0, 1)
 
 
 _JPEG = b"\xff\xd8"
