@@ -1,12 +1,12 @@
 """Loading photographs: CPU time an image from file to batch, for our shards and for what others use, and how near the
 pixels are.
 
-    python -m benchmarks.loader [--images 1000] [--rounds 5] [--workers 2]
+    python -m benchmarks.loader [--images 3000] [--rounds 5] [--workers 2]
 
 Every loader decodes the same JPEGs in an order of its own, takes a random box of each to 224 x 224, flips half of them
 and gives batches of 64. Counted is the user and system time of this process and its workers, which other work on the
-machine disturbs less than a clock: the least of all rounds, in which the loaders take turns. The floors are single
-steps of it, in this process and in the same rounds.
+machine disturbs less than a clock, their start and end included: the least of all rounds, in which the loaders take
+turns. The floors are single steps of it, in this process and in the same rounds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pipelines import catalog, order, shards
 from pipelines.augment import Augment
 from pipelines.boxes import Box, View
 from pipelines.loader import to_device, train_loader
-from pipelines.pictures import crop
+from pipelines.pictures import crop, decode, resized
 from pipelines.vision import torchvision
 from pipelines.webdataset import TarDataset
 
@@ -48,6 +48,8 @@ SHAPES = {
 """Height and width. Most of ImageNet's pictures have a longer side of 500, some are smaller, a few larger."""
 BYTES = 0.5
 """A pixel: a file of 500 x 375 has 94 kB, as ImageNet's have."""
+DIFFERENT = 320
+"""Photographs; more are the same files again, by other names."""
 
 Pixels = NDArray[np.uint8]
 
@@ -86,7 +88,10 @@ def write(folder: Path, shapes: list[tuple[int, int]], images: int, workers: int
     for i in range(images):
         path = source / "train" / f"{i % 10}" / f"{i:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(photograph(i, *shapes[i // 2 % len(shapes)]))
+        if i < DIFFERENT:
+            path.write_bytes(photograph(i, *shapes[i // 2 % len(shapes)]))
+        else:
+            path.hardlink_to(source / "train" / f"{i % 10}" / f"{i % DIFFERENT:06d}.jpg")
     (source / "test").mkdir()  # of which nothing is read
     per_shard = -(-images // max(4, workers))  # webdataset wants one or more for each worker
     written = shards.write(catalog.get("folder"), "train", folder, source=source, samples_per_shard=per_shard)
@@ -95,14 +100,8 @@ def write(folder: Path, shapes: list[tuple[int, int]], images: int, workers: int
 
 def _transform(interpolation: str = "BILINEAR") -> Any:
     transforms = torchvision().transforms
-    how = transforms.InterpolationMode[interpolation]
-    return transforms.Compose(
-        [
-            transforms.RandomResizedCrop(SIZE, interpolation=how),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-        ]
-    )
+    box = transforms.RandomResizedCrop(SIZE, interpolation=transforms.InterpolationMode[interpolation])
+    return transforms.Compose([box, transforms.RandomHorizontalFlip(), transforms.ToTensor()])
 
 
 def image_folder(photos: Photographs, interpolation: str = "BILINEAR") -> Iterator[Any]:
@@ -128,7 +127,13 @@ def ours(photos: Photographs) -> Iterator[Any]:
     """As `tdformer train` reads them: bicubic, bytes, which become floats on the device."""
     data = photos.data
     cursor = order.Cursor(0, 0, 0, BATCH, data.digest)
-    options: dict[str, Any] = {"rank": 0, "world": 1, "micro_batch": BATCH, "accumulation": 1, "workers": photos.workers}
+    options: dict[str, Any] = {
+        "rank": 0,
+        "world": 1,
+        "micro_batch": BATCH,
+        "accumulation": 1,
+        "workers": photos.workers,
+    }
     yield from train_loader(data, cursor, augment=Augment(flip=0.5), view=View(SIZE), **options)
 
 
@@ -148,23 +153,23 @@ LOADERS: dict[str, Callable[[Photographs], Iterable[Any]]] = {
 """Each passes over the photographs once, with its workers, and gives batches. The first is the base of the ratios."""
 
 
-def floors(photos: Photographs) -> dict[str, Callable[[], None]]:
-    """Single steps, over every photograph."""
-    read = [photos.data.read(i)[0] for i in range(len(photos.data))]
-    boxes = [View(SIZE).random(*photos.data.size(i), 0, i) for i in range(len(read))]
+def floors(photos: Photographs) -> dict[str, Callable[[], float]]:
+    """Single steps, each over every photograph that differs."""
+    chosen = range(min(DIFFERENT, len(photos.data)))
+    read = [photos.data.read(i)[0] for i in chosen]
+    boxes = [View(SIZE).random(*photos.data.size(i), 0, i) for i in chosen]
+    decoded = [decode(x, 3).transpose(1, 2, 0) for x in read]
+    times = len(photos.data) / len(read)
+
+    def each(step: Callable[[int], Any]) -> Callable[[], float]:
+        return lambda: times * _used(lambda: _passed(map(step, range(len(read)))))
+
     return {
-        "Pillow decodes": lambda: [Image.open(io.BytesIO(x)).convert("RGB") for x in read] and None,
-        "simplejpeg decodes": lambda: [simplejpeg.decode_jpeg(x) for x in read] and None,
-        "ours decodes and takes the box": lambda: [
-            crop(x, 3, box, SIZE) for x, box in zip(read, boxes, strict=True)
-        ] and None,
+        "Pillow decodes": each(lambda k: Image.open(io.BytesIO(read[k])).convert("RGB")),
+        "simplejpeg decodes": each(lambda k: simplejpeg.decode_jpeg(read[k])),
+        "torch brings the box to size": each(lambda k: resized(decoded[k], boxes[k], SIZE)),
+        "both, as ours does": each(lambda k: crop(read[k], 3, boxes[k], SIZE)),
     }
-
-
-def cpu_seconds() -> float:
-    """User and system, of this process and of those that it has waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def _passed(batches: Iterable[Any]) -> None:
@@ -172,13 +177,95 @@ def _passed(batches: Iterable[Any]) -> None:
         pass
 
 
+def _used(step: Callable[[], None]) -> float:
+    """Seconds of CPU time, user and system, of this process and of those that it has waited for."""
+    begun = _seconds()
+    step()
+    return _seconds() - begun
+
+
+def _seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
 def measure(photos: Photographs, rounds: int) -> dict[str, float]:
     """CPU milliseconds an image: the least of the rounds."""
-    steps = {name: lambda f=f: _passed(f(photos)) for name, f in LOADERS.items()} | floors(photos)
-    found: dict[str, list[float]] = {name: [] for name in steps}
+    torchvision()  # its import is no part of a pass
+    passes = {name: lambda f=f: _used(lambda: _passed(f(photos))) for name, f in LOADERS.items()}
+    found: dict[str, list[float]] = {}
     for _ in range(rounds):
-        for name, step in steps.items():
-            begun = cpu_seconds()
-            step()
-            found[name].append(1000 * (cpu_seconds() - begun) / len(photos.data))
+        for name, seconds in (passes | floors(photos)).items():
+            found.setdefault(name, []).append(1000 * seconds() / len(photos.data))
     return {name: min(times) for name, times in found.items()}
+
+
+def training_box(content: bytes, box: Box, interpolation: Image.Resampling) -> Pixels:
+    """`[H, W, C]` as torchvision does it to a Pillow picture: all decoded, box cut out, resized."""
+    top, left, height, width = box
+    part = Image.open(io.BytesIO(content)).convert("RGB").crop((left, top, left + width, top + height))
+    return np.asarray(part.resize((SIZE, SIZE), interpolation))
+
+
+def centre_box(content: bytes) -> Pixels:
+    """`[H, W, C]` as torchvision does it to a Pillow picture: all decoded, resized, centre cut out."""
+    vision = torchvision().transforms.functional
+    whole = Image.open(io.BytesIO(content)).convert("RGB")
+    seen = vision.resize(whole, int(SIZE / View(SIZE).crop_ratio), vision.InterpolationMode.BICUBIC)
+    return np.asarray(vision.center_crop(seen, SIZE))
+
+
+def compared(found: list[Pixels], expected: list[Pixels]) -> list[str]:
+    """PSNR over all pixels, largest and mean difference."""
+    differences = np.stack(found).astype(int) - np.stack(expected)
+    psnr = 10 * np.log10(255**2 / max(1e-9, np.mean(differences**2.0)))
+    return [f"{psnr:.1f}", str(np.abs(differences).max()), f"{differences.mean():+.4f}"]
+
+
+def quality(photos: Photographs) -> list[list[str]]:
+    """Rows of `compared`."""
+    data, view = photos.data, View(SIZE)
+    chosen = range(min(DIFFERENT, len(data)))
+    read = [data.read(i)[0] for i in chosen]
+    boxes = [view.random(*data.size(i), 0, i) for i in chosen]
+    centres = [view.centre(*data.size(i)) for i in chosen]
+
+    def ours(wanted: list[Box]) -> list[Pixels]:
+        return [crop(x, 3, box, SIZE).transpose(1, 2, 0) for x, box in zip(read, wanted, strict=True)]
+
+    def theirs(how: Image.Resampling) -> list[Pixels]:
+        return [training_box(x, box, how) for x, box in zip(read, boxes, strict=True)]
+
+    bicubic = theirs(Image.Resampling.BICUBIC)
+    return [
+        ["ours, training, against Pillow bicubic", *compared(ours(boxes), bicubic)],
+        [
+            "ours, evaluation, against torchvision's Resize and CenterCrop",
+            *compared(ours(centres), [*map(centre_box, read)]),
+        ],
+        ["Pillow bilinear against Pillow bicubic", *compared(theirs(Image.Resampling.BILINEAR), bicubic)],
+    ]
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args(arguments)
+    print(f"{machine()}; {asked.images} images, {asked.rounds} rounds, {asked.workers} workers")
+    for title, shapes in SHAPES.items():
+        with tempfile.TemporaryDirectory() as name:
+            photos = write(Path(name), shapes, asked.images, asked.workers)
+            found = measure(photos, asked.rounds)
+            pixels = quality(photos)
+            size = photos.data.table["size"].mean() / 1000
+        base = next(iter(found.values()))
+        rows = [[key, f"{time:.2f}", f"{base / time:.2f}"] for key, time in found.items()]
+        print(f"\n{title}, {size:.0f} kB on average\n")
+        print(table(["", "CPU ms an image", "ratio"], rows), end="\n\n")
+        print(table(["", "PSNR, dB", "largest difference", "mean difference"], pixels))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from .order import keyed_rng
 
 Box = tuple[float, float, float, float]
-"""top, left, height, width in pixels of the picture; parts of a pixel count."""
+"""top, left, height, width in pixels of the picture: int where the box is cut out before it is resized, float where it
+has parts of a pixel and what lies around it is seen by the filter."""
 
 _CROP = 0x63726F70  # keeps these draws apart from those of augmentation, which has a key of the same length
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import simplejpeg
@@ -33,29 +32,32 @@ def crop(content: bytes, channels: int, box: Box, size: int) -> Pixels:
     top, left, height, width = box
     scale = min(height, width) / size
     less = 1 if scale < 4 or not content.startswith(_JPEG) else min(8, 2 ** int(math.log2(scale)))
-    rows = int(top + height) if less == 1 and _whole(box) else None
-    pixels = _decoded(content, channels, less, rows)
-    return resized(pixels, (top / less, left / less, height / less, width / less), size)
+    if less > 1:
+        pixels = _decoded(content, channels, less)
+        return resized(pixels, (top / less, left / less, height / less, width / less), size)
+    return resized(_decoded(content, channels, rows=int(top + height) if _whole(box) else None), box, size)
 
 
 def resized(pixels: Pixels, box: Box, size: int) -> Pixels:
     """A box of uint8 `[H, W, C]` at size x size, bicubic with antialiasing -> uint8 `[C, size, size]`.
 
-    A box of whole pixels is cut out and resized by torch, as torchvision does for RandomResizedCrop. One with parts of
-    a pixel, as in evaluation, is resized by Pillow in four times the time; its filter sees what lies around the box,
-    as where the whole picture is resized and then cropped. More of `pixels` is not touched.
+    A box of int is cut out and resized by torch, as torchvision does for RandomResizedCrop. One of float, as in
+    evaluation, is resized by Pillow in four times the time; its filter sees what lies around the box, as where the
+    whole picture is resized and then cropped. More of `pixels` is not touched.
     """
     top, left, height, width = box
-    bottom, right = min(top + height, pixels.shape[0]), min(left + width, pixels.shape[1])  # a sum rounds
-    if _whole((top, left, bottom, right)):
-        part = np.array(pixels[int(top) : int(bottom), int(left) : int(right)])  # a copy that lies close
+    if _whole(box):
+        part = np.array(pixels[int(top) : int(top + height), int(left) : int(left + width)])  # a copy that lies close
         image = torch.from_numpy(part).permute(2, 0, 1)[None]
         return F.interpolate(image, (size, size), mode="bicubic", antialias=True)[0].numpy()
+    bottom, right = min(top + height, pixels.shape[0]), min(left + width, pixels.shape[1])  # a sum rounds
     around = math.ceil(2 * max(1, height / size, width / size))
     y, x = max(0, math.floor(top) - around), max(0, math.floor(left) - around)
     part = pixels[y : math.ceil(bottom) + around, x : math.ceil(right) + around]
     picture = Image.fromarray(part[..., 0] if part.shape[2] == 1 else part)
-    seen = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, (left - x, top - y, right - x, bottom - y)))
+    seen = np.asarray(
+        picture.resize((size, size), Image.Resampling.BICUBIC, (left - x, top - y, right - x, bottom - y))
+    )
     return seen.reshape(size, size, -1).transpose(2, 0, 1)
 
 
@@ -64,8 +66,8 @@ _COLOURS = {1: ("L", "GRAY"), 3: ("RGB", "RGB")}
 """What Pillow and simplejpeg call them."""
 
 
-def _whole(edges: Iterable[float]) -> bool:
-    return all(float(edge).is_integer() for edge in edges)
+def _whole(box: Box) -> bool:
+    return all(isinstance(edge, int) for edge in box)
 
 
 def _decoded(content: bytes, channels: int, less: int = 1, rows: int | None = None) -> Pixels:
