@@ -1,7 +1,7 @@
 """Loading photographs: CPU time an image from file to batch, for our shards and for what others use, and how near the
 pixels are.
 
-    python -m benchmarks.loader [--images 3000] [--rounds 5] [--workers 2]
+    python -m benchmarks.loader [--images 1920] [--rounds 4] [--workers 2]
 
 Every loader decodes the same JPEGs in an order of its own, takes a random box of each to 224 x 224, flips half of them
 and gives batches of 64. Counted is the user and system time of this process and its workers, which other work on the
@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,13 @@ DIFFERENT = 320
 Pixels = NDArray[np.uint8]
 
 
+_SOURCES = cache(load_sample_images)
+
+
 def photograph(number: int, height: int, width: int) -> bytes:
     """A JPEG of about BYTES a pixel: a part of one of scikit-learn's two photographs, with a camera's noise."""
     rng = np.random.default_rng(number)
-    whole = Image.fromarray(load_sample_images().images[number % 2])
+    whole = Image.fromarray(_SOURCES().images[number % 2])
     shape = np.array([width, height]) * rng.uniform(0.7, 0.95) * min(whole.width / width, whole.height / height)
     left, top = rng.uniform(0, np.array(whole.size) - shape)
     part = whole.resize((width, height), Image.Resampling.LANCZOS, (left, top, left + shape[0], top + shape[1]))
@@ -249,14 +253,15 @@ def quality(photos: Photographs) -> list[list[str]]:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=3000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=1920, help="rounded up to whole batches")
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args(arguments)
-    print(f"{machine()}; {asked.images} images, {asked.rounds} rounds, {asked.workers} workers")
+    images = -(-asked.images // BATCH) * BATCH
+    print(f"{machine()}; {images} images, {asked.rounds} rounds, {asked.workers} workers")
     for title, shapes in SHAPES.items():
         with tempfile.TemporaryDirectory() as name:
-            photos = write(Path(name), shapes, asked.images, asked.workers)
+            photos = write(Path(name), shapes, images, asked.workers)
             found = measure(photos, asked.rounds)
             pixels = quality(photos)
             size = photos.data.table["size"].mean() / 1000

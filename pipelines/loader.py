@@ -94,6 +94,7 @@ def _batches(samples: _Samples, asked: Sequence[tuple[np.ndarray, int]], workers
         for batch in loader:
             if isinstance(batch, DataError):
                 raise batch
+            # numpy copies on one thread; torch would keep all of them busy for it.
             yield replace(batch, images=torch.from_numpy(batch.images.numpy().copy("K"))) if workers else batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
