@@ -92,7 +92,7 @@ class Augment:
                 _blank(image, draws[4:])
             else:
                 self._erase(image, rng)
-        return np.ascontiguousarray(image)
+        return image
 
     def _coloured(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from .order import keyed_rng
 
 Box = tuple[float, float, float, float]
-"""top, left, height, width in pixels of the picture; parts of a pixel count."""
+"""top, left, height, width in pixels of the picture: int where the box is cut out before it is resized, float where it
+has parts of a pixel and what lies around it is seen by the filter."""
 
 _CROP = 0x63726F70  # keeps these draws apart from those of augmentation, which has a key of the same length
 
@@ -62,7 +63,7 @@ def first_that_fits(
     largest: tuple[int, int],
 ) -> tuple[int, int, int, int] | None:
     """The first box that fits, of those that each four draws give: area, width / height, top, left."""
-    for area, shape, y, x in draws.reshape(-1, 4):
+    for area, shape, y, x in draws.reshape(-1, 4).tolist():
         pixels = height * width * (scale[0] + (scale[1] - scale[0]) * area)
         aspect = ratio[0] * (ratio[1] / ratio[0]) ** shape
         h, w = round((pixels / aspect) ** 0.5), round((pixels * aspect) ** 0.5)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,53 +20,104 @@ Pixels = NDArray[np.uint8]
 
 def decode(content: bytes, channels: int) -> Pixels:
     """PNG or JPEG -> uint8 `[C, H, W]`, C 1 or 3. Raises DataError when it does not decode."""
-    with _opened(content) as picture:
-        return _array(picture.convert(_MODES[channels]))
+    return _decoded(content, channels).transpose(2, 0, 1)
 
 
 def crop(content: bytes, channels: int, box: Box, size: int) -> Pixels:
-    """A box of a PNG or JPEG at size x size, bicubic with antialiasing -> uint8 `[C, H, W]`, C 1 or 3.
+    """A box of a PNG or JPEG at size x size -> uint8 `[C, size, size]`, C 1 or 3, as `resized` brings it there.
 
-    Raises DataError when it does not decode. A JPEG's box that is at least twice its new size is decoded at 1/2, 1/4
-    or 1/8, which costs less.
+    Raises DataError when it does not decode. A JPEG's box of at least four times its new size is decoded at 1/4 or 1/8,
+    which costs less.
     """
     top, left, height, width = box
-    with _opened(content) as picture:
-        whole = picture.size
-        scale = min(height, width) / size
-        if picture.format == "JPEG" and picture.mode in ("L", "RGB") and scale >= 2:
-            picture.draft(picture.mode, (int(whole[0] / scale), int(whole[1] / scale)))
-        x, y = picture.size[0] / whole[0], picture.size[1] / whole[1]
-        right, bottom = min((left + width) * x, picture.size[0]), min((top + height) * y, picture.size[1])
-        part = (left * x, top * y, right, bottom)  # a sum may be a rounding beyond the edge
-        seen = picture.convert(_MODES[channels]).resize((size, size), Image.Resampling.BICUBIC, part)
-        return _array(seen)
+    scale = min(height, width) / size
+    less = 1 if scale < 4 or not content.startswith(_JPEG) else min(8, 2 ** int(math.log2(scale)))
+    if less > 1:
+        pixels = _decoded(content, channels, less)
+        return resized(pixels, (top / less, left / less, height / less, width / less), size)
+    return resized(_decoded(content, channels, rows=int(top + height) if _whole(box) else None), box, size)
 
 
 def resized(pixels: Pixels, box: Box, size: int) -> Pixels:
-    """A box of uint8 `[H, W, C]`, at size x size, bicubic with antialiasing -> uint8 `[C, size, size]`. Of `pixels` no
-    more is touched than the box and what its edges are made of."""
+    """A box of uint8 `[H, W, C]` at size x size, bicubic with antialiasing -> uint8 `[C, size, size]`.
+
+    A box of int is cut out and resized by torch, as torchvision does for RandomResizedCrop. One of float, as in
+    evaluation, is resized by Pillow in four times the time; its filter sees what lies around the box, as where the
+    whole picture is resized and then cropped. More of `pixels` is not touched.
+    """
     top, left, height, width = box
-    y, x = int(top), int(left)
-    part = pixels[y : math.ceil(top + height), x : math.ceil(left + width)]
-    picture = Image.fromarray(np.ascontiguousarray(part[..., 0] if part.shape[2] == 1 else part))
-    inside = (left - x, top - y, min(left - x + width, part.shape[1]), min(top - y + height, part.shape[0]))
-    return _array(picture.resize((size, size), Image.Resampling.BICUBIC, inside))
+    if _whole(box):
+        part = np.array(pixels[int(top) : int(top + height), int(left) : int(left + width)])  # a copy that lies close
+        image = torch.from_numpy(part).permute(2, 0, 1)[None]
+        return F.interpolate(image, (size, size), mode="bicubic", antialias=True)[0].numpy()
+    bottom, right = min(top + height, pixels.shape[0]), min(left + width, pixels.shape[1])  # a sum rounds
+    around = math.ceil(2 * max(1, height / size, width / size))
+    y, x = max(0, math.floor(top) - around), max(0, math.floor(left) - around)
+    part = pixels[y : math.ceil(bottom) + around, x : math.ceil(right) + around]
+    picture = Image.fromarray(part[..., 0] if part.shape[2] == 1 else part)
+    seen = np.asarray(
+        picture.resize((size, size), Image.Resampling.BICUBIC, (left - x, top - y, right - x, bottom - y))
+    )
+    return seen.reshape(size, size, -1).transpose(2, 0, 1)
 
 
-_MODES = {1: "L", 3: "RGB"}
+_JPEG = b"\xff\xd8"
+_COLOURS = {1: ("L", "GRAY"), 3: ("RGB", "RGB")}
+"""What Pillow and simplejpeg call them."""
 
 
-@contextmanager
-def _opened(content: bytes) -> Iterator[Image.Image]:
-    """A picture; whatever Pillow raises for damaged bytes (half a dozen kinds, struct.error among them) is one line."""
+def _whole(box: Box) -> bool:
+    return all(isinstance(edge, int) for edge in box)
+
+
+def _decoded(content: bytes, channels: int, less: int = 1, rows: int | None = None) -> Pixels:
+    """uint8 `[H, W, C]`. Of a JPEG at 1 / less of its size, less 1, 2, 4 or 8, and its first `rows` rows or some more.
+
+    simplejpeg, the faster one, decodes grey and colour JPEGs, and finds those that end too early; Pillow takes the
+    rest: PNG, CMYK, and what libjpeg warns of (a few files of ImageNet have bytes too many).
+    """
+    mode, space = _COLOURS[channels]
+    try:
+        height, width, stored, _ = simplejpeg.decode_jpeg_header(content)
+        if stored == "Gray" or (channels == 3 and stored in ("YCbCr", "RGB")):
+            if rows is not None and (frame := _frame(content)) and (first := rows // 16 * 16 + 16) < height:
+                return _first_rows(content, frame, space, (first, width))
+            smallest = {"min_height": math.ceil(height / less), "min_width": math.ceil(width / less)}
+            return simplejpeg.decode_jpeg(content, space, **smallest)
+    except ValueError as error:
+        if "Premature end" in str(error):  # Pillow would take zeros for pixels
+            raise DataError("does not decode as a picture (it ends too early)") from error
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
-            yield picture
-    except Exception as error:
+            if less > 1:
+                picture.draft(mode, (picture.width // less, picture.height // less))
+            pixels = np.asarray(picture.convert(mode))
+    except Exception as error:  # half a dozen kinds for damaged bytes, struct.error among them
         raise DataError(f"does not decode as a picture ({type(error).__name__})") from error
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _array(picture: Image.Image) -> Pixels:
-    pixels = np.asarray(picture)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+def _first_rows(content: bytes, frame: int, space: str, shape: tuple[int, int]) -> Pixels:
+    """uint8 `[H, W, C]` of a JPEG that has more rows: decoding ends there, because the header that it sees says so.
+
+    H must be a multiple of 16, or the last rows lack a neighbour's colour. Raises ValueError when it does not decode.
+    """
+    shorter = bytearray(content)
+    shorter[frame + 5 : frame + 7] = shape[0].to_bytes(2, "big")
+    pixels = np.empty((*shape, 1 if space == "GRAY" else 3), np.uint8)
+    try:
+        simplejpeg.decode_jpeg(shorter, space, buffer=pixels)
+    except ValueError as error:
+        if "extraneous bytes" not in str(error):  # those of the rows left out
+            raise
+    return pixels
+
+
+def _frame(content: bytes) -> int | None:
+    """Where a JPEG's frame header begins (ITU-T T.81, B.2.2): marker, length, precision, height. None: not found."""
+    place = 2
+    while place + 7 < len(content) and content[place] == 0xFF:
+        if content[place + 1] in (0xC0, 0xC1, 0xC2):
+            return place
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return None

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import tdformer
-from benchmarks import checkpoint, order, peer
+from benchmarks import checkpoint, loader, order, peer
 from benchmarks.published import Published
 from tdformer import registry
 from tdformer.backbones import QKFormerSizes
@@ -118,3 +118,21 @@ def test_the_order_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     order.main(["--samples", "5000", "--rounds", "1"])
     said = capsys.readouterr().out
     assert "5,000 samples" in said and all(f"| {word} |" in said for word in ("open", "shuffle", "resume"))
+
+
+def test_loaders_are_timed_and_their_pixels_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    loader.main(["--images", "64", "--rounds", "1", "--workers", "1"])
+    said = capsys.readouterr().out
+    for title in loader.SHAPES:
+        rows = [line.strip("| ").split(" | ") for line in said.partition(f"\n{title},")[2].splitlines()]
+        found = {row[0]: row[1:] for row in rows if len(row) > 1}
+        assert all(float(found[name][0]) > 0 for name in loader.LOADERS)
+        training, evaluation = (next(v for k, v in found.items() if k.startswith(f"ours, {x}")) for x in ("tr", "ev"))
+        assert float(training[0]) > 50 and float(evaluation[0]) > 60 and int(evaluation[1]) <= 1
+
+
+def test_photographs_have_the_asked_bytes(tmp_path: Path) -> None:
+    photos = loader.write(tmp_path, [(375, 500), (200, 160)], 8, 1)
+    sizes, pixels = photos.data.table["size"], photos.data.table["height"] * photos.data.table["width"]
+    assert sorted(set(pixels)) == [200 * 160, 375 * 500]
+    assert (sizes <= loader.BYTES * pixels).all() and (sizes > 0.75 * loader.BYTES * pixels).all()

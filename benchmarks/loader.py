@@ -1,0 +1,276 @@
+"""Loading photographs: CPU time an image from file to batch, for our shards and for what others use, and how near the
+pixels are.
+
+    python -m benchmarks.loader [--images 1920] [--rounds 4] [--workers 2]
+
+Every loader decodes the same JPEGs in an order of its own, takes a random box of each to 224 x 224, flips half of them
+and gives batches of 64. Counted is the user and system time of this process and its workers, which other work on the
+machine disturbs less than a clock, their start and end included: the least of all rounds, in which the loaders take
+turns. The floors are single steps of it, in this process and in the same rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import resource
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+import webdataset
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch.utils.data import DataLoader
+
+from pipelines import catalog, order, shards
+from pipelines.augment import Augment
+from pipelines.boxes import Box, View
+from pipelines.loader import to_device, train_loader
+from pipelines.pictures import crop, decode, resized
+from pipelines.vision import torchvision
+from pipelines.webdataset import TarDataset
+
+from . import machine, table
+
+SIZE, BATCH = 224, 64
+SHAPES = {
+    "500 x 375": [(375, 500)],
+    "many sizes": [(375, 500), (500, 375), (333, 500), (500, 333), (500, 500), (240, 320), (160, 200), (768, 1024)],
+}
+"""Height and width. Most of ImageNet's pictures have a longer side of 500, some are smaller, a few larger."""
+BYTES = 0.5
+"""A pixel: a file of 500 x 375 has 94 kB, as ImageNet's have."""
+DIFFERENT = 320
+"""Photographs; more are the same files again, by other names."""
+
+Pixels = NDArray[np.uint8]
+
+
+_SOURCES = cache(load_sample_images)
+
+
+def photograph(number: int, height: int, width: int) -> bytes:
+    """A JPEG of about BYTES a pixel: a part of one of scikit-learn's two photographs, with a camera's noise."""
+    rng = np.random.default_rng(number)
+    whole = Image.fromarray(_SOURCES().images[number % 2])
+    shape = np.array([width, height]) * rng.uniform(0.7, 0.95) * min(whole.width / width, whole.height / height)
+    left, top = rng.uniform(0, np.array(whole.size) - shape)
+    part = whole.resize((width, height), Image.Resampling.LANCZOS, (left, top, left + shape[0], top + shape[1]))
+    pixels = np.asarray(part) * rng.uniform(0.8, 1.1) + rng.normal(0, 2.5, (height, width, 3))
+    picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    low, high, content = 0, 100, b""
+    while high - low > 1:  # the best quality that is not too large
+        buffer, quality = io.BytesIO(), (low + high) // 2
+        picture.save(buffer, "JPEG", quality=quality)
+        if buffer.tell() <= BYTES * height * width:
+            low, content = quality, buffer.getvalue()
+        else:
+            high = quality
+    return content
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """The same pictures as a folder of classes and as shards; workers: of every loader."""
+
+    source: Path
+    data: TarDataset
+    workers: int
+
+
+def write(folder: Path, shapes: list[tuple[int, int]], images: int, workers: int) -> Photographs:
+    source = folder / "source"
+    for i in range(images):
+        path = source / "train" / f"{i % 10}" / f"{i:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if i < DIFFERENT:
+            path.write_bytes(photograph(i, *shapes[i // 2 % len(shapes)]))
+        else:
+            path.hardlink_to(source / "train" / f"{i % 10}" / f"{i % DIFFERENT:06d}.jpg")
+    (source / "test").mkdir()  # of which nothing is read
+    per_shard = -(-images // max(4, workers))  # webdataset wants one or more for each worker
+    written = shards.write(catalog.get("folder"), "train", folder, source=source, samples_per_shard=per_shard)
+    return Photographs(source, TarDataset(written), workers)
+
+
+def _transform(interpolation: str = "BILINEAR") -> Any:
+    transforms = torchvision().transforms
+    box = transforms.RandomResizedCrop(SIZE, interpolation=transforms.InterpolationMode[interpolation])
+    return transforms.Compose([box, transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+
+
+def image_folder(photos: Photographs, interpolation: str = "BILINEAR") -> Iterator[Any]:
+    """torchvision's ImageFolder as its examples use it."""
+    data = torchvision().datasets.ImageFolder(photos.source / "train", _transform(interpolation))
+    yield from DataLoader(data, BATCH, shuffle=True, num_workers=photos.workers)
+
+
+def image_folder_bicubic(photos: Photographs) -> Iterator[Any]:
+    return image_folder(photos, "BICUBIC")
+
+
+def plain_webdataset(photos: Photographs) -> Iterator[Any]:
+    """The same tars as webdataset's examples read them: Pillow, a buffer that shuffles."""
+    paths = [str(path) for path in photos.data.paths]
+    data = webdataset.WebDataset(paths, shardshuffle=len(paths)).shuffle(200).decode("pil")
+    change = _transform()
+    batches = data.to_tuple("jpg", "cls").map_tuple(change, int).batched(BATCH)
+    yield from DataLoader(batches, batch_size=None, num_workers=photos.workers)
+
+
+def ours(photos: Photographs) -> Iterator[Any]:
+    """As `tdformer train` reads them: bicubic, bytes, which become floats on the device."""
+    data = photos.data
+    cursor = order.Cursor(0, 0, 0, BATCH, data.digest)
+    options: dict[str, Any] = {
+        "rank": 0,
+        "world": 1,
+        "micro_batch": BATCH,
+        "accumulation": 1,
+        "workers": photos.workers,
+    }
+    yield from train_loader(data, cursor, augment=Augment(flip=0.5), view=View(SIZE), **options)
+
+
+def ours_as_floats(photos: Photographs) -> Iterator[Any]:
+    """With the normalisation, where the device is this CPU."""
+    for (batch,) in ours(photos):
+        yield to_device(batch.images, photos.data.mean, photos.data.std, torch.device("cpu"))
+
+
+LOADERS: dict[str, Callable[[Photographs], Iterable[Any]]] = {
+    "torchvision ImageFolder, float32": image_folder,
+    "the same, bicubic": image_folder_bicubic,
+    "webdataset and Pillow, float32": plain_webdataset,
+    "ours, uint8": ours,
+    "ours, normalised float32": ours_as_floats,
+}
+"""Each passes over the photographs once, with its workers, and gives batches. The first is the base of the ratios."""
+
+
+def floors(photos: Photographs) -> dict[str, Callable[[], float]]:
+    """Single steps, each over every photograph that differs."""
+    chosen = range(min(DIFFERENT, len(photos.data)))
+    read = [photos.data.read(i)[0] for i in chosen]
+    boxes = [View(SIZE).random(*photos.data.size(i), 0, i) for i in chosen]
+    decoded = [decode(x, 3).transpose(1, 2, 0) for x in read]
+    times = len(photos.data) / len(read)
+
+    def each(step: Callable[[int], Any]) -> Callable[[], float]:
+        return lambda: times * _used(lambda: _passed(map(step, range(len(read)))))
+
+    return {
+        "Pillow decodes": each(lambda k: Image.open(io.BytesIO(read[k])).convert("RGB")),
+        "simplejpeg decodes": each(lambda k: simplejpeg.decode_jpeg(read[k])),
+        "torch brings the box to size": each(lambda k: resized(decoded[k], boxes[k], SIZE)),
+        "both, as ours does": each(lambda k: crop(read[k], 3, boxes[k], SIZE)),
+    }
+
+
+def _passed(batches: Iterable[Any]) -> None:
+    for _ in batches:
+        pass
+
+
+def _used(step: Callable[[], None]) -> float:
+    """Seconds of CPU time, user and system, of this process and of those that it has waited for."""
+    begun = _seconds()
+    step()
+    return _seconds() - begun
+
+
+def _seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def measure(photos: Photographs, rounds: int) -> dict[str, float]:
+    """CPU milliseconds an image: the least of the rounds."""
+    torchvision()  # its import is no part of a pass
+    passes = {name: lambda f=f: _used(lambda: _passed(f(photos))) for name, f in LOADERS.items()}
+    found: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, seconds in (passes | floors(photos)).items():
+            found.setdefault(name, []).append(1000 * seconds() / len(photos.data))
+    return {name: min(times) for name, times in found.items()}
+
+
+def training_box(content: bytes, box: Box, interpolation: Image.Resampling) -> Pixels:
+    """`[H, W, C]` as torchvision does it to a Pillow picture: all decoded, box cut out, resized."""
+    top, left, height, width = box
+    part = Image.open(io.BytesIO(content)).convert("RGB").crop((left, top, left + width, top + height))
+    return np.asarray(part.resize((SIZE, SIZE), interpolation))
+
+
+def centre_box(content: bytes) -> Pixels:
+    """`[H, W, C]` as torchvision does it to a Pillow picture: all decoded, resized, centre cut out."""
+    vision = torchvision().transforms.functional
+    whole = Image.open(io.BytesIO(content)).convert("RGB")
+    seen = vision.resize(whole, int(SIZE / View(SIZE).crop_ratio), vision.InterpolationMode.BICUBIC)
+    return np.asarray(vision.center_crop(seen, SIZE))
+
+
+def compared(found: list[Pixels], expected: list[Pixels]) -> list[str]:
+    """PSNR over all pixels, largest and mean difference."""
+    differences = np.stack(found).astype(int) - np.stack(expected)
+    psnr = 10 * np.log10(255**2 / max(1e-9, np.mean(differences**2.0)))
+    return [f"{psnr:.1f}", str(np.abs(differences).max()), f"{differences.mean():+.4f}"]
+
+
+def quality(photos: Photographs) -> list[list[str]]:
+    """Rows of `compared`."""
+    data, view = photos.data, View(SIZE)
+    chosen = range(min(DIFFERENT, len(data)))
+    read = [data.read(i)[0] for i in chosen]
+    boxes = [view.random(*data.size(i), 0, i) for i in chosen]
+    centres = [view.centre(*data.size(i)) for i in chosen]
+
+    def ours(wanted: list[Box]) -> list[Pixels]:
+        return [crop(x, 3, box, SIZE).transpose(1, 2, 0) for x, box in zip(read, wanted, strict=True)]
+
+    def theirs(how: Image.Resampling) -> list[Pixels]:
+        return [training_box(x, box, how) for x, box in zip(read, boxes, strict=True)]
+
+    bicubic = theirs(Image.Resampling.BICUBIC)
+    return [
+        ["ours, training, against Pillow bicubic", *compared(ours(boxes), bicubic)],
+        [
+            "ours, evaluation, against torchvision's Resize and CenterCrop",
+            *compared(ours(centres), [*map(centre_box, read)]),
+        ],
+        ["Pillow bilinear against Pillow bicubic", *compared(theirs(Image.Resampling.BILINEAR), bicubic)],
+    ]
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1920, help="rounded up to whole batches")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args(arguments)
+    images = -(-asked.images // BATCH) * BATCH
+    print(f"{machine()}; {images} images, {asked.rounds} rounds, {asked.workers} workers")
+    for title, shapes in SHAPES.items():
+        with tempfile.TemporaryDirectory() as name:
+            photos = write(Path(name), shapes, images, asked.workers)
+            found = measure(photos, asked.rounds)
+            pixels = quality(photos)
+            size = photos.data.table["size"].mean() / 1000
+        base = next(iter(found.values()))
+        rows = [[key, f"{time:.2f}", f"{base / time:.2f}"] for key, time in found.items()]
+        print(f"\n{title}, {size:.0f} kB on average\n")
+        print(table(["", "CPU ms an image", "ratio"], rows), end="\n\n")
+        print(table(["", "PSNR, dB", "largest difference", "mean difference"], pixels))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
