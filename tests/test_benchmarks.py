@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,4 @@ def test_the_order_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     order.main(["--samples", "5000", "--rounds", "1"])
     said = capsys.readouterr().out
     assert "5,000 samples" in said and all(f"| {word} |" in said for word in ("open", "shuffle", "resume"))
+    assert re.search(r"Memory of writing it: names and labels of the files \d+ MiB, rows \d+ MiB", said)
