@@ -1,4 +1,4 @@
-"""The sample order at ImageNet's size: bytes of the index, time to open it, to shuffle, and to resume.
+"""The sample order at ImageNet's size: bytes of the index, memory to write it, time to open it, to shuffle, to resume.
 
     python -m benchmarks.order [--samples 1281167] [--rounds 5]
 
