@@ -1,8 +1,8 @@
-"""The sample order at ImageNet's size: bytes of the index, time to open it, to shuffle, and to resume.
+"""The sample order at ImageNet's size: bytes of the index, memory to write it, time to open it, to shuffle, to resume.
 
     python -m benchmarks.order [--samples 1281167] [--rounds 5]
 
-The index is a real one of that many rows, beside one shard file of the right size that holds nothing. Resuming is what
+The index is a real one of that many rows, beside shard files of the right sizes that hold nothing. Resuming is what
 a rank does between opening its data and asking for its first batch, in the middle of an epoch. Times are medians;
 ratios are against reading the index's bytes from the page cache, in the same rounds.
 """
@@ -10,52 +10,56 @@ ratios are against reading the index's bytes from the page cache, in the same ro
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipelines import index, order
+from pipelines import catalog, index, order, shards
 from pipelines.webdataset import TarDataset
 
 from . import machine, table
 
 
-def write_index(folder: Path, samples: int) -> None:
-    """Rows as `tdformer shard` writes them, for pictures of about 110 kB."""
+def write_index(folder: Path, samples: int) -> str:
+    """As `tdformer shard imagenet` does, for pictures of about 110 kB; what memory it took."""
     rng = np.random.default_rng(0)
-    sizes = rng.integers(50_000, 170_000, samples)
-    columns = {
-        "shard": np.zeros(samples),
-        "offset": np.cumsum(sizes) - sizes,
-        "size": sizes,
-        "label": rng.integers(0, 1000, samples),
-        "crc32": rng.integers(0, 2**32, samples),
-        "height": rng.integers(200, 600, samples),
-        "width": rng.integers(200, 600, samples),
-    }
-    typed = {key: columns[key].astype(kind) for key, kind in index.COLUMNS.items()}
-    np.savez(folder / index.TABLE, allow_pickle=False, **typed)
-    name, size = "train-000000.tar", int(sizes.sum())
+    classes = tuple(f"n{i:08d}" for i in range(1000))
+    tracemalloc.start()
+    labels = rng.integers(0, 1000, samples).astype(np.int32)
+    names = np.array([f"{classes[label]}_{i % 1300}.JPEG".encode() for i, label in enumerate(labels)], np.bytes_)
+    source = catalog.Files(folder, classes, names, labels)
+    done = [
+        _shard(folder, number, part) for number, part in enumerate(np.split(labels, range(10_000, samples, 10_000)))
+    ]
+    kept = sum(shard.rows.nbytes for shard in done)
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    shards.write_index(catalog.get("imagenet"), source, "train", folder, done)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    parts = names.nbytes + labels.nbytes, kept, peak - before
+    files, rows, more = (f"{part / 2**20:.0f} MiB" for part in parts)
+    return f"Memory of writing it: names and labels of the files {files}, rows {rows}, and {more} more at the end."
+
+
+def _shard(folder: Path, number: int, labels: NDArray[np.int32]) -> shards.Shard:
+    rng = np.random.default_rng(number)
+    rows = np.empty(len(labels), shards.ROW)
+    rows["shard"], rows["label"] = number, labels
+    rows["size"] = rng.integers(50_000, 170_000, len(labels))
+    rows["offset"] = np.cumsum(rows["size"]) - rows["size"]
+    rows["crc32"] = rng.integers(0, 2**32, len(labels))
+    rows["height"], rows["width"] = rng.integers(200, 600, (2, len(labels)))
+    name, size = f"train-{number:06d}.tar", int(rows["size"].sum())
     with (folder / name).open("wb") as file:
         file.truncate(size)  # sparse: no disk is used
-    facts = {
-        "format": index.FORMAT,
-        "dataset": "imagenet",
-        "split": "train",
-        "count": samples,
-        "class_names": [f"{i:03d}" for i in range(1000)],
-        "shape": [3, 0, 0],
-        "mean": [0.5] * 3,
-        "std": [0.2] * 3,
-        "shards": [{"name": name, "bytes": size, "count": samples}],
-        "digest": index.table_digest(typed),
-    }
-    (folder / index.INDEX).write_text(json.dumps(facts))
+    return shards.Shard({"name": name, "bytes": size, "count": len(labels)}, rows)
 
 
 def main(arguments: list[str]) -> None:
@@ -66,7 +70,7 @@ def main(arguments: list[str]) -> None:
     found: dict[str, list[float]] = {"read the bytes": [], "open": [], "shuffle": [], "resume": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_index(folder, asked.samples)
+        written = write_index(folder, asked.samples)
         for _ in range(asked.rounds):
             begun = time.perf_counter()
             size = len((folder / index.TABLE).read_bytes())
@@ -87,7 +91,7 @@ def main(arguments: list[str]) -> None:
         memory = sum(column.nbytes for column in data.table.values())
     print(f"{machine()}; {asked.samples:,} samples, {asked.rounds} rounds\n")
     print(f"index: {size / 2**20:.0f} MiB on the disk, {memory / 2**20:.0f} MiB in memory, ", end="")
-    print(f"the order of an epoch {permuted.nbytes / 2**20:.0f} MiB\n")
+    print(f"the order of an epoch {permuted.nbytes / 2**20:.0f} MiB. {written}\n")
     base = statistics.median(found["read the bytes"])
     rows = [[k, f"{statistics.median(v):.3f}", f"{statistics.median(v) / base:.1f}"] for k, v in found.items()]
     print(table(["", "s", "ratio"], rows))

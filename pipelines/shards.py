@@ -28,7 +28,7 @@ from .index import AGAIN, COLUMNS, FORMAT, INDEX, TABLE, table_digest
 from .pictures import decode
 from .webdataset import TarDataset
 
-_ROW = np.dtype(list(COLUMNS.items()))  # 36 bytes a sample, where a list of its numbers takes some 300
+ROW = np.dtype(list(COLUMNS.items()))  # 36 bytes a sample, where a list of its numbers takes some 300
 
 
 def write(
@@ -62,7 +62,7 @@ def write(
             count += part.facts["count"]
             if progress is not None:
                 progress(count, len(opened))
-        _index(dataset, opened, split, hidden, done)
+        write_index(dataset, opened, split, hidden, done)
         shutil.rmtree(replaced, ignore_errors=True)
         if final.exists():
             os.rename(final, replaced)
@@ -78,7 +78,7 @@ def write(
 
 
 @dataclass(frozen=True)
-class _Shard:
+class Shard:
     """A shard that is whole on the disk: its facts for index.json and its rows for index.npz."""
 
     facts: dict[str, Any]
@@ -94,7 +94,7 @@ class _Job:
     split: str
     folder: Path
 
-    def __call__(self, asked: tuple[int, range]) -> _Shard:
+    def __call__(self, asked: tuple[int, range]) -> Shard:
         number, ids = asked
         path = self.folder / f"{self.split}-{number:06d}.tar"
         note = path.with_suffix(".npz")
@@ -108,7 +108,7 @@ class _Job:
         _save(note, mark=np.array(mark), facts=np.array(json.dumps(shard.facts)), rows=shard.rows)
         return shard
 
-    def write(self, path: Path, number: int, ids: range) -> _Shard:
+    def write(self, path: Path, number: int, ids: range) -> Shard:
         found: dict[str, tuple[int, ...]] = {}
         with path.open("wb") as file:
             # Fixed owner, mode and time: the same samples give the same bytes. An integer time, because tarfile
@@ -129,8 +129,8 @@ class _Job:
             file.flush()
             os.fsync(file.fileno())
         with tarfile.open(path) as tar:
-            rows = np.array([(number, m.offset_data, *found[m.name]) for m in tar if m.name in found], _ROW)
-        return _Shard({"name": path.name, **_facts(path), "count": len(rows)}, rows)
+            rows = np.array([(number, m.offset_data, *found[m.name]) for m in tar if m.name in found], ROW)
+        return Shard({"name": path.name, **_facts(path), "count": len(rows)}, rows)
 
     def check(self, sample: Sample) -> tuple[int, int]:
         """Height and width. Raises DataError, naming the sample, when it does not decode or fit the data set."""
@@ -147,7 +147,7 @@ class _Job:
         return shape[1], shape[2]
 
 
-def _in_parallel(processes: int, job: _Job, asked: list[tuple[int, range]]) -> Iterator[_Shard]:
+def _in_parallel(processes: int, job: _Job, asked: list[tuple[int, range]]) -> Iterator[Shard]:
     if processes == 1:
         yield from map(job, asked)
         return
@@ -168,11 +168,12 @@ def _begin(job: _Job) -> None:
     _job = job
 
 
-def _work(asked: tuple[int, range]) -> _Shard:
+def _work(asked: tuple[int, range]) -> Shard:
     return _job(asked)
 
 
-def _index(dataset: Dataset, opened: Source, split: str, folder: Path, done: list[_Shard]) -> None:
+def write_index(dataset: Dataset, opened: Source, split: str, folder: Path, done: list[Shard]) -> None:
+    """index.npz and index.json of whole shards; nothing else is left in the folder."""
     columns = {key: np.concatenate([shard.rows[key] for shard in done]) for key in COLUMNS}
     _save(folder / TABLE, **columns)
     facts = {
@@ -200,11 +201,11 @@ def _index(dataset: Dataset, opened: Source, split: str, folder: Path, done: lis
     _sync(folder)
 
 
-def _noted(note: Path, mark: str) -> _Shard | None:
+def _noted(note: Path, mark: str) -> Shard | None:
     """What was noted of a shard, if it was of the same samples."""
     try:
         with np.load(note, allow_pickle=False) as kept:
-            return _Shard(json.loads(str(kept["facts"])), kept["rows"]) if kept["mark"] == mark else None
+            return Shard(json.loads(str(kept["facts"])), kept["rows"]) if kept["mark"] == mark else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,7 @@ def test_the_order_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     order.main(["--samples", "5000", "--rounds", "1"])
     said = capsys.readouterr().out
     assert "5,000 samples" in said and all(f"| {word} |" in said for word in ("open", "shuffle", "resume"))
+    assert re.search(r"Memory of writing it: names and labels of the files \d+ MiB, rows \d+ MiB", said)
 
 
 def test_loaders_are_timed_and_their_pixels_compared(capsys: pytest.CaptureFixture[str]) -> None:
