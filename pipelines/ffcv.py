@@ -61,7 +61,10 @@ class BetonDataset(Index):
             return crop(content.tobytes(), self.shape[0], box, size)
         if all(self.shape):
             content = content.transpose(1, 2, 0)
-        return resized(content, _scaled(box, self.size(i), content.shape[:2]), size)
+        if content.shape[:2] != self.size(i):
+            y, x = (there / original for there, original in zip(content.shape, self.size(i), strict=False))
+            box = box[0] * y, box[1] * x, box[2] * y, box[3] * x
+        return resized(content, box, size)
 
     def verify(self, progress: Callable[[int, int], None] | None = None, again: bool = False) -> None:
         """Compare the file with its checksums, if this very file was not found whole before, or `again`."""
@@ -131,15 +134,3 @@ class BetonDataset(Index):
                 raise DataError(f"{self.path}: sample {i} is damaged (checksum); {AGAIN}")
             return content
         return content.reshape(self.shape if self._shape is None else (*self._shape[i], 3))
-
-
-def _scaled(box: Box, whole: tuple[int, int], stored: tuple[int, ...]) -> Box:
-    """A box of the picture in pixels of what is stored of it; one of whole pixels stays one."""
-    if whole == stored:
-        return box
-    y, x = stored[0] / whole[0], stored[1] / whole[1]
-    top, left, height, width = box[0] * y, box[1] * x, box[2] * y, box[3] * x
-    if not all(isinstance(edge, int) for edge in box):
-        return top, left, height, width
-    rows, columns = max(1, round(height)), max(1, round(width))
-    return min(round(top), stored[0] - rows), min(round(left), stored[1] - columns), rows, columns
