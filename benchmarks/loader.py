@@ -1,5 +1,5 @@
 """Loading photographs: CPU time an image from file to batch, for our shards and for what others use, and how near the
-pixels are.
+pixels are. It needs FFCV (`make ffcv`).
 
     python -m benchmarks.loader [--images 1920] [--rounds 4] [--workers 2]
 
@@ -26,16 +26,22 @@ import numpy as np
 import simplejpeg
 import torch
 import webdataset
+from ffcv.fields.decoders import IntDecoder
+from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+from ffcv.loader import Loader, OrderOption
+from ffcv.transforms import RandomHorizontalFlip, ToTensor
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 
-from pipelines import catalog, order, shards
+from pipelines import beton, catalog, order, shards
 from pipelines.augment import Augment
 from pipelines.boxes import Box, View
+from pipelines.ffcv import BetonDataset
 from pipelines.loader import to_device, train_loader
 from pipelines.pictures import crop, decode, resized
+from pipelines.samples import Samples
 from pipelines.vision import torchvision
 from pipelines.webdataset import TarDataset
 
@@ -80,10 +86,11 @@ def photograph(number: int, height: int, width: int) -> bytes:
 
 @dataclass(frozen=True)
 class Photographs:
-    """The same pictures as a folder of classes and as shards; workers: of every loader."""
+    """The same pictures as a folder of classes, as shards and as an FFCV file of pixels; workers: of every loader."""
 
     source: Path
     data: TarDataset
+    copy: BetonDataset
     workers: int
 
 
@@ -99,7 +106,8 @@ def write(folder: Path, shapes: list[tuple[int, int]], images: int, workers: int
     (source / "test").mkdir()  # of which nothing is read
     per_shard = -(-images // max(4, workers))  # webdataset wants one or more for each worker
     written = shards.write(catalog.get("folder"), "train", folder, source=source, samples_per_shard=per_shard)
-    return Photographs(source, TarDataset(written), workers)
+    beton.write(written)
+    return Photographs(source, TarDataset(written), BetonDataset(written), workers)
 
 
 def _transform(interpolation: str = "BILINEAR") -> Any:
@@ -127,9 +135,23 @@ def plain_webdataset(photos: Photographs) -> Iterator[Any]:
     yield from DataLoader(batches, batch_size=None, num_workers=photos.workers)
 
 
-def ours(photos: Photographs) -> Iterator[Any]:
+def ffcv_itself(photos: Photographs) -> Iterator[Any]:
+    """FFCV's own loader as its examples use it, on the same file: by areas, bytes. Compiling is in the first round."""
+    path = str(photos.copy.path)
+    if path not in _COMPILED:
+        steps = [RandomResizedCropRGBImageDecoder((SIZE, SIZE)), RandomHorizontalFlip(), ToTensor()]
+        pipelines = {"image": steps, "label": [IntDecoder(), ToTensor()]}
+        options = {"num_workers": photos.workers, "order": OrderOption.RANDOM, "pipelines": pipelines}
+        _COMPILED[path] = Loader(path, BATCH, **options)
+    yield from _COMPILED[path]
+
+
+_COMPILED: dict[str, Loader] = {}
+
+
+def ours(photos: Photographs, data: Samples | None = None) -> Iterator[Any]:
     """As `tdformer train` reads them: bicubic, bytes, which become floats on the device."""
-    data = photos.data
+    data = data or photos.data
     cursor = order.Cursor(0, 0, 0, BATCH, data.digest)
     options: dict[str, Any] = {
         "rank": 0,
@@ -139,6 +161,10 @@ def ours(photos: Photographs) -> Iterator[Any]:
         "workers": photos.workers,
     }
     yield from train_loader(data, cursor, augment=Augment(flip=0.5), view=View(SIZE), **options)
+
+
+def ours_from_ffcv(photos: Photographs) -> Iterator[Any]:
+    return ours(photos, photos.copy)
 
 
 def ours_as_floats(photos: Photographs) -> Iterator[Any]:
@@ -151,8 +177,10 @@ LOADERS: dict[str, Callable[[Photographs], Iterable[Any]]] = {
     "torchvision ImageFolder, float32": image_folder,
     "the same, bicubic": image_folder_bicubic,
     "webdataset and Pillow, float32": plain_webdataset,
-    "ours, uint8": ours,
-    "ours, normalised float32": ours_as_floats,
+    "ffcv's own loader, pixels, uint8": ffcv_itself,
+    "ours, shards, uint8": ours,
+    "ours, shards, normalised float32": ours_as_floats,
+    "ours, FFCV pixels, uint8": ours_from_ffcv,
 }
 """Each passes over the photographs once, with its workers, and gives batches. The first is the base of the ratios."""
 
@@ -240,9 +268,13 @@ def quality(photos: Photographs) -> list[list[str]]:
     def theirs(how: Image.Resampling) -> list[Pixels]:
         return [training_box(x, box, how) for x, box in zip(read, boxes, strict=True)]
 
+    def copied() -> list[Pixels]:
+        return [photos.copy.crop(i, box, SIZE).transpose(1, 2, 0) for i, box in zip(chosen, boxes, strict=True)]
+
     bicubic = theirs(Image.Resampling.BICUBIC)
     return [
         ["ours, training, against Pillow bicubic", *compared(ours(boxes), bicubic)],
+        ["ours, FFCV pixels, training, against the same", *compared(copied(), bicubic)],
         [
             "ours, evaluation, against torchvision's Resize and CenterCrop",
             *compared(ours(centres), [*map(centre_box, read)]),
