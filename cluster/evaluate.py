@@ -13,10 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 import tdformer
-from pipelines.boxes import View
 from pipelines.corruptions import KINDS, SEVERITIES, check, corrupt, corruption_rng
-from pipelines.loader import Change, eval_loader, to_device
-from pipelines.samples import Pixels, Samples
+from pipelines.loader import Change, eval_loader, time_first, to_device
+from pipelines.samples import Pixels, Samples, Seen, has_events
 
 from . import checkpoint
 from .config import Config, load, resolve
@@ -33,7 +32,7 @@ def evaluate(
     batch_size: int,
     workers: int,
     each: Callable[[], None] = lambda: None,
-    view: View | None = None,
+    view: Seen | None = None,
     change: Change | None = None,
 ) -> dict[str, float]:
     """Accuracy and cross-entropy of a model in evaluation mode; all ranks call it together. each: called for every
@@ -45,7 +44,7 @@ def evaluate(
     ):
         each()
         images, labels = to_device(batch.images, data.mean, data.std, device), batch.labels.to(device)
-        logits = model(images).float()
+        logits = model(time_first(images)).float()
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         correct = (logits.argmax(1) == labels).sum()
         sums += torch.stack([loss, correct, correct.new_tensor(len(labels))])
@@ -71,6 +70,8 @@ def evaluate_run(
     config, found = located(Path(path), overrides)
     weights, saved = checkpoint.load_weights(found)
     data = opened(config, "test")
+    if kinds and has_events(data):
+        raise RunError(f"--corruptions are of pictures, and the samples in {data.folder} are events; leave them out")
     model = tdformer.create_model(**saved["model"])
     load_weights(model, weights, found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -19,18 +19,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from . import eventsets, recordings
 from .errors import DataError
+from .eventsets import Part
 from .order import permutation
+from .recordings import Events
 
 Images = NDArray[np.uint8]
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation that the field uses for ImageNet, and for any folder of photographs."""
 
+DVS128 = (2, recordings.SIDE, recordings.SIDE)
+COUNTS = (0.0, 0.0), (1.0, 1.0)
+"""Mean and standard deviation where values are counts, which are taken as they are."""
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture as its file's bytes; extension: png or jpg; name: of its file, where it has one."""
+    """One picture as its file's bytes, or encoded Events; extension: png, jpg or npz; name: where it comes from."""
 
     key: str
     content: bytes
@@ -56,7 +63,8 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Dataset(ABC):
-    """shape (C, H, W), H and W 0 where every picture has its own; mean and std of each channel, scaled to 0..1."""
+    """shape (C, H, W), H and W 0 where every picture has its own; mean and std of each channel, scaled to 0..1. Events
+    have C 2, OFF and ON, the sensor's H and W, and as counts mean 0 and std 1."""
 
     name: str
     shape: tuple[int, int, int]
@@ -107,7 +115,9 @@ class _Arrays:
 
 @dataclass(frozen=True)
 class FolderDataset(Dataset):
-    """SOURCE/train and SOURCE/test (or val), each with a folder of pictures for each class."""
+    """SOURCE/train and SOURCE/test (or val), each with a folder of files, pictures, for each class."""
+
+    suffixes: tuple[str, ...] = field(default=(".jpg", ".jpeg", ".png"), kw_only=True)
 
     def _open(self, split: str, source: Path | None) -> Source:
         if source is None:
@@ -127,10 +137,13 @@ class FolderDataset(Dataset):
             (path, label)
             for label, name in enumerate(classes)
             for path in sorted((folder / name).glob("*"))
-            if path.suffix.lower() in EXTENSIONS
+            if path.suffix.lower() in self.suffixes
         ]
         # Neighbours in a folder are of one class; readers that read a shard from its beginning want them mixed.
-        return _Files(classes, [files[i] for i in permutation(_MIXED, 0, len(files))])
+        return self._opened(classes, [files[i] for i in permutation(_MIXED, 0, len(files))])
+
+    def _opened(self, classes: tuple[str, ...], files: list[tuple[Path, int]]) -> Source:
+        return _Files(classes, files)
 
 
 EXTENSIONS = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
@@ -151,10 +164,62 @@ class _Files:
             return Sample(f"{i:08d}", path.read_bytes(), EXTENSIONS[path.suffix.lower()], label, str(path))
 
     def mark(self, i: int) -> str:
-        path, label = self.files[i]
-        with _readable(path):
-            facts = path.stat()
-        return f"{path} {label} {facts.st_size} {facts.st_mtime_ns}"
+        return _mark(*self.files[i])
+
+
+def _mark(path: Path, label: int) -> str:
+    with _readable(path):
+        facts = path.stat()
+    return f"{path} {label} {facts.st_size} {facts.st_mtime_ns}"
+
+
+@dataclass(frozen=True)
+class EventDataset(Dataset):
+    """A data set of recordings; listing(split, source): the parts that are its samples."""
+
+    class_names: tuple[str, ...]
+    listing: Callable[[str, Path], list[Part]]
+
+    def _open(self, split: str, source: Path | None) -> Source:
+        if source is None:
+            raise DataError(
+                f"{self.name} is read from its unpacked archive; give its folder with --source (data.source)"
+            )
+        return _Recordings(self.class_names, self.listing(split, source))
+
+
+@dataclass(frozen=True)
+class EventFolder(FolderDataset):
+    """As FolderDataset, of .aedat and .npz recordings."""
+
+    def _opened(self, classes: tuple[str, ...], files: list[tuple[Path, int]]) -> Source:
+        return _Recordings(classes, [Part(path, label) for path, label in files])
+
+
+@dataclass
+class _Recordings:
+    class_names: tuple[str, ...]
+    parts: list[Part]
+    _last: tuple[Path, Events] | None = None  # the recording read last: its parts are neighbours
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, i: int) -> Sample:
+        part = self.parts[i]
+        if self._last is None or self._last[0] != part.path:
+            self._last = None  # two need not be in memory at once
+            self._last = part.path, recordings.read(part.path)
+        events = self._last[1]
+        if part.start is not None and part.end is not None:
+            events = events.between(part.start, part.end)
+            if not len(events):
+                raise DataError(f"{part} has no events, though its labels name a gesture there; {recordings.AGAIN}")
+        return Sample(f"{i:08d}", recordings.encode(events), "npz", part.label, str(part))
+
+    def mark(self, i: int) -> str:
+        part = self.parts[i]
+        return f"{part} {_mark(part.path, part.label)}"
 
 
 @contextmanager
@@ -267,6 +332,11 @@ DATASETS: dict[str, Dataset] = {
     ),
     "imagenet": FolderDataset("imagenet", (3, 0, 0), *IMAGENET_STATISTICS),
     "folder": FolderDataset("folder", (3, 0, 0), *IMAGENET_STATISTICS),
+    "cifar10_dvs": EventDataset("cifar10_dvs", DVS128, *COUNTS, eventsets.CIFAR10_DVS_CLASSES, eventsets.cifar10_dvs),
+    "dvs128_gesture": EventDataset(
+        "dvs128_gesture", DVS128, *COUNTS, recordings.DVS128_GESTURE_CLASSES, eventsets.dvs128_gesture
+    ),
+    "events": EventFolder("events", (2, 0, 0), *COUNTS, suffixes=(".aedat", ".npz")),
 }
 
 

@@ -11,17 +11,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from . import order
-from .augment import Augment
-from .boxes import View
 from .errors import DataError
-from .samples import Pixels, Samples
+from .samples import Array, Samples, Seen
 
-Change = Callable[[Pixels, int], Pixels]
+Change = Callable[[Array, int], Array]
+Augmentation = Callable[[Array, int, int], Array]
+"""Of a sample, the epoch and the sample's id."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images uint8 `[B, C, H, W]`, labels `[B]`, sample ids `[B]`; position of the first in its global batch."""
+    """images uint8 `[B, C, H, W]` or frames of counts int16 `[B, T, 2, H, W]`, labels `[B]`, sample ids `[B]`; position
+    of the first in its global batch."""
 
     images: Tensor
     labels: Tensor
@@ -33,16 +34,12 @@ class _Worker:
     """What a worker does with a micro-batch of ids: read, decode, augment, stack. An error comes back as a value,
     because torch wraps what a worker raises in a traceback of several lines."""
 
-    def __init__(self, data: Samples, view: View | None, change: Change | None, epoch: int | None = None) -> None:
+    def __init__(self, data: Samples, view: Seen | None, change: Change | None, epoch: int | None = None) -> None:
         self.data, self.view, self.change, self.epoch = data, view, change, epoch
 
-    def image(self, i: int) -> Pixels:
-        """The picture as it is, or its box: of this epoch, or the centre in evaluation."""
-        if self.view is None:
-            return self.data.image(i)
-        size = self.data.size(i)
-        box = self.view.centre(*size) if self.epoch is None else self.view.random(*size, self.epoch, i)
-        return self.data.crop(i, box, self.view.size)
+    def image(self, i: int) -> Array:
+        """The picture as it is, or what is seen of the sample in this epoch or in evaluation."""
+        return self.data.image(i) if self.view is None else self.view.see(self.data, i, self.epoch)
 
     def __getitem__(self, asked: tuple[np.ndarray, int]) -> Batch | DataError:
         ids, position = asked
@@ -86,14 +83,14 @@ def train_loader(
     world: int,
     micro_batch: int,
     accumulation: int,
-    augment: Augment | None,
+    augment: Augmentation | None,
     workers: int,
-    view: View | None = None,
+    view: Seen | None = None,
 ) -> Iterator[list[Batch]]:
     """From the cursor to the end of its epoch: the micro-batches of each optimizer step. Reads nothing before it.
 
-    view: the boxes of pictures that come in many sizes; None: pictures as they are. Raises DataError for a damaged
-    sample or a batch that does not divide.
+    view: what is seen of a sample; None: pictures as they are. Raises DataError for a damaged sample or a batch that
+    does not divide.
     """
     permuted = order.permutation(cursor.seed, cursor.epoch, len(data))
     size = cursor.global_batch
@@ -123,7 +120,7 @@ def eval_loader(
     world: int,
     batch_size: int,
     workers: int,
-    view: View | None = None,
+    view: Seen | None = None,
     change: Change | None = None,
 ) -> Iterator[Batch]:
     """This rank's share of all samples, each on exactly one rank; the last batch may be smaller. change: of each
@@ -140,7 +137,15 @@ def to_device(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """uint8 `[B, C, H, W]` -> normalised `dtype` `[B, C, H, W]` on the device: a quarter of the bytes travel."""
+    """uint8 `[B, C, H, W]` -> normalised `dtype` `[B, C, H, W]` on the device: a quarter of the bytes travel. Counts,
+    int16 `[B, T, 2, H, W]`, as they are."""
+    if images.dtype == torch.int16:
+        return images.to(device, non_blocking=True).to(dtype)
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(-1, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(-1, 1, 1)
     return (images.to(device, non_blocking=True).to(torch.float32) * scale - shift).to(dtype)
+
+
+def time_first(images: Tensor) -> Tensor:
+    """Frames `[B, T, C, H, W]` as the model takes them, `[T, B, C, H, W]`; pictures `[B, C, H, W]` as they are."""
+    return images.transpose(0, 1).contiguous() if images.dim() == 5 else images
