@@ -43,9 +43,8 @@ def augmentation(config: Config, data: Samples) -> Augmentation:
     asked, grey = config.data.augment, data.shape[0] == 1
     _check_kind(config.data, data)
     if has_events(data):
-        return EventAugment(
-            flip=asked.flip, seed=config.seed, operations=OPERATIONS if asked.events else OPERATIONS[:1]
-        )
+        operations = OPERATIONS if asked.events else ("identity",)
+        return EventAugment(flip=asked.flip, seed=config.seed, operations=operations)
     if grey and (asked.rand_augment or asked.color_jitter):
         raise RunError(
             f"data.augment.rand_augment and color_jitter work on colours, and the pictures in {data.folder} are grey; "

@@ -265,8 +265,8 @@ class Trainer:
             monitor.warn(line, step=row["step"], epoch=row["epoch"])
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Images `[B, C, H, W]` or frames `[T, B, 2, H, W]`, and targets `[B, K]`, on the device, mixed if asked; and the
-        labels `[B]`."""
+        """Images `[B, C, H, W]`, or frames `[T, B, 2, H, W]`, and targets `[B, K]` on the device, mixed if asked; and
+        the labels `[B]`."""
         config, cursor = self.config, self.state.cursor
         images = to_device(batch.images, self.data.mean, self.data.std, self.device)
         labels = batch.labels.to(self.device)
