@@ -1,4 +1,4 @@
-"""From the files of an event camera to a trained model, with the commands of a user."""
+"""Training on the frames of an event camera's recordings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from same_run import assert_equal
 
 import tdformer
 from cluster import checkpoint, planner
+from cluster import config as configs
 from cluster.config import Config, load
 from cluster.errors import RunError
+from cluster.evaluate import evaluate_run
+from cluster.export import evaluate_export, export
 from cluster.model import example
-from cluster.prepare import write_shards
+from cluster.prepare import verify_shards, write_shards
 from cluster.processes import check_inputs
 from cluster.run import RunFolder
 from cluster.samples import augmentation, opened, view
@@ -25,7 +28,7 @@ from pipelines.frames import FrameView
 
 RECIPE = """\
 name: run
-model: {name: quickstart, time_steps: 4, segments: 2, feedback: all}
+model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: dvs128_gesture, root: shards, size: 16, augment: {flip: 0.5, events: true}, mixup: 0.5, cutmix: 1.0}
 train: {epochs: 2, global_batch: 8, micro_batch: 2, lr: 0.003, label_smoothing: 0.0, threads: 1, ema_decay: 0.5}
 checkpoint: {every_steps: 3, keep: 9}
@@ -38,6 +41,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("events")
     gestures(folder / "source", {"train": 4, "test": 2})
     write_shards("dvs128_gesture", folder / "shards", folder / "source", samples_per_shard=5)
+    assert [line.partition(": ")[2] for line in verify_shards(folder / "shards")] == [
+        f"{n} samples, as in the index" for n in (8, 16)
+    ]
     return folder / "shards"
 
 
@@ -46,42 +52,34 @@ def config(shards: Path, *words: str) -> Config:
     return load(shards.parent / "recipe.yaml", [f"data.root={shards}", *words])
 
 
-def test_gestures_are_sharded_trained_on_resumed_evaluated_and_exported(cli: Any, tmp_path: Path) -> None:
-    gestures(tmp_path / "source", {"train": 4, "test": 2})
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    words = ("--source", "source", "--samples-per-shard", "5", "--processes", "2")
-    done = cli("shard", "dvs128_gesture", "shards", *words)
-    assert done.returncode == 0 and "shards/train: 16 samples" in done.stderr, done.stderr
-    verified = cli("shard-verify", "shards")
-    assert verified.stdout.splitlines() == [
-        f"{s}: {n} samples, as in the index" for s, n in (("shards/test", 8), ("shards/train", 16))
-    ]
+def test_gestures_are_trained_on_resumed_evaluated_and_exported(cli: Any, shards: Path, tmp_path: Path) -> None:
+    recipe = config(shards)
+    (tmp_path / "recipe.yaml").write_text(configs.to_yaml(recipe))
 
     def train(runs: str, *more: str) -> str:
         done = cli("train", "recipe.yaml", f"runs_dir={runs}", *more)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    for processes in ("1", "2"):
-        whole, again = f"whole{processes}", f"again{processes}"
-        train(whole, "--processes", processes)
-        shutil.copytree(tmp_path / whole, tmp_path / again)
-        folder = RunFolder(tmp_path / again / "run")  # as one that was killed in mid-epoch
-        folder.summary_file.unlink()
-        for path in checkpoint.complete(folder.checkpoints):
-            if checkpoint.step_of(path) > 3:
-                shutil.rmtree(path)
-        assert "goes on from step 3" in train(again, "--processes", processes, "data.workers=1")
-        assert_equal(tmp_path / whole, tmp_path / again)
+    train("two", "--processes", "2")
+    shutil.copytree(tmp_path / "two", tmp_path / "again")
+    folder = RunFolder(tmp_path / "again/run")  # as one that was killed in mid-epoch
+    folder.summary_file.unlink()
+    for path in checkpoint.complete(folder.checkpoints):
+        if checkpoint.step_of(path) > 3:
+            shutil.rmtree(path)
+    assert "goes on from step 3" in train("again", "--processes", "2", "data.workers=1")
+    assert_equal(tmp_path / "two", tmp_path / "again")
 
-    summary = json.loads((tmp_path / "whole1/run/summary.json").read_text())
-    found = json.loads(cli("eval", "whole1/run").stdout)
+    train("one", "train.epochs=1", "model.segments=1", "model.feedback=none")  # a small graph to export
+    [found] = evaluate_run(tmp_path / "one/run")
+    summary = json.loads((tmp_path / "one/run/summary.json").read_text())
     assert found["samples"] == 8 and found["accuracy"] == summary["accuracy"]
-    assert cli("export", "whole1/run", "m.pt2", "--batch", "3").returncode == 0
-    exported = json.loads(cli("eval", "m.pt2").stdout)
+    export(tmp_path / "one/run", tmp_path / "m.pt2", batch=3)
+    exported = evaluate_export(tmp_path / "m.pt2")
     assert exported["accuracy"] == found["accuracy"] and exported["loss"] == pytest.approx(found["loss"], rel=1e-5)
-    refused = cli("eval", "whole1/run", "--corruptions", "fog")
-    assert refused.returncode == 2 and "--corruptions are of pictures" in refused.stderr and not refused.stdout
+    with pytest.raises(RunError, match="--corruptions are of pictures, .*shards/test are events; leave them out"):
+        next(evaluate_run(tmp_path / "one/run", corruptions=["fog"]))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +112,7 @@ def test_what_is_for_events_is_refused_on_pictures(tmp_path: Path, words: str) -
 
 def test_frames_follow_the_model_and_the_settings(shards: Path) -> None:
     data = opened(config(shards), "train")
-    assert view(config(shards), data) == FrameView(4, "count", (16, 16))
+    assert view(config(shards), data) == FrameView(2, "count", (16, 16))
     whole = config(shards, "data.size=null", "data.frames=time", "model.name=hst_2_256", "model.time_steps=null")
     assert view(whole, data) == FrameView(16, "time", (128, 128))
     seen = view(config(shards), data)
@@ -132,9 +130,8 @@ def test_memory_is_planned_for_frames(shards: Path) -> None:
     data = opened(config(shards), "train")
     plan = planner.planned(config(shards, *words), data, planner.BatchPlan(8, 1, 8, 1))
     with torch.device("meta"):
-        grey = tdformer.create_model(
-            "quickstart", time_steps=4, segments=2, feedback="all", in_channels=1, image_size=16
-        )
+        options = {"time_steps": 2, "segments": 2, "feedback": "all", "image_size": 16}
+        grey = tdformer.create_model("quickstart", in_channels=1, **options)
     picture = planner.choose(grey, config(shards, *words), planner.BatchPlan(8, 1, 8, 1))
     assert plan is not None and plan.cost.flops > picture.cost.flops and plan.total > picture.total
 
