@@ -9,18 +9,7 @@ from .errors import DataError
 from .order import permutation
 from .recordings import AGAIN, read_labels, read_text
 
-CIFAR10_DVS_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+CIFAR10_DVS_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _MIXED = 0x6D697865
 
 

@@ -88,7 +88,7 @@ def _read(path: Path, parse: Callable[[bytes], T]) -> T:
 
 def read(path: Path) -> Events:
     """An .npz, or an .aedat of version 2.0 or 3.1 by its first bytes. Raises DataError for a damaged one."""
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return read_npz(path)
     return _read(path, lambda content: (_aedat3 if content.startswith(b"#!AER-DAT3") else _aedat2)(content))
 
@@ -213,12 +213,12 @@ def _arrays(content: bytes, keys: tuple[str, ...], **defaults: NDArray[Any]) -> 
             names = archive.namelist()
             missing = [key for key in keys if f"{key}.npy" not in names]
             found = {k: archive.read(f"{k}.npy") for k in (*keys, *defaults) if f"{k}.npy" in names}
-        read = {k: np.lib.format.read_array(io.BytesIO(file), allow_pickle=False) for k, file in found.items()}
+        loaded = {k: np.lib.format.read_array(io.BytesIO(file), allow_pickle=False) for k, file in found.items()}
     except Exception as error:  # damaged bytes make zipfile, zlib and numpy raise half a dozen kinds
         raise DataError(f"is not a whole .npz ({type(error).__name__})") from error
     if missing:
         raise DataError(f"has no array {missing[0]}, of {', '.join(keys)}")
-    return [(defaults | read)[key] for key in (*keys, *defaults)]
+    return [(defaults | loaded)[key] for key in (*keys, *defaults)]
 
 
 def _size(size: NDArray[Any]) -> tuple[int, int]:

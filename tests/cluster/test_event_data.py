@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,20 @@ def config(shards: Path, *words: str) -> Config:
     return load(shards.parent / "recipe.yaml", [f"data.root={shards}", *words])
 
 
-def test_gestures_are_trained_on_resumed_evaluated_and_exported(cli: Any, shards: Path, tmp_path: Path) -> None:
-    recipe = config(shards)
-    (tmp_path / "recipe.yaml").write_text(configs.to_yaml(recipe))
+@pytest.fixture
+def train(cli: Any, shards: Path, tmp_path: Path) -> Callable[..., str]:
+    """Train with the command; gives what it printed."""
+    (tmp_path / "recipe.yaml").write_text(configs.to_yaml(config(shards)))
 
-    def train(runs: str, *more: str) -> str:
-        done = cli("train", "recipe.yaml", f"runs_dir={runs}", *more)
+    def run(runs: str, *words: str) -> str:
+        done = cli("train", "recipe.yaml", f"runs_dir={runs}", *words, timeout=290)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    return run
+
+
+def test_two_processes_go_on_to_the_same_bits(train: Callable[..., str], tmp_path: Path) -> None:
     train("two", "--processes", "2")
     shutil.copytree(tmp_path / "two", tmp_path / "again")
     folder = RunFolder(tmp_path / "again/run")  # as one that was killed in mid-epoch
@@ -71,6 +77,8 @@ def test_gestures_are_trained_on_resumed_evaluated_and_exported(cli: Any, shards
     assert "goes on from step 3" in train("again", "--processes", "2", "data.workers=1")
     assert_equal(tmp_path / "two", tmp_path / "again")
 
+
+def test_a_run_is_evaluated_and_exported(train: Callable[..., str], tmp_path: Path) -> None:
     train("one", "train.epochs=1", "model.segments=1", "model.feedback=none")  # a small graph to export
     [found] = evaluate_run(tmp_path / "one/run")
     summary = json.loads((tmp_path / "one/run/summary.json").read_text())
