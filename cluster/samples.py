@@ -67,9 +67,9 @@ def augmentation(config: Config, data: Samples) -> Augmentation:
 def _check_kind(asked: DataConfig, data: Samples) -> None:
     """Refuse what is for pictures on events, and the other way round."""
     default, given = flat(DataConfig()), flat(asked)
-    for_events = ["frames", "augment.events"]
-    for_pictures = ["crop_ratio", *(k for k in given if k.startswith("augment.") and k != "augment.flip")]
-    kind, other = ("events", set(for_pictures) - set(for_events)) if has_events(data) else ("pictures", set(for_events))
+    for_events = {"frames", "augment.events"}
+    for_pictures = {k for k in given if k.startswith("augment.")} - for_events - {"augment.flip"} | {"crop_ratio"}
+    kind, wrong = ("events", for_pictures) if has_events(data) else ("pictures", for_events)
     for key in given:
-        if key in other and given[key] != default[key]:
+        if key in wrong and given[key] != default[key]:
             raise RunError(f"data.{key} is not for {kind}, and that is what {data.folder} holds; leave it out")
