@@ -69,6 +69,7 @@ class AugmentConfig:
     color_jitter: float = setting(0.0, least=0)
     erasing: float = setting(0.0, least=0, most=1)
     erasing_mode: str = setting("black", choices=("black", "const", "pixel"))
+    events: bool = False
 
 
 @dataclass
@@ -79,6 +80,7 @@ class DataConfig:
     source: str | None = None
     size: int | None = setting(None, least=1)
     crop_ratio: float = setting(0.875, above=0, most=1)
+    frames: str = setting("count", choices=("count", "time"))
     workers: int = setting(0, least=0)
     on_error: str = setting("raise", choices=("raise", "skip"))
     skips: int = setting(100, least=0)

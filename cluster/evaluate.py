@@ -17,8 +17,8 @@ import tdformer
 from pipelines.boxes import View
 from pipelines.corrupted import Made, published
 from pipelines.corruptions import BENCHMARK, SEVERITIES
-from pipelines.loader import eval_loader, to_device
-from pipelines.samples import Samples
+from pipelines.loader import eval_loader, time_first, to_device
+from pipelines.samples import Samples, Seen, has_events
 
 from . import checkpoint
 from .config import Config, load, resolve
@@ -35,7 +35,7 @@ def evaluate(
     batch_size: int,
     workers: int,
     each: Callable[[], None] = lambda: None,
-    view: View | None = None,
+    view: Seen | None = None,
 ) -> dict[str, float]:
     """Accuracy and cross-entropy of a model in evaluation mode; all ranks call it together. each: called for every
     batch."""
@@ -44,7 +44,7 @@ def evaluate(
     for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers, view=view):
         each()
         images, labels = to_device(batch.images, data.mean, data.std, device), batch.labels.to(device)
-        logits = model(images).float()
+        logits = model(time_first(images)).float()
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         correct = (logits.argmax(1) == labels).sum()
         sums += torch.stack([loss, correct, correct.new_tensor(len(labels))])
@@ -71,19 +71,21 @@ def evaluate_run(
     config, found = located(Path(path), overrides)
     weights, saved = checkpoint.load_weights(found)
     data = opened(config, "test")
+    if corruptions and has_events(data):
+        raise RunError(f"--corruptions are of pictures, and the samples in {data.folder} are events; leave them out")
     source = published(corrupted_set, data) if corrupted_set else Made(data, config.seed)
     kinds = source.kinds if list(corruptions) == ["all"] else tuple(corruptions)
     for kind in kinds:
         source.read(kind, SEVERITIES[0])  # what is wrong with it shows before the first evaluation
     seen = view(config, data)
-    uncropped = replace(seen, crop_ratio=1.0) if seen and source.cropped else seen
+    uncropped = replace(seen, crop_ratio=1.0) if isinstance(seen, View) and source.cropped else seen
     model = tdformer.create_model(**saved["model"])
     load_weights(model, weights, found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
         model.to(device).eval()
 
-        def result(samples: Samples, view: View | None) -> dict[str, float]:
+        def result(samples: Samples, view: Seen | None) -> dict[str, float]:
             return evaluate(model, samples, device, resolve(config, 1).micro_batch, config.data.workers, view=view)
 
         yield {"checkpoint": str(found), "samples": len(data)} | result(data, seen)

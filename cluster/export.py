@@ -26,7 +26,7 @@ from . import checkpoint
 from .config import Config, flat, load
 from .errors import RunError, disk_errors
 from .evaluate import evaluate, located
-from .model import load_weights
+from .model import example, load_weights
 from .run import write_atomic
 from .samples import opened, view
 
@@ -62,14 +62,13 @@ def export(source: Path, out: Path, batch: int = 1) -> str:
 
 
 def program(model: tdformer.TDFormer, batch: int) -> torch.export.ExportedProgram:
-    """The evaluation of a model as a graph of plain PyTorch operators, for `batch` images."""
+    """The evaluation of a model as a graph of plain PyTorch operators, for `batch` images or as many frames."""
     model = fold(model.eval())
     before = os.environ.get("TDFORMER_KERNELS")
     os.environ["TDFORMER_KERNELS"] = "reference"
     try:
-        shape = (batch, model.config["in_channels"], *model.config["image_size"])
         with torch.no_grad():
-            return torch.export.export(model, (torch.zeros(shape),), strict=False)
+            return torch.export.export(model, (example(model, batch),), strict=False)
     finally:
         if before is None:
             del os.environ["TDFORMER_KERNELS"]
@@ -113,8 +112,10 @@ def _filled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
     """A program for `batch` images that takes fewer too."""
 
     def run(images: Tensor) -> Tensor:
-        missing = images.new_zeros(batch - len(images), *images.shape[1:])
-        return model(torch.cat([images, missing]))[: len(images)]
+        axis = images.dim() - 4  # frames have time before the batch
+        before, count, after = images.shape[:axis], images.shape[axis], images.shape[axis + 1 :]
+        missing = images.new_zeros(*before, batch - count, *after)
+        return model(torch.cat([images, missing], axis))[:count]
 
     return run
 

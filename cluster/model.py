@@ -23,7 +23,7 @@ def build_model(config: Config, data: Samples) -> tdformer.TDFormer:
     """
     channels, *size = data.shape
     if (seen_as := view(config, data)) is not None:
-        size = [seen_as.size] * 2
+        size = list(seen_as.grid)
     seen: dict[str, Any] = {"num_classes": data.classes, "in_channels": channels, "image_size": size}
     options = seen | config.model.options()
     asked = options["image_size"]
@@ -40,6 +40,12 @@ def build_model(config: Config, data: Samples) -> tdformer.TDFormer:
             )
     torch.manual_seed(config.seed)
     return tdformer.create_model(config.model.name, **options)
+
+
+def example(model: tdformer.TDFormer, batch: int, device: str = "cpu") -> Tensor:
+    """Zeros as the model is given: pictures `[B, C, H, W]`, or frames `[T, B, 2, H, W]` where it takes two channels."""
+    steps = [model.time_steps] if model.config["in_channels"] == 2 else []
+    return torch.zeros(*steps, batch, model.config["in_channels"], *model.config["image_size"], device=device)
 
 
 def load_weights(model: tdformer.TDFormer, weights: dict[str, Tensor], where: Path) -> None:

@@ -13,7 +13,7 @@ from tdformer.measure import Cost, measure_step
 
 from .config import BatchPlan, Config
 from .errors import RunError
-from .model import build_model
+from .model import build_model, example
 
 GIB = 2**30
 RESERVE = 0.1
@@ -66,9 +66,7 @@ def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders
     """What one choice costs."""
     before = model.recompute, model.keep.borders
     model.set_recompute(policy, borders)
-    shape = model.config["in_channels"], *model.config["image_size"]
-    images = torch.empty(plan.micro_batch, *shape, device="meta")
-    cost, _ = measure_step(model, images, config.train.precision == "bf16")
+    cost, _ = measure_step(model, example(model, plan.micro_batch, "meta"), config.train.precision == "bf16")
     model.set_recompute(*before)
     return Recompute(policy, borders, cost, cost.peak + state_bytes(model, config, plan))
 

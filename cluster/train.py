@@ -17,7 +17,7 @@ from torch import Tensor
 
 import tdformer
 from pipelines.errors import DataError
-from pipelines.loader import Batch, to_device, train_loader
+from pipelines.loader import Batch, time_first, to_device, train_loader
 from pipelines.mix import mix, soft_targets
 from pipelines.order import Cursor, global_batch, permutation, steps_per_epoch
 from tdformer.measure import Firing, measure_firing
@@ -285,7 +285,8 @@ class Trainer:
             monitor.warn(line, step=row["step"], epoch=row["epoch"])
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Images `[B, C, H, W]` and targets `[B, K]` on the device, mixed if asked; and the labels `[B]`."""
+        """Images `[B, C, H, W]`, or frames `[T, B, 2, H, W]`, and targets `[B, K]` on the device, mixed if asked; and
+        the labels `[B]`."""
         config, cursor = self.config, self.state.cursor
         images = to_device(batch.images, self.data.mean, self.data.std, self.device)
         labels = batch.labels.to(self.device)
@@ -301,7 +302,7 @@ class Trainer:
                 step=cursor.step,
                 position=batch.position,
             )
-        return images, targets, labels
+        return time_first(images), targets, labels
 
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError
+from .samples import has_events
 from .webdataset import TarDataset
 
 BLOCK = 1 << 23
@@ -57,6 +58,8 @@ def write(
     if max_side is not None and stored == "files":
         raise DataError("original files keep their size; leave max-side out, or store pixels")
     data = TarDataset(folder)
+    if has_events(data):
+        raise DataError(f"{folder} holds events, of which there is no FFCV copy; train from the shards")
     final = path(folder)
     hidden = final.with_name(f".{final.name}.tmp")
     need = _bytes(data, stored, max_side)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .order import keyed_rng
+
+if TYPE_CHECKING:
+    from .samples import Array, Samples
 
 Box = tuple[float, float, float, float]
 """top, left, height, width in pixels of the picture: int where the box is cut out before it is resized, float where it
@@ -30,6 +34,16 @@ class View:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     crop_ratio: float = 0.875
     seed: int = 0
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.size, self.size
+
+    def see(self, data: Samples, i: int, epoch: int | None) -> Array:
+        """Sample i's box of this epoch, or its centre, uint8 `[C, size, size]`."""
+        height, width = data.size(i)
+        box = self.centre(height, width) if epoch is None else self.random(height, width, epoch, i)
+        return data.crop(i, box, self.size)
 
     def random(self, height: int, width: int, epoch: int, sample_id: int) -> Box:
         """Whole pixels, distributed as torchvision's RandomResizedCrop and keyed by (seed, epoch, sample id).

@@ -10,7 +10,7 @@ import os
 import tarfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,18 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from . import eventsets, recordings
 from .errors import DataError
+from .eventsets import Part
 from .order import permutation
+from .recordings import Events
 
 Images = NDArray[np.uint8]
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation that the field uses for ImageNet, and for any folder of photographs."""
 
+DVS128 = (2, recordings.SIDE, recordings.SIDE)
+COUNTS = (0.0, 0.0), (1.0, 1.0)
+"""Mean and standard deviation where values are counts, which are taken as they are."""
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture as its file's bytes; extension: png or jpg; name: of its file, where it has one."""
+    """One picture as its file's bytes, or encoded Events; extension: png, jpg or npz; name: where it comes from."""
 
     key: str
     content: bytes
@@ -58,7 +65,8 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Dataset(ABC):
-    """shape (C, H, W), H and W 0 where every picture has its own; mean and std of each channel, scaled to 0..1."""
+    """shape (C, H, W), H and W 0 where every picture has its own; mean and std of each channel, scaled to 0..1. Events
+    have C 2, OFF and ON, the sensor's H and W, and as counts mean 0 and std 1."""
 
     name: str
     shape: tuple[int, int, int]
@@ -111,7 +119,9 @@ class Arrays:
 
 @dataclass(frozen=True)
 class FolderDataset(Dataset):
-    """SOURCE/train and SOURCE/test (or val), each with a folder of pictures for each class."""
+    """SOURCE/train and SOURCE/test (or val), each with a folder of files, pictures, for each class."""
+
+    suffixes: tuple[str, ...] = field(default=(".jpg", ".jpeg", ".png"), kw_only=True)
 
     def _open(self, split: str, source: Path | None) -> Source:
         if source is None:
@@ -126,9 +136,12 @@ class FolderDataset(Dataset):
         unknown = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes))
         if unknown:
             raise DataError(f"{folder / unknown[0]} is a class that {train} does not have; move or rename it")
-        names, labels = listed(folder, classes)
+        names, labels = listed(folder, classes, self.suffixes)
         order = mixed(len(names))
-        return Files(folder, classes, names[order], labels[order])
+        return self._opened(Files(folder, classes, names[order], labels[order]))
+
+    def _opened(self, files: Files) -> Source:
+        return files
 
 
 @dataclass(frozen=True)
@@ -153,16 +166,19 @@ def split_folders(source: Path) -> dict[str, Path | None]:
     return {k: next((source / n for n in v if (source / n).is_dir()), None) for k, v in _SPLITS.items()}
 
 
-def listed(folder: Path, classes: Sequence[str]) -> tuple[NDArray[np.bytes_], NDArray[np.int32]]:
-    """Names and labels of the pictures in FOLDER/CLASS, by class and name; compact, because they may be millions."""
-    names = [_pictures(folder / name) for name in classes]
+def listed(
+    folder: Path, classes: Sequence[str], suffixes: Collection[str] = EXTENSIONS
+) -> tuple[NDArray[np.bytes_], NDArray[np.int32]]:
+    """Names and labels of the files in FOLDER/CLASS with one of `suffixes`, by class and name; compact, because they
+    may be millions."""
+    names = [_named(folder / name, suffixes) for name in classes]
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(of) for of in names])
     return np.concatenate([np.array([], np.bytes_), *names]), labels
 
 
-def _pictures(folder: Path) -> NDArray[np.bytes_]:
+def _named(folder: Path, suffixes: Collection[str]) -> NDArray[np.bytes_]:
     names = os.listdir(folder) if folder.is_dir() else []
-    return np.array(sorted(os.fsencode(name) for name in names if is_picture(name)), np.bytes_)
+    return np.array(sorted(os.fsencode(name) for name in names if Path(name).suffix.lower() in suffixes), np.bytes_)
 
 
 def is_picture(name: str) -> bool:
@@ -196,12 +212,66 @@ class Files:
 
     def mark(self, i: int) -> str:
         path = self.path(i)
-        with _readable(path):
-            facts = path.stat()
-        return f"{path} {self.labels[i]} {facts.st_size} {facts.st_mtime_ns}"
+        return _mark(path, int(self.labels[i]))
 
     def path(self, i: int) -> Path:
         return self.folder / self.class_names[self.labels[i]] / os.fsdecode(self.names[i])
+
+
+def _mark(path: Path, label: int) -> str:
+    with _readable(path):
+        facts = path.stat()
+    return f"{path} {label} {facts.st_size} {facts.st_mtime_ns}"
+
+
+@dataclass(frozen=True)
+class EventDataset(Dataset):
+    """A data set of recordings; listing(split, source): the parts that are its samples."""
+
+    class_names: tuple[str, ...]
+    listing: Callable[[str, Path], list[Part]]
+
+    def _open(self, split: str, source: Path | None) -> Source:
+        if source is None:
+            raise DataError(
+                f"{self.name} is read from its unpacked archive; give its folder with --source (data.source)"
+            )
+        return _Recordings(self.class_names, self.listing(split, source))
+
+
+@dataclass(frozen=True)
+class EventFolder(FolderDataset):
+    """As FolderDataset, of .aedat and .npz recordings."""
+
+    def _opened(self, files: Files) -> Source:
+        parts = [Part(files.path(i), int(files.labels[i])) for i in range(len(files))]
+        return _Recordings(files.class_names, parts)
+
+
+@dataclass
+class _Recordings:
+    class_names: tuple[str, ...]
+    parts: list[Part]
+    _last: tuple[Path, Events] | None = None  # the recording read last: its parts are neighbours
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, i: int) -> Sample:
+        part = self.parts[i]
+        if self._last is None or self._last[0] != part.path:
+            self._last = None  # two need not be in memory at once
+            self._last = part.path, recordings.read(part.path)
+        events = self._last[1]
+        if part.start is not None and part.end is not None:
+            events = events.between(part.start, part.end)
+            if not len(events):
+                raise DataError(f"{part} has no events, though its labels name a gesture there; {recordings.AGAIN}")
+        return Sample(f"{i:08d}", recordings.encode(events), "npz", part.label, str(part))
+
+    def mark(self, i: int) -> str:
+        part = self.parts[i]
+        return f"{part} {_mark(part.path, part.label)}"
 
 
 @contextmanager
@@ -314,6 +384,11 @@ DATASETS: dict[str, Dataset] = {
     ),
     "imagenet": ImageNet("imagenet", (3, 0, 0), *IMAGENET_STATISTICS),
     "folder": FolderDataset("folder", (3, 0, 0), *IMAGENET_STATISTICS),
+    "cifar10_dvs": EventDataset("cifar10_dvs", DVS128, *COUNTS, eventsets.CIFAR10_DVS_CLASSES, eventsets.cifar10_dvs),
+    "dvs128_gesture": EventDataset(
+        "dvs128_gesture", DVS128, *COUNTS, recordings.DVS128_GESTURE_CLASSES, eventsets.dvs128_gesture
+    ),
+    "events": EventFolder("events", (2, 0, 0), *COUNTS, suffixes=(".aedat", ".npz")),
 }
 
 

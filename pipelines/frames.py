@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .errors import DataError
 from .order import keyed_rng
 from .recordings import Events
+from .samples import Recorded, Samples
 
 Frames = NDArray[np.int16]
 
@@ -46,12 +47,31 @@ def integrate(events: Events, time_steps: int, by: str = "count", size: tuple[in
     return counts.astype(np.int16).reshape(time_steps, 2, height, width)
 
 
+@dataclass(frozen=True)
+class FrameView:
+    """Events seen as frames: see `integrate`. grid (H, W)."""
+
+    time_steps: int
+    by: str
+    grid: tuple[int, int]
+
+    def see(self, data: Samples, i: int, epoch: int | None) -> Frames:
+        """Sample i, int16 `[T, 2, H, W]`: the same in every epoch. Raises DataError, naming it."""
+        if not isinstance(data, Recorded):
+            raise DataError(f"{data.folder} is not read as events; set data.format=webdataset")
+        events = data.events(i)
+        try:
+            return integrate(events, self.time_steps, self.by, self.grid)
+        except DataError as error:
+            raise DataError(f"{data.folder}: sample {i}: {error}") from error
+
+
 OPERATIONS = ("identity", "shear", "translate_x", "translate_y", "rotate", "cutout")
 
 
 @dataclass(frozen=True)
 class EventAugment:
-    """A horizontal flip, then one operation, each as likely; the same at all time steps. Mixup is elsewhere.
+    """A horizontal flip, then one of `operations`, each as likely; the same at all time steps. Mixup is elsewhere.
 
     The operations and magnitudes are SNNAugmentWide's, of the Spikformer and QKFormer recipes for both data sets at
     128 x 128. NDA (Li et al., ECCV 2022) differs at 48 x 48: it rolls by up to 5 pixels instead of shifting, and
@@ -64,13 +84,14 @@ class EventAugment:
     rotate: float = 30.0  # degrees, to either side
     cutout: float = 0.11  # largest share of the area of the square that is blanked; the smallest is 0.001
     seed: int = 0
+    operations: tuple[str, ...] = OPERATIONS
 
     def __call__(self, frames: Frames, epoch: int, sample_id: int) -> Frames:
         """`[T, 2, H, W]` -> `[T, 2, H, W]`."""
         draws = keyed_rng(self.seed, epoch, sample_id).random(5)
         if draws[0] < self.flip:
             frames = frames[..., ::-1]
-        operation, signed = OPERATIONS[int(draws[1] * len(OPERATIONS))], 2 * draws[2] - 1
+        operation, signed = self.operations[int(draws[1] * len(self.operations))], 2 * draws[2] - 1
         shift = int(draws[2] * (2 * self.translate + 1)) - self.translate
         if operation == "shear":
             frames = _warp(frames, np.array([[1, 0], [math.tan(self.shear * signed), 1]]))

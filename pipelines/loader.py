@@ -11,18 +11,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from . import order
-from .augment import Augment
-from .boxes import View
 from .errors import DataError
-from .samples import Pixels, Samples
+from .samples import Array, Samples, Seen
 from .stand_in import StandIns
 
-Change = Callable[[Pixels, int], Pixels]
+Change = Callable[[Array, int], Array]
+Augmentation = Callable[[Array, int, int], Array]
+"""Of a sample, the epoch and the sample's id."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images uint8 `[B, C, H, W]`, labels `[B]`, sample ids `[B]`; position of the first in its global batch.
+    """images uint8 `[B, C, H, W]` or frames of counts int16 `[B, T, 2, H, W]`, labels `[B]`, sample ids `[B]`; position
+    of the first in its global batch.
 
     damaged: what could not be read and why, by id; `ids` has those that stand in.
     """
@@ -41,7 +42,7 @@ class _Worker:
     def __init__(
         self,
         data: Samples,
-        view: View | None,
+        view: Seen | None,
         change: Change | None,
         epoch: int | None = None,
         stand_ins: StandIns | None = None,
@@ -49,15 +50,11 @@ class _Worker:
         self.data, self.view, self.change, self.epoch, self.stand_ins = data, view, change, epoch, stand_ins
         self._shared = _Turns()
 
-    def image(self, i: int) -> Pixels:
-        """The picture as it is, or its box: of this epoch, or the centre in evaluation."""
-        if self.view is None:
-            return self.data.image(i)
-        size = self.data.size(i)
-        box = self.view.centre(*size) if self.epoch is None else self.view.random(*size, self.epoch, i)
-        return self.data.crop(i, box, self.view.size)
+    def image(self, i: int) -> Array:
+        """The picture as it is, or what is seen of the sample in this epoch or in evaluation."""
+        return self.data.image(i) if self.view is None else self.view.see(self.data, i, self.epoch)
 
-    def sample(self, i: int, damaged: dict[int, str]) -> tuple[int, Pixels]:
+    def sample(self, i: int, damaged: dict[int, str]) -> tuple[int, Array]:
         """Sample i, or the one that stands in for it; what cannot be read is added to `damaged`."""
         if self.stand_ins is None or self.epoch is None:
             return i, self.image(i)
@@ -91,7 +88,7 @@ class _Turns:
     def __init__(self) -> None:
         self._turns: list[Tensor] = []
 
-    def stack(self, images: list[Pixels]) -> Tensor:
+    def stack(self, images: list[Array]) -> Tensor:
         """`[B, ...]`; in a worker it lasts until _AHEAD + 2 more were asked for; one is when a batch is taken,
         before it is copied."""
         if get_worker_info() is None:
@@ -137,15 +134,15 @@ def train_loader(
     world: int,
     micro_batch: int,
     accumulation: int,
-    augment: Augment | None,
+    augment: Augmentation | None,
     workers: int,
-    view: View | None = None,
+    view: Seen | None = None,
     skip: bool = False,
 ) -> Iterator[list[Batch]]:
     """From the cursor to the end of its epoch: the micro-batches of each optimizer step. Reads nothing before it.
 
-    view: the boxes of pictures that come in many sizes; None: pictures as they are. skip: others stand in for damaged
-    samples, and batches tell of them. Raises DataError for a damaged sample otherwise, or a batch that does not divide.
+    view: what is seen of a sample; None: pictures as they are. skip: others stand in for damaged samples, and batches
+    tell of them. Raises DataError for a damaged sample otherwise, or a batch that does not divide.
     """
     permuted = order.permutation(cursor.seed, cursor.epoch, len(data))
     size = cursor.global_batch
@@ -176,7 +173,7 @@ def eval_loader(
     world: int,
     batch_size: int,
     workers: int,
-    view: View | None = None,
+    view: Seen | None = None,
 ) -> Iterator[Batch]:
     """This rank's share of all samples, each on exactly one rank; the last batch may be smaller."""
     ids = order.validation_share(len(data), rank, world)
@@ -191,7 +188,15 @@ def to_device(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """uint8 `[B, C, H, W]` -> normalised `dtype` `[B, C, H, W]` on the device: a quarter of the bytes travel."""
+    """uint8 `[B, C, H, W]` -> normalised `dtype` `[B, C, H, W]` on the device: a quarter of the bytes travel. Counts,
+    int16 `[B, T, 2, H, W]`, as they are."""
+    if images.dtype == torch.int16:
+        return images.to(device, non_blocking=True).to(dtype)
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(-1, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(-1, 1, 1)
     return (images.to(device, non_blocking=True).contiguous().to(torch.float32) * scale - shift).to(dtype)
+
+
+def time_first(images: Tensor) -> Tensor:
+    """Frames `[B, T, C, H, W]` as the model takes them, `[T, B, C, H, W]`; pictures `[B, C, H, W]` as they are."""
+    return images.transpose(0, 1).contiguous() if images.dim() == 5 else images

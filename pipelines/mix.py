@@ -34,8 +34,9 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Mix a micro-batch that starts at `position` of its global batch.
 
-    images float `[B, C, H, W]`, targets `[B, K]`; mixup and cutmix are the alphas of Beta(alpha, alpha), 0 is off;
-    where both are on, each pair draws one of the two. Raises DataError when B or position is odd.
+    images float `[B, C, H, W]` or frames `[B, T, C, H, W]`, targets `[B, K]`; mixup and cutmix are the alphas of
+    Beta(alpha, alpha), 0 is off; where both are on, each pair draws one of the two. Raises DataError when B or position
+    is odd.
     """
     if len(images) % 2 or position % 2:
         raise DataError(f"mixing works on pairs, but the micro-batch has {len(images)} images from position {position}")
@@ -57,7 +58,8 @@ def mix(
     weight, outside, top, bottom, left, right = drawn.unbind(1)
     rows, columns = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
     inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-    keep = outside.where(~inside, 0.0)[:, None, None].to(images.dtype)
+    keep = outside.where(~inside, 0.0).to(images.dtype)
+    keep = keep.view(-1, *[1] * (images.dim() - 2), height, width)
     return _blend(images, keep), _blend(targets, weight.to(targets.dtype))
 
 

@@ -1,4 +1,4 @@
-"""Recordings of event cameras: readers that check a file to its last byte, and the data sets made of such files.
+"""Recordings of event cameras: readers that check a file to its last byte, and how events lie in shards.
 
 The formats: docs.inivation.com/software/software-advanced-usage/file-formats, and the README of DVS128 Gesture.
 """
@@ -9,7 +9,7 @@ import io
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,18 +23,6 @@ SIDE = 128  # pixels of the DVS128 each way; both data sets were recorded with i
 AGAIN = "unpack the data set again"
 T = TypeVar("T")
 
-CIFAR10_DVS_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
 DVS128_GESTURE_CLASSES = (
     "hand clapping",
     "right hand wave",
@@ -96,6 +84,13 @@ def _read(path: Path, parse: Callable[[bytes], T]) -> T:
         raise DataError(f"{path} cannot be read ({error.strerror}); {AGAIN}") from error
     except DataError as error:
         raise DataError(f"{path} {error}; {AGAIN}") from error
+
+
+def read(path: Path) -> Events:
+    """An .npz, or an .aedat of version 2.0 or 3.1 by its first bytes. Raises DataError for a damaged one."""
+    if path.suffix.lower() == ".npz":
+        return read_npz(path)
+    return _read(path, lambda content: (_aedat3 if content.startswith(b"#!AER-DAT3") else _aedat2)(content))
 
 
 def read_aedat2(path: Path) -> Events:
@@ -179,14 +174,16 @@ def _aedat3(content: bytes) -> Events:
     return _events(t, data >> 17 & 0x7FFF, data >> 2 & 0x7FFF, data >> 1 & 1, SIDE, SIDE)
 
 
-def read_npz(path: Path, height: int = SIDE, width: int = SIDE) -> Events:
-    """An .npz with t (microseconds), x, y and p, as spikingjelly writes it. Raises DataError for a damaged one."""
+def read_npz(path: Path) -> Events:
+    """An .npz with t (microseconds), x, y and p, as spikingjelly writes it, and perhaps the sensor's size, [height,
+    width] in pixels; without one it is the DVS128's. Raises DataError for a damaged one."""
+    return _read(path, _npz)
 
-    def parse(content: bytes) -> Events:
-        t, x, y, p = _columns(_arrays(content, ("t", "x", "y", "p")))
-        return _events(t, x, y, p, height, width)
 
-    return _read(path, parse)
+def _npz(content: bytes) -> Events:
+    *columns, size = _arrays(content, ("t", "x", "y", "p"), size=np.array([SIDE, SIDE]))
+    t, x, y, p = _columns(columns)
+    return _events(t, x, y, p, *_size(size))
 
 
 def encode(events: Events) -> bytes:
@@ -203,25 +200,32 @@ def decode(content: bytes) -> Events:
     try:
         *arrays, size = _arrays(content, ("dt", "x", "y", "p", "size"))
         dt, x, y, p = _columns(arrays)
-        if size.shape != (2,):
-            raise DataError(f"has a size of shape {list(size.shape)}")
-        return _events(np.cumsum(dt), x, y, p, int(size[0]), int(size[1]))
+        return _events(np.cumsum(dt), x, y, p, *_size(size))
     except DataError as error:
         raise DataError(f"does not decode as events ({error})") from error
 
 
-def _arrays(content: bytes, keys: tuple[str, ...]) -> list[NDArray[Any]]:
-    """Arrays of an .npz by name, whole: every byte is compared with the zip's checksums, nothing is unpickled."""
+def _arrays(content: bytes, keys: tuple[str, ...], **defaults: NDArray[Any]) -> list[NDArray[Any]]:
+    """Arrays of an .npz by name, then those that it may lack: every byte is compared with the zip's checksums, nothing
+    is unpickled."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            missing = [key for key in keys if f"{key}.npy" not in archive.namelist()]
-            files = [io.BytesIO(archive.read(f"{key}.npy")) for key in keys if key not in missing]
-        arrays = [np.lib.format.read_array(file, allow_pickle=False) for file in files]
+            names = archive.namelist()
+            missing = [key for key in keys if f"{key}.npy" not in names]
+            found = {k: archive.read(f"{k}.npy") for k in (*keys, *defaults) if f"{k}.npy" in names}
+        loaded = {k: np.lib.format.read_array(io.BytesIO(file), allow_pickle=False) for k, file in found.items()}
     except Exception as error:  # damaged bytes make zipfile, zlib and numpy raise half a dozen kinds
         raise DataError(f"is not a whole .npz ({type(error).__name__})") from error
     if missing:
         raise DataError(f"has no array {missing[0]}, of {', '.join(keys)}")
-    return arrays
+    return [(defaults | loaded)[key] for key in (*keys, *defaults)]
+
+
+def _size(size: NDArray[Any]) -> tuple[int, int]:
+    """Height and width of a sensor. Raises DataError where they cannot be."""
+    if size.dtype.kind not in "iu" or size.shape != (2,) or not (0 < size.min() <= size.max() < 2**15):
+        raise DataError(f"has size {size.ravel()[:3].tolist()}, not [height, width] in pixels")
+    return int(size[0]), int(size[1])
 
 
 def _columns(arrays: list[NDArray[Any]]) -> list[NDArray[np.int64]]:
@@ -232,6 +236,11 @@ def _columns(arrays: list[NDArray[Any]]) -> list[NDArray[np.int64]]:
     if not np.isin(arrays[3], (0, 1)).all():
         raise DataError("has p other than 0 and 1")
     return [array.astype(np.int64) for array in arrays]
+
+
+def read_text(path: Path) -> str:
+    """A small file of ASCII text. Raises DataError where it cannot be read."""
+    return _read(path, lambda content: content.decode("ascii", "replace"))
 
 
 def read_labels(path: Path) -> list[tuple[int, int, int]]:
@@ -256,50 +265,3 @@ def _labels(content: bytes) -> list[tuple[int, int, int]]:
     if not labels:
         raise DataError("has no gestures")
     return labels
-
-
-def read_cifar10_dvs(split: str, folder: Path) -> Iterator[tuple[str, bytes, int]]:
-    """(key, encoded Events, label) of CIFAR10-DVS, a folder for each class with cifar10_CLASS_NUMBER.aedat.
-
-    The data set has no split of its own. This is the one of Spikformer and QKFormer, spikingjelly's
-    split_to_train_test_set(0.9): of each class the first 90 % of the names in alphabetical order (0, 1, 10, 100, ...)
-    are for training. Raises DataError.
-    """
-    _check_split("cifar10_dvs", split)
-    files = {name: sorted((folder / name).glob("*.aedat")) for name in CIFAR10_DVS_CLASSES}
-    sizes = {name: len(paths) for name, paths in files.items()}
-    # A recording that is missing would move others from one split to the other.
-    short = min(sizes, key=lambda name: sizes[name])
-    if sizes[short] < max(sizes.values()) or not sizes[short]:
-        raise DataError(
-            f"{folder / short} has {sizes[short]} .aedat files, other classes {max(sizes.values())}; {AGAIN}"
-        )
-    for label, name in enumerate(CIFAR10_DVS_CLASSES):
-        cut = -(-9 * len(files[name]) // 10)  # rounded up
-        for path in files[name][:cut] if split == "train" else files[name][cut:]:
-            yield path.stem, encode(read_aedat2(path)), label
-
-
-def read_dvs128_gesture(split: str, folder: Path) -> Iterator[tuple[str, bytes, int]]:
-    """(key, encoded Events, label) of DVS128 Gesture, in the order of trials_to_train.txt or trials_to_test.txt.
-
-    A sample is start <= t < end of one row of the recording's *_labels.csv, as in spikingjelly: 1176 and 288 samples.
-    Raises DataError.
-    """
-    _check_split("dvs128_gesture", split)
-    trials = _read(folder / f"trials_to_{split}.txt", lambda content: content.decode("ascii", "replace").split())
-    if not trials:
-        raise DataError(f"{folder / f'trials_to_{split}.txt'} names no recordings; {AGAIN}")
-    for name in trials:
-        path = folder / name
-        recording = read_aedat3(path)
-        for i, (label, start, end) in enumerate(read_labels(path.with_name(f"{path.stem}_labels.csv"))):
-            sample = recording.between(start, end)
-            if not len(sample):
-                raise DataError(f"{path} has no events from {start} to {end} us, row {i + 1} of its labels; {AGAIN}")
-            yield f"{path.stem}_{i:02d}", encode(sample), label
-
-
-def _check_split(name: str, split: str) -> None:
-    if split not in ("train", "test"):
-        raise DataError(f"{name} has no split {split!r}; choose one of train, test")

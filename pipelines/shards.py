@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset import TarWriter
 
+from . import recordings
 from .catalog import Dataset, Sample, Source
 from .errors import DataError
 from .index import AGAIN, COLUMNS, FORMAT, INDEX, TABLE, table_digest
@@ -139,12 +140,20 @@ class _Job:
         if not 0 <= sample.label < classes:
             raise DataError(f"{place} has label {sample.label}, outside 0..{classes - 1}; fix the source")
         try:
-            shape = decode(sample.content, channels).shape
+            shape = _shape(sample, channels)
             if any(size) and list(shape[1:]) != size:
                 raise DataError(f"decodes to {list(shape)} instead of {list(self.dataset.shape)}")
         except DataError as error:
             raise DataError(f"{place} {error}; fix the source") from error
         return shape[1], shape[2]
+
+
+def _shape(sample: Sample, channels: int) -> tuple[int, ...]:
+    """(C, H, W) of a sample. Raises DataError when it does not decode."""
+    if sample.extension == "npz":
+        events = recordings.decode(sample.content)
+        return 2, events.height, events.width
+    return decode(sample.content, channels).shape
 
 
 def _in_parallel(processes: int, job: _Job, asked: list[tuple[int, range]]) -> Iterator[Shard]:

@@ -12,6 +12,8 @@ from .boxes import Box
 from .errors import DataError
 from .index import AGAIN, Index
 from .pictures import Pixels, crop, decode
+from .recordings import Events
+from .recordings import decode as decode_events
 
 
 class TarDataset(Index):
@@ -48,6 +50,14 @@ class TarDataset(Index):
     def crop(self, i: int, box: Box, size: int) -> Pixels:
         """A box of sample i at size x size, uint8 `[C, H, W]`."""
         return self._decoded(i, lambda content: crop(content, self.shape[0], box, size), (size, size))
+
+    def events(self, i: int) -> Events:
+        """Sample i of a set of events."""
+        content, _ = self.read(i)
+        try:
+            return decode_events(content)
+        except DataError as error:
+            raise DataError(f"{self._place(i)} {error}; {AGAIN}") from error
 
     def _decoded(self, i: int, how: Callable[[bytes], Pixels], size: tuple[int, int]) -> Pixels:
         content, _ = self.read(i)

@@ -59,6 +59,16 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
+def entry_of(name: str) -> Entry:
+    """What a name stands for. Raises ModelError with the nearest one for an unknown name."""
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, 1)
+        raise ModelError(
+            f"model {name!r} is unknown; " + (f"did you mean {near[0]!r}?" if near else f"choose from {list_models()}")
+        )
+    return MODELS[name]
+
+
 def create_model(
     name: str,
     *,
@@ -94,12 +104,7 @@ def create_model(
     recompute: what is kept for backward, see `TDFormer.set_recompute`; it never changes a result.
     Raises ModelError, one line, for an unknown name or options that cannot work together.
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, 1)
-        raise ModelError(
-            f"model {name!r} is unknown; " + (f"did you mean {near[0]!r}?" if near else f"choose from {list_models()}")
-        )
-    entry = MODELS[name]
+    entry = entry_of(name)
     sizes = entry.sizes
     steps = entry.time_steps if time_steps is None else time_steps
     if segments < 1 or steps < 1 or steps % segments:
