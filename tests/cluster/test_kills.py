@@ -26,14 +26,15 @@ RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}
 data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5}, mixup: 0.2}
-train: {epochs: 2, global_batch: 24, lr: 0.003, ema_decay: 0.9, threads: 1, sync_batchnorm: off}
+train: {epochs: 1, global_batch: 16, lr: 0.003, ema_decay: 0.9, threads: 1, sync_batchnorm: off}
 engine: {zero_stage: 2}
 checkpoint: {every_steps: 1, keep: 2}
 log: {every_steps: 1}
 """
-TOTAL = 118
+TOTAL = 89
+UNSAVED = "checkpoint.every_steps=1000"
 MOMENTS = 50
-BOUND = 30.0
+BOUND = 60.0
 """Seconds in which the other rank must have ended; `engine.timeout_minutes` is half of it."""
 PHASES = {"step": 0.3, "gather": 0.4, "write": 0.05, "rename": 0.02}
 """Of a save after every step, with the most seconds into it that a kill waits: a step is computed and nothing saved;
@@ -74,7 +75,7 @@ class Ranks:
         return [process.exitcode for process in self.both]
 
     def until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not holds():
             codes = [process.exitcode for process in self.both]
             assert codes == [None, None] and time.monotonic() < deadline, codes
@@ -105,15 +106,15 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Con
     return lambda runs, *words: load(tmp_path / "recipe.yaml", [f"runs_dir={tmp_path / runs}", *words])
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_one_rank_killed_at_fifty_moments_around_a_save(tmp_path: Path, config: Callable[..., Config]) -> None:
-    with Ranks(config("whole")) as ranks:
-        assert ranks.end(150) == [0, 0]
+    with Ranks(config("whole", UNSAVED)) as ranks:
+        assert ranks.end(240) == [0, 0]
     moments, newest, kept = random.Random(0), 0, 0
     found: Counter[str] = Counter()
     slowest = 0.0
     for _ in range(MOMENTS):
-        victim, aim, more = moments.randrange(2), moments.choice(list(PHASES)), moments.randrange(3)
+        victim, aim, more = moments.randrange(2), moments.choice(list(PHASES)), moments.randrange(2)
         with Ranks(config("killed", f"engine.timeout_minutes={BOUND / 2 / 60}")) as ranks:
             ranks.until(ranks.running)
             assert ranks.folder.status()["started_at"] == newest
@@ -136,6 +137,6 @@ def test_one_rank_killed_at_fifty_moments_around_a_save(tmp_path: Path, config: 
     for rank in range(2):
         assert all(found[f"rank {rank}: {phase}"] for phase in PHASES), found
     assert sum(n for key, n in found.items() if key.endswith(("write", "rename"))) >= MOMENTS / 4, found
-    with Ranks(config("killed")) as ranks:
-        assert ranks.end(120) == [0, 0]
+    with Ranks(config("killed", UNSAVED)) as ranks:
+        assert ranks.end(240) == [0, 0]
     assert_equal(tmp_path / "whole", tmp_path / "killed")
