@@ -20,9 +20,11 @@ install: .venv/.installed
 train: install
 	@.ci/quickstart.sh
 
+# On all cores, then what needs fixed ports and the whole machine: a Slurm of its own.
 test: lint
 	@.ci/packages.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm
+	$(BIN)/python -m pytest tests/slurm
 
 lint: install
 	$(BIN)/ruff check .

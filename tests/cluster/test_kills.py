@@ -36,10 +36,19 @@ UNSAVED = "checkpoint.every_steps=1000"
 MOMENTS = 50
 BOUND = 60.0
 """Seconds in which the other rank must have ended; `engine.timeout_minutes` is half of it."""
-PHASES = {"step": 0.3, "gather": 0.4, "write": 0.05, "rename": 0.02}
+PHASES = {"step": 0.3, "gather": 0.4, "write": 0.03, "rename": 0.01}
 """Of a save after every step, with the most seconds into it that a kill waits: a step is computed and nothing saved;
 rank 0 has its row and gathers; its thread writes the hidden folder; that has its manifest and is synced, renamed, and an
 older one removed."""
+
+AIMS = (
+    "step",
+    "gather",
+    "write",
+    "write",
+    "rename",
+    "rename",
+)  # the short ones twice: some kills come too late for them
 
 
 class Ranks:
@@ -114,7 +123,7 @@ def test_one_rank_killed_at_fifty_moments_around_a_save(tmp_path: Path, config: 
     found: Counter[str] = Counter()
     slowest = 0.0
     for _ in range(MOMENTS):
-        victim, aim, more = moments.randrange(2), moments.choice(list(PHASES)), moments.randrange(2)
+        victim, aim, more = moments.randrange(2), moments.choice(AIMS), moments.randrange(2)
         with Ranks(config("killed", f"engine.timeout_minutes={BOUND / 2 / 60}")) as ranks:
             ranks.until(ranks.running)
             assert ranks.folder.status()["started_at"] == newest
