@@ -1,4 +1,4 @@
-"""What a start of training imports and compiles; ranks forked from a process that has imported this begin in a second."""
+"""What a start of training imports and compiles; ranks forked from a process that has imported this start fast."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ BOUND = 60.0
 """Seconds in which the other rank must have ended; `engine.timeout_minutes` is half of it."""
 PHASES = {"step": 0.3, "gather": 0.4, "write": 0.03, "rename": 0.01}
 """Of a save after every step, with the most seconds into it that a kill waits: a step is computed and nothing saved;
-rank 0 has its row and gathers; its thread writes the hidden folder; that has its manifest and is synced, renamed, and an
-older one removed."""
+rank 0 has its row and gathers; its thread writes the hidden folder; that has its manifest, is synced and renamed, and
+an older one is removed."""
 
 AIMS = (
     "step",
