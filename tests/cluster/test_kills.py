@@ -99,7 +99,8 @@ class Ranks:
         for hidden in self.folder.checkpoints.glob(".step-*.tmp"):
             try:
                 if hidden.stat().st_mtime > self.begun:  # else an earlier start has left it
-                    return "rename" if (hidden / checkpoint.MANIFEST).exists() else "write"
+                    written = (hidden / checkpoint.MANIFEST).exists() or hidden.name.endswith(".old.tmp")
+                    return "rename" if written else "write"
             except FileNotFoundError:
                 continue
         rows = self.folder.metrics.read()
