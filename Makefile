@@ -24,9 +24,11 @@ ffcv: install
 train: install
 	@.ci/quickstart.sh
 
+# On all cores, then what needs fixed ports and the whole machine: a Slurm of its own.
 test: lint ffcv
 	@.ci/packages.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm
+	$(BIN)/python -m pytest tests/slurm
 
 lint: install
 	$(BIN)/ruff check .

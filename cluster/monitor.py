@@ -196,7 +196,7 @@ class Monitor:
 
     def _send(self, row: Mapping[str, Any]) -> None:
         if self._wandb:
-            self._wandb.log(dict(row))
+            self._wandb.log(dict(row), step=row["step"])
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def train(recipe: Path, runs: Path, processes: int, stage: int, rows: int | None
     return output
 
 
+@pytest.mark.timeout(600)  # six starts
 def test_other_processes_and_stages_go_on_with_the_same_run(tmp_path: Path) -> None:
     write_shards("digits", tmp_path / "shards", samples_per_shard=500)
     recipe = tmp_path / "recipe.yaml"

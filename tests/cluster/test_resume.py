@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,21 @@ def finish(recipe: Path, runs: Path, *words: str) -> str:
     return output
 
 
+@pytest.fixture(scope="module")
+def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Path]:
+    """The folder of a run that was never killed, by processes and ZeRO stage; to be read only."""
+    done: dict[tuple[int, int], Path] = {}
+
+    def get(processes: int, stage: int) -> Path:
+        if (processes, stage) not in done:
+            runs = tmp_path_factory.mktemp("whole")
+            finish(recipe, runs, "--processes", str(processes), f"engine.zero_stage={stage}")
+            done[processes, stage] = runs
+        return done[processes, stage]
+
+    return get
+
+
 def kill_at(process: subprocess.Popen[str], runs: Path, moment: float) -> None:
     """SIGKILL the command `moment` seconds after its first row; its children must not outlive it."""
     metrics = runs / "run" / "metrics.jsonl"
@@ -77,10 +93,9 @@ def kill_at(process: subprocess.Popen[str], runs: Path, moment: float) -> None:
 
 @pytest.mark.parametrize(("processes", "stage", "kills"), [(1, 0, 4), (2, 2, 3)])
 def test_killed_at_random_moments_and_resumed_is_bit_identical(
-    recipe: Path, tmp_path: Path, processes: int, stage: int, kills: int
+    recipe: Path, tmp_path: Path, whole: Callable[[int, int], Path], processes: int, stage: int, kills: int
 ) -> None:
     words = ["--processes", str(processes), f"engine.zero_stage={stage}"]
-    finish(recipe, tmp_path / "whole", *words)
     random_moments = random.Random(processes)
     killed = tmp_path / "killed"
     for _ in range(kills):
@@ -90,18 +105,18 @@ def test_killed_at_random_moments_and_resumed_is_bit_identical(
             assert checkpoint.verify(path) is None
     output = finish(recipe, killed, *words)
     assert "goes on from step" in output or "finished" in output
-    assert_equal(tmp_path / "whole", killed)
+    assert_equal(whole(processes, stage), killed)
     assert "is finished" in finish(recipe, killed, *words)
 
 
 @pytest.mark.parametrize(("processes", "stage", "then"), [(1, 1, 15), (2, 3, 15)])
-def test_every_zero_stage_goes_on_exactly(recipe: Path, tmp_path: Path, processes: int, stage: int, then: int) -> None:
+def test_every_zero_stage_goes_on_exactly(
+    recipe: Path, tmp_path: Path, whole: Callable[[int, int], Path], processes: int, stage: int, then: int
+) -> None:
     """Stopped after a checkpoint in mid-epoch; stages 0 and 2 are covered above."""
-    words = ["--processes", str(processes), f"engine.zero_stage={stage}"]
-    finish(recipe, tmp_path / "whole", *words)
-    back_to(tmp_path / "whole", tmp_path / "again", then)
-    finish(recipe, tmp_path / "again", *words)
-    assert_equal(tmp_path / "whole", tmp_path / "again")
+    back_to(whole(processes, stage), tmp_path / "again", then)
+    finish(recipe, tmp_path / "again", "--processes", str(processes), f"engine.zero_stage={stage}")
+    assert_equal(whole(processes, stage), tmp_path / "again")
 
 
 def back_to(whole: Path, again: Path, step: int) -> None:
@@ -119,15 +134,16 @@ def back_to(whole: Path, again: Path, step: int) -> None:
             shutil.rmtree(path)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(recipe: Path, tmp_path: Path) -> None:
-    finish(recipe, tmp_path / "whole")
-    back_to(tmp_path / "whole", tmp_path / "again", 100)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    recipe: Path, tmp_path: Path, whole: Callable[[int, int], Path]
+) -> None:
+    back_to(whole(1, 0), tmp_path / "again", 100)
     newest = checkpoint.complete(tmp_path / "again" / "run" / "checkpoints")[0]
     file = newest / "optimizer.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     output = finish(recipe, tmp_path / "again")
     assert f"{newest.name} is damaged: optimizer.safetensors" in output
-    assert_equal(tmp_path / "whole", tmp_path / "again")
+    assert_equal(whole(1, 0), tmp_path / "again")
 
 
 def test_bad_input_for_a_run_that_exists(recipe: Path, tmp_path: Path) -> None:

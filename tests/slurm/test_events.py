@@ -170,6 +170,26 @@ def lose_host(run: Run) -> None:
     run.slurm.start_node("127.0.0.12")
 
 
+def kill_a_daemon(run: Run) -> None:
+    """Of a run that does not notice."""
+    run.until(6)
+    os.kill(run.slurm.node_pid("127.0.0.12"), signal.SIGKILL)
+    run.until(10)
+    assert run.state() == "RUNNING"
+    run.slurm.start_node("127.0.0.12")
+
+
+def stop(run: Run) -> int:
+    """With `tdformer stop`; returns the step that it saved."""
+    assert run.slurm.cli("stop", run.folder.path).returncode == 0
+    run.slurm.wait(lambda: run.state() == "CANCELLED", 60, run.log())
+    run.slurm.wait(lambda: not run.slurm.ranks(), 30, "the ranks end")
+    status = run.folder.status()
+    assert status["state"] == "saved" and "SIGTERM" in status["reason"]
+    assert run.saved_steps()[0] == status["step"] == run.rows() - (status["step"] >= 16)
+    return status["step"]
+
+
 IN_TIME = (usr2, time_limit)
 """Events that the run hears of early enough to save: no step is computed twice."""
 
@@ -214,35 +234,28 @@ def test_it_goes_on_as_if_nothing_had_happened(
 def test_a_killed_daemon_disturbs_nothing_and_stop_and_resume(slurm, recipe: Path, tmp_path: Path, undisturbed) -> None:
     whole = undisturbed(1)
     run = Run(slurm, recipe, tmp_path, 1)
-    run.until(6)
-    os.kill(slurm.node_pid("127.0.0.12"), signal.SIGKILL)
-    run.until(10)
-    assert run.state() == "RUNNING"
-    slurm.start_node("127.0.0.12")
+    kill_a_daemon(run)
     again = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", "--nodes", 2)
     assert again.returncode == 0 and f"is job {run.id} already (running)" in again.stdout
     rows = [json.loads(line) for line in slurm.cli("status", tmp_path, "--json").stdout.splitlines()]
     assert [(r["run"], r["state"], r["job"]) for r in rows] == [("run", "running", f"{run.id} running")]
-    assert slurm.cli("stop", run.folder.path).returncode == 0
-    slurm.wait(lambda: run.state() == "CANCELLED", 60, run.log())
-    slurm.wait(lambda: not slurm.ranks(), 30, "the ranks end")
-    status = run.folder.status()
-    assert status["state"] == "saved" and "SIGTERM" in status["reason"]
-    assert run.saved_steps()[0] == status["step"] == run.rows() - (status["step"] >= 16)
+    step = stop(run)
     assert slurm.cli("resume", run.folder.path).returncode == 0
     run.id = json.loads((run.folder.path / "job.json").read_text())["id"]
     run.finished()
-    assert f"goes on from step {status['step']} of {TOTAL}" in slurm.cli("logs", "-f", run.folder.path).stdout
+    assert f"goes on from step {step} of {TOTAL}" in slurm.cli("logs", "-f", run.folder.path).stdout
     assert_equal(whole, tmp_path)
     assert "is finished" in slurm.cli("launch", recipe, f"runs_dir={tmp_path}", "--nodes", 2).stdout
 
 
 def test_on_with_fewer_nodes_and_another_zero_stage(slurm, recipe: Path, tmp_path: Path, undisturbed) -> None:
+    """After a killed daemon and a stop with two ranks a node."""
     whole = RunFolder(undisturbed(2) / "run").metrics.read()
     run = Run(slurm, recipe, tmp_path, 2)
-    run.until(6)
-    assert slurm.cli("stop", run.folder.path).returncode == 0
-    slurm.wait(lambda: run.state() == "CANCELLED" and not slurm.ranks(), 60, run.log())
+    kill_a_daemon(run)
+    stop(run)
+    before = run.folder.metrics.read()
+    assert before == whole[: len(before)]
     words = ("--nodes", 1, "--processes-per-node", 2, "engine.zero_stage=2")
     done = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", *words)
     assert done.returncode == 0, done.stderr
@@ -254,9 +267,12 @@ def test_on_with_fewer_nodes_and_another_zero_stage(slurm, recipe: Path, tmp_pat
         assert "loss" not in row or row["loss"] == pytest.approx(expected["loss"], rel=1e-2)
 
 
-def test_a_bug_that_raises_is_tried_again_until_nothing_is_gained(slurm, recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_bug_that_raises_is_tried_again_until_nothing_is_gained(
+    slurm, recipe: Path, tmp_path: Path, processes: int
+) -> None:
     """The bug is put into the run's own snapshot of the code: that is what runs."""
-    run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
+    run = Run(slurm, recipe, tmp_path, processes, "site.sbatch=[hold]")
     run.in_its_step('assert state.step != 6, "a bug"')
     run.again()
     # Slurm calls a job FAILED for a moment between a crash and being queued again.

@@ -1,0 +1,18 @@
+"""What a start of training imports and compiles; ranks forked from a process that has imported this start fast."""
+
+from __future__ import annotations
+
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+import matplotlib.backends.backend_agg  # noqa: F401
+import PIL.Image
+import torch
+from deepspeed.ops import __compatible_ops__  # noqa: F401
+
+import cluster.processes
+import cluster.train  # noqa: F401
+import tdformer
+
+PIL.Image.init()
+torch.set_num_threads(1)
+model = tdformer.create_model("quickstart", time_steps=2, segments=2, feedback="all", cm=1, pm=2)
+tdformer.segment_loss(model(torch.zeros(2, 1, 28, 28)), torch.tensor([0, 1])).backward()
