@@ -13,6 +13,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipelines.errors import DataError
+from pipelines.remote import Patience, Remote, is_remote
+
 from .errors import RunError
 
 
@@ -72,6 +75,13 @@ class AugmentConfig:
 
 
 @dataclass
+class FetchConfig:
+    tries: int = setting(6, least=1)
+    pause: float = setting(1.0, least=0)
+    timeout: float = setting(60.0, above=0)
+
+
+@dataclass
 class DataConfig:
     dataset: str = "fashion_mnist"
     root: str | None = None
@@ -79,14 +89,23 @@ class DataConfig:
     size: int | None = setting(None, least=1)
     crop_ratio: float = setting(0.875, above=0, most=1)
     workers: int = setting(0, least=0)
+    window: int | None = setting(None, least=1)
+    cache: str | None = None
+    cache_gb: float = setting(50.0, above=0)
+    fetch: FetchConfig = field(default_factory=FetchConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mixup: float = setting(0.0, least=0)
     cutmix: float = setting(0.0, least=0)
 
     @property
-    def folder(self) -> Path:
-        """Where the shards are."""
-        return Path(self.root or f"data/{self.dataset}")
+    def folder(self) -> Path | Remote:
+        """Where the shards are. Raises RunError for a root that nothing can open."""
+        if self.root is None or not is_remote(self.root):
+            return Path(self.root or f"data/{self.dataset}")
+        try:
+            return Remote(self.root, Patience(self.fetch.tries, self.fetch.pause, self.fetch.timeout))
+        except DataError as e:
+            raise RunError(f"data.root: {e}") from e
 
     @property
     def mixes(self) -> bool:
@@ -202,6 +221,9 @@ NEUTRAL = frozenset(
         "data.root",
         "data.source",
         "data.workers",
+        "data.cache",
+        "data.cache_gb",
+        *(f"data.fetch.{f.name}" for f in fields(FetchConfig)),
         "train.processes",
         "train.threads",
         "engine.zero_stage",
@@ -296,6 +318,11 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
         raise RunError(f"model.v_reset is {model.v_reset}; give a number or soft")
     if isinstance(model.image_size, list) and len(model.image_size) != 2:
         raise RunError(f"model.image_size is {_show(model.image_size)}; give a number or [height, width]")
+    if isinstance(folder := config.data.folder, Remote) and config.data.window is None:
+        raise RunError(
+            f"data.root is {folder.root}, not a local folder, and all its shards cannot be shuffled together; "
+            "set data.window, such as data.window=8"
+        )
     for key in ("scale", "ratio"):
         low, high = getattr(config.data.augment, key)
         if low > high:

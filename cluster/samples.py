@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
 from pipelines.augment import Augment
 from pipelines.boxes import View
+from pipelines.cache import Cache, default_folder
+from pipelines.remote import Remote
 from pipelines.samples import Samples
-from pipelines.webdataset import TarDataset
+from pipelines.webdataset import RemoteTarDataset, TarDataset
 
 from .config import Config
 from .errors import RunError
 
 
 def opened(config: Config, split: str) -> Samples:
-    """The samples of `train` or `test`. Raises DataError where they are not whole."""
-    return TarDataset(config.data.folder / split)
+    """The samples of `train` or `test`. Raises DataError where they are not whole, RunError where the windows of a
+    remote set are too small."""
+    folder = config.data.folder
+    return TarDataset(folder / split) if isinstance(folder, Path) else opened_remote(config, folder, split)
+
+
+def opened_remote(config: Config, root: Remote, split: str) -> RemoteTarDataset:
+    """The same, of shards that are not on a local disk."""
+    folder, window = config.data.cache, config.data.window
+    assert window is not None  # checked with the configuration
+    cache = Cache(Path(folder) if folder else default_folder(), int(config.data.cache_gb * 1e9))
+    data = RemoteTarDataset(root / split, cache, window)
+    if split == "train":
+        _check_window(data.shard_of, window, config.train.global_batch)
+    return data
+
+
+def _check_window(shard_of: NDArray[np.int32], window: int, global_batch: int) -> None:
+    """Ranks are up to a step apart: two steps must lie in two windows, which is what the cache has room for."""
+    counts = np.sort(np.bincount(shard_of))
+    if len(counts) > window and (least := int(counts[:window].sum())) < 2 * global_batch:
+        raise RunError(
+            f"data.window={window} can be {least} samples, fewer than two steps of train.global_batch={global_batch}; "
+            "make data.window larger"
+        )
 
 
 def view(config: Config, data: Samples) -> View | None:

@@ -56,7 +56,9 @@ class _Worker:
         return Batch(torch.from_numpy(np.stack(images)), labels, torch.from_numpy(ids), position)
 
 
-def _batches(samples: _Worker, asked: Sequence[tuple[np.ndarray, int]], workers: int) -> Iterator[Batch]:
+def _batches(
+    samples: _Worker, asked: Sequence[tuple[np.ndarray, int]], workers: int, windows: order.Ids | None = None
+) -> Iterator[Batch]:
     loader: DataLoader[Batch | DataError] = DataLoader(
         samples,  # type: ignore[arg-type]
         batch_size=None,
@@ -66,10 +68,15 @@ def _batches(samples: _Worker, asked: Sequence[tuple[np.ndarray, int]], workers:
         multiprocessing_context="fork" if workers else None,
     )
     try:
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        with samples.data.following([ids for ids, _ in asked], windows) as reads:
+            batches = iter(loader)  # the workers are forked here, before a thread that fetches is started
+            for number in range(len(asked)):
+                reads(number)
+                batch = next(batches)
+                if isinstance(batch, DataError):
+                    raise batch
+                reads(number + 1)
+                yield batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -89,13 +96,15 @@ def train_loader(
     augment: Augment | None,
     workers: int,
     view: View | None = None,
+    window: int | None = None,
 ) -> Iterator[list[Batch]]:
     """From the cursor to the end of its epoch: the micro-batches of each optimizer step. Reads nothing before it.
 
-    view: the boxes of pictures that come in many sizes; None: pictures as they are. Raises DataError for a damaged
+    view: the boxes of pictures that come in many sizes; None: pictures as they are. window: shards shuffled
+    together; None: all. Raises DataError for a damaged
     sample or a batch that does not divide.
     """
-    permuted = order.permutation(cursor.seed, cursor.epoch, len(data))
+    permuted = order.epoch_order(cursor, data.shard_of, window)
     size = cursor.global_batch
     if micro_batch * accumulation * world != size:
         raise DataError(
@@ -111,7 +120,8 @@ def train_loader(
         )
     ]
     change = None if augment is None else lambda image, i: augment(image, cursor.epoch, i)
-    batches = _batches(_Worker(data, view, change, cursor.epoch), asked, workers)
+    windows = order.windows(cursor.seed, cursor.epoch, order.shards_in(data.shard_of), window)
+    batches = _batches(_Worker(data, view, change, cursor.epoch), asked, workers, windows)
     for _ in range(0, len(asked), accumulation):
         yield [next(batches) for _ in range(accumulation)]
 
