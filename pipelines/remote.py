@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import select
@@ -173,9 +174,7 @@ class _Process:
 
 def _library() -> Any:
     """webdataset's openers of object stores; late, because it imports torch."""
-    from webdataset import gopen
-
-    return gopen
+    return importlib.import_module("webdataset.gopen")  # its package hides it behind a function of that name
 
 
 def _downloaded(url: str, timeout: float) -> Iterator[bytes]:
