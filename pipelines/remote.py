@@ -140,7 +140,8 @@ class Remote:
             )
             return _Process(started, errors)
         try:
-            return _Process(_library().gopen(self.url()).proc, None)
+            opened = _library().gopen(self.url())
+            return _Process(opened.proc, None, opened)
         except Exception as error:  # whatever the library's opener of this scheme lacks
             raise Failure(f"{type(error).__name__}: {error}".splitlines()[0], final=True) from error
 
@@ -151,6 +152,7 @@ class _Process:
 
     running: subprocess.Popen[bytes]
     errors: IO[bytes] | None
+    owner: object = None  # closes the pipe when it goes
 
     def complaint(self) -> str:
         if self.errors is None:
