@@ -60,16 +60,15 @@ class Cache:
 
     def open(self, item: Item) -> int:
         """A descriptor of the file, fetched where it is missing. Raises DataError."""
-        with suppress(FileNotFoundError):
-            return os.open(self.path(item), os.O_RDONLY | os.O_CLOEXEC)
-        with self._disk(item):
-            tell = _Teller(f"waiting for {item.remote}")
-            while True:
+        tell, patience = _Teller(f"waiting for {item.remote}"), item.remote.patience
+        while True:
+            with self._disk(item):
+                with suppress(FileNotFoundError):
+                    return os.open(self.path(item), os.O_RDONLY | os.O_CLOEXEC)
                 with self._locked(item.sha256) as mine:
-                    if mine:
-                        if not self.path(item).exists():
-                            self._fetch(item, tell, item.remote.patience.timeout)
-                        return os.open(self.path(item), os.O_RDONLY | os.O_CLOEXEC)
+                    if mine and not self.path(item).exists():
+                        self._fetch(item, tell, patience.tries * patience.timeout)
+            if not mine:  # another process fetches it
                 tell()
                 time.sleep(_POLL)
 
