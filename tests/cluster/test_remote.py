@@ -103,7 +103,7 @@ def test_a_server_that_fails_ends_a_run_with_one_line(cli: Any, server: fs.FileS
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     for i in range(15):
         server.faults[f"train/train-{i:06d}.tar"] = [fs.status(503)] * 1000
-    done = cli("train", "recipe.yaml", f"data.root={server.url}", "data.cache=cache", "--processes", "2")
+    done = cli("train", "recipe.yaml", f"data.root={server.url}", "data.cache=cache")
     line = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and line.startswith(f"error: {server.url}/train/train-0000")
     assert "cannot be fetched (HTTP status 503; 3 tries); the same command goes on" in line
@@ -124,15 +124,26 @@ def test_prepare_checks_and_writing_is_refused(server: fs.FileServer, tmp_path: 
         opened(configs.load(tmp_path / "recipe.yaml", [*words, "data.window=2"]), "train")
 
 
+READ = """
+import os, sys
+from cluster.config import load
+from cluster.samples import opened
+from pipelines.errors import DataError
+try:
+    opened(load("recipe.yaml", sys.argv[1:]), "train").read(0)
+except DataError as error:
+    print(error)
+print([name for name in os.listdir("disk/cache") if name.endswith(".part")])
+"""
+
+
 def test_a_full_disk_under_the_cache_is_one_line(on_small_disk: Any, server: fs.FileServer, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    root = f"data.root={server.url}"
-    write_shards("digits", server.folder / "large")  # a shard of 800 kB
-    done = on_small_disk(
-        "-m", "cluster.cli", "train", "recipe.yaml", f"{root}/large", "data.cache=disk/cache", "data.workers=0"
-    )
-    line = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 2 and "no space left in disk/cache for http" in line and "or set data.cache" in line
+    write_shards("digits", server.folder / "large")  # a shard of more than a megabyte
+    done = on_small_disk("-c", READ, f"data.root={server.url}/large", "data.cache=disk/cache")
+    line, left = done.stdout.splitlines()
+    assert line.startswith(f"no space left in disk/cache for {server.url}/large/train/train-000000.tar; free some")
+    assert left == "[]"
 
 
 @pytest.mark.parametrize(
