@@ -13,6 +13,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipelines.errors import DataError
+from pipelines.remote import Patience, Remote, is_remote
+
 from .errors import RunError
 
 
@@ -73,6 +76,13 @@ class AugmentConfig:
 
 
 @dataclass
+class FetchConfig:
+    tries: int = setting(6, least=1)
+    pause: float = setting(1.0, least=0)
+    timeout: float = setting(60.0, above=0)
+
+
+@dataclass
 class DataConfig:
     dataset: str = "fashion_mnist"
     format: str = setting("webdataset", choices=("webdataset", "ffcv"))
@@ -84,14 +94,23 @@ class DataConfig:
     workers: int = setting(0, least=0)
     on_error: str = setting("raise", choices=("raise", "skip"))
     skips: int = setting(100, least=0)
+    window: int | None = setting(None, least=1)
+    cache: str | None = None
+    cache_gb: float = setting(50.0, above=0)
+    fetch: FetchConfig = field(default_factory=FetchConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mixup: float = setting(0.0, least=0)
     cutmix: float = setting(0.0, least=0)
 
     @property
-    def folder(self) -> Path:
-        """Where the shards are."""
-        return Path(self.root or f"data/{self.dataset}")
+    def folder(self) -> Path | Remote:
+        """Where the shards are. Raises RunError for a root that nothing can open."""
+        if self.root is None or not is_remote(self.root):
+            return Path(self.root or f"data/{self.dataset}")
+        try:
+            return Remote(self.root, Patience(self.fetch.tries, self.fetch.pause, self.fetch.timeout))
+        except DataError as e:
+            raise RunError(f"data.root: {e}") from e
 
     @property
     def mixes(self) -> bool:
@@ -209,6 +228,9 @@ NEUTRAL = frozenset(
         "data.workers",
         "data.on_error",
         "data.skips",
+        "data.cache",
+        "data.cache_gb",
+        *(f"data.fetch.{f.name}" for f in fields(FetchConfig)),
         "train.processes",
         "train.threads",
         "engine.zero_stage",
@@ -303,6 +325,11 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
         raise RunError(f"model.v_reset is {model.v_reset}; give a number or soft")
     if isinstance(model.image_size, list) and len(model.image_size) != 2:
         raise RunError(f"model.image_size is {_show(model.image_size)}; give a number or [height, width]")
+    if isinstance(folder := config.data.folder, Remote) and config.data.window is None:
+        raise RunError(
+            f"data.root is {folder.root}, not a local folder, and all its shards cannot be shuffled together; "
+            "set data.window, such as data.window=8"
+        )
     for key in ("scale", "ratio"):
         low, high = getattr(config.data.augment, key)
         if low > high:

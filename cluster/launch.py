@@ -101,7 +101,10 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     from .processes import check_inputs, describe
 
     config.runs_dir = str(Path(config.runs_dir).resolve())
-    config.data.root = str(config.data.folder.resolve())
+    if isinstance(shards := config.data.folder, Path):
+        config.data.root = str(shards.resolve())
+    if config.data.cache is not None:
+        config.data.cache = str(Path(config.data.cache).resolve())
     slurm = where == "slurm" or (where == "auto" and shutil.which("sbatch") is not None)
     if not slurm and shape.nodes > 1:
         raise RunError(f"{shape.nodes} nodes need Slurm, and sbatch is not on the PATH; load its module, or --nodes 1")

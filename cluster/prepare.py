@@ -9,12 +9,14 @@ from pipelines import beton, catalog, index, shards
 from pipelines.errors import DataError
 from pipelines.ffcv import BetonDataset
 from pipelines.index import Index
+from pipelines.remote import Remote, is_remote
 from pipelines.webdataset import TarDataset
 
 from . import config as configs
 from .errors import RunError, disk_errors
 from .progress import progress, say
 from .run import exclusive
+from .samples import opened_remote
 
 FALL_BACK = "digits"
 
@@ -27,16 +29,21 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
     """
     config = configs.load(path, overrides)
     data = config.data
+    if isinstance(folder := data.folder, Remote):  # not ours to write
+        for split in catalog.get(data.dataset).splits:
+            _check(data.dataset, opened_remote(config, folder, split))
+        return path
     source = Path(data.source) if data.source else None
     try:
-        _ensure(data.dataset, data.folder, source, data.format)
+        _ensure(data.dataset, folder, source, data.format)
     except DataError as e:
         instead = path.with_name(f"{FALL_BACK}.yaml")
         missing = data.dataset == "fashion_mnist" and source is None and not catalog.FASHION_MNIST_FOLDER.exists()
-        if not missing or splits(data.folder) or not instead.is_file():
+        if not missing or splits(folder) or not instead.is_file():
             raise
         say(f"{e}\nFashion-MNIST is not on this machine: taking scikit-learn's 1,797 digits instead ({instead})")
         other = configs.load(instead).data
+        assert isinstance(other.folder, Path)
         _ensure(other.dataset, other.folder, None, other.format)
         return instead
     return path
@@ -49,6 +56,7 @@ def write_shards(
 
     Raises DataError; nothing half-written is ever seen.
     """
+    _local(folder)
     known = catalog.get(dataset)
     if source is not None and not source.is_dir():
         raise DataError(f"{source}: no such folder to read {dataset} from")
@@ -83,6 +91,7 @@ def write_ffcv(folder: Path, stored: str = "pixels", max_side: int | None = None
 
 def verify_shards(folder: Path) -> Iterator[str]:
     """Read all shards in `folder`, which holds splits or is one; a line for each split. Raises DataError."""
+    _local(folder)
     found = splits(folder)
     if not found:
         raise RunError(f"{folder} holds no shards; give the folder that `tdformer shard` wrote")
@@ -101,13 +110,21 @@ def _ensure(dataset: str, folder: Path, source: Path | None, form: str) -> None:
     if form == "ffcv" and not all(beton.path(folder / split).exists() for split in known.splits):
         write_ffcv(folder)
     for split in known.splits:
-        data = Index(folder / split) if form == "ffcv" else TarDataset(folder / split)
-        if data.facts["dataset"] != dataset:
-            raise RunError(
-                f"{folder / split} holds {data.facts['dataset']}, the configuration asks for {dataset}; "
-                f"set data.root to another folder"
-            )
+        _check(dataset, Index(folder / split) if form == "ffcv" else TarDataset(folder / split))
     say(f"{dataset} is in {folder}")
+
+
+def _check(dataset: str, data: Index) -> None:
+    if data.facts["dataset"] != dataset:
+        raise RunError(
+            f"{data.folder} holds {data.facts['dataset']}, the configuration asks for {dataset}; "
+            f"set data.root to another folder"
+        )
+
+
+def _local(folder: Path) -> None:
+    if is_remote(str(folder)):
+        raise RunError(f"{folder} is not a local folder; write and verify shards on a disk, then copy them")
 
 
 def splits(folder: Path) -> list[Path]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
 from pipelines.augment import Augment
 from pipelines.boxes import View
+from pipelines.cache import Cache, default_folder
 from pipelines.ffcv import BetonDataset
 from pipelines.frames import OPERATIONS, EventAugment, FrameView
 from pipelines.loader import Augmentation
+from pipelines.remote import Remote
 from pipelines.samples import Samples, Seen, has_events
-from pipelines.webdataset import TarDataset
+from pipelines.webdataset import RemoteTarDataset, TarDataset
 from tdformer.registry import entry_of
 
 from .config import Config, DataConfig, flat
@@ -17,9 +24,35 @@ from .progress import progress
 
 
 def opened(config: Config, split: str) -> Samples:
-    """The samples of `train` or `test`. Raises DataError where they are not whole."""
-    folder = config.data.folder / split
-    return BetonDataset(folder, progress(split, "bytes")) if config.data.format == "ffcv" else TarDataset(folder)
+    """The samples of `train` or `test`. Raises DataError where they are not whole, RunError where the windows of a
+    remote set are too small."""
+    folder = config.data.folder
+    if isinstance(folder, Remote):
+        return opened_remote(config, folder, split)
+    if config.data.format == "ffcv":
+        return BetonDataset(folder / split, progress(split, "bytes"))
+    return TarDataset(folder / split)
+
+
+def opened_remote(config: Config, root: Remote, split: str) -> RemoteTarDataset:
+    """The same, of shards that are not on a local disk."""
+    folder, window = config.data.cache, config.data.window
+    assert window is not None  # checked with the configuration
+    cache = Cache(Path(folder) if folder else default_folder(), int(config.data.cache_gb * 1e9))
+    data = RemoteTarDataset(root / split, cache, window)
+    if split == "train":
+        _check_window(data.shard_of, window, config.train.global_batch)
+    return data
+
+
+def _check_window(shard_of: NDArray[np.int32], window: int, global_batch: int) -> None:
+    """Ranks are up to a step apart: two steps must lie in two windows, which is what the cache has room for."""
+    counts = np.sort(np.bincount(shard_of))
+    if len(counts) > window and (least := int(counts[:window].sum())) < 2 * global_batch:
+        raise RunError(
+            f"data.window={window} can be {least} samples, fewer than two steps of train.global_batch={global_batch}; "
+            "make data.window larger"
+        )
 
 
 def view(config: Config, data: Samples) -> Seen | None:

@@ -19,7 +19,7 @@ import tdformer
 from pipelines.errors import DataError
 from pipelines.loader import Batch, time_first, to_device, train_loader
 from pipelines.mix import mix, soft_targets
-from pipelines.order import Cursor, global_batch, permutation, steps_per_epoch
+from pipelines.order import Cursor, epoch_order, global_batch, steps_per_epoch
 from tdformer.measure import Firing, measure_firing
 from tdformer.norm import BatchNorm, synchronise
 
@@ -141,6 +141,7 @@ class Trainer:
                 workers=config.data.workers,
                 view=self.view,
                 skip=config.data.on_error == "skip",
+                window=config.data.window,
             )
             waiting = time.perf_counter()
             for micro_batches in batches:
@@ -253,7 +254,8 @@ class Trainer:
         """Tell of a step whose loss or gradient was not finite, with the ids of its batch. Raises RunError, on all
         ranks, after too many of them in a row."""
         state, cursor, limit = self.state, self.state.cursor, self.config.health.skips
-        ids = global_batch(permutation(cursor.seed, cursor.epoch, len(self.data)), cursor.step, cursor.global_batch)
+        order = epoch_order(cursor, self.data.shard_of, self.config.data.window)
+        ids = global_batch(order, cursor.step, cursor.global_batch)
         line = f"the loss or the gradient of step {state.step + 1} is not finite: left out ({state.skipped} so far)"
         monitor.warn(line, step=state.step + 1, epoch=cursor.epoch, ids=ids.tolist())
         if state.in_a_row > limit:

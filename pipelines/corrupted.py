@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from .catalog import Arrays, Files, Source, listed
 from .corruptions import KINDS, SEVERITIES, check, corrupt, corruption_rng
 from .errors import DataError
 from .pictures import Pixels, crop, decode
+from .remote import Remote
 from .samples import Samples
 
 AGAIN = "unpack its archive again"
@@ -141,13 +143,23 @@ class Made:
 class _Like:
     """Samples that have classes, mean and std of `clean`."""
 
-    def __init__(self, clean: Samples, folder: Path, labels: NDArray[np.int32], shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, clean: Samples, folder: Path | Remote, labels: NDArray[np.int32], shape: tuple[int, int, int]
+    ) -> None:
         self.folder, self.digest = folder, f"{clean.digest} {folder}"
         self.class_names, self.classes = clean.class_names, clean.classes
         self.mean, self.std, self.labels, self.shape = clean.mean, clean.std, labels, shape
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def shard_of(self) -> NDArray[np.int32]:
+        return np.zeros(len(self), np.int32)
+
+    def following(self, batches: Any, windows: Any) -> AbstractContextManager[Callable[[int], None]]:
+        """See `Samples`; there is nothing to fetch."""
+        return nullcontext(lambda number: None)
 
 
 class _Stored(_Like):
@@ -187,6 +199,14 @@ class _Made(_Like):
     def __init__(self, clean: Samples, kind: str, severity: int, seed: int) -> None:
         super().__init__(clean, clean.folder, clean.labels, clean.shape)
         self.clean, self.kind, self.severity, self.seed = clean, kind, severity, seed
+
+    @property
+    def shard_of(self) -> NDArray[np.int32]:
+        return self.clean.shard_of
+
+    def following(self, batches: Any, windows: Any) -> AbstractContextManager[Callable[[int], None]]:
+        """See `Samples`."""
+        return self.clean.following(batches, windows)
 
     def size(self, i: int) -> tuple[int, int]:
         return self.clean.size(i)

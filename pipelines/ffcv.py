@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import beton
 from .boxes import Box
-from .errors import DataError
+from .errors import DamagedSample, DataError
 from .index import Index
 from .pictures import Pixels, crop, decode, resized
 
@@ -28,6 +28,8 @@ class BetonDataset(Index):
     once: the file that was found whole is remembered by inode, size and time of change. progress: told of the bytes
     compared and to compare. Raises DataError, naming the file and the first sample that is damaged.
     """
+
+    folder: Path
 
     def __init__(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> None:
         super().__init__(folder)
@@ -48,7 +50,7 @@ class BetonDataset(Index):
 
     def image(self, i: int) -> Pixels:
         """Sample i, uint8 `[C, H, W]`."""
-        content = self._content(i)
+        content = self._kept(i)
         if self.stored == "files":
             return decode(content.tobytes(), self.shape[0])
         return content if all(self.shape) else content.transpose(2, 0, 1)
@@ -56,7 +58,7 @@ class BetonDataset(Index):
     def crop(self, i: int, box: Box, size: int) -> Pixels:
         """A box of sample i, in pixels of the original, at size x size: uint8 `[C, size, size]`. Of stored pixels no
         more than the box is read."""
-        content = self._content(i)
+        content = self._kept(i)
         if self.stored == "files":
             return crop(content.tobytes(), self.shape[0], box, size)
         if all(self.shape):
@@ -125,12 +127,12 @@ class BetonDataset(Index):
             raise DataError(f"{self.path} has sample {wrong[0]} outside the file; {AGAIN}")
         return place, shape
 
-    def _content(self, i: int) -> NDArray[np.uint8]:
+    def _kept(self, i: int) -> NDArray[np.uint8]:
         """Stored pixels `[H, W, 3]` or `[C, H, W]`, or the bytes of a file."""
         first, size = self._place[i]
         content = self._bytes[first : first + size]
         if self.stored == "files":
             if zlib.crc32(content.data) != int(self.table["crc32"][i]):
-                raise DataError(f"{self.path}: sample {i} is damaged (checksum); {AGAIN}")
+                raise DamagedSample(f"{self.path}: sample {i} is damaged (checksum); {AGAIN}")
             return content
         return content.reshape(self.shape if self._shape is None else (*self._shape[i], 3))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError
+from .errors import DamagedSample, DataError
 from .order import keyed_rng
 from .recordings import Events
 from .samples import Recorded, Samples
@@ -63,7 +63,7 @@ class FrameView:
         try:
             return integrate(events, self.time_steps, self.by, self.grid)
         except DataError as error:
-            raise DataError(f"{data.folder}: sample {i}: {error}") from error
+            raise DamagedSample(f"{data.folder}: sample {i}: {error}") from error
 
 
 OPERATIONS = ("identity", "shear", "translate_x", "translate_y", "rotate", "cutout")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError
+from .remote import Remote
 
 INDEX, TABLE = "index.json", "index.npz"
 FORMAT = 2
@@ -30,13 +34,13 @@ AGAIN = "write the shards again with tdformer shard"
 class Index:
     """What index.json and index.npz say. Raises DataError, naming the file, where they are missing or damaged."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path | Remote) -> None:
+        self.folder = Path(folder) if isinstance(folder, str) else folder
         try:
-            self.facts: dict[str, Any] = json.loads((self.folder / INDEX).read_text())
+            self.facts: dict[str, Any] = json.loads(self._content(INDEX))
             if self.facts["format"] != FORMAT:
                 raise DataError(f"{self.folder / INDEX} has format {self.facts['format']}, not {FORMAT}; {AGAIN}")
-            with np.load(self.folder / TABLE, allow_pickle=False) as table:
+            with np.load(io.BytesIO(self._content(TABLE)), allow_pickle=False) as table:
                 self.table: dict[str, NDArray[Any]] = {key: table[key] for key in COLUMNS}
             self.digest: str = self.facts["digest"]
             self.class_names: list[str] = self.facts["class_names"]
@@ -63,6 +67,9 @@ class Index:
                 f"{self.folder / TABLE}: sample {i} has label {self.labels[i]}, outside 0..{self.classes - 1}; {AGAIN}"
             )
 
+    def _content(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
     def __len__(self) -> int:
         return len(self.table["size"])
 
@@ -74,6 +81,17 @@ class Index:
     def labels(self) -> NDArray[np.int32]:
         """All labels, `[n]`."""
         return self.table["label"]
+
+    @property
+    def shard_of(self) -> NDArray[np.int32]:
+        """The shard that each sample lies in, `[n]`."""
+        return self.table["shard"]
+
+    def following(
+        self, batches: Sequence[NDArray[np.int64]], windows: NDArray[np.int64] | None
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """See `Samples`; on a disk there is nothing to fetch."""
+        return nullcontext(lambda number: None)
 
     def size(self, i: int) -> tuple[int, int]:
         """Height and width of sample i in pixels."""

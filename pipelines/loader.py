@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from . import order
-from .errors import DataError
+from .errors import DamagedSample, DataError
 from .samples import Array, Samples, Seen
 from .stand_in import StandIns
 
@@ -61,9 +61,9 @@ class _Worker:
         for other in self.stand_ins.of(self.epoch, i):
             try:
                 return other, self.image(other)
-            except DataError as error:
+            except DamagedSample as error:
                 damaged[other] = str(error)
-        raise DataError(f"neither sample {i} nor any of those drawn in its place can be read; look at the disk")
+        raise DataError(f"neither sample {i} nor any of those drawn from its shard can be read; look at the disk")
 
     def __getitem__(self, asked: tuple[np.ndarray, int]) -> Batch | DataError:
         wanted, position = asked
@@ -102,7 +102,9 @@ class _Turns:
         return batch
 
 
-def _batches(samples: _Worker, asked: Sequence[tuple[np.ndarray, int]], workers: int) -> Iterator[Batch]:
+def _batches(
+    samples: _Worker, asked: Sequence[tuple[np.ndarray, int]], workers: int, windows: order.Ids | None = None
+) -> Iterator[Batch]:
     loader: DataLoader[Batch | DataError] = DataLoader(
         samples,  # type: ignore[arg-type]
         batch_size=None,
@@ -113,11 +115,16 @@ def _batches(samples: _Worker, asked: Sequence[tuple[np.ndarray, int]], workers:
         multiprocessing_context="fork" if workers else None,
     )
     try:
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            # numpy copies on one thread; torch would keep all of them busy for it.
-            yield replace(batch, images=torch.from_numpy(batch.images.numpy().copy("K"))) if workers else batch
+        with samples.data.following([ids for ids, _ in asked], windows) as reads:
+            batches = iter(loader)  # the workers are forked here, before a thread that fetches is started
+            for number in range(len(asked)):
+                reads(number)
+                batch = next(batches)
+                if isinstance(batch, DataError):
+                    raise batch
+                reads(number + 1)
+                # numpy copies on one thread; torch would keep all of them busy for it.
+                yield replace(batch, images=torch.from_numpy(batch.images.numpy().copy("K"))) if workers else batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -138,13 +145,15 @@ def train_loader(
     workers: int,
     view: Seen | None = None,
     skip: bool = False,
+    window: int | None = None,
 ) -> Iterator[list[Batch]]:
     """From the cursor to the end of its epoch: the micro-batches of each optimizer step. Reads nothing before it.
 
     view: what is seen of a sample; None: pictures as they are. skip: others stand in for damaged samples, and batches
-    tell of them. Raises DataError for a damaged sample otherwise, or a batch that does not divide.
+    tell of them. window: shards shuffled together; None: all. Raises DataError for a damaged sample that is not
+    skipped, or a batch that does not divide.
     """
-    permuted = order.permutation(cursor.seed, cursor.epoch, len(data))
+    permuted = order.epoch_order(cursor, data.shard_of, window)
     size = cursor.global_batch
     if micro_batch * accumulation * world != size:
         raise DataError(
@@ -160,8 +169,9 @@ def train_loader(
         )
     ]
     change = None if augment is None else lambda image, i: augment(image, cursor.epoch, i)
-    stand_ins = StandIns(cursor.seed, len(data), frozenset(cursor.damaged)) if skip else None
-    batches = _batches(_Worker(data, view, change, cursor.epoch, stand_ins), asked, workers)
+    stand_ins = StandIns(cursor.seed, data.shard_of, frozenset(cursor.damaged)) if skip else None
+    windows = order.windows(cursor.seed, cursor.epoch, order.shards_in(data.shard_of), window)
+    batches = _batches(_Worker(data, view, change, cursor.epoch, stand_ins), asked, workers, windows)
     for _ in range(0, len(asked), accumulation):
         yield [next(batches) for _ in range(accumulation)]
 

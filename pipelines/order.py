@@ -1,6 +1,6 @@
 """The global sample order and the cursor in it: pure functions.
 
-Step s of an epoch takes the slice [s G, (s + 1) G) of a permutation, G the global batch; ranks and gradient
+Step s of an epoch takes the slice [s G, (s + 1) G) of `epoch_order`, G the global batch; ranks and gradient
 accumulation take their shares of the slice. So any number of ranks sees the same global batches.
 """
 
@@ -16,6 +16,8 @@ from .errors import DataError
 
 Ids = NDArray[np.int64]
 
+_SHARDS = 0x5EA2D  # keeps the draws of shards apart from those of samples
+
 
 def keyed_rng(*key: int) -> np.random.Generator:
     """A generator whose draws depend on the key alone. Raises ValueError for a negative part."""
@@ -28,8 +30,37 @@ def permutation(seed: int, epoch: int, n: int) -> Ids:
     Ids are sorted by random 64-bit keys, because raw generator output is stable between numpy versions and
     `Generator.permutation` need not be.
     """
-    raw = np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(n)
-    return np.argsort(raw, kind="stable")
+    return np.argsort(_keys(n, seed, epoch), kind="stable")
+
+
+def _keys(n: int, *key: int) -> NDArray[np.uint64]:
+    return np.random.Philox(np.random.SeedSequence(key)).random_raw(n)
+
+
+def windows(seed: int, epoch: int, shards: int, window: int | None) -> Ids:
+    """The window of the epoch that each of `shards` shards is read in, `[shards]`: they are permuted and taken `window`
+    at a time; None: all at once."""
+    place = np.argsort(np.argsort(_keys(shards, _SHARDS, seed, epoch), kind="stable"))
+    return place // (window or max(shards, 1))
+
+
+def epoch_order(cursor: Cursor, shard_of: NDArray[np.integer[Any]], window: int | None) -> Ids:
+    """The order of the cursor's epoch: every id of 0..n-1 once. shard_of: the shard of each sample, `[n]`.
+
+    None: `permutation`. Else window by window, the samples of one permuted among themselves; and each global batch
+    sorted by shard, so that a rank's share lies in few of them.
+    """
+    seed, epoch, n = cursor.seed, cursor.epoch, len(shard_of)
+    if window is None:
+        return permutation(seed, epoch, n)
+    read_in = windows(seed, epoch, shards_in(shard_of), window)
+    ids = np.lexsort((_keys(n, seed, epoch), read_in[shard_of]))
+    return ids[np.lexsort((shard_of[ids], np.arange(n) // cursor.global_batch))]
+
+
+def shards_in(shard_of: NDArray[np.integer[Any]]) -> int:
+    """How many shards there are, empty ones at the end aside."""
+    return int(shard_of.max(initial=-1)) + 1
 
 
 def steps_per_epoch(n: int, global_batch: int) -> int:
@@ -63,8 +94,9 @@ def micro_batches(ids: Ids, size: int) -> list[Ids]:
 
 
 def validation_share(n: int, rank: int, world: int) -> Ids:
-    """The samples that a rank evaluates: each of 0..n-1 on exactly one rank, no tail dropped or counted twice."""
-    return np.arange(rank, n, world)
+    """The samples that a rank evaluates: each of 0..n-1 on exactly one rank, no tail dropped or counted twice. They
+    lie side by side, so in few shards."""
+    return np.arange(n * rank // world, n * (rank + 1) // world)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from .boxes import Box
 from .pictures import Pixels
 from .recordings import Events
+from .remote import Remote
 
 Array = NDArray[Any]
 
@@ -21,7 +24,6 @@ class Samples(Protocol):
 
     Samples are pictures, read by `image` and `crop`, or, where C is 2 (OFF and ON), events, read as `Recorded`."""
 
-    folder: Path
     digest: str
     class_names: list[str]
     shape: tuple[int, int, int]
@@ -31,11 +33,31 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     @property
+    def folder(self) -> Path | Remote:
+        """Where they lie, for messages."""
+        ...
+
+    @property
     def classes(self) -> int: ...
 
     @property
     def labels(self) -> NDArray[np.int32]:
         """All labels, `[n]`."""
+        ...
+
+    @property
+    def shard_of(self) -> NDArray[np.int32]:
+        """The shard that each sample lies in, `[n]`."""
+        ...
+
+    def following(
+        self, batches: Sequence[NDArray[np.int64]], windows: NDArray[np.int64] | None
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """Entered before `batches` of ids are read, by this process or its forks. Gives a function to call with the
+        number of the batch that is read next: a reader that must fetch its shards does so ahead of it.
+
+        windows: the window of each shard, `[shards]`, where all ranks go through them together; None: each rank goes
+        through its shards one by one."""
         ...
 
     def size(self, i: int) -> tuple[int, int]:

@@ -194,6 +194,7 @@ def write_index(dataset: Dataset, opened: Source, split: str, folder: Path, done
         "shape": list(dataset.shape),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
+        "table": _facts(folder / TABLE),
         "shards": [shard.facts for shard in done],
         "digest": table_digest(columns),
     }

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .order import keyed_rng
 
@@ -13,18 +17,20 @@ _DOMAIN = 0x73706172  # keeps these draws apart from those of augmentation, whic
 
 @dataclass(frozen=True)
 class StandIns:
-    """n: samples of the data set; damaged: the ids that were found so far (`order.Cursor.damaged`)."""
+    """shard_of: the shard of each sample, `[n]`; damaged: the ids that were found so far (`order.Cursor.damaged`)."""
 
     seed: int
-    n: int
+    shard_of: NDArray[np.integer[Any]]
     damaged: frozenset[int] = frozenset()
 
     def of(self, epoch: int, i: int) -> Iterator[int]:
-        """The ids to read for sample i, one after the other until one can be read: i itself, then random ones, keyed
-        by (seed, epoch, i) and so the same on any rank; none that is known to be damaged."""
+        """The ids to read for sample i, one after the other until one can be read: i itself, then random ones of its
+        shard, which is at hand. Keyed by (seed, epoch, i), so the same on any rank; none that is known to be damaged.
+        """
         if i not in self.damaged:
             yield i
+        near = np.flatnonzero(self.shard_of == self.shard_of[i])
         for draw in keyed_rng(_DOMAIN, self.seed, epoch, i).random(TRIES):
-            other = int(draw * self.n)
+            other = int(near[int(draw * len(near))])
             if other != i and other not in self.damaged:
                 yield other

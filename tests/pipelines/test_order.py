@@ -60,6 +60,59 @@ def test_any_ranks_and_micro_batches_see_the_same_global_batches(
         assert np.array_equal(np.concatenate(parts), permuted[step * size : (step + 1) * size])
 
 
+@st.composite
+def sharded(draw) -> tuple[order.Cursor, np.ndarray, int]:
+    """A cursor, the shard of each sample, and a window."""
+    counts = draw(st.lists(st.integers(1, 40), min_size=1, max_size=12))
+    size = draw(st.integers(1, sum(counts)))
+    seed, epoch, window = draw(st.integers(0, 2**63)), draw(st.integers(0, 100)), draw(st.integers(1, 14))
+    return order.Cursor(seed, epoch, 0, size, ""), np.repeat(np.arange(len(counts)), counts), window
+
+
+@given(sharded())
+def test_windows_hold_every_id_once_and_a_step_looks_no_further_than_its_own(given_):
+    cursor, shard_of, window = given_
+    n, size = len(shard_of), cursor.global_batch
+    ids = order.epoch_order(cursor, shard_of, window)
+    assert ids.dtype == np.int64 and np.array_equal(np.sort(ids), np.arange(n))
+    assert np.array_equal(ids, order.epoch_order(cursor, shard_of.astype(np.int32), window))
+    read_in = order.windows(cursor.seed, cursor.epoch, shard_of[-1] + 1, window)
+    assert set(np.bincount(read_in)[:-1]) <= {window} and 0 < np.bincount(read_in)[-1] <= window
+    expected = np.sort(read_in[shard_of])  # the window that each place of the epoch belongs to
+    for step in range(-(-n // size)):
+        batch = order.global_batch(ids, step, size)
+        assert np.array_equal(np.sort(read_in[shard_of[batch]]), expected[step * size : (step + 1) * size])
+        assert np.all(np.diff(shard_of[batch]) >= 0)
+
+
+@given(sharded())
+def test_one_window_and_no_window_have_the_same_global_batches(given_):
+    cursor, shard_of, _ = given_
+    plain = order.epoch_order(cursor, shard_of, None)
+    assert np.array_equal(plain, order.permutation(cursor.seed, cursor.epoch, len(shard_of)))
+    ids, size = order.epoch_order(cursor, shard_of, 12), cursor.global_batch
+    for step in range(len(ids) // size):
+        assert set(order.global_batch(ids, step, size)) == set(order.global_batch(plain, step, size))
+
+
+def test_windows_never_change():
+    """As for the permutation."""
+    shard_of = np.repeat(np.arange(5), 3)
+    ids = order.epoch_order(order.Cursor(3, 1, 0, 4, ""), shard_of, 2)
+    assert ids.tolist() == [0, 10, 9, 11, 1, 2, 8, 13, 6, 7, 14, 12, 5, 3, 4]
+
+
+def test_a_rank_needs_its_share_of_a_windows_shards():
+    """50 shards of 1,000 samples, 8 at a time, 8 ranks, a batch of 512: all would need 8 shards of each window."""
+    shard_of = np.repeat(np.arange(50), 1000)
+    cursor = order.Cursor(1, 0, 0, 512, "")
+    ids = order.epoch_order(cursor, shard_of, 8)
+    read_in = order.windows(1, 0, 50, 8)
+    shares = [order.share(order.global_batch(ids, step, 512), 3, 8) for step in range(97)]
+    needed = set(shard_of[np.concatenate(shares)].tolist())
+    assert len(needed) / (read_in.max() + 1) < 4
+
+
 def test_the_tail_left_out_is_another_one_each_epoch():
     tails = {tuple(sorted(order.permutation(0, epoch, 103)[100:])) for epoch in range(5)}
     assert len(tails) == 5

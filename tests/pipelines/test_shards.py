@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
+import os
 import pickle
 import re
 import shutil
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +143,35 @@ def relabel(folder: Path) -> None:
     edit_index(folder, digest=index.table_digest(columns))
 
 
+def cut(path: Path, where: Callable[[int], int]) -> None:
+    os.truncate(path, where(path.stat().st_size))
+
+
+def member_end(path: Path) -> int:
+    """Where the tenth member begins: a tar cut there looks whole to whoever reads it in turn."""
+    with tarfile.open(path) as tar:
+        return tar.getmembers()[9].offset
+
+
+@pytest.mark.parametrize("stale", ["index", "shards"])
+def test_an_index_and_shards_of_different_writes_are_not_taken_for_one_set(copy: Path, tmp_path: Path, stale: str):
+    """The shards have the same sizes, so only the checksum of each sample can tell."""
+
+    def backwards(split, source):
+        images, labels = DIGITS.load(split, source)
+        return images[::-1], labels[::-1]
+
+    other = shards.write(replace(DIGITS, load=backwards), "test", tmp_path / "other", samples_per_shard=100)
+    for name in [index.INDEX, index.TABLE] if stale == "shards" else [path.name for path in copy.glob("*.tar")]:
+        shutil.copy(other / name, copy / name)
+    data = TarDataset(copy)
+    for i in range(len(data)):
+        with pytest.raises(DataError, match=f"sample {i} is damaged"):
+            data.read(i)
+    with pytest.raises(DataError, match=r"test-000000.tar is damaged \(first at sample 0\)"):
+        shards.verify(copy)
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -157,6 +188,8 @@ def relabel(folder: Path) -> None:
         (lambda f: edit_index(f, format=1), "index.json has format 1, not 2"),
         (lambda f: (f / "test-000002.tar").unlink(), "test-000002.tar is missing"),
         (lambda f: (f / "test-000002.tar").write_bytes(b"short"), "test-000002.tar has 5 bytes instead of"),
+        (lambda f: cut(f / "test-000002.tar", lambda size: size // 2), "test-000002.tar has "),
+        (lambda f: cut(f / "test-000002.tar", lambda size: member_end(f / "test-000002.tar")), "test-000002.tar has "),
         (relabel, "sample 7 has label 10, outside 0..9"),
     ],
 )
