@@ -330,6 +330,10 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
             f"data.root is {folder.root}, not a local folder, and all its shards cannot be shuffled together; "
             "set data.window, such as data.window=8"
         )
+    if isinstance(folder, Remote) and config.data.format == "ffcv":
+        raise RunError(
+            f"data.root is {folder.root}, and FFCV files are read from local disks; set data.format=webdataset"
+        )
     for key in ("scale", "ratio"):
         low, high = getattr(config.data.augment, key)
         if low > high:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from global_batches import global_batches, same
 from PIL import Image
 
 pytest.importorskip("ffcv", reason="ffcv is not installed (.ci/install.sh)")
@@ -22,10 +23,12 @@ from pipelines import beton, catalog, order, shards
 from pipelines.boxes import View
 from pipelines.errors import DataError
 from pipelines.ffcv import BetonDataset
-from pipelines.loader import eval_loader, train_loader
+from pipelines.loader import Batch, eval_loader
+from pipelines.samples import Samples
 from pipelines.webdataset import TarDataset
 
 ROOT = Path(__file__).parents[2]
+VIEW = View(32)
 
 
 @pytest.fixture(scope="module")
@@ -49,50 +52,30 @@ def folder(photographs: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(photographs, tmp_path / "train"))
 
 
-def batches(data: Any, view: View | None, world: int, workers: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Every global batch of an epoch, from the shares of its ranks."""
-    at = order.Cursor(0, 1, 0, 12, data.digest)
-    ranks = [
-        train_loader(
-            data,
-            at,
-            rank=rank,
-            world=world,
-            micro_batch=12 // world,
-            accumulation=1,
-            augment=None,
-            workers=workers,
-            view=view,
-        )
-        for rank in range(world)
-    ]
-    return [
-        (torch.cat([b.ids for (b,) in step]), torch.cat([b.images for (b,) in step]))
-        for step in zip(*ranks, strict=True)
-    ]
+def batches(data: Samples, world: int = 1, workers: int = 0) -> list[Batch]:
+    return global_batches(data, order.Cursor(0, 1, 0, 12, data.digest), world, workers=workers, view=VIEW)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_original_files_give_the_same_batches_to_the_bit(folder: Path, processes: int):
     beton.write(folder, stored="files", processes=processes)
-    tars, copy, view = TarDataset(folder), BetonDataset(folder), View(32)
+    tars, copy = TarDataset(folder), BetonDataset(folder)
     assert len(copy) == len(tars) and copy.digest == tars.digest and (copy.labels == tars.labels).all()
-    for ours, theirs in zip(batches(copy, view, 3, 2), batches(tars, view, 1, 0), strict=True):
-        assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+    assert same(batches(copy, 3, 2), batches(tars))
 
 
 def test_pixels_show_the_same_boxes(folder: Path):
     beton.write(folder)
-    tars, copy, view = TarDataset(folder), BetonDataset(folder), View(32)
+    tars, copy = TarDataset(folder), BetonDataset(folder)
     for i in range(len(tars)):
         assert (copy.image(i) == tars.image(i)).all()
-    one, other = batches(copy, view, 2, 1), batches(tars, view, 1, 0)
+    one, other = batches(copy, 2, 1), batches(tars)
     assert len(one) == len(other) == 5
     for ours, theirs in zip(one, other, strict=True):
-        assert torch.equal(ours[0], theirs[0])
-        assert (ours[1].float() - theirs[1].float()).abs().mean() < 1.5  # shards decode some boxes at half their size
-    (seen,) = eval_loader(copy, rank=0, world=1, batch_size=60, workers=0, view=view)
-    (exact,) = eval_loader(tars, rank=0, world=1, batch_size=60, workers=0, view=view)
+        assert torch.equal(ours.ids, theirs.ids)
+        assert (ours.images.float() - theirs.images.float()).abs().mean() < 1.5
+    (seen,) = eval_loader(copy, rank=0, world=1, batch_size=60, workers=0, view=VIEW)
+    (exact,) = eval_loader(tars, rank=0, world=1, batch_size=60, workers=0, view=VIEW)
     assert torch.equal(seen.labels, exact.labels) and (seen.images.float() - exact.images.float()).abs().mean() < 1.5
 
 
@@ -101,9 +84,8 @@ def test_pixels_brought_down_show_the_same_boxes(folder: Path):
     tars, copy = TarDataset(folder), BetonDataset(folder)
     assert max(max(copy.image(i).shape[1:]) for i in range(len(copy))) == 100
     assert [copy.size(i) for i in range(60)] == [tars.size(i) for i in range(60)]
-    view = View(32)
     for i in range(60):
-        box = view.random(*tars.size(i), 0, i)
+        box = VIEW.random(*tars.size(i), 0, i)
         assert np.abs(copy.crop(i, box, 32).astype(float) - tars.crop(i, box, 32)).mean() < 6
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from global_batches import global_batches
 from PIL import Image
 
 from pipelines import catalog, order, shards
 from pipelines.boxes import View
 from pipelines.errors import DataError
-from pipelines.loader import eval_loader, train_loader
+from pipelines.loader import eval_loader
 from pipelines.webdataset import TarDataset
 
 FOLDER = catalog.get("folder")
@@ -143,21 +144,7 @@ def test_boxes_are_the_same_for_any_ranks_and_workers_and_after_resuming(source:
 
     def images(world: int, workers: int, step: int = 0) -> torch.Tensor:
         cursor = order.Cursor(5, 1, step, 12, data.digest)
-        ranks = [
-            train_loader(
-                data,
-                cursor,
-                rank=rank,
-                world=world,
-                micro_batch=12 // world,
-                accumulation=1,
-                augment=None,
-                workers=workers,
-                view=view,
-            )
-            for rank in range(world)
-        ]
-        return torch.stack([torch.cat([batches[0].images for batches in step]) for step in zip(*ranks, strict=True)])
+        return torch.stack([b.images for b in global_batches(data, cursor, world, workers=workers, view=view)])
 
     whole = images(1, 0)
     assert whole.shape == (7, 12, 3, 16, 16)

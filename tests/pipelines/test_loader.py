@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from global_batches import global_batches, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,36 +28,7 @@ def cursor(data: Samples, step: int = 0, size: int = 48, epoch: int = 0) -> orde
 
 
 def steps(data: Samples, at: order.Cursor, world: int = 1, accumulation: int = 1, workers: int = 0) -> list[Batch]:
-    """Every global batch from the cursor on, put together from all ranks' micro-batches by their positions."""
-    micro = at.global_batch // world // accumulation
-    ranks = [
-        train_loader(
-            data,
-            at,
-            rank=rank,
-            world=world,
-            micro_batch=micro,
-            accumulation=accumulation,
-            augment=AUGMENT,
-            workers=workers,
-        )
-        for rank in range(world)
-    ]
-    whole = []
-    for lists in zip(*ranks, strict=True):
-        assert [len(batches) for batches in lists] == [accumulation] * world
-        parts = sorted((batch for batches in lists for batch in batches), key=lambda batch: batch.position)
-        assert [part.position for part in parts] == list(range(0, at.global_batch, micro))
-        whole.append(Batch(*(torch.cat([getattr(p, k) for p in parts]) for k in ("images", "labels", "ids")), 0))
-    return whole
-
-
-def same(a: list[Batch], b: list[Batch]) -> bool:
-    return len(a) == len(b) and all(
-        torch.equal(getattr(x, k), getattr(y, k))
-        for x, y in zip(a, b, strict=True)
-        for k in ("images", "labels", "ids")
-    )
+    return global_batches(data, at, world, accumulation, augment=AUGMENT, workers=workers)
 
 
 def test_an_epoch_is_the_permutation_with_its_pictures_augmented(data: TarDataset):

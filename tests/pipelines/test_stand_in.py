@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from global_batches import global_batches, same
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,35 +27,7 @@ def damage(data: TarDataset, ids: list[int]) -> None:
 
 
 def epoch(data: TarDataset, at: order.Cursor, world: int = 1, workers: int = 0) -> list[Batch]:
-    """The global batches from the cursor on, each put together from the shares of its ranks."""
-    size = at.global_batch // world
-    ranks = [
-        train_loader(
-            data,
-            at,
-            rank=rank,
-            world=world,
-            micro_batch=size,
-            accumulation=1,
-            augment=None,
-            workers=workers,
-            skip=True,
-        )
-        for rank in range(world)
-    ]
-    whole = []
-    for step in zip(*ranks, strict=True):
-        parts = [micro for (micro,) in step]
-        damaged = {i: line for part in parts for i, line in part.damaged.items()}
-        images, labels, ids = (torch.cat([getattr(p, k) for p in parts]) for k in ("images", "labels", "ids"))
-        whole.append(Batch(images, labels, ids, 0, damaged))
-    return whole
-
-
-def assert_same(one: list[Batch], other: list[Batch]) -> None:
-    assert len(one) == len(other)
-    for a, b in zip(one, other, strict=True):
-        assert torch.equal(a.ids, b.ids) and torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+    return global_batches(data, at, world, workers=workers, skip=True)
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 49), st.frozensets(st.integers(0, 49), max_size=30))
@@ -80,7 +52,7 @@ def test_other_samples_stand_in_on_any_ranks_and_workers(copy: Path):
         assert (batch.ids.numpy()[kept] == wanted[kept]).all() and not np.isin(batch.ids.numpy(), bad).any()
         assert (batch.labels.numpy() == data.labels[batch.ids.numpy()]).all()
     for world, workers in ((3, 0), (2, 2)):
-        assert_same(epoch(data, at, world, workers), whole)
+        assert same(epoch(data, at, world, workers), whole)
 
 
 def test_what_was_found_is_passed_over_after_a_resume_even_when_it_was_mended(copy: Path, written: Path):
@@ -93,7 +65,7 @@ def test_what_was_found_is_passed_over_after_a_resume_even_when_it_was_mended(co
     assert order.Cursor.from_dict(later.to_dict()) == later
     mended = TarDataset(written)
     resumed = epoch(mended, later, 2)
-    assert_same(resumed, whole[2:])
+    assert same(resumed, whole[2:])
     assert not any(batch.damaged for batch in resumed)
 
 
