@@ -119,7 +119,7 @@ def test_too_many_of_them_end_the_run_and_it_goes_on_from_before(tmp_path: Path)
 
 
 def test_a_hang_ends_with_the_stacks_of_every_rank(tmp_path: Path) -> None:
-    done = start(tmp_path, 2, "hang", "engine.timeout_minutes=0.1")
+    done = start(tmp_path, 2, "hang", "engine.timeout_minutes=0.3")  # longer than a start beside other tests
     assert all(code for code, _, _ in done)
     assert "Timeout" in done[1][2] and "in disturbed" in done[1][2], done[1][2]
     assert "Timeout" in done[0][2] and "in step" in done[0][2], done[0][2]
