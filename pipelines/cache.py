@@ -80,11 +80,10 @@ class Cache:
 
     def touch(self, item: Item) -> bool:
         """Note that the file is needed. False: it is not there."""
-        try:
+        with self._disk(item), suppress(FileNotFoundError):
             os.utime(self.path(item))
-        except FileNotFoundError:
-            return False
-        return True
+            return True
+        return False
 
     def hold(self, item: Item) -> int | None:
         """Keep the file from being removed until the descriptor given is let go; None: it is not there."""

@@ -78,13 +78,13 @@ def test_killed_and_resumed_it_is_the_run_on_a_local_disk(shards: Path, server: 
     deadline, most = time.monotonic() + 120, 0
     while not list((tmp_path / "remote/run/checkpoints").glob("step-*")) and time.monotonic() < deadline:
         most = max(most, size_of(tmp_path / "cache"))
-        time.sleep(0.01)
+        time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     again = start(tmp_path, "remote", *words)
     while again.poll() is None:
         most = max(most, size_of(tmp_path / "cache"))
-        time.sleep(0.01)
+        time.sleep(0.05)
     output = again.communicate()[0]
     assert again.returncode == 0 and "goes on from step" in output, output
     assert_equal(tmp_path / "local", tmp_path / "remote")
