@@ -48,7 +48,7 @@ def resized(pixels: Pixels, box: Box, size: int) -> Pixels:
     top, left, height, width = box
     if _whole(box):
         part = np.array(pixels[int(top) : int(top + height), int(left) : int(left + width)])  # a copy that lies close
-        image = torch.from_numpy(part).permute(2, 0, 1)[None]
+        image = torch.from_numpy(part).unsqueeze(0).permute(0, 3, 1, 2)  # in this order torch sees channels_last
         return F.interpolate(image, (size, size), mode="bicubic", antialias=True)[0].numpy()
     bottom, right = min(top + height, pixels.shape[0]), min(left + width, pixels.shape[1])  # a sum rounds
     around = math.ceil(2 * max(1, height / size, width / size))
