@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -37,6 +38,7 @@ def server(copy: Path) -> Iterator[fs.FileServer]:
     """Serves the digits' four shards."""
     with fs.serving(copy) as server:
         yield server
+    gc.collect()  # the loader of an epoch that failed joins its workers then: not in the thread of the next server
 
 
 def remote(root: str, folder: Path, limit: int = 10**9, window: int = 1, patience: Patience = QUICK):
