@@ -73,8 +73,6 @@ def write(
         _write(hidden, data, stored, max_side, processes, progress)
         _sync(hidden)
         facts = {"digest": np.array(data.digest), "bytes": np.array(hidden.stat().st_size), "stored": np.array(stored)}
-        for old in (final, checks(final)):
-            old.unlink(missing_ok=True)
         with checks(hidden).open("wb") as file:
             np.savez(file, allow_pickle=False, crc32=np.fromiter(crcs(hidden), np.uint32), **facts)
             file.flush()
