@@ -171,7 +171,8 @@ def lose_host(run: Run) -> None:
 
 
 def kill_a_daemon(run: Run) -> None:
-    """Of a run that does not notice."""
+    """Of a run that does not notice, and is slowed: commands take seconds, and it is not over by then."""
+    run.in_its_step("time.sleep(1)")
     run.until(6)
     os.kill(run.slurm.node_pid("127.0.0.12"), signal.SIGKILL)
     run.until(10)
@@ -186,7 +187,7 @@ def stop(run: Run) -> int:
     run.slurm.wait(lambda: not run.slurm.ranks(), 30, "the ranks end")
     status = run.folder.status()
     assert status["state"] == "saved" and "SIGTERM" in status["reason"]
-    assert run.saved_steps()[0] == status["step"] == run.rows() - (status["step"] >= 16)
+    assert run.saved_steps()[0] == status["step"] == run.rows() - (status["step"] > 16)
     return status["step"]
 
 
@@ -233,14 +234,14 @@ def test_it_goes_on_as_if_nothing_had_happened(
 
 def test_a_killed_daemon_disturbs_nothing_and_stop_and_resume(slurm, recipe: Path, tmp_path: Path, undisturbed) -> None:
     whole = undisturbed(1)
-    run = Run(slurm, recipe, tmp_path, 1)
+    run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
     kill_a_daemon(run)
     again = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", "--nodes", 2)
     assert again.returncode == 0 and f"is job {run.id} already (running)" in again.stdout
     rows = [json.loads(line) for line in slurm.cli("status", tmp_path, "--json").stdout.splitlines()]
     assert [(r["run"], r["state"], r["job"]) for r in rows] == [("run", "running", f"{run.id} running")]
     step = stop(run)
-    assert slurm.cli("resume", run.folder.path).returncode == 0
+    assert slurm.cli("resume", run.folder.path, "site.sbatch=[]").returncode == 0
     run.id = json.loads((run.folder.path / "job.json").read_text())["id"]
     run.finished()
     assert f"goes on from step {step} of {TOTAL}" in slurm.cli("logs", "-f", run.folder.path).stdout
@@ -251,7 +252,7 @@ def test_a_killed_daemon_disturbs_nothing_and_stop_and_resume(slurm, recipe: Pat
 def test_on_with_fewer_nodes_and_another_zero_stage(slurm, recipe: Path, tmp_path: Path, undisturbed) -> None:
     """After a killed daemon and a stop with two ranks a node."""
     whole = RunFolder(undisturbed(2) / "run").metrics.read()
-    run = Run(slurm, recipe, tmp_path, 2)
+    run = Run(slurm, recipe, tmp_path, 2, "site.sbatch=[hold]")
     kill_a_daemon(run)
     stop(run)
     before = run.folder.metrics.read()
