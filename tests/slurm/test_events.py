@@ -19,6 +19,8 @@ from cluster import checkpoint
 from cluster.prepare import write_shards
 from cluster.run import RunFolder
 
+pytestmark = pytest.mark.timeout(600)  # six starts of four ranks on two cores
+
 RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}
