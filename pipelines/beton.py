@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .errors import DataError
 from .samples import has_events
+from .shards import sync
 from .webdataset import TarDataset
 
 BLOCK = 1 << 23
@@ -71,7 +72,7 @@ def write(
         )
     try:
         _write(hidden, data, stored, max_side, processes, progress)
-        _sync(hidden)
+        sync(hidden)
         facts = {"digest": np.array(data.digest), "bytes": np.array(hidden.stat().st_size), "stored": np.array(stored)}
         with checks(hidden).open("wb") as file:
             np.savez(file, allow_pickle=False, crc32=np.fromiter(crcs(hidden), np.uint32), **facts)
@@ -79,7 +80,7 @@ def write(
             os.fsync(file.fileno())
         os.rename(checks(hidden), checks(final))
         os.rename(hidden, final)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"no space left to write {final}; free some and run it again") from error
@@ -224,11 +225,3 @@ def _work(failed: Any, *asked: Any) -> None:
 def _raise(told: tuple[bool, str, int | None]) -> NoReturn:
     of_data, line, number = told
     raise DataError(line) if of_data else OSError(number, line)
-
-
-def _sync(place: Path) -> None:
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

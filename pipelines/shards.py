@@ -68,7 +68,7 @@ def write(
         if final.exists():
             os.rename(final, replaced)
         os.rename(hidden, final)
-        _sync(root)
+        sync(root)
         shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -208,7 +208,7 @@ def write_index(dataset: Dataset, opened: Source, split: str, folder: Path, done
     for path in folder.iterdir():  # notes for going on, and shards of an earlier try with other samples
         if path.name not in whole:
             path.unlink()
-    _sync(folder)
+    sync(folder)
 
 
 def _noted(note: Path, mark: str) -> Shard | None:
@@ -242,8 +242,9 @@ def _facts(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(place: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
