@@ -5,6 +5,7 @@ Each start of a job takes up the newest good checkpoint, so queueing it again is
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -73,6 +74,7 @@ class Job:
         folder = RunFolder(self.folder)
         if env.global_rank == 0:
             folder.tell("starting", **_known(folder))
+        gc.disable()  # until it trains, as in `processes.worker`
         from .errors import USER_ERRORS
         from .processes import main
 

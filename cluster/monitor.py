@@ -16,8 +16,9 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from . import errors
 from .config import Config, flat
-from .errors import USER_ERRORS, RunError
+from .errors import RunError
 from .run import RunFolder, revision, write_atomic
 from .signals import Leave
 
@@ -67,7 +68,7 @@ class Monitor:
         return self
 
     def __exit__(self, kind: object, error: object, _: object) -> None:
-        if isinstance(error, USER_ERRORS) and self.active:
+        if self.active and isinstance(error, errors.USER_ERRORS):
             self.tell("failed", self._step, reason=" ".join(str(error).split()))
         self.close()
 

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ from .monitor import Monitor
 from .run import RunFolder
 from .samples import augmentation, opened
 from .signals import KINDS, Leave, Notice
+
+START = "spawn"
+"""How ranks are started: a process that has touched CUDA cannot be forked."""
 
 
 def main(config: Config, processes: int) -> int:
@@ -69,9 +73,10 @@ def check_inputs(config: Config, world: int) -> None:
 def _spawn(config: Config, world: int) -> int:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what it ends is told in one line of ours
     with tempfile.TemporaryDirectory() as meeting:
-        context = mp.get_context("spawn")
+        context = mp.get_context(START)
         errors: Any = context.SimpleQueue()
-        started = mp.spawn(_child, (world, f"{meeting}/store", config, errors), world, join=False)
+        rest = (world, f"{meeting}/store", config, errors)
+        started = mp.start_processes(_child, rest, world, join=False, start_method=START)
 
         # A signal to this process is one to its children: they save together, and then end.
         def pass_on(number: int, _: Any) -> None:
@@ -112,9 +117,10 @@ def _child(rank: int, world: int, store: str, config: Config, errors: Any) -> No
 def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> int:
     """One rank, from joining the group to the end of training or to a signal; returns the exit code."""
     notice = Notice().listen()
-    from .engine import init_distributed
-    from .health import Watchdog
-    from .train import Trainer
+    with _uncollected():
+        from .engine import init_distributed
+        from .health import Watchdog
+        from .train import Trainer
 
     threads = config.train.threads or max(1, _cores() // _ranks_here(world))
     torch.set_num_threads(threads)
@@ -123,7 +129,8 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
     device = init_distributed(rank, world, store, config.engine.timeout_minutes)
     folder = RunFolder(config.run_path)
     with Watchdog(config.engine.timeout_minutes) as watchdog:
-        trainer = Trainer(config, folder, device, notice, watchdog)
+        with _uncollected():
+            trainer = Trainer(config, folder, device, notice, watchdog)
         if rank == 0:
             folder.metrics.truncate(trainer.state.metrics_bytes)
         left: Leave | None = None
@@ -147,6 +154,16 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
         return 0  # a bad exit of another rank would end the first one before it has queued the job again
     notice.hand_back(left.kind)
     return 128 + signal.SIGTERM
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: looking through all that a start imports and builds took a sixth of it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _cores() -> int:

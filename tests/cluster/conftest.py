@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forked import Command
 
 ROOT = Path(__file__).parents[2]
-Command = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def _environment() -> dict[str, str]:
@@ -19,14 +20,11 @@ def _environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Command:
+def cli(tmp_path: Path) -> Run:
     """Run the `tdformer` command in an empty folder."""
 
     def run(*words: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cluster.cli", *map(str, words)]
-        return subprocess.run(
-            command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=timeout
-        )
+        return Command(*words, cwd=tmp_path, env=_environment()).completed(timeout)
 
     return run
 
@@ -56,7 +54,7 @@ def python(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 @pytest.fixture
-def on_small_disk(tmp_path: Path) -> Command:
+def on_small_disk(tmp_path: Path) -> Run:
     """Run a Python program whose folder `disk` is a file system of its own with room for 256 kB."""
     (tmp_path / "disk").mkdir()
     user = [] if os.geteuid() == 0 else ["--map-root-user"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked import Command
 
 from cluster import checkpoint
 from cluster.evaluate import evaluate_run
@@ -35,13 +33,7 @@ ROWS = [5, 11, 17, 24]
 
 def train(recipe: Path, runs: Path, processes: int, stage: int, rows: int | None) -> str:
     words = [str(recipe), f"runs_dir={runs}", "--processes", str(processes), f"engine.zero_stage={stage}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cluster.cli", "train", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    process = Command("train", *words, cwd=runs.parent, merged=True)
     metrics, deadline = RunFolder(runs / "run").metrics, time.monotonic() + 120
     while rows is not None and process.poll() is None and len(metrics.read()) < rows:
         assert time.monotonic() < deadline

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from forked import Command
 
 from cluster import checkpoint
 from cluster.config import HealthConfig
@@ -74,15 +72,10 @@ def start(folder: Path, ranks: int, trouble: str, *words: str) -> list[tuple[int
     for rank in range(ranks):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
         env = os.environ | {k: str(v) for k, v in place.items()} if ranks > 1 else dict(os.environ)
-        env |= {"PYTHONPATH": str(ROOT)} | ({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} if ranks > 1 else {})
-        command = [sys.executable, "-c", PROGRAM, trouble, *words]
-        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        running.append(subprocess.Popen(command, cwd=folder, env=env, **pipes))
-    done = []
-    for process in running:
-        out, err = process.communicate(timeout=120)
-        done.append((process.returncode, out, err))
-    return done
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} if ranks > 1 else {}
+        running.append(Command(trouble, *words, cwd=folder, env=env, program=PROGRAM))
+    ended = [process.completed() for process in running]
+    return [(done.returncode, done.stdout, done.stderr) for done in ended]
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])

@@ -3,25 +3,21 @@ whole, the newest is no older than before, and the run goes on from it to the bi
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from forked import Ranks
 from same_run import assert_equal
 
-from cluster import checkpoint, processes
+from cluster import checkpoint
 from cluster.config import Config, load
 from cluster.prepare import write_shards
-from cluster.run import RunFolder
 
-TESTS = Path(__file__).parents[1]
 RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}
@@ -51,48 +47,22 @@ AIMS = (
 )  # the short ones twice: some kills come too late for them
 
 
-class Ranks:
-    """Two ranks of a run, forked from a process that has imported all they need; a context manager that ends them."""
+class Pair(Ranks):
+    """Two ranks, and where their save is."""
 
     def __init__(self, config: Config) -> None:
-        context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["warm"])
-        self.folder = RunFolder(config.run_path)
-        self.folder.open(config)
-        meeting = self.folder.path / "meeting"
-        meeting.unlink(missing_ok=True)
-        self.begun = time.time()
-        self.errors = context.SimpleQueue()
-        rest = (2, str(meeting), config, self.errors)
-        self.both = [context.Process(target=processes._child, args=(rank, *rest)) for rank in range(2)]
-
-    def __enter__(self) -> Ranks:
-        for process in self.both:
-            process.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self.both:
-            process.kill()
-            process.join()
-
-    def end(self, seconds: float) -> list[int | None]:
-        """Exit codes; None: it had not ended by itself."""
-        deadline = time.monotonic() + seconds
-        for process in self.both:
-            process.join(max(0, deadline - time.monotonic()))
-        return [process.exitcode for process in self.both]
+        super().__init__(config, 2)
 
     def until(self, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 120
         while not holds():
-            codes = [process.exitcode for process in self.both]
+            codes = [process.exitcode for process in self.all]
             assert codes == [None, None] and time.monotonic() < deadline, codes
             time.sleep(0.0005)
 
     def running(self) -> bool:
         """Rows and checkpoints are from now on its own."""
-        return self.folder.status().get("pid") == self.both[0].pid
+        return self.folder.status().get("pid") == self.all[0].pid
 
     def phase(self) -> str:
         """Where the save is, by what the folder holds."""
@@ -108,9 +78,8 @@ class Ranks:
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+def config(tmp_path: Path) -> Callable[..., Config]:
     """The recipe with a folder of runs and other settings."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
     write_shards("digits", tmp_path / "shards", samples_per_shard=500)
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("SHARDS", str(tmp_path / "shards")))
     return lambda runs, *words: load(tmp_path / "recipe.yaml", [f"runs_dir={tmp_path / runs}", *words])
@@ -118,20 +87,20 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Con
 
 @pytest.mark.timeout(900)
 def test_one_rank_killed_at_fifty_moments_around_a_save(tmp_path: Path, config: Callable[..., Config]) -> None:
-    with Ranks(config("whole", UNSAVED)) as ranks:
+    with Pair(config("whole", UNSAVED)) as ranks:
         assert ranks.end(240) == [0, 0]
     moments, newest, kept = random.Random(0), 0, 0
     found: Counter[str] = Counter()
     slowest = 0.0
     for _ in range(MOMENTS):
         victim, aim, more = moments.randrange(2), moments.choice(AIMS), moments.randrange(2)
-        with Ranks(config("killed", f"engine.timeout_minutes={BOUND / 2 / 60}")) as ranks:
+        with Pair(config("killed", f"engine.timeout_minutes={BOUND / 2 / 60}")) as ranks:
             ranks.until(ranks.running)
             assert ranks.folder.status()["started_at"] == newest
             ranks.until(lambda r=ranks, step=newest + more: (r.folder.saved_step() or 0) >= step)
             ranks.until(lambda r=ranks, aim=aim: r.phase() == aim)
             time.sleep(moments.uniform(0, PHASES[aim]))
-            ranks.both[victim].kill()
+            ranks.all[victim].kill()
             killed = time.monotonic()
             found[f"rank {victim}: {ranks.phase()}"] += 1
             codes = ranks.end(BOUND)
@@ -147,6 +116,6 @@ def test_one_rank_killed_at_fifty_moments_around_a_save(tmp_path: Path, config: 
     for rank in range(2):
         assert all(found[f"rank {rank}: {phase}"] for phase in PHASES), found
     assert sum(n for key, n in found.items() if key.endswith(("write", "rename"))) >= MOMENTS / 4, found
-    with Ranks(config("killed", UNSAVED)) as ranks:
+    with Pair(config("killed", UNSAVED)) as ranks:
         assert ranks.end(240) == [0, 0]
     assert_equal(tmp_path / "whole", tmp_path / "killed")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +13,7 @@ from typing import Any
 
 import file_server as fs
 import pytest
+from forked import Command
 from same_run import assert_equal
 
 from cluster import config as configs
@@ -53,16 +52,9 @@ def server(shards: Path) -> Iterator[fs.FileServer]:
         yield server
 
 
-def start(folder: Path, runs: str, *words: str) -> subprocess.Popen[str]:
+def start(folder: Path, runs: str, *words: str) -> Command:
     (folder / "recipe.yaml").write_text(RECIPE)
-    return subprocess.Popen(
-        [sys.executable, "-m", "cluster.cli", "train", "recipe.yaml", f"runs_dir={runs}", "--processes", "2", *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return Command("train", "recipe.yaml", f"runs_dir={runs}", "--processes", "2", *words, cwd=folder, merged=True)
 
 
 def test_killed_and_resumed_it_is_the_run_on_a_local_disk(shards: Path, server: fs.FileServer, tmp_path: Path) -> None:

@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import Command
 from same_run import assert_equal
 
 from cluster import checkpoint
@@ -42,17 +41,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "recipe.yaml"
 
 
-def start(recipe: Path, runs: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cluster.cli", "train", str(recipe), f"runs_dir={runs}", *words]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
+def start(recipe: Path, runs: Path, *words: str) -> Command:
+    return Command("train", recipe, f"runs_dir={runs}", *words, cwd=ROOT, merged=True)
 
 
 def finish(recipe: Path, runs: Path, *words: str) -> str:
@@ -77,7 +67,7 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[i
     return get
 
 
-def kill_at(process: subprocess.Popen[str], runs: Path, moment: float) -> None:
+def kill_at(process: Command, runs: Path, moment: float) -> None:
     """SIGKILL the command `moment` seconds after its first row; its children must not outlive it."""
     metrics = runs / "run" / "metrics.jsonl"
     size = metrics.stat().st_size if metrics.exists() else -1

@@ -1,4 +1,5 @@
-"""A real Slurm on this machine, with several nodes, from the Debian packages, in a folder of its own."""
+"""A real Slurm on this machine, with several nodes, from the Debian packages, in a folder of its own; another one for
+each of pytest's workers."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forked import Command
 
 ROOT = Path(__file__).parents[2]
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -26,8 +28,8 @@ SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/sock,cred_expire=6
 CredType=cred/munge
-SlurmctldPort=26817
-SlurmdPort=26818
+SlurmctldPort={port}
+FirstJobId={first}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/run/slurmctld.pid
@@ -38,7 +40,7 @@ MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
-ReturnToService=2
+ReturnToService=1
 SlurmdParameters=config_overrides
 SlurmctldParameters=preempt_send_user_signal
 SchedulerType=sched/backfill
@@ -69,9 +71,12 @@ PartitionName=high  Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60 DefMemP
 class Slurm:
     """Daemons in `folder` for nodes that are loopback addresses, which makes each of them a usable MASTER_ADDR."""
 
-    def __init__(self, folder: Path, nodes: int) -> None:
-        self.folder = folder
-        self.nodes = {f"127.0.0.{11 + i}": 27001 + i for i in range(nodes)}
+    def __init__(self, folder: Path, nodes: int, number: int) -> None:
+        """number: of this cluster among those that are up at once; their jobs have other numbers, hence other ports."""
+        self.folder, self.number = folder, number
+        self.port = 26800 + 20 * number
+        self.nodes = {f"127.0.{number}.{11 + i}": self.port + 1 + i for i in range(nodes)}
+        self.last = [*self.nodes][-1]
         self.env = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(ROOT), "COLUMNS": "250"}
 
     def up(self) -> None:
@@ -84,7 +89,8 @@ class Slurm:
         host = socket.gethostname().split(".")[0]
         line = "NodeName={0} NodeHostname={1} NodeAddr={0} Port={2} CPUs=4 RealMemory=8000 State=UNKNOWN"
         nodes = "\n".join(line.format(name, host, port) for name, port in self.nodes.items())
-        conf = CONF.format(host=host, folder=self.folder, nodes=nodes, user=os.environ.get("USER", "root"))
+        user, first = os.environ.get("USER", "root"), 1 + 1000 * self.number
+        conf = CONF.format(host=host, folder=self.folder, nodes=nodes, user=user, port=self.port, first=first)
         (self.folder / "slurm.conf").write_text(conf)
         self.run(
             "munged",
@@ -126,12 +132,10 @@ class Slurm:
         subprocess.run(["scancel", "--state=RUNNING"], env=self.env, capture_output=True)
         for pid in self.ranks():
             _kill(pid)
-        for file in (*self.folder.glob("run/slurmd-*.pid"), *self.folder.glob("run/[sm]*ed.pid")):
+        for file in self.folder.glob("run/*.pid"):
             _kill(int(file.read_text()))
-        controller = self.folder / "run" / "slurmctld.pid"
-        if controller.exists():
-            _kill(int(controller.read_text()))
-        subprocess.run(["pkill", "-9", "slurmstepd"], capture_output=True)
+        for pid in self.processes("slurmstepd"):
+            _kill(pid)
 
     def run(self, *command: str) -> str:
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120)
@@ -143,28 +147,40 @@ class Slurm:
         command = [sys.executable, "-m", "cluster.cli", *map(str, words)]
         return subprocess.run(command, env=self.env, cwd=cwd, capture_output=True, text=True, timeout=120)
 
+    def launch(self, *words: object) -> subprocess.CompletedProcess[str]:
+        """`tdformer launch`, forked; see `forked`."""
+        return Command("launch", *words, cwd=self.folder, env=self.env).completed()
+
     def job(self, job: str, what: str = "%T") -> str:
         return self.run("squeue", "-h", "--states=all", "-j", job, "-o", what).strip()
 
-    @staticmethod
-    def ranks() -> list[int]:
+    def empty(self) -> bool:
+        """Whether nothing is left of any job."""
+        return not self.ranks() and not self.processes("srun|slurmstepd")
+
+    def ranks(self) -> list[int]:
         """Processes of submitit's tasks, oldest first."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"submitit.core._submit" in words and b"srun" not in words[0]:
-                found.append(int(entry.name))
-        return sorted(found)
+        return [pid for pid in self.processes("python") if b"submitit.core._submit" in _read(pid, "cmdline")]
+
+    def processes(self, name: str) -> list[int]:
+        """Of this cluster, whose program is called so, oldest first."""
+        ours = f"SLURM_CONF={self.folder}/".encode()
+        found = subprocess.run(["pgrep", name], capture_output=True, text=True).stdout.split()
+        return sorted(pid for pid in map(int, found) if ours in _read(pid, "environ"))
 
     @staticmethod
     def wait(holds: Callable[[], object], seconds: float, what: str) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
-            time.sleep(0.1)
+            time.sleep(0.2)
+
+
+def _read(pid: int, what: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes()
+    except OSError:
+        return b""  # it has ended
 
 
 def _runs(pid: int) -> bool:
@@ -185,7 +201,7 @@ def slurm() -> Iterator[Slurm]:
     os.environ["PATH"] = path
     folder = Path(tempfile.mkdtemp(prefix="tdformer-slurm-"))
     folder.chmod(0o755)  # or munge does not trust its path
-    cluster = Slurm(folder, nodes=2)
+    cluster = Slurm(folder, nodes=2, number=int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
     try:
         cluster.up()
         yield cluster

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forked import Ranks
 from same_run import assert_equal
 
 from cluster import checkpoint
+from cluster.config import load
 from cluster.prepare import write_shards
-from cluster.run import RunFolder
+from cluster.run import RunFolder, exclusive
 
 pytestmark = pytest.mark.timeout(600)  # six starts of four ranks on two cores
 
@@ -25,13 +27,13 @@ RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}
 data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5}}
-train: {epochs: 4, global_batch: 160, micro_batch: 40, lr: 0.003, ema_decay: 0.9, threads: 1, eval_every_epochs: 2}
-engine: {timeout_minutes: 0.25}
+train: {epochs: 2, global_batch: 100, lr: 0.003, ema_decay: 0.9, threads: 1, sync_batchnorm: on}
+engine: {timeout_minutes: 0.4}
 checkpoint: {every_steps: 4, keep: 2}
 log: {every_steps: 1}
 site: {minutes: 20, signal_seconds: 30}
 """
-TOTAL = 32
+EPOCH, TOTAL = 14, 28
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ class Run:
     def __init__(self, slurm, recipe: Path, runs: Path, processes: int, *words: str) -> None:
         self.slurm, self.runs = slurm, runs
         shape = ("--nodes", 2, "--processes-per-node", processes)
-        done = slurm.cli("launch", recipe, f"runs_dir={runs}", *shape, *words)
+        done = slurm.launch(recipe, f"runs_dir={runs}", *shape, *words)
         assert done.returncode == 0, done.stderr
         self.folder = RunFolder(runs / "run")
         self.id = json.loads((self.folder.path / "job.json").read_text())["id"]
@@ -68,31 +70,34 @@ class Run:
         file.write_text(file.read_text().replace(step, f"{step}                {line}\n"))
         self.slurm.run("scontrol", "release", self.id)
         self.slurm.wait(lambda: self.state() == "RUNNING", 30, "it starts")
+        self.begun = time.monotonic()
 
     def rows(self) -> int:
         return len(self.folder.metrics.read())
 
     def until(self, rows: int) -> None:
-        self.slurm.wait(lambda: self.rows() >= rows, 120, f"{rows} rows\n{self.log()}")
+        self.slurm.wait(lambda: self.rows() >= rows, 180, f"{rows} rows\n{self.log()}")
 
     def state(self) -> str:
         return self.slurm.job(self.id)
 
-    def again(self) -> None:
-        """Wait until Slurm has queued it again, and let it begin at once."""
-        self.slurm.wait(
-            lambda: self.slurm.job(self.id, "%T %r").startswith("PENDING"), 90, f"queued again\n{self.log()}"
-        )
-        # Begun at once, the next start has the same numbers: an old srun would end its step, and the end of the old
-        # script would be taken for its own.
-        self.slurm.wait(lambda: not self.slurm.ranks() and not _old_start(), 60, "the old start is gone")
-        self.slurm.run("scontrol", "update", f"jobid={self.id}", "TimeLimit=20")
-        deadline = time.monotonic() + 120
-        while self.state() != "RUNNING":  # it may be completing for a while yet, and cannot be asked then
-            now = ["scontrol", "update", f"jobid={self.id}", "StartTime=now"]
-            subprocess.run(now, env=self.slurm.env, capture_output=True)
-            assert time.monotonic() < deadline, f"starts again\n{self.slurm.job(self.id, '%T %r %S')}\n{self.log()}"
-            time.sleep(0.3)
+    def queued(self, restarts: int) -> None:
+        """Wait until Slurm has queued it again, and nothing is left of the start before: begun earlier, the next one
+        has the same numbers, so that an old srun would end its step, and the end of the old script be taken for its
+        own."""
+        self.slurm.wait(lambda: f" Restarts={restarts} " in self.facts(), 90, f"queued again\n{self.log()}")
+        self.slurm.wait(lambda: self.state() == "RUNNING" or self.slurm.empty(), 60, "the old start is gone")
+
+    def begin(self) -> None:
+        """Let it begin at once."""
+        # Asked while it is completing, Slurm may forget that it is to be queued again.
+        self.slurm.wait(lambda: self.state() in ("PENDING", "RUNNING"), 60, f"is queued\n{self.facts()}\n{self.log()}")
+        now = ["scontrol", "update", f"jobid={self.id}", "TimeLimit=20", "StartTime=now"]
+        subprocess.run(now, env=self.slurm.env, capture_output=True)  # refused where it runs already
+        self.slurm.wait(lambda: self.state() == "RUNNING", 60, f"starts again\n{self.facts()}\n{self.log()}")
+
+    def facts(self) -> str:
+        return self.slurm.run("scontrol", "show", "job", "-o", self.id)
 
     def finished(self) -> None:
         """Wait for the end, and see that nothing is left of it."""
@@ -112,22 +117,20 @@ class Run:
         return [checkpoint.step_of(p) for p in checkpoint.complete(self.folder.checkpoints)]
 
 
-def _old_start() -> bool:
-    return subprocess.run(["pgrep", "-x", "srun|slurmstepd"], capture_output=True).returncode == 0
-
-
 @pytest.fixture(scope="module")
-def undisturbed(slurm, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """The folder of a run that nothing happened to, by processes a node."""
-    done: dict[int, Path] = {}
+def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The folder of a run that nothing happened to, not even Slurm, by processes a node; made once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def get(processes: int) -> Path:
-        if processes not in done:
-            run = Run(slurm, recipe, tmp_path_factory.mktemp("undisturbed"), processes)
-            run.finished()
-            assert run.rows() == TOTAL + 2
-            done[processes] = run.runs
-        return done[processes]
+        runs = base / f"undisturbed-{processes}"
+        with exclusive(runs, wait=240):
+            config = load(recipe, [f"runs_dir={runs}"])
+            if RunFolder(config.run_path).summary() is None:
+                with Ranks(config, 2 * processes) as ranks:
+                    assert ranks.end(200) == [0] * 2 * processes
+        return runs
 
     return get
 
@@ -146,13 +149,16 @@ def preempt(run: Run) -> None:
 
 
 def node_down(run: Run) -> None:
-    run.slurm.run("scontrol", "update", "nodename=127.0.0.12", "state=down", "reason=test")
-    run.slurm.run("scontrol", "update", "nodename=127.0.0.12", "state=resume")
+    restarts = len(run.starts()) + 1
+    run.slurm.run("scontrol", "update", f"nodename={run.slurm.last}", "state=down", "reason=test")
+    run.queued(restarts)
+    run.slurm.run("scontrol", "update", f"nodename={run.slurm.last}", "state=resume")
 
 
 def time_limit(run: Run) -> None:
-    """One minute in all from now on, for a job that asked for USR2 55 seconds before its end."""
-    run.slurm.run("scontrol", "update", f"jobid={run.id}", "TimeLimit=1")
+    """A new one, in whole minutes since the start, for a job that asked for USR2 55 seconds before its end."""
+    minutes = int(time.monotonic() - run.begun + 30) // 60 + 1
+    run.slurm.run("scontrol", "update", f"jobid={run.id}", f"TimeLimit={minutes}")
 
 
 def kill_a_rank(run: Run) -> None:
@@ -166,20 +172,20 @@ def cut_off(run: Run) -> None:
 
 def lose_host(run: Run) -> None:
     """Its daemon and its processes are gone at once; the job starts again when the host is back."""
-    os.kill(run.slurm.node_pid("127.0.0.12"), signal.SIGKILL)
+    os.kill(run.slurm.node_pid(run.slurm.last), signal.SIGKILL)
     kill_a_rank(run)
     run.slurm.wait(lambda: run.state() != "RUNNING", 120, f"Slurm notices\n{run.log()}")
-    run.slurm.start_node("127.0.0.12")
+    run.slurm.start_node(run.slurm.last)
 
 
 def kill_a_daemon(run: Run) -> None:
     """Of a run that does not notice, and is slowed: commands take seconds, and it is not over by then."""
     run.in_its_step("time.sleep(1)")
     run.until(6)
-    os.kill(run.slurm.node_pid("127.0.0.12"), signal.SIGKILL)
+    os.kill(run.slurm.node_pid(run.slurm.last), signal.SIGKILL)
     run.until(10)
     assert run.state() == "RUNNING"
-    run.slurm.start_node("127.0.0.12")
+    run.slurm.start_node(run.slurm.last)
 
 
 def stop(run: Run) -> int:
@@ -189,7 +195,7 @@ def stop(run: Run) -> int:
     run.slurm.wait(lambda: not run.slurm.ranks(), 30, "the ranks end")
     status = run.folder.status()
     assert status["state"] == "saved" and "SIGTERM" in status["reason"]
-    assert run.saved_steps()[0] == status["step"] == run.rows() - (status["step"] > 16)
+    assert run.saved_steps()[0] == status["step"] == run.rows() - (status["step"] > EPOCH)
     return status["step"]
 
 
@@ -200,8 +206,8 @@ IN_TIME = (usr2, time_limit)
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
     ("partition", "events"),
-    [("low", (usr2, requeue, preempt, node_down, kill_a_rank)), ("grace", (time_limit, cut_off, preempt, lose_host))],
-    ids=["low", "grace"],
+    [("grace", (time_limit, cut_off, preempt, lose_host)), ("low", (usr2, requeue, preempt, node_down, kill_a_rank))],
+    ids=["grace", "low"],
 )
 def test_it_goes_on_as_if_nothing_had_happened(
     slurm,
@@ -223,7 +229,8 @@ def test_it_goes_on_as_if_nothing_had_happened(
         run.until(run.rows() + 2)
         reached = run.folder.metrics.read()[-1]["step"]
         event(run)
-        run.again()
+        run.queued(number)
+        run.begin()
         run.slurm.wait(lambda n=number: len(run.starts()) == n, 60, f"goes on\n{run.log()}")
         begun = run.starts()[-1]
         assert begun >= reached - 4, (event, run.log())  # a checkpoint every 4 steps
@@ -267,7 +274,7 @@ def test_on_with_fewer_nodes_and_another_zero_stage(slurm, recipe: Path, tmp_pat
     rows = run.folder.metrics.read()
     assert [row["step"] for row in rows] == [row["step"] for row in whole]
     for row, expected in zip(rows, whole, strict=True):
-        assert "loss" not in row or row["loss"] == pytest.approx(expected["loss"], rel=1e-2)
+        assert "loss" not in row or row["loss"] == pytest.approx(expected["loss"], abs=0.05)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -277,7 +284,8 @@ def test_a_bug_that_raises_is_tried_again_until_nothing_is_gained(
     """The bug is put into the run's own snapshot of the code: that is what runs."""
     run = Run(slurm, recipe, tmp_path, processes, "site.sbatch=[hold]")
     run.in_its_step('assert state.step != 6, "a bug"')
-    run.again()
+    run.queued(1)
+    run.begin()
     # Slurm calls a job FAILED for a moment between a crash and being queued again.
     slurm.wait(lambda: run.folder.status()["state"] == "failed" and run.state() == "FAILED", 90, "fails")
     status = run.folder.status()
@@ -289,10 +297,10 @@ def test_a_bug_that_raises_is_tried_again_until_nothing_is_gained(
 def test_a_users_error_is_not_tried_again(slurm, recipe: Path, tmp_path: Path) -> None:
     run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
     launched = run.folder.path / "launch.yaml"
-    launched.write_text(launched.read_text().replace("global_batch: 160", "global_batch: 161"))
+    launched.write_text(launched.read_text().replace("global_batch: 100", "global_batch: 101"))
     slurm.run("scontrol", "release", run.id)
     slurm.wait(lambda: run.state() == "FAILED", 60, f"fails\n{run.log()}")
-    assert run.folder.status()["state"] == "failed" and "global_batch=161" in run.folder.status()["reason"]
+    assert run.folder.status()["state"] == "failed" and "global_batch=101" in run.folder.status()["reason"]
     assert slurm.job(run.id, "%r") != "PENDING"
 
 
@@ -304,12 +312,12 @@ def test_what_cannot_work_is_refused_before_it_is_queued(slurm, recipe: Path, tm
         (("site.minutes=90",), "site.minutes=90 is above the limit of partition low, 60"),
         (("--gpus-per-node", 4), "Slurm refuses the job: "),
         (
-            ("--nodes", 2, "train.global_batch=161", "train.micro_batch=0"),
-            "train.global_batch=161 is not divisible by the 2 processes",
+            ("--nodes", 2, "train.global_batch=101", "train.micro_batch=0"),
+            "train.global_batch=101 is not divisible by the 2 processes",
         ),
         (("site.partitio=low",), "the nearest is site.partition"),
     ):
-        done = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", *words)
+        done = slurm.launch(recipe, f"runs_dir={tmp_path}", *words)
         assert done.returncode == 2 and said in done.stderr, (words, done.stderr)
         assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists() and slurm.run("squeue", "-h", "--states=all", "-o", "%i") == before

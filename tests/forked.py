@@ -1,0 +1,128 @@
+"""Processes that need not import anything, forked from one that has (`warm`): a start takes a second instead of eight.
+What runs in them is what the `tdformer` command runs; tests of the command itself start that."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from cluster import processes
+from cluster.config import Config
+from cluster.run import RunFolder
+
+TESTS = Path(__file__).parent
+TDFORMER = "from cluster.cli import main; main()"
+
+
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["warm"])
+    return context
+
+
+def _start(process: BaseProcess) -> None:
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(TESTS.parent), str(TESTS)])):  # the forkserver's
+        process.start()
+
+
+class Command:
+    """`tdformer WORDS`, or another program, that runs in a folder; with what tests use of `subprocess.Popen`."""
+
+    def __init__(
+        self,
+        *words: object,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        program: str = TDFORMER,
+        merged: bool = False,
+    ) -> None:
+        """env: instead of ours; program: Python; merged: standard error goes where standard output goes."""
+        self.words = ["tdformer", *map(str, words)]
+        self._files = [tempfile.NamedTemporaryFile() for _ in range(1 if merged else 2)]  # noqa: SIM115 - deleted with us
+        names = self._files[0].name, self._files[-1].name
+        given = (program, self.words, str(cwd), dict(os.environ if env is None else env), *names)
+        self._process = _context().Process(target=_run, args=given)
+        _start(self._process)
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    poll = returncode.fget
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+        """What it wrote, once it has ended. Raises subprocess.TimeoutExpired, and kills it."""
+        self._process.join(timeout)
+        out, err = (Path(file.name).read_text() for file in (self._files[0], self._files[-1]))
+        if self.returncode is None:
+            self.kill()
+            raise subprocess.TimeoutExpired(self.words, timeout, out, err)
+        return out, err if len(self._files) == 2 else ""
+
+    def completed(self, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        out, err = self.communicate(timeout)
+        assert self.returncode is not None
+        return subprocess.CompletedProcess(self.words, self.returncode, out, err)
+
+
+def _run(program: str, words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    processes.die_with_parent()
+    processes.START = "fork"
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    for file, number in ((out, 1), (err, 2)):
+        fd = os.open(file, os.O_WRONLY | os.O_APPEND)
+        os.dup2(fd, number)
+        os.close(fd)
+    sys.argv = words
+    exec(compile(program, "-c", "exec"), {"__name__": "__main__"})
+
+
+class Ranks:
+    """The ranks of a run on this machine; a context manager that starts them in the run's folder, and ends them."""
+
+    def __init__(self, config: Config, world: int) -> None:
+        self.folder = RunFolder(config.run_path)
+        self.folder.open(config)
+        meeting = self.folder.path / "meeting"
+        meeting.unlink(missing_ok=True)
+        self.begun = time.time()
+        context = _context()
+        self.errors = context.SimpleQueue()
+        rest = (world, str(meeting), config, self.errors)
+        self.all = [context.Process(target=processes._child, args=(rank, *rest)) for rank in range(world)]
+
+    def __enter__(self) -> Ranks:
+        for process in self.all:
+            _start(process)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.all:
+            process.kill()
+            process.join()
+
+    def end(self, seconds: float) -> list[int | None]:
+        """Exit codes; None: it had not ended by itself."""
+        deadline = time.monotonic() + seconds
+        for process in self.all:
+            process.join(max(0, deadline - time.monotonic()))
+        return [process.exitcode for process in self.all]
