@@ -24,11 +24,11 @@ ffcv: install
 train: install
 	@.ci/quickstart.sh
 
-# On all cores, then what needs fixed ports and the whole machine: a Slurm of its own.
+# On all cores, then what needs the whole machine: two Slurm clusters, side by side because events are waited for.
 test: lint ffcv
 	@.ci/packages.sh
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm
-	$(BIN)/python -m pytest tests/slurm
+	$(BIN)/python -m pytest tests/slurm -n 2 --dist worksteal
 
 lint: install
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -55,10 +56,8 @@ class Job:
         self.folder = folder
 
     def __call__(self) -> None:
-        """Train; ends the process with the exit code of `processes.main` where that is not 0."""
+        """Train, and end the process with the exit code of `processes.main`; 1 for a bug."""
         env = submitit.JobEnvironment()
-        for stale in self.folder.glob("logs/*_result.pkl"):  # of an earlier start of the same job
-            stale.unlink(missing_ok=True)
         # Below the range that systems give to outgoing connections, and another one after each restart.
         port = 20000 + (int(env.job_id) * 7 + int(os.environ.get("SLURM_RESTART_COUNT", 0)) * 13) % 10000
         here = env.num_tasks // env.num_nodes
@@ -85,9 +84,12 @@ class Job:
             print(f"error: {line}", file=sys.stderr, flush=True)
             folder.tell("failed", **_known(folder), reason=line)
             code = 2
-        if code:
-            sys.stdout.flush()
-            os._exit(code)
+        except Exception:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # the interpreter's own end takes more than a second, or hangs on a communicator's thread
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What to queue again; the state is in the run folder."""

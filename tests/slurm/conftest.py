@@ -173,7 +173,7 @@ class Slurm:
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
-            time.sleep(0.2)
+            time.sleep(0.3)
 
 
 def _read(pid: int, what: str) -> bytes:
