@@ -1,4 +1,4 @@
-"""What a start of training imports and compiles; ranks forked from a process that has imported this start fast."""
+"""What a start of training imports and compiles, for the processes of `forked`."""
 
 from __future__ import annotations
 
