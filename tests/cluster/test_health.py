@@ -115,7 +115,8 @@ def test_a_hang_ends_with_the_stacks_of_every_rank(tmp_path: Path) -> None:
     done = start(tmp_path, 2, "hang", "engine.timeout_minutes=0.3")  # longer than a start beside other tests
     assert all(code for code, _, _ in done)
     assert "Timeout" in done[1][2] and "in disturbed" in done[1][2], done[1][2]
-    assert "Timeout" in done[0][2] and "in step" in done[0][2], done[0][2]
+    # Its own watchdog, or the end of the connection that it waited on: rank 1's may bark first.
+    assert ("Timeout" in done[0][2] or "Connection closed" in done[0][2]) and "in step" in done[0][2], done[0][2]
 
 
 def test_a_slow_rank_is_named(tmp_path: Path) -> None:
