@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,13 +56,16 @@ def finish(recipe: Path, runs: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Path]:
-    """The folder of a run that was never killed, by processes and ZeRO stage; to be read only."""
+    """The folder of a run that was never killed, by processes and ZeRO stage; to be read only. Its processes are a
+    user's, started from nothing, those of the killed runs are forked."""
     done: dict[tuple[int, int], Path] = {}
 
     def get(processes: int, stage: int) -> Path:
         if (processes, stage) not in done:
             runs = tmp_path_factory.mktemp("whole")
-            finish(recipe, runs, "--processes", str(processes), f"engine.zero_stage={stage}")
+            words = ["--processes", str(processes), f"engine.zero_stage={stage}"]
+            command = [sys.executable, "-m", "cluster.cli", "train", recipe, f"runs_dir={runs}", *words]
+            subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=240)
             done[processes, stage] = runs
         return done[processes, stage]
 
