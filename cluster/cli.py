@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import config as configs
-from .errors import NO_SPACE, RunError, disk_errors
+from .errors import NO_SPACE, RunError, disk_errors, user_errors
 
 app = typer.Typer(
     help="Train and evaluate TDFormer. Settings are given as key=value; `tdformer config show` lists them.",
@@ -291,11 +291,8 @@ def _user_line(e: Exception) -> str | None:
     if isinstance(e, OSError) and e.errno in NO_SPACE:
         where = f" to write {e.filename}" if e.filename else ""
         return f"no space left{where}; free some and run the same command again"
-    if not isinstance(e, RunError):
-        from .errors import USER_ERRORS  # imports torch: not for the errors above
-
-        if not isinstance(e, USER_ERRORS):
-            return None
+    if not isinstance(e, RunError) and not isinstance(e, user_errors()):  # in this order: the second imports torch
+        return None
     return " ".join(str(e).split())
 
 

@@ -6,9 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-USER_ERRORS: tuple[type[Exception], ...]
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -37,11 +35,9 @@ def disk_errors(path: str | Path) -> Iterator[None]:
         raise
 
 
-def __getattr__(name: str) -> Any:
-    # Late, because the model package imports torch and most commands never need it.
-    if name == "USER_ERRORS":
-        from pipelines.errors import DataError
-        from tdformer.errors import ModelError
+def user_errors() -> tuple[type[Exception], ...]:
+    """All of them. Imports torch with the model package, which most commands never need."""
+    from pipelines.errors import DataError
+    from tdformer.errors import ModelError
 
-        return (RunError, DataError, ModelError)
-    raise AttributeError(name)
+    return (RunError, DataError, ModelError)

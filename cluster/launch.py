@@ -5,7 +5,6 @@ Each start of a job takes up the newest good checkpoint, so queueing it again is
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
@@ -28,7 +27,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from . import config as configs
 from . import jobs
 from .config import Config
-from .errors import RunError, disk_errors
+from .errors import RunError, disk_errors, user_errors
 from .run import REVISION, RunFolder, revision, write_atomic
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
@@ -73,13 +72,11 @@ class Job:
         folder = RunFolder(self.folder)
         if env.global_rank == 0:
             folder.tell("starting", **_known(folder))
-        gc.disable()  # until it trains, as in `processes.worker`
-        from .errors import USER_ERRORS
         from .processes import main
 
         try:
             code = main(configs.load(self.folder / "launch.yaml"), env.num_tasks)
-        except USER_ERRORS as error:
+        except user_errors() as error:
             line = " ".join(str(error).split())
             print(f"error: {line}", file=sys.stderr, flush=True)
             folder.tell("failed", **_known(folder), reason=line)
@@ -89,7 +86,7 @@ class Job:
             code = 1
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # the interpreter's own end takes more than a second, or hangs on a communicator's thread
+        os._exit(code)  # all is written: the interpreter's own end only frees memory
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What to queue again; the state is in the run folder."""

@@ -16,9 +16,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from . import errors
 from .config import Config, flat
-from .errors import RunError
+from .errors import RunError, user_errors
 from .run import RunFolder, revision, write_atomic
 from .signals import Leave
 
@@ -68,7 +67,7 @@ class Monitor:
         return self
 
     def __exit__(self, kind: object, error: object, _: object) -> None:
-        if self.active and isinstance(error, errors.USER_ERRORS):
+        if self.active and isinstance(error, user_errors()):
             self.tell("failed", self._step, reason=" ".join(str(error).split()))
         self.close()
 

@@ -9,8 +9,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ import torch.multiprocessing as mp
 
 from . import planner
 from .config import Config, resolve
-from .errors import USER_ERRORS, RunError
+from .errors import RunError, user_errors
 from .model import build_model
 from .monitor import Monitor
 from .run import RunFolder
@@ -105,22 +104,20 @@ def _child(rank: int, world: int, store: str, config: Config, errors: Any) -> No
     die_with_parent()
     try:
         code = worker(rank, world, dist.FileStore(store, world), config)
-    except USER_ERRORS as error:
+    except user_errors() as error:
         errors.put(str(error))
-        sys.stderr.flush()
-        os._exit(2)
-    if code:
-        sys.stdout.flush()
-        os._exit(code)
+        code = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # all is written: the interpreter's own end only frees memory
 
 
 def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> int:
     """One rank, from joining the group to the end of training or to a signal; returns the exit code."""
     notice = Notice().listen()
-    with _uncollected():
-        from .engine import init_distributed
-        from .health import Watchdog
-        from .train import Trainer
+    from .engine import init_distributed
+    from .health import Watchdog
+    from .train import Trainer
 
     threads = config.train.threads or max(1, _cores() // _ranks_here(world))
     torch.set_num_threads(threads)
@@ -129,8 +126,7 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
     device = init_distributed(rank, world, store, config.engine.timeout_minutes)
     folder = RunFolder(config.run_path)
     with Watchdog(config.engine.timeout_minutes) as watchdog:
-        with _uncollected():
-            trainer = Trainer(config, folder, device, notice, watchdog)
+        trainer = Trainer(config, folder, device, notice, watchdog)
         if rank == 0:
             folder.metrics.truncate(trainer.state.metrics_bytes)
         left: Leave | None = None
@@ -154,16 +150,6 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
         return 0  # a bad exit of another rank would end the first one before it has queued the job again
     notice.hand_back(left.kind)
     return 128 + signal.SIGTERM
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the garbage collector: looking through all that a start imports and builds took a sixth of it."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _cores() -> int:

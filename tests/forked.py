@@ -1,5 +1,5 @@
-"""Processes that need not import anything, forked from one that has (`warm`): a start takes a second instead of eight.
-What runs in them is what the `tdformer` command runs; tests of the command itself start that."""
+"""Processes that need not import anything, forked from one that has (`warm`): imports are the most of a start. What
+runs in them is what the `tdformer` command runs; tests of the command itself start that."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ class Command:
     def returncode(self) -> int | None:
         return self._process.exitcode
 
-    poll = returncode.fget
+    def poll(self) -> int | None:
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         if self.returncode is None:
@@ -86,8 +87,7 @@ def _run(program: str, words: list[str], cwd: str, env: dict[str, str], out: str
     processes.die_with_parent()
     processes.START = "fork"
     os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
+    _environ(env)
     for file, number in ((out, 1), (err, 2)):
         fd = os.open(file, os.O_WRONLY | os.O_APPEND)
         os.dup2(fd, number)
@@ -96,10 +96,21 @@ def _run(program: str, words: list[str], cwd: str, env: dict[str, str], out: str
     exec(compile(program, "-c", "exec"), {"__name__": "__main__"})
 
 
+def _environ(env: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+
+
+def _rank(env: dict[str, str], *rest: Any) -> None:
+    _environ(env)
+    processes._child(*rest)
+
+
 class Ranks:
     """The ranks of a run on this machine; a context manager that starts them in the run's folder, and ends them."""
 
-    def __init__(self, config: Config, world: int) -> None:
+    def __init__(self, config: Config, world: int, env: Mapping[str, str] | None = None) -> None:
+        """env: instead of ours."""
         self.folder = RunFolder(config.run_path)
         self.folder.open(config)
         meeting = self.folder.path / "meeting"
@@ -107,8 +118,9 @@ class Ranks:
         self.begun = time.time()
         context = _context()
         self.errors = context.SimpleQueue()
+        given = dict(os.environ if env is None else env)
         rest = (world, str(meeting), config, self.errors)
-        self.all = [context.Process(target=processes._child, args=(rank, *rest)) for rank in range(world)]
+        self.all = [context.Process(target=_rank, args=(given, rank, *rest)) for rank in range(world)]
 
     def __enter__(self) -> Ranks:
         for process in self.all:

@@ -21,7 +21,7 @@ def _environment() -> dict[str, str]:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Run:
-    """Run the `tdformer` command in an empty folder."""
+    """Run the `tdformer` command in an empty folder, forked."""
 
     def run(*words: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         return Command(*words, cwd=tmp_path, env=_environment()).completed(timeout)

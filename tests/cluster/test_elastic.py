@@ -14,7 +14,6 @@ from cluster.evaluate import evaluate_run
 from cluster.prepare import write_shards
 from cluster.run import RunFolder
 
-ROOT = Path(__file__).parents[2]
 RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}

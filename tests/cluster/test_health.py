@@ -19,7 +19,6 @@ from cluster.run import RunFolder
 from pipelines.order import permutation
 from tdformer.measure import Firing
 
-ROOT = Path(__file__).parents[2]
 RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}

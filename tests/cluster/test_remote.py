@@ -22,7 +22,6 @@ from cluster.prepare import prepare, verify_shards, write_shards
 from cluster.samples import opened
 from pipelines.errors import DataError
 
-ROOT = Path(__file__).parents[2]
 RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}

@@ -78,6 +78,7 @@ class Slurm:
         self.nodes = {f"127.0.{number}.{11 + i}": self.port + 1 + i for i in range(nodes)}
         self.last = [*self.nodes][-1]
         self.env = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(ROOT), "COLUMNS": "250"}
+        self.env |= {"TDFORMER_KERNELS": "reference"}  # loading numba's is a fifth of a start, and is tested elsewhere
 
     def up(self) -> None:
         for name in ("state", "log", "run", "spool", "munge"):
@@ -104,7 +105,7 @@ class Slurm:
         self.run("slurmctld", "-f", f"{self.folder}/slurm.conf")
         for name in self.nodes:
             self.start_node(name)
-        self.wait(lambda: self.idle() == len(self.nodes), 60, "the nodes are idle")
+        self.wait(lambda: self.idle() == len(self.nodes), "the nodes are idle")
 
     def start_node(self, name: str) -> None:
         self.run("slurmd", "-f", f"{self.folder}/slurm.conf", "-N", name)
@@ -126,7 +127,7 @@ class Slurm:
             for pid in self.ranks():  # also one that was stopped, which hears nothing else
                 _kill(pid)
             subprocess.run(["scancel", "--state=RUNNING"], env=self.env, capture_output=True)
-        self.wait(lambda: self.idle() == len(self.nodes), 60, "the nodes are idle again")
+        self.wait(lambda: self.idle() == len(self.nodes), "the nodes are idle again")
 
     def down(self) -> None:
         subprocess.run(["scancel", "--state=RUNNING"], env=self.env, capture_output=True)
@@ -168,12 +169,18 @@ class Slurm:
         found = subprocess.run(["pgrep", name], capture_output=True, text=True).stdout.split()
         return sorted(pid for pid in map(int, found) if ours in _read(pid, "environ"))
 
-    @staticmethod
-    def wait(holds: Callable[[], object], seconds: float, what: str) -> None:
-        deadline = time.monotonic() + seconds
+    def wait(self, holds: Callable[[], object], what: str, log: Callable[[], str] = str) -> None:
+        """Until it `holds`. Raises AssertionError after 3 minutes, with `log` and the last lines of the daemons'."""
+        deadline = time.monotonic() + 180
         while not holds():
-            assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
-            time.sleep(0.3)
+            assert time.monotonic() < deadline, f"waited in vain: {what}\n{log()}\n{self.tails()}"
+            time.sleep(0.5)
+
+    def tails(self) -> str:
+        """The last 30 lines of each daemon's log, and what runs."""
+        logs = sorted((self.folder / "log").glob("slurm*.log"))
+        lines = [f"{log.name}: {line}" for log in logs for line in log.read_text().splitlines()[-30:]]
+        return "\n".join([*lines, self.run("squeue", "--states=all"), self.run("sinfo", "-N", "-l")])
 
 
 def _read(pid: int, what: str) -> bytes:

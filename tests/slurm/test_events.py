@@ -27,13 +27,14 @@ RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}
 data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5}}
-train: {epochs: 2, global_batch: 100, lr: 0.003, ema_decay: 0.9, threads: 1, sync_batchnorm: on}
+train: {epochs: 2, global_batch: 140, lr: 0.003, ema_decay: 0.9, threads: 1, sync_batchnorm: on}
 engine: {timeout_minutes: 0.4}
+recompute: {policy: none}
 checkpoint: {every_steps: 4, keep: 2}
 log: {every_steps: 1}
 site: {minutes: 20, signal_seconds: 30}
 """
-EPOCH, TOTAL = 14, 28
+EPOCH, TOTAL = 10, 20
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +70,14 @@ class Run:
         assert step in file.read_text()
         file.write_text(file.read_text().replace(step, f"{step}                {line}\n"))
         self.slurm.run("scontrol", "release", self.id)
-        self.slurm.wait(lambda: self.state() == "RUNNING", 30, "it starts")
+        self.slurm.wait(lambda: self.state() == "RUNNING", "it starts")
         self.begun = time.monotonic()
 
     def rows(self) -> int:
         return len(self.folder.metrics.read())
 
     def until(self, rows: int) -> None:
-        self.slurm.wait(lambda: self.rows() >= rows, 180, f"{rows} rows\n{self.log()}")
+        self.slurm.wait(lambda: self.rows() >= rows, f"{rows} rows", self.log)
 
     def state(self) -> str:
         return self.slurm.job(self.id)
@@ -85,23 +86,23 @@ class Run:
         """Wait until Slurm has queued it again, and nothing is left of the start before: begun earlier, the next one
         has the same numbers, so that an old srun would end its step, and the end of the old script be taken for its
         own."""
-        self.slurm.wait(lambda: f" Restarts={restarts} " in self.facts(), 90, f"queued again\n{self.log()}")
-        self.slurm.wait(lambda: self.state() == "RUNNING" or self.slurm.empty(), 60, "the old start is gone")
+        self.slurm.wait(lambda: f" Restarts={restarts} " in self.facts(), "queued again", self.log)
+        self.slurm.wait(lambda: self.state() == "RUNNING" or self.slurm.empty(), "the old start is gone")
 
     def begin(self) -> None:
         """Let it begin at once."""
         # Asked while it is completing, Slurm may forget that it is to be queued again.
-        self.slurm.wait(lambda: self.state() in ("PENDING", "RUNNING"), 60, f"is queued\n{self.facts()}\n{self.log()}")
+        self.slurm.wait(lambda: self.state() in ("PENDING", "RUNNING"), "is queued", self.log)
         now = ["scontrol", "update", f"jobid={self.id}", "TimeLimit=20", "StartTime=now"]
         subprocess.run(now, env=self.slurm.env, capture_output=True)  # refused where it runs already
-        self.slurm.wait(lambda: self.state() == "RUNNING", 60, f"starts again\n{self.facts()}\n{self.log()}")
+        self.slurm.wait(lambda: self.state() == "RUNNING", "starts again", self.log)
 
     def facts(self) -> str:
         return self.slurm.run("scontrol", "show", "job", "-o", self.id)
 
     def finished(self) -> None:
         """Wait for the end, and see that nothing is left of it."""
-        self.slurm.wait(lambda: self.state() in ("COMPLETED", "FAILED", "CANCELLED"), 150, f"ends\n{self.log()}")
+        self.slurm.wait(lambda: self.state() in ("COMPLETED", "FAILED", "CANCELLED"), "ends", self.log)
         assert self.state() == "COMPLETED", self.log()
         assert self.folder.status()["state"] == "finished" and self.folder.summary() is not None
         assert not self.slurm.ranks()
@@ -118,18 +119,19 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+def undisturbed(slurm, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """The folder of a run that nothing happened to, not even Slurm, by processes a node; made once for all workers."""
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def get(processes: int) -> Path:
         runs = base / f"undisturbed-{processes}"
-        with exclusive(runs, wait=240):
+        with exclusive(runs, wait=400):
             config = load(recipe, [f"runs_dir={runs}"])
             if RunFolder(config.run_path).summary() is None:
-                with Ranks(config, 2 * processes) as ranks:
+                with Ranks(config, 2 * processes, slurm.env) as ranks:
                     assert ranks.end(200) == [0] * 2 * processes
+            assert len(RunFolder(config.run_path).metrics.read()) == TOTAL + 2
         return runs
 
     return get
@@ -174,16 +176,16 @@ def lose_host(run: Run) -> None:
     """Its daemon and its processes are gone at once; the job starts again when the host is back."""
     os.kill(run.slurm.node_pid(run.slurm.last), signal.SIGKILL)
     kill_a_rank(run)
-    run.slurm.wait(lambda: run.state() != "RUNNING", 120, f"Slurm notices\n{run.log()}")
+    run.slurm.wait(lambda: run.state() != "RUNNING", "Slurm notices", run.log)
     run.slurm.start_node(run.slurm.last)
 
 
 def kill_a_daemon(run: Run) -> None:
     """Of a run that does not notice, and is slowed: commands take seconds, and it is not over by then."""
     run.in_its_step("time.sleep(1)")
-    run.until(6)
+    run.until(3)
     os.kill(run.slurm.node_pid(run.slurm.last), signal.SIGKILL)
-    run.until(10)
+    run.until(6)
     assert run.state() == "RUNNING"
     run.slurm.start_node(run.slurm.last)
 
@@ -191,8 +193,8 @@ def kill_a_daemon(run: Run) -> None:
 def stop(run: Run) -> int:
     """With `tdformer stop`; returns the step that it saved."""
     assert run.slurm.cli("stop", run.folder.path).returncode == 0
-    run.slurm.wait(lambda: run.state() == "CANCELLED", 60, run.log())
-    run.slurm.wait(lambda: not run.slurm.ranks(), 30, "the ranks end")
+    run.slurm.wait(lambda: run.state() == "CANCELLED", "it is cancelled", run.log)
+    run.slurm.wait(lambda: not run.slurm.ranks(), "the ranks end")
     status = run.folder.status()
     assert status["state"] == "saved" and "SIGTERM" in status["reason"]
     assert run.saved_steps()[0] == status["step"] == run.rows() - (status["step"] > EPOCH)
@@ -223,7 +225,7 @@ def test_it_goes_on_as_if_nothing_had_happened(
     words = (f"site.partition={partition}", "site.sbatch=[hold]", "site.signal_seconds=55", "site.restarts=9")
     run = Run(slurm, recipe, tmp_path, processes, *words)
     # Slurm looks at time limits every 30 seconds, and at preemption every few: the run is not over by then.
-    slow = 3 if time_limit in events else 0
+    slow = 5 if time_limit in events else 0
     run.in_its_step(f'time.sleep(0.5 if "SLURM_RESTART_COUNT" in __import__("os").environ else {slow})')
     for number, event in enumerate(events, 1):
         run.until(run.rows() + 2)
@@ -231,7 +233,7 @@ def test_it_goes_on_as_if_nothing_had_happened(
         event(run)
         run.queued(number)
         run.begin()
-        run.slurm.wait(lambda n=number: len(run.starts()) == n, 60, f"goes on\n{run.log()}")
+        run.slurm.wait(lambda n=number: len(run.starts()) == n, "goes on", run.log)
         begun = run.starts()[-1]
         assert begun >= reached - 4, (event, run.log())  # a checkpoint every 4 steps
         if event in IN_TIME or (event is preempt and partition == "grace"):
@@ -273,8 +275,10 @@ def test_on_with_fewer_nodes_and_another_zero_stage(slurm, recipe: Path, tmp_pat
     run.finished()
     rows = run.folder.metrics.read()
     assert [row["step"] for row in rows] == [row["step"] for row in whole]
-    for row, expected in zip(rows, whole, strict=True):
-        assert "loss" not in row or row["loss"] == pytest.approx(expected["loss"], abs=0.05)
+    # Sums in another order: a membrane potential at its threshold may fire or not, and later steps differ by more.
+    for number, (row, expected) in enumerate(zip(rows, whole, strict=True)):
+        near = 1e-3 if number <= len(before) else 3e-2
+        assert "loss" not in row or row["loss"] == pytest.approx(expected["loss"], rel=near)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -287,7 +291,7 @@ def test_a_bug_that_raises_is_tried_again_until_nothing_is_gained(
     run.queued(1)
     run.begin()
     # Slurm calls a job FAILED for a moment between a crash and being queued again.
-    slurm.wait(lambda: run.folder.status()["state"] == "failed" and run.state() == "FAILED", 90, "fails")
+    slurm.wait(lambda: run.folder.status()["state"] == "failed" and run.state() == "FAILED", "fails", run.log)
     status = run.folder.status()
     assert (status["state"], status["restarts"]) == ("failed", "1")
     assert "twice from step 4 on" in status["reason"] and "AssertionError: a bug" in run.log()
@@ -297,10 +301,10 @@ def test_a_bug_that_raises_is_tried_again_until_nothing_is_gained(
 def test_a_users_error_is_not_tried_again(slurm, recipe: Path, tmp_path: Path) -> None:
     run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
     launched = run.folder.path / "launch.yaml"
-    launched.write_text(launched.read_text().replace("global_batch: 100", "global_batch: 101"))
+    launched.write_text(launched.read_text().replace("global_batch: 140", "global_batch: 141"))
     slurm.run("scontrol", "release", run.id)
-    slurm.wait(lambda: run.state() == "FAILED", 60, f"fails\n{run.log()}")
-    assert run.folder.status()["state"] == "failed" and "global_batch=101" in run.folder.status()["reason"]
+    slurm.wait(lambda: run.state() == "FAILED", "fails", run.log)
+    assert run.folder.status()["state"] == "failed" and "global_batch=141" in run.folder.status()["reason"]
     assert slurm.job(run.id, "%r") != "PENDING"
 
 
