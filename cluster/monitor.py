@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -57,6 +58,7 @@ class Monitor:
         self._step = start
         self._told, self._warned = 0.0, len(run.health.read())
         self._start, self._facts = start, {}
+        self._send_again()
         self.tell("running", start)
 
     _bar: _Bar | None = None
@@ -151,6 +153,7 @@ class Monitor:
         if self._wandb:
             self._wandb.finish()
             self._wandb = None
+            self.run.wandb_has(self._step)
 
     def say(self, line: str) -> None:
         """A line for people, above the bar."""
@@ -197,6 +200,14 @@ class Monitor:
     def _send(self, row: Mapping[str, Any]) -> None:
         if self._wandb:
             self._wandb.log(dict(row), step=row["step"])
+
+    def _send_again(self) -> None:
+        """What a start that was killed may have taken with it: wandb writes its log in blocks, from another process."""
+        if self._wandb:
+            speed, has = {row["step"]: row for row in self.run.speed.read()}, self.run.wandb_step()
+            for row in self.run.metrics.read():
+                if row["step"] > has:
+                    self._send(row | speed.get(row["step"], {}))
 
 
 @dataclass(frozen=True)
@@ -246,8 +257,8 @@ def _start_wandb(run: RunFolder, config: Config, say: Callable[[str], None]) -> 
     import wandb
 
     online = config.log.wandb == "online"
-    if online and not wandb.login(prompt=False):
-        say(f"wandb has no key: logging offline; `wandb sync {run.path}/wandb/offline-run-*` sends it later")
+    if online and (why := _no_wandb()):
+        say(f"{why}: logging offline; `tdformer sync {run.path}` sends it later")
         online = False
     started = wandb.init(
         project=config.log.wandb_project,
@@ -265,21 +276,42 @@ def _start_wandb(run: RunFolder, config: Config, say: Callable[[str], None]) -> 
     return started
 
 
+def _no_wandb() -> str | None:
+    """Why nothing can be sent to wandb from here; None: it can."""
+    import wandb
+
+    try:
+        return None if wandb.login(prompt=False) else "wandb has no key here"
+    except wandb.Error as error:  # a key that it does not take, or no network
+        return " ".join(str(error).split())
+
+
 def sync(run: RunFolder) -> str:
     """Send what a run logged offline to wandb; returns a line that says so. Raises RunError where nothing is to be
     sent, or wandb refuses."""
-    import wandb
-
-    logged = sorted(map(str, run.path.glob("wandb/offline-run-*")))
+    logged = sorted(run.path.glob("wandb/offline-run-*"))
     if not logged:
         raise RunError(f"{run.path} has nothing logged offline; log.wandb=offline does")
-    if not wandb.login(prompt=False):
-        raise RunError("wandb has no key here; `wandb login` first, on a machine with network")
-    command = [sys.executable, "-m", "wandb", "sync", "--id", run.wandb_id(), *logged]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RunError(f"wandb refuses {run.path}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-    return f"{run.path}: sent as run {run.wandb_id()}, {len(logged)} starts"
+    if why := _no_wandb():
+        raise RunError(f"{why}; `wandb login` first, on a machine with network")
+    cut = 0
+    for folder in logged:
+        marker = folder / f"run-{run.wandb_id()}.wandb.synced"
+        if marker.exists():
+            continue
+        # One by one: wandb sends nothing at all where one of several logs ends before its first record.
+        command = [sys.executable, "-m", "wandb", "sync", "--id", run.wandb_id(), str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        said = (done.stderr + done.stdout).strip()
+        if marker.exists():
+            continue
+        if done.returncode or not re.search("incomplete record|next record: EOF", said):
+            raise RunError(f"wandb refuses {folder}: {said.splitlines()[-1] if said else 'no reason given'}")
+        cut += 1
+        if folder != logged[-1]:  # that may be running
+            marker.touch()
+    told = f"; {cut} of them without an end (killed: the next start has the rest; or running)" if cut else ""
+    return f"{run.path}: sent as run {run.wandb_id()}, {len(logged)} starts{told}"
 
 
 def _facts() -> dict[str, Any]:

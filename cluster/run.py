@@ -127,6 +127,17 @@ class RunFolder:
             write_atomic(file, uuid.uuid4().hex[:8].encode())
         return file.read_text().strip()
 
+    def wandb_step(self) -> int:
+        """The step up to which wandb has every row, whatever a kill has cost it since."""
+        try:
+            return int((self.path / "wandb_step").read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def wandb_has(self, step: int) -> None:
+        """Note it; see `wandb_step`."""
+        write_atomic(self.path / "wandb_step", str(step).encode())
+
 
 class Rows:
     """A JSON-lines file that is appended to: a row is there whole or not at all."""

@@ -174,16 +174,16 @@ with Monitor(run, config, 4, start=start) as monitor:
 
 
 def test_wandb_offline_is_one_run_for_all_starts(tmp_path: Path, python: Any, monkeypatch: pytest.MonkeyPatch):
-    # `online` without a key logs offline; HOME is empty, so there is none.
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    # `online` logs offline with a wrong key and without one; HOME is empty, so there is none.
     monkeypatch.setenv("HOME", str(tmp_path))
     outputs = []
-    for mode, start in (("offline", "0"), ("online", "2")):
-        process = python(WANDB, mode, start)
+    for key, start in (("wrong", "0"), ("", "2")):
+        monkeypatch.setenv("WANDB_API_KEY", key)
+        process = python(WANDB, "online", start)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         outputs.append(out)
-    assert "wandb has no key: logging offline" in outputs[1]
+    assert "WANDB_API_KEY invalid" in outputs[0] and "wandb has no key here: logging offline" in outputs[1]
     name = (tmp_path / "run" / "wandb_id").read_text()
     files = sorted((tmp_path / "run" / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))
     assert len(files) == 2

@@ -99,7 +99,7 @@ def server() -> Iterator[Server]:
         server.shutdown()
 
 
-def test_two_starts_arrive_as_one_run(tmp_path: Path, server: Server) -> None:
+def test_all_starts_arrive_as_one_run(tmp_path: Path, server: Server) -> None:
     write_shards("digits", tmp_path / "shards", samples_per_shard=500)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     folder = RunFolder(tmp_path / "runs" / "run")
@@ -119,29 +119,36 @@ def test_two_starts_arrive_as_one_run(tmp_path: Path, server: Server) -> None:
     def sync() -> str:
         return finish(start("sync", "runs/run", WANDB_BASE_URL=server.url, WANDB_API_KEY="0123456789" * 4))
 
-    first = start("train", "recipe.yaml", SLURM_JOB_ID="7")
-    deadline = time.monotonic() + 120
-    while len(folder.metrics.read()) < 5:
-        assert first.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    first.send_signal(signal.SIGTERM)
-    finish(first, 143)
+    def end(process: subprocess.Popen[str], number: int, rows: int, code: int) -> None:
+        """Send it a signal once there are so many rows of metrics."""
+        deadline = time.monotonic() + 120
+        while len(folder.metrics.read()) < rows:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        finish(process, code)
+
+    end(start("train", "recipe.yaml", SLURM_JOB_ID="7"), signal.SIGTERM, 5, 143)
     stopped = folder.saved_step()
+    end(start("train", "recipe.yaml"), signal.SIGKILL, 12, -signal.SIGKILL)
+    saved, killed = folder.saved_step(), folder.metrics.read()[-1]["step"]
     finish(start("train", "recipe.yaml", SLURM_JOB_ID="7", SLURM_RESTART_COUNT="1", SLURM_JOB_PARTITION="gpu"))
-    assert folder.status()["started_at"] == stopped
+    assert folder.status()["started_at"] == saved < killed
 
     run = folder.wandb_id()
-    assert f"sent as run {run}, 2 starts" in sync()
-    assert list(server.history) == [run] and server.ended == [run, run]
+    assert f"sent as run {run}, 3 starts; 1 of them without an end" in sync()
+    assert list(server.history) == [run] and server.ended[-1] == run
     expected: dict[int, dict[str, Any]] = {}
     for row in folder.metrics.read():  # an evaluation has the step that it follows
         expected.setdefault(row["step"], {}).update(row)
     assert list(expected) == list(range(1, 17)) and "eval_accuracy" in expected[16]
-    rows = [server.history[run][line] for line in range(16)]
-    assert len(server.history[run]) == 16
-    for row, (step, metrics) in zip(rows, expected.items(), strict=True):
-        assert row["_step"] == step and {key: row[key] for key in metrics} == metrics
-        assert row["images_per_second"] > 0 and any(key.startswith("firing/") for key in row)
+    rows = [server.history[run][line] for line in range(len(server.history[run]))]
+    assert list(dict.fromkeys(row["_step"] for row in rows)) == list(range(1, 17))
+    for row in rows:
+        metrics = expected[row["_step"]]
+        assert {key: row[key] for key in metrics} == metrics and row["images_per_second"] > 0
+    firing = {row["_step"] for row in rows if any(key.startswith("firing/") for key in row)}
+    assert firing >= {*range(1, stopped + 1), *range(saved + 1, 17)}
     given = {key: entry["value"] for key, entry in server.configs[run].items() if key != "_wandb"}
     resolved = flat(load(tmp_path / "recipe.yaml", []))
     assert {key: given[key] for key in resolved} == json.loads(json.dumps(resolved))
@@ -149,5 +156,7 @@ def test_two_starts_arrive_as_one_run(tmp_path: Path, server: Server) -> None:
     revised = {f"start.{key}": value for key, value in revision().items() if value is not None}
     assert given.items() >= slurm.items() and given.items() >= revised.items()
 
+    refused = finish(start("sync", "runs/run", WANDB_API_KEY="wrong"), 2)
+    assert refused.startswith("error: WANDB_API_KEY invalid") and refused.count("\n") == 1
     sync()  # nothing is sent twice
-    assert server.ended == [run, run] and len(server.history[run]) == 16
+    assert len(server.history[run]) == len(rows)
