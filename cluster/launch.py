@@ -72,7 +72,7 @@ class Job:
         folder = RunFolder(self.folder)
         if env.global_rank == 0:
             folder.tell("starting", **_known(folder))
-        from .processes import main
+        from .processes import end, main
 
         try:
             code = main(configs.load(self.folder / "launch.yaml"), env.num_tasks)
@@ -84,9 +84,7 @@ class Job:
         except Exception:
             traceback.print_exc()
             code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # all is written: the interpreter's own end only frees memory
+        end(code)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What to queue again; the state is in the run folder."""

@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -107,9 +107,14 @@ def _child(rank: int, world: int, store: str, config: Config, errors: Any) -> No
     except user_errors() as error:
         errors.put(str(error))
         code = 2
+    end(code)
+
+
+def end(code: int) -> NoReturn:
+    """End this process, whose work is all written: the interpreter's own end would only free memory."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # all is written: the interpreter's own end only frees memory
+    os._exit(code)
 
 
 def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> int:
