@@ -51,14 +51,16 @@ class Monitor:
         self._words: list[str] = []
         if not self.active:
             return
-        self._before = _Lap.of(run.speed.read())
+        speed = run.speed.read()
+        self._before = _Lap.of(speed)
         self.console = console or Console(highlight=False)
         self._wandb = _start_wandb(run, config, self.say) if config.log.wandb != "off" else None
         self._bar = _Bar(self.console, total_steps, start) if self.console.is_terminal else None
         self._step = start
         self._told, self._warned = 0.0, len(run.health.read())
         self._start, self._facts = start, {}
-        self._send_again()
+        if self._wandb:
+            self._send_again(speed)
         self.tell("running", start)
 
     _bar: _Bar | None = None
@@ -201,13 +203,12 @@ class Monitor:
         if self._wandb:
             self._wandb.log(dict(row), step=row["step"])
 
-    def _send_again(self) -> None:
+    def _send_again(self, speed: list[dict[str, Any]]) -> None:
         """What a start that was killed may have taken with it: wandb writes its log in blocks, from another process."""
-        if self._wandb:
-            speed, has = {row["step"]: row for row in self.run.speed.read()}, self.run.wandb_step()
-            for row in self.run.metrics.read():
-                if row["step"] > has:
-                    self._send(row | speed.get(row["step"], {}))
+        has, speeds = self.run.wandb_step(), {row["step"]: row for row in speed}
+        for row in self.run.metrics.read():
+            if row["step"] > has:
+                self._send(row | speeds.get(row["step"], {}))
 
 
 @dataclass(frozen=True)
@@ -303,13 +304,12 @@ def sync(run: RunFolder) -> str:
         command = [sys.executable, "-m", "wandb", "sync", "--id", run.wandb_id(), str(folder)]
         done = subprocess.run(command, capture_output=True, text=True)
         said = (done.stderr + done.stdout).strip()
-        if marker.exists():
-            continue
-        if done.returncode or not re.search("incomplete record|next record: EOF", said):
+        if re.search("incomplete record|next record: EOF", said):
+            cut += 1
+            if folder != logged[-1]:  # that may be running
+                marker.touch()
+        elif done.returncode or not marker.exists():  # where a log cannot be sent, its exit code is 0
             raise RunError(f"wandb refuses {folder}: {said.splitlines()[-1] if said else 'no reason given'}")
-        cut += 1
-        if folder != logged[-1]:  # that may be running
-            marker.touch()
     told = f"; {cut} of them without an end (killed: the next start has the rest; or running)" if cut else ""
     return f"{run.path}: sent as run {run.wandb_id()}, {len(logged)} starts{told}"
 

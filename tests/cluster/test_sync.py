@@ -160,3 +160,10 @@ def test_all_starts_arrive_as_one_run(tmp_path: Path, server: Server) -> None:
     assert refused.startswith("error: WANDB_API_KEY invalid") and refused.count("\n") == 1
     sync()  # nothing is sent twice
     assert len(server.history[run]) == len(rows)
+
+    log = min(folder.path.glob("wandb/offline-run-*")) / f"run-{run}.wandb"
+    log.with_suffix(".wandb.synced").unlink()
+    os.truncate(log, log.stat().st_size // 2)
+    assert "3 starts; 1 of them without an end" in sync()  # sent as far as it goes
+    assert len(rows) < len(server.history[run]) < len(rows) + stopped
+    assert "without" not in sync()
