@@ -78,7 +78,7 @@ class Slurm:
         self.nodes = {f"127.0.{number}.{11 + i}": self.port + 1 + i for i in range(nodes)}
         self.last = [*self.nodes][-1]
         self.env = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(ROOT), "COLUMNS": "250"}
-        self.env |= {"TDFORMER_KERNELS": "reference"}  # loading numba's is a fifth of a start, and is tested elsewhere
+        self.env |= {"TDFORMER_KERNELS": "reference"}  # numba's take long to load, and are tested elsewhere
 
     def up(self) -> None:
         for name in ("state", "log", "run", "spool", "munge"):
