@@ -23,7 +23,7 @@ from .model import build_model
 from .monitor import Monitor
 from .run import RunFolder
 from .samples import augmentation, opened
-from .signals import KINDS, Leave, Notice
+from .signals import Leave, Notice, heard
 
 START = "spawn"
 """How ranks are started: a process that has touched CUDA cannot be forked."""
@@ -83,7 +83,7 @@ def _spawn(config: Config, world: int) -> int:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
 
-        for kind in KINDS:
+        for kind in heard():
             signal.signal(kind, pass_on)
         try:
             while not started.join():

@@ -1,7 +1,8 @@
 """Signals that ask a run to stop: noted at once, acted upon by all ranks together between two steps.
 
 USR2 comes ahead of the end (time limit, preemption with grace): save, then ask to be queued again. TERM comes from
-whoever ends the job (requeue, preemption, scancel) and has decided what comes next: save, then go.
+whoever ends the job (requeue, preemption, scancel) and has decided what comes next: save, then go. HUP says that the
+terminal is gone (a lost ssh): as TERM, unless `nohup` has it ignored.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from typing import Any
 
 KINDS = (signal.SIGUSR2, signal.SIGTERM)
 """In the order of their counts in the ranks' sum; the later one decides."""
+
+
+def heard() -> tuple[signal.Signals, ...]:
+    """The signals that are acted upon in this process."""
+    return KINDS if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (*KINDS, signal.SIGHUP)
 
 
 class Leave(Exception):
@@ -32,12 +38,13 @@ class Notice:
 
     def listen(self) -> Notice:
         """Take over the signals; the handlers that were there are kept in `before`."""
-        for kind in KINDS:
+        for kind in heard():
             self.before[kind] = signal.signal(kind, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.seen[KINDS.index(signal.Signals(number))] = 1
+        kind = signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number)
+        self.seen[KINDS.index(kind)] = 1
 
     @staticmethod
     def agreed(counts: list[float]) -> signal.Signals | None:

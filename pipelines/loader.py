@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -102,6 +106,33 @@ class _Turns:
         return batch
 
 
+STOPS = {signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP}
+"""What asks a run to stop. Slurm, a closed terminal and `kill -- -GROUP` send them to every process."""
+
+
+@contextmanager
+def _left_to_us() -> Iterator[None]:
+    """Processes that are forked meanwhile begin with STOPS blocked: one that died of them would end the trainer with an
+    error before it has saved."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _heed_parent(_: int) -> None:
+    """In a worker: of STOPS only a TERM of the process that started it counts, which is how that one ends it."""
+
+    def wait() -> None:
+        while True:
+            told = signal.sigwaitinfo(STOPS)
+            if told.si_signo == signal.SIGTERM and told.si_pid == os.getppid():
+                os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _batches(
     samples: _Worker, asked: Sequence[tuple[np.ndarray, int]], workers: int, windows: order.Ids | None = None
 ) -> Iterator[Batch]:
@@ -113,10 +144,12 @@ def _batches(
         generator=torch.Generator(),  # or torch's global generator would be drawn from
         prefetch_factor=_AHEAD if workers else None,
         multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_heed_parent,
     )
     try:
         with samples.data.following([ids for ids, _ in asked], windows) as reads:
-            batches = iter(loader)  # the workers are forked here, before a thread that fetches is started
+            with _left_to_us():  # forked here, before a thread that fetches is started
+                batches = iter(loader)
             for number in range(len(asked)):
                 reads(number)
                 batch = next(batches)
