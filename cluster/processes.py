@@ -22,7 +22,7 @@ from .errors import RunError, user_errors
 from .model import build_model
 from .monitor import Monitor
 from .run import RunFolder
-from .samples import augmentation, opened
+from .samples import augmentation, training_data
 from .signals import KINDS, Leave, Notice
 
 START = "spawn"
@@ -60,8 +60,7 @@ def main(config: Config, processes: int) -> int:
 def check_inputs(config: Config, world: int) -> None:
     """Refuse data, a model or a batch that cannot work before a run folder is made or a process started."""
     resolve(config, world)
-    data = opened(config, "train")
-    opened(config, "test")
+    data, _ = training_data(config)
     plan = resolve(config, world, len(data))
     with torch.device("meta"):
         build_model(config, data)

@@ -18,7 +18,7 @@ from .ahead import Ahead
 from .boxes import Box
 from .cache import Cache, Item
 from .errors import DamagedSample, DataError
-from .index import AGAIN, TABLE, Index
+from .index import AGAIN, TABLE, Index, readable
 from .pictures import Pixels, crop, decode
 from .recordings import Events
 from .recordings import decode as decode_events
@@ -141,7 +141,8 @@ class RemoteTarDataset(_Tars):
     def __init__(self, folder: Remote, cache: Cache, window: int) -> None:
         self.cache = cache
         super().__init__(folder)
-        self.items = [self._item(fact) for fact in self.facts["shards"]]
+        with readable(folder):
+            self.items = [self._item(fact) for fact in self.facts["shards"]]
         self._windows: NDArray[np.int64] = np.zeros(len(self.items), np.int64)
         needed = sum(sorted(item.bytes for item in self.items)[-2 * window :])
         if needed > cache.limit:
@@ -166,16 +167,14 @@ class RemoteTarDataset(_Tars):
             ahead.stop()
             self._close()
 
-    def _content(self, name: str) -> bytes:
-        if name != TABLE:
-            return super()._content(name)
+    def _table(self) -> bytes:
         with os.fdopen(self.cache.open(self._item({"name": TABLE, **self.facts["table"]})), "rb") as file:
             return file.read()
 
     def _item(self, fact: dict[str, Any]) -> Item:
-        """Raises DataError for a name that is none: it becomes a part of a path, a URL or a command."""
+        """Raises DataError for a SHA-256 that is none: it becomes the name of a file in the cache."""
         name, digest = str(fact["name"]), str(fact["sha256"])
-        if "/" in name or not re.fullmatch("[0-9a-f]{64}", digest):
+        if not re.fullmatch("[0-9a-f]{64}", digest):
             raise DataError(f"the index in {self.folder} names {name!r} with SHA-256 {digest!r}; {AGAIN}")
         return Item(self.folder / name, int(fact["bytes"]), digest)
 

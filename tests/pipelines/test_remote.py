@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import file_server as fs
+import index_files
 import numpy as np
 import pytest
 import torch
@@ -175,10 +176,9 @@ def test_roots_that_nothing_opens_are_refused():
 
 
 def test_an_index_cannot_name_files_elsewhere(server: fs.FileServer, copy: Path, tmp_path: Path):
-    index = json.loads((copy / "index.json").read_text())
+    shards = json.loads((copy / "index.json").read_text())["shards"]
     for key, value in (("name", "../../etc/passwd"), ("sha256", "../x")):
-        changed = index | {"shards": [index["shards"][0] | {key: value}, *index["shards"][1:]]}
-        (copy / "index.json").write_text(json.dumps(changed))
+        index_files.edit(copy, shards=[shards[0] | {key: value}, *shards[1:]])
         with pytest.raises(DataError, match="the index in http.* names .*; write the shards again"):
             remote(server.url, tmp_path / "cache")
 
