@@ -14,7 +14,7 @@ from pipelines.ffcv import BetonDataset
 from pipelines.frames import OPERATIONS, EventAugment, FrameView
 from pipelines.index import INDEX, Index, class_names
 from pipelines.loader import Augmentation
-from pipelines.remote import Remote
+from pipelines.remote import Remote, check_public
 from pipelines.samples import Samples, Seen, has_events
 from pipelines.webdataset import RemoteTarDataset, TarDataset
 from tdformer.registry import entry_of
@@ -64,6 +64,7 @@ def check_dataset(name: str, data: Index) -> None:
 
 
 def _fetched(config: Config, root: Remote, split: str) -> RemoteTarDataset:
+    check_public(root.root)
     folder, window = config.data.cache, config.data.window
     assert window is not None  # checked with the configuration
     cache = Cache(Path(folder) if folder else default_folder(), int(config.data.cache_gb * 1e9))

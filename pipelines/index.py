@@ -125,8 +125,8 @@ class Index:
         outside = (column["size"] < 0) | (column["offset"] < 0) | (column["offset"] > room)
         refuse(outside, lambda i: f"lies outside {self.shards[self.shard_of[i]][0]}")
         sides = np.stack([column["height"], column["width"]], 1)
-        outside = (sides != self.shape[1:]).any(1) if all(self.shape) else (sides < 1).any(1)
-        refuse(outside, lambda i: f"has {sides[i, 0]} x {sides[i, 1]} pixels")
+        wrong = np.not_equal(sides, self.shape[1:]) if all(self.shape) else sides < 1
+        refuse(np.any(wrong, axis=1), lambda i: f"has {sides[i, 0]} x {sides[i, 1]} pixels")
 
     def number_as(self, names: Sequence[str], of: str) -> None:
         """Give each class the number that it has in `names`, those of `of`. Raises DataError where the classes are
