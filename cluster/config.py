@@ -409,6 +409,11 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
         raise RunError(f"train.warmup_epochs={train.warmup_epochs:g} exceeds train.epochs={train.epochs}")
     if dataset_size is not None and dataset_size < train.global_batch:
         raise RunError(f"train.global_batch={train.global_batch} exceeds the {dataset_size} training images")
+    lines = {"name": config.name, "runs_dir": config.runs_dir, **flat(config.site, "site.")}
+    for key, value in lines.items():
+        texts = value if isinstance(value, list) else [value]
+        if key != "site.setup" and any("\n" in str(text) for text in texts):
+            raise RunError(f"{key} is {_show(value)}; it becomes a line of the job's script, so it must be one")
     for entry in config.site.sbatch:
         if entry.startswith("-"):
             raise RunError(f"site.sbatch has {entry!r}; write key=value or key, without dashes")

@@ -92,6 +92,10 @@ class Seen(Protocol):
         """H and W of what is seen."""
         ...
 
+    def bytes(self, channels: int) -> int:
+        """Of one sample of so many channels, as it is seen."""
+        ...
+
     def see(self, data: Samples, i: int, epoch: int | None) -> Array:
         """Sample i in an epoch of training, or, None, in evaluation: `[..., C, H, W]`."""
         ...

@@ -132,6 +132,14 @@ def test_a_stored_command_is_not_run(run: Path, tmp_path: Path, key: str, make: 
         check_commands(load(path, words, stored=True), path, words)
 
 
+@pytest.mark.parametrize("key", ["name", "runs_dir", "site.account", "site.partition", "site.mail_on", "site.sbatch"])
+def test_a_setting_is_one_line_of_the_jobs_script(key: str) -> None:
+    """A second one would be a command."""
+    value: Any = "x\ntouch ran #"
+    with pytest.raises(RunError, match=f"{key} is .*becomes a line of the job's script, so it must be one"):
+        load("x.yaml", content={key: [value] if key == "site.sbatch" else value})
+
+
 def test_a_command_that_is_given_now_is_run(run: Path, tmp_path: Path) -> None:
     command = f"pipe:touch {tmp_path}/ran; cat {run}/shards/{{}}"
     stored(run, "data.root", command)

@@ -7,9 +7,11 @@ import multiprocessing
 import os
 import pickle
 import re
+import resource
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import pytest
 import webdataset as wds
 
 from pipelines import catalog, index, shards
-from pipelines.errors import DataError
+from pipelines.errors import DamagedSample, DataError
 from pipelines.webdataset import TarDataset
 
 DIGITS = catalog.get("digits")
@@ -230,6 +232,41 @@ def test_a_whole_sample_that_is_no_picture(copy: Path):
     index_files.edit(copy, columns=index.table_digest(columns))
     with pytest.raises(DataError, match="test-000000.tar: sample 5 does not decode as a picture .*write the shards"):
         TarDataset(copy).image(5)
+
+
+@contextmanager
+def most_open_files(limit: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_open_files_are_bounded_and_those_read_last_stay_open(tmp_path: Path, monkeypatch):
+    """90 shards, and 80 files that the process may open."""
+    folder = shards.write(DIGITS, "test", tmp_path, samples_per_shard=4)
+    with most_open_files(80):
+        data = TarDataset(folder)
+    assert len(data.paths) == 90 and data.most_open == 20
+    opened: list[int] = []
+    monkeypatch.setattr(data, "_open", lambda shard, how=data._open: opened.append(shard) or how(shard))
+    before = len(os.listdir("/proc/self/fd"))
+    whole = [data.read(i) for i in range(360)]
+    assert opened == list(range(90)) and len(os.listdir("/proc/self/fd")) == before + 20
+    recent = range(280, 360)
+    assert [data.read(i) for i in recent] == whole[280:] and len(opened) == 90
+    data.read(0), data.read(284), data.read(280)
+    assert opened[90:] == [0, 70], "what was read longest ago was closed"
+
+
+def test_too_many_open_files_are_no_damage(copy: Path):
+    data = TarDataset(copy)
+    with most_open_files(3), pytest.raises(DataError, match="sample 0: too many open files.*is 3: ulimit -n") as error:
+        data.read(0)
+    assert not isinstance(error.value, DamagedSample)
+    data.read(0)
 
 
 def test_verify_reads_everything(copy: Path):
