@@ -74,11 +74,15 @@ def launch(
 
 
 @app.command()
-def resume(run: RunPath, overrides: Overrides = None) -> None:
+def resume(
+    run: RunPath,
+    overrides: Overrides = None,
+    site: Annotated[Path | None, typer.Option(help="A YAML file with the keys of the section site.")] = None,
+) -> None:
     """Launch a run again that was stopped or failed; it goes on from its newest checkpoint."""
     from .launch import resume as again
 
-    raise typer.Exit(again(run, overrides or []))
+    raise typer.Exit(again(run, (configs.of_site(site) if site else []) + (overrides or [])))
 
 
 @app.command()

@@ -293,6 +293,14 @@ def load(
     return result
 
 
+def of_site(path: Path) -> list[str]:
+    """The keys of the section `site` in a file, as overrides. Raises RunError."""
+    content = _read(path)
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: a configuration is a mapping of keys to values")
+    return [f"site.{key}={_show(value)}" for key, value in content.items()]
+
+
 COMMANDS = ("data.root", "site.setup", "site.sbatch", "site.srun")
 """Settings that can hold commands; data.root where it is `pipe:`."""
 

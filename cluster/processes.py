@@ -106,6 +106,7 @@ def _spawn(config: Config, world: int) -> int:
 
 def _child(rank: int, world: int, store: str, config: Config, errors: Any) -> None:
     die_with_parent()
+    logging.getLogger("pipelines.index").setLevel(logging.ERROR)  # the parent has told
     try:
         code = worker(rank, world, dist.FileStore(store, world), config)
     except user_errors() as error:

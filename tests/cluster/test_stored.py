@@ -127,9 +127,12 @@ def test_a_stored_command_is_not_run(run: Path, tmp_path: Path, key: str, make: 
         with pytest.raises(RunError, match="has a stored command"):
             command("data.workers=0")
     assert not (tmp_path / "ran").exists()
-    path = run / "run" / "config.yaml"
-    for words in ([f"{key}=null" if key == "data.root" else f"{key}=[]"],):
-        check_commands(load(path, words, stored=True), path, words)
+    path, site = run / "run" / "config.yaml", tmp_path / "site.yaml"
+    site.write_text("setup: [module load cuda]\nsbatch: [exclusive]\nsrun: []\n")
+    for words in ([f"{key}=null" if key == "data.root" else f"{key}=[]"], ["data.root=x", *configs.of_site(site)]):
+        config = load(path, words, stored=True)
+        check_commands(config, path, words)
+    assert (config.site.setup, config.site.sbatch, config.site.srun) == (["module load cuda"], ["exclusive"], [])
 
 
 @pytest.mark.parametrize("key", ["name", "runs_dir", "site.account", "site.partition", "site.mail_on", "site.sbatch"])
