@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -10,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from pipelines.errors import too_many_files
 
 from . import config as configs
 from .errors import NO_SPACE, RunError, disk_errors, user_errors
@@ -71,11 +74,15 @@ def launch(
 
 
 @app.command()
-def resume(run: RunPath, overrides: Overrides = None) -> None:
+def resume(
+    run: RunPath,
+    overrides: Overrides = None,
+    site: Annotated[Path | None, typer.Option(help="A YAML file with the keys of the section site.")] = None,
+) -> None:
     """Launch a run again that was stopped or failed; it goes on from its newest checkpoint."""
     from .launch import resume as again
 
-    raise typer.Exit(again(run, overrides or []))
+    raise typer.Exit(again(run, (configs.of_site(site) if site else []) + (overrides or [])))
 
 
 @app.command()
@@ -291,6 +298,8 @@ def _user_line(e: Exception) -> str | None:
     if isinstance(e, OSError) and e.errno in NO_SPACE:
         where = f" to write {e.filename}" if e.filename else ""
         return f"no space left{where}; free some and run the same command again"
+    if os.strerror(errno.EMFILE) in str(e):  # libraries say it in words only
+        return str(too_many_files("this process"))
     if not isinstance(e, RunError) and not isinstance(e, user_errors()):  # in this order: the second imports torch
         return None
     return " ".join(str(e).split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.errors import DataError
-from pipelines.remote import Patience, Remote, is_remote
+from pipelines.remote import Patience, Remote, check_public, is_command, is_remote, masked
 
 from .errors import RunError
 
@@ -248,14 +249,26 @@ NEUTRAL = frozenset(
 )
 
 
-def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
+def load(
+    path: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    site: Path | None = None,
+    stored: bool = False,
+    content: Any = None,
+) -> Config:
     """The defaults, the keys of the section `site` in the YAML file `site`, the YAML file at `path`, then `key=value`
-    overrides; checked. Raises RunError."""
+    overrides; checked. Raises RunError.
+
+    stored: `path` lies in a run folder or beside an exported file, and may be a stranger's: ${...} in it is refused.
+    content: what `path` says, where that is not YAML."""
     config = OmegaConf.structured(Config)
     if site is not None:
         _apply(config, _read(site), str(site), "site.")
     if path is not None:
-        _apply(config, _read(Path(path)), str(path))
+        content = _read(Path(path)) if content is None else content
+        if stored:
+            _check_resolved(content, str(path))
+        _apply(config, content, str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
@@ -267,18 +280,66 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Pa
         assert isinstance(parsed, dict)
         _apply(config, {key.strip(): parsed["value"]}, "command line")
     try:
-        OmegaConf.resolve(config)
         result = OmegaConf.to_object(config)
     except OmegaConfBaseException as e:
         raise RunError(f"{path or 'command line'}: {_first_line(e)}") from e
     assert isinstance(result, Config)
     check(result)
+    if not stored and result.data.root is not None:
+        try:
+            check_public(result.data.root)
+        except DataError as e:
+            raise RunError(f"data.root: {e}") from e
     return result
+
+
+def of_site(path: Path) -> list[str]:
+    """The keys of the section `site` in a file, as overrides. Raises RunError."""
+    content = _read(path)
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: a configuration is a mapping of keys to values")
+    return [f"site.{key}={_show(value)}" for key, value in content.items()]
+
+
+COMMANDS = ("data.root", "site.setup", "site.sbatch", "site.srun")
+"""Settings that can hold commands; data.root where it is `pipe:`."""
+
+
+def check_commands(config: Config, where: Path, overrides: Sequence[str], keys: Sequence[str] = COMMANDS) -> None:
+    """Raises RunError where `config`, which was stored in `where`, has a command that `overrides` do not give: what is
+    stored can be a stranger's, and is not run because it is there."""
+    values, given = flat(config), {override.partition("=")[0].strip() for override in overrides}
+    for key in keys:
+        value = values[key]
+        if value and key not in given and (key != "data.root" or is_command(value)):
+            raise RunError(
+                f"{where} has a stored command, {key}={masked(_show(value))}, which is only run where it is given again"
+                f": look at it, and write {key}=... on the command line"
+            )
+
+
+def _literal(value: Any) -> Any:
+    """Text in which OmegaConf finds nothing to resolve."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, dict):
+        return {k: _literal(v) for k, v in value.items()}
+    return [_literal(v) for v in value] if isinstance(value, list) else value
+
+
+def _check_resolved(content: Any, where: str, key: str = "") -> None:
+    """Raises RunError for a text in which something would be resolved, such as ${oc.env:NAME}."""
+    if isinstance(content, str) and re.search(r"(?<!\\)(\\\\)*\$\{", content):
+        raise RunError(f"{where}: {key} is {content}, and nothing stored is resolved; write what it stands for")
+    for inner in content if isinstance(content, (dict, list)) else ():
+        value, name = (content[inner], f"{key}.{inner}".strip(".")) if isinstance(content, dict) else (inner, key)
+        _check_resolved(value, where, name)
 
 
 def to_yaml(config: Config) -> str:
     """The whole configuration, as `load` reads it."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    defaults = OmegaConf.structured(type(config))
+    return OmegaConf.to_yaml(OmegaConf.merge(defaults, _literal(asdict(config))))
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -327,13 +388,11 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
         raise RunError(f"model.image_size is {_show(model.image_size)}; give a number or [height, width]")
     if isinstance(folder := config.data.folder, Remote) and config.data.window is None:
         raise RunError(
-            f"data.root is {folder.root}, not a local folder, and all its shards cannot be shuffled together; "
+            f"data.root is {folder}, not a local folder, and all its shards cannot be shuffled together; "
             "set data.window, such as data.window=8"
         )
     if isinstance(folder, Remote) and config.data.format == "ffcv":
-        raise RunError(
-            f"data.root is {folder.root}, and FFCV files are read from local disks; set data.format=webdataset"
-        )
+        raise RunError(f"data.root is {folder}, and FFCV files are read from local disks; set data.format=webdataset")
     for key in ("scale", "ratio"):
         low, high = getattr(config.data.augment, key)
         if low > high:
@@ -358,6 +417,11 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
         raise RunError(f"train.warmup_epochs={train.warmup_epochs:g} exceeds train.epochs={train.epochs}")
     if dataset_size is not None and dataset_size < train.global_batch:
         raise RunError(f"train.global_batch={train.global_batch} exceeds the {dataset_size} training images")
+    lines = {"name": config.name, "runs_dir": config.runs_dir, **flat(config.site, "site.")}
+    for key, value in lines.items():
+        texts = value if isinstance(value, list) else [value]
+        if key != "site.setup" and any("\n" in str(text) for text in texts):
+            raise RunError(f"{key} is {_show(value)}; it becomes a line of the job's script, so it must be one")
     for entry in config.site.sbatch:
         if entry.startswith("-"):
             raise RunError(f"site.sbatch has {entry!r}; write key=value or key, without dashes")
@@ -410,7 +474,7 @@ def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
                 raise RunError(f"{key} is {_show(value)}; it must be {words} {limits[limit]}")
 
 
-def _read(path: Path) -> dict[Any, Any]:
+def _read(path: Path) -> Any:
     try:
         loaded = OmegaConf.load(path)
         content = OmegaConf.to_container(loaded, resolve=False)
@@ -424,13 +488,13 @@ def _read(path: Path) -> dict[Any, Any]:
         raise RunError(f"{where}: not valid YAML ({getattr(e, 'problem', None) or _first_line(e)})") from e
     except OmegaConfBaseException as e:
         raise RunError(f"{path}: {_first_line(e)}") from e
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: a configuration is a mapping of keys to values")
     return content
 
 
-def _apply(config: Any, layer: Mapping[Any, Any], where: str, prefix: str = "") -> None:
+def _apply(config: Any, layer: Any, where: str, prefix: str = "") -> None:
     """Set each value of `layer` in the structured `config`; keys may be nested or dotted."""
+    if not isinstance(layer, Mapping):
+        raise RunError(f"{where}: a configuration is a mapping of keys to values")
     types = _types()
     for key, value in layer.items():
         name = f"{prefix}{key}"

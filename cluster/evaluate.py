@@ -21,7 +21,7 @@ from pipelines.loader import eval_loader, time_first, to_device
 from pipelines.samples import Samples, Seen, has_events
 
 from . import checkpoint
-from .config import Config, load, resolve
+from .config import Config, check_commands, load, resolve
 from .errors import RunError
 from .model import load_weights
 from .samples import opened, view
@@ -69,6 +69,7 @@ def evaluate_run(
     classes or shapes than the run.
     """
     config, found = located(Path(path), overrides)
+    check_commands(config, Path(path), overrides, ["data.root"])
     weights, saved = checkpoint.load_weights(found)
     data = opened(config, "test")
     if corruptions and has_events(data):
@@ -115,7 +116,7 @@ def located(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, Path]:
     found = checkpoint.newest_good(root / "checkpoints", _warn) if path == root else path
     if found is None:
         raise RunError(f"{root} has no checkpoint yet; train it first")
-    return load(root / "config.yaml", overrides), found
+    return load(root / "config.yaml", overrides, stored=True), found
 
 
 def _warn(message: str) -> None:

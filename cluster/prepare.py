@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipelines import beton, catalog, index, shards
+from pipelines.classes import mapping
 from pipelines.errors import DataError
 from pipelines.ffcv import BetonDataset
-from pipelines.index import Index
+from pipelines.index import Index, class_names
 from pipelines.remote import Remote, is_remote
 from pipelines.webdataset import TarDataset
 
@@ -16,7 +17,7 @@ from . import config as configs
 from .errors import RunError, disk_errors
 from .progress import progress, say
 from .run import exclusive
-from .samples import opened_remote
+from .samples import check_dataset, training_data
 
 FALL_BACK = "digits"
 
@@ -30,8 +31,7 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
     config = configs.load(path, overrides)
     data = config.data
     if isinstance(folder := data.folder, Remote):  # not ours to write
-        for split in catalog.get(data.dataset).splits:
-            _check(data.dataset, opened_remote(config, folder, split))
+        training_data(config)
         return path
     source = Path(data.source) if data.source else None
     try:
@@ -95,6 +95,7 @@ def verify_shards(folder: Path) -> Iterator[str]:
     found = splits(folder)
     if not found:
         raise RunError(f"{folder} holds no shards; give the folder that `tdformer shard` wrote")
+    _check_classes(found)
     for split in found:
         yield f"{split}: {shards.verify(split):,} samples, as in the index"
         if beton.path(split).exists():
@@ -110,16 +111,16 @@ def _ensure(dataset: str, folder: Path, source: Path | None, form: str) -> None:
     if form == "ffcv" and not all(beton.path(folder / split).exists() for split in known.splits):
         write_ffcv(folder)
     for split in known.splits:
-        _check(dataset, Index(folder / split) if form == "ffcv" else TarDataset(folder / split))
+        check_dataset(dataset, Index(folder / split) if form == "ffcv" else TarDataset(folder / split))
+    _check_classes([folder / split for split in known.splits])
     say(f"{dataset} is in {folder}")
 
 
-def _check(dataset: str, data: Index) -> None:
-    if data.facts["dataset"] != dataset:
-        raise RunError(
-            f"{data.folder} holds {data.facts['dataset']}, the configuration asks for {dataset}; "
-            f"set data.root to another folder"
-        )
+def _check_classes(splits: Sequence[Path]) -> None:
+    """Raises DataError where the splits of a data set have other classes than its first, which is `train`."""
+    first, *rest = sorted(splits, key=lambda split: split.name != "train")
+    for other in rest:
+        mapping(class_names(first), class_names(other), str(first), str(other))
 
 
 def _local(folder: Path) -> None:

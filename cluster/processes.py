@@ -16,13 +16,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from pipelines.loader import check_shared_memory
+
 from . import planner
 from .config import Config, resolve
 from .errors import RunError, user_errors
 from .model import build_model
 from .monitor import Monitor
 from .run import RunFolder
-from .samples import augmentation, opened
+from .samples import augmentation, training_data, view
 from .signals import Leave, Notice, heard
 
 START = "spawn"
@@ -40,7 +42,7 @@ def main(config: Config, processes: int) -> int:
     launched = "RANK" in os.environ and "MASTER_ADDR" in os.environ
     world = int(os.environ["WORLD_SIZE"]) if launched else processes or torch.cuda.device_count() or 1
     rank = int(os.environ["RANK"]) if launched else 0
-    check_inputs(config, world)
+    check_inputs(config, world, _ranks_here(world))
     done = folder.summary()
     if rank:  # the first rank speaks for all and keeps the folder
         if done is None:
@@ -57,16 +59,18 @@ def main(config: Config, processes: int) -> int:
         return _spawn(config, world)
 
 
-def check_inputs(config: Config, world: int) -> None:
-    """Refuse data, a model or a batch that cannot work before a run folder is made or a process started."""
+def check_inputs(config: Config, world: int, here: int = 0) -> None:
+    """Refuse data, a model or a batch that cannot work before a run folder is made or a process started. here: how many
+    of the `world` processes will be on this machine."""
     resolve(config, world)
-    data = opened(config, "train")
-    opened(config, "test")
+    data, _ = training_data(config)
     plan = resolve(config, world, len(data))
     with torch.device("meta"):
         build_model(config, data)
     augmentation(config, data)
     planner.planned(config, data, plan)
+    # At the end of an epoch each rank evaluates while its loader of the epoch is still there.
+    check_shared_memory(data, view(config, data), plan.micro_batch, config.data.workers, 2 * here)
 
 
 def _spawn(config: Config, world: int) -> int:
@@ -102,6 +106,7 @@ def _spawn(config: Config, world: int) -> int:
 
 def _child(rank: int, world: int, store: str, config: Config, errors: Any) -> None:
     die_with_parent()
+    logging.getLogger("pipelines.index").setLevel(logging.ERROR)  # the parent has told
     try:
         code = worker(rank, world, dist.FileStore(store, world), config)
     except user_errors() as error:

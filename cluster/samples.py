@@ -12,8 +12,9 @@ from pipelines.boxes import View
 from pipelines.cache import Cache, default_folder
 from pipelines.ffcv import BetonDataset
 from pipelines.frames import OPERATIONS, EventAugment, FrameView
+from pipelines.index import INDEX, Index, class_names
 from pipelines.loader import Augmentation
-from pipelines.remote import Remote
+from pipelines.remote import Remote, check_public
 from pipelines.samples import Samples, Seen, has_events
 from pipelines.webdataset import RemoteTarDataset, TarDataset
 from tdformer.registry import entry_of
@@ -23,19 +24,47 @@ from .errors import RunError
 from .progress import progress
 
 
+def training_data(config: Config) -> tuple[Samples, Samples]:
+    """The samples of `train` and `test`, whose classes have the numbers that they have in `train`.
+
+    Raises DataError where they are not whole or their classes differ; RunError where they are of another data set than
+    the configuration asks for, or the windows of a remote set are too small."""
+    train, test = _read(config, "train"), _read(config, "test")
+    test.number_as(train.class_names, str(train.folder))
+    return train, test
+
+
 def opened(config: Config, split: str) -> Samples:
-    """The samples of `train` or `test`. Raises DataError where they are not whole, RunError where the windows of a
-    remote set are too small."""
+    """One of the two. Of the other only the names of the classes are read, where it lies on this machine."""
+    data, folder = _read(config, split), config.data.folder
+    if isinstance(folder, Path) and (folder / "train" / INDEX).is_file():
+        data.number_as(class_names(folder / "train"), str(folder / "train"))
+    return data
+
+
+def _read(config: Config, split: str) -> TarDataset | RemoteTarDataset | BetonDataset:
     folder = config.data.folder
     if isinstance(folder, Remote):
-        return opened_remote(config, folder, split)
-    if config.data.format == "ffcv":
-        return BetonDataset(folder / split, progress(split, "bytes"))
-    return TarDataset(folder / split)
+        data: TarDataset | RemoteTarDataset | BetonDataset = _fetched(config, folder, split)
+    elif config.data.format == "ffcv":
+        data = BetonDataset(folder / split, progress(split, "bytes"))
+    else:
+        data = TarDataset(folder / split)
+    check_dataset(config.data.dataset, data)
+    return data
 
 
-def opened_remote(config: Config, root: Remote, split: str) -> RemoteTarDataset:
-    """The same, of shards that are not on a local disk."""
+def check_dataset(name: str, data: Index) -> None:
+    """Raises RunError where the shards are not of the data set of that name."""
+    if data.facts["dataset"] != name:
+        raise RunError(
+            f"{data.folder} holds {data.facts['dataset']}, the configuration asks for {name}; set data.dataset, or "
+            "data.root to another folder"
+        )
+
+
+def _fetched(config: Config, root: Remote, split: str) -> RemoteTarDataset:
+    check_public(root.root)
     folder, window = config.data.cache, config.data.window
     assert window is not None  # checked with the configuration
     cache = Cache(Path(folder) if folder else default_folder(), int(config.data.cache_gb * 1e9))

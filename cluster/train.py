@@ -33,7 +33,7 @@ from .health import Alarms, Stopwatch, Watchdog
 from .model import build_model, load_weights
 from .monitor import Monitor
 from .run import RunFolder
-from .samples import augmentation, opened, view
+from .samples import augmentation, training_data, view
 from .schedule import learning_rate
 from .signals import KINDS, Leave, Notice
 
@@ -81,8 +81,7 @@ class Trainer:
         self.best = False  # whether the weights, as they are, were evaluated and are the best so far
         self.saver = checkpoint.Saver(folder.checkpoints, config.checkpoint.keep)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.data = opened(config, "train")
-        self.validation = opened(config, "test")
+        self.data, self.validation = training_data(config)
         self.plan = resolve(config, self.world, len(self.data))
         self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
         self.total_steps = self.epoch_steps * config.train.epochs
@@ -103,7 +102,7 @@ class Trainer:
             parts, saved = checkpoint.load(found, verified=True)
             load_weights(model, parts["model"], found)
             self.state = TrainState.from_dict(saved["state"])
-            self.state.cursor.check(self.data.digest)
+            self.state.cursor = self.state.cursor.check(self.data.digest, self.data.columns)
         auto = config.train.sync_batchnorm == "auto" and self.plan.micro_batch < SMALL_SHARE
         synchronise(model, self.world > 1 and (auto or config.train.sync_batchnorm == "on"))
         self.ema = EMA(model.to(device), config.train.ema_decay) if config.train.ema_decay else None

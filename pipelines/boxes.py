@@ -39,6 +39,10 @@ class View:
     def grid(self) -> tuple[int, int]:
         return self.size, self.size
 
+    def bytes(self, channels: int) -> int:
+        """Of one sample."""
+        return channels * self.size**2
+
     def see(self, data: Samples, i: int, epoch: int | None) -> Array:
         """Sample i's box of this epoch, or its centre, uint8 `[C, size, size]`."""
         height, width = data.size(i)

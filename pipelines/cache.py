@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DataError
+from .errors import TOO_MANY_FILES, DataError, too_many_files
 from .index import AGAIN
 from .remote import Failure, Remote
 
@@ -48,12 +48,16 @@ def default_folder() -> Path:
 
 class Cache:
     """Never holds more than `limit` bytes. What was needed longest ago goes first; a reader with an open descriptor
-    keeps what it reads. Raises DataError where the folder cannot be written or the disk is full."""
+    keeps what it reads. Raises DataError where the folder cannot be written, is another user's, or the disk is full."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         with self._disk():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Of a link too, which in /tmp anyone can make: whoever owns the folder can change what is in it.
+            owners = {folder.lstat().st_uid, folder.stat().st_uid} - {os.geteuid()}
+        if owners:
+            raise DataError(f"{folder} belongs to user {max(owners)}, and is no cache of yours; set data.cache")
 
     def path(self, item: Item) -> Path:
         return self.folder / f"{item.sha256}.file"
@@ -203,6 +207,8 @@ class Cache:
             what = f" for {item.remote}" if item else ""
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DataError(f"no space left in {self.folder}{what}; free some, or set data.cache") from error
+            if error.errno in TOO_MANY_FILES:
+                raise too_many_files(f"{self.folder}{what}") from error
             raise DataError(f"cannot write {self.folder}{what} ({error.strerror}); set data.cache") from error
 
 

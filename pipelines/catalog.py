@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import eventsets, recordings
+from .classes import mapping
 from .errors import DataError
 from .eventsets import Part
 from .order import permutation
@@ -132,10 +133,9 @@ class FolderDataset(Dataset):
             raise DataError(f"{source} has no folder {' or '.join(_SPLITS[missing])} with a folder for each class")
         train, folder = folders["train"], folders[split]
         assert train is not None and folder is not None
-        classes = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
-        unknown = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes))
-        if unknown:
-            raise DataError(f"{folder / unknown[0]} is a class that {train} does not have; move or rename it")
+        classes = _class_folders(train)
+        for other in (place for place in folders.values() if place):
+            mapping(classes, _class_folders(other), str(train), str(other))
         names, labels = listed(folder, classes, self.suffixes)
         order = mixed(len(names))
         return self._opened(Files(folder, classes, names[order], labels[order]))
@@ -154,6 +154,10 @@ class ImageNet(FolderDataset):
         from .imagenet import read_archives  # which needs this module
 
         return read_archives(split, source)
+
+
+def _class_folders(split: Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in split.iterdir() if entry.is_dir()))
 
 
 _SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}

@@ -146,7 +146,7 @@ class _Like:
     def __init__(
         self, clean: Samples, folder: Path | Remote, labels: NDArray[np.int32], shape: tuple[int, int, int]
     ) -> None:
-        self.folder, self.digest = folder, f"{clean.digest} {folder}"
+        self.folder, self.digest, self.columns = folder, f"{clean.digest} {folder}", clean.columns
         self.class_names, self.classes = clean.class_names, clean.classes
         self.mean, self.std, self.labels, self.shape = clean.mean, clean.std, labels, shape
 

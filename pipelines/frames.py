@@ -55,6 +55,10 @@ class FrameView:
     by: str
     grid: tuple[int, int]
 
+    def bytes(self, channels: int) -> int:
+        """Of one sample."""
+        return np.dtype(np.int16).itemsize * self.time_steps * channels * self.grid[0] * self.grid[1]
+
     def see(self, data: Samples, i: int, epoch: int | None) -> Frames:
         """Sample i, int16 `[T, 2, H, W]`: the same in every epoch. Raises DataError, naming it."""
         if not isinstance(data, Recorded):

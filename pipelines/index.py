@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .classes import mapping
 from .errors import DataError
 from .remote import Remote
 
+log = logging.getLogger(__name__)
+
 INDEX, TABLE = "index.json", "index.npz"
-FORMAT = 2
+FORMAT = 3
+UNSEALED = 2
+"""The format whose digest is that of the table alone."""
 COLUMNS = {
     "shard": np.int32,
     "offset": np.int64,
@@ -31,18 +37,59 @@ COLUMNS = {
 AGAIN = "write the shards again with tdformer shard"
 
 
+_told: set[str] = set()
+
+
+def read_facts(folder: Path | Remote) -> dict[str, Any]:
+    """What index.json says, whose digest is that of all of it. Raises DataError; of a file that is missing or damaged
+    also what reading it raises: see `Index`."""
+    facts: dict[str, Any] = json.loads((folder / INDEX).read_bytes())
+    if facts["format"] == UNSEALED:
+        if str(folder) not in _told:
+            log.warning("%s has format 2, whose classes, mean and std have no digest; %s", folder / INDEX, AGAIN)
+            _told.add(str(folder))
+        return facts | {"columns": facts["digest"]}
+    if facts["format"] != FORMAT:
+        raise DataError(f"{folder / INDEX} has format {facts['format']}, not {FORMAT}; {AGAIN}")
+    if facts_digest(facts) != facts["digest"]:
+        raise DataError(f"{folder / INDEX} is damaged (its digest is another); {AGAIN}")
+    return facts
+
+
+def class_names(folder: Path) -> list[str]:
+    """Of a split whose table is not read. Raises DataError."""
+    with readable(folder):
+        return read_facts(folder)["class_names"]
+
+
+@contextmanager
+def readable(folder: Path | Remote) -> Iterator[None]:
+    """Turn what reading a missing or damaged index can raise into a DataError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename} is missing; {AGAIN}") from error
+    except DataError:
+        raise
+    except Exception as error:  # json, zipfile and numpy raise a dozen kinds
+        raise DataError(f"the index in {folder} cannot be read ({type(error).__name__}); {AGAIN}") from error
+
+
 class Index:
     """What index.json and index.npz say. Raises DataError, naming the file, where they are missing or damaged."""
 
     def __init__(self, folder: str | Path | Remote) -> None:
         self.folder = Path(folder) if isinstance(folder, str) else folder
-        try:
-            self.facts: dict[str, Any] = json.loads(self._content(INDEX))
-            if self.facts["format"] != FORMAT:
-                raise DataError(f"{self.folder / INDEX} has format {self.facts['format']}, not {FORMAT}; {AGAIN}")
-            with np.load(io.BytesIO(self._content(TABLE)), allow_pickle=False) as table:
-                self.table: dict[str, NDArray[Any]] = {key: table[key] for key in COLUMNS}
+        with readable(self.folder):
+            self.facts = read_facts(self.folder)
+            with np.load(io.BytesIO(self._table()), allow_pickle=False) as table:
+                self.table: dict[str, NDArray[Any]] = {
+                    key: table[key].astype(kind, casting="equiv", copy=False) for key, kind in COLUMNS.items()
+                }
             self.digest: str = self.facts["digest"]
+            """Of everything here that decides numbers; in format 2, of the table."""
+            self.columns: str = self.facts["columns"]
+            """The digest of the table."""
             self.class_names: list[str] = self.facts["class_names"]
             channels, height, width = self.facts["shape"]
             self.shape: tuple[int, int, int] = (channels, height, width)
@@ -50,25 +97,48 @@ class Index:
             self.mean: list[float] = self.facts["mean"]
             self.std: list[float] = self.facts["std"]
             count: int = self.facts["count"]
-            if not len(self.mean) == len(self.std) == channels or min(self.std) <= 0:
+            finite = all(map(math.isfinite, self.mean + self.std))
+            if not len(self.mean) == len(self.std) == channels or not finite or min(self.std) <= 0:
                 raise ValueError("mean and std")
             self.shards = [(str(s["name"]), int(s["bytes"])) for s in self.facts["shards"]]
             """Name and size in bytes of each shard."""
-        except FileNotFoundError as error:
-            raise DataError(f"{error.filename} is missing; {AGAIN}") from error
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"the index in {self.folder} cannot be read ({type(error).__name__}); {AGAIN}") from error
-        if table_digest(self.table) != self.digest or len(self) != count:
-            raise DataError(f"{self.folder / TABLE} does not match {INDEX}; {AGAIN}")
-        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= self.classes))
-        if len(wrong):
-            i = int(wrong[0])
-            raise DataError(
-                f"{self.folder / TABLE}: sample {i} has label {self.labels[i]}, outside 0..{self.classes - 1}; {AGAIN}"
-            )
+            if table_digest(self.table) != self.columns or {c.shape for c in self.table.values()} != {(count,)}:
+                raise DataError(f"{self.folder / TABLE} does not match {INDEX}; {AGAIN}")
+            self._check()
 
-    def _content(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
+    def _check(self) -> None:
+        """That the index, which may be a stranger's, leads nowhere but into its shards."""
+        for name, _ in self.shards:
+            if not name.isprintable() or "/" in name or name in ("", ".", ".."):
+                raise DataError(f"the index in {self.folder} names {name!r}, which is no file's name; {AGAIN}")
+        column, sizes = self.table, np.array([size for _, size in self.shards], np.int64)
+
+        def refuse(wrong: NDArray[np.bool_], how: Callable[[int], str]) -> None:
+            if wrong.any():
+                i = int(wrong.argmax())
+                raise DataError(f"{self.folder / TABLE}: sample {i} {how(i)}; {AGAIN}")
+
+        outside = (self.labels < 0) | (self.labels >= self.classes)
+        refuse(outside, lambda i: f"has label {self.labels[i]}, outside 0..{self.classes - 1}")
+        refuse((self.shard_of < 0) | (self.shard_of >= len(sizes)), lambda i: "lies in no shard")
+        room = sizes[self.shard_of] - column["size"]
+        outside = (column["size"] < 0) | (column["offset"] < 0) | (column["offset"] > room)
+        refuse(outside, lambda i: f"lies outside {self.shards[self.shard_of[i]][0]}")
+        sides = np.stack([column["height"], column["width"]], 1)
+        wrong = np.not_equal(sides, self.shape[1:]) if all(self.shape) else sides < 1
+        refuse(np.any(wrong, axis=1), lambda i: f"has {sides[i, 0]} x {sides[i, 1]} pixels")
+
+    def number_as(self, names: Sequence[str], of: str) -> None:
+        """Give each class the number that it has in `names`, those of `of`. Raises DataError where the classes are
+        not the same ones."""
+        turned = mapping(names, self.class_names, of, str(self.folder))
+        if turned is not None:
+            self.table["label"] = np.array(turned, np.int32)[self.labels]
+            self.class_names = list(names)
+
+    def _table(self) -> bytes:
+        """The bytes of index.npz."""
+        return (self.folder / TABLE).read_bytes()
 
     def __len__(self) -> int:
         return len(self.table["size"])
@@ -103,8 +173,14 @@ class Index:
         return np.flatnonzero(self.table["shard"] == number)
 
 
+def facts_digest(facts: dict[str, Any]) -> str:
+    """SHA-256 over all facts that decide numbers: not those of the table's file, whose columns have a digest."""
+    covered = {key: value for key, value in facts.items() if key not in ("digest", "table", "class_titles")}
+    return hashlib.sha256(json.dumps(covered, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def table_digest(columns: dict[str, Any]) -> str:
-    """SHA-256 over the index's columns: labels and checksums included, so two data sets that differ differ in it."""
+    """SHA-256 over the index's columns, labels and checksums of the samples among them."""
     digest = hashlib.sha256()
     for key, kind in COLUMNS.items():
         digest.update(np.ascontiguousarray(columns[key], dtype=np.dtype(kind).newbyteorder("<")).tobytes())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -84,6 +87,30 @@ class _Worker:
 
 
 _AHEAD = 2  # batches that a worker is asked for before one is taken
+_TURNS = _AHEAD + 2
+_SEMAPHORES = 12  # of a worker's queues and its share in the loader's, at most; each has a page of the shared memory
+_SHARED = Path("/dev/shm")
+
+
+def check_shared_memory(data: Samples, view: Seen | None, batch: int, workers: int, loaders: int = 1) -> None:
+    """Raises DataError where the batches of so many loaders do not fit into the shared memory that there is: Linux ends
+    a worker that finds none, or the loader waits for ever.
+
+    batch: samples in one. workers: of each loader.
+    """
+    if not workers or not _SHARED.is_dir():
+        return
+    one = batch * (view.bytes(data.shape[0]) if view else math.prod(data.shape))
+    pages = -(-one // mmap.PAGESIZE) * mmap.PAGESIZE
+    needed = loaders * workers * (_TURNS * pages + _SEMAPHORES * mmap.PAGESIZE)
+    there = os.statvfs(_SHARED)
+    free = there.f_bavail * there.f_frsize
+    if there.f_blocks and needed > free:  # one without a limit has no blocks
+        raise DataError(
+            f"{_SHARED} has {free / 2**20:.2f} MiB free, and the batches of {loaders * workers} data workers need "
+            f"{needed / 2**20:.2f} MiB; make it larger (--shm-size of a container, or mount -o remount,size=), or "
+            "data.workers or train.micro_batch smaller"
+        )
 
 
 class _Turns:
@@ -93,11 +120,11 @@ class _Turns:
         self._turns: list[Tensor] = []
 
     def stack(self, images: list[Array]) -> Tensor:
-        """`[B, ...]`; in a worker it lasts until _AHEAD + 2 more were asked for; one is when a batch is taken,
+        """`[B, ...]`; in a worker it lasts until _TURNS more were asked for; one is when a batch is taken,
         before it is copied."""
         if get_worker_info() is None:
             return torch.from_numpy(np.stack(images))
-        batch = self._turns.pop(0) if len(self._turns) > _AHEAD + 1 else None
+        batch = self._turns.pop(0) if len(self._turns) == _TURNS else None
         if batch is None or batch.shape != (len(images), *images[0].shape):
             batch = torch.from_numpy(np.stack(images)).share_memory_()
         else:
@@ -136,6 +163,8 @@ def _heed_parent(_: int) -> None:
 def _batches(
     samples: _Worker, asked: Sequence[tuple[np.ndarray, int]], workers: int, windows: order.Ids | None = None
 ) -> Iterator[Batch]:
+    largest = max((len(ids) for ids, _ in asked), default=0)
+    check_shared_memory(samples.data, samples.view, largest, workers)
     loader: DataLoader[Batch | DataError] = DataLoader(
         samples,  # type: ignore[arg-type]
         batch_size=None,
@@ -162,7 +191,7 @@ def _batches(
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(
-            f"a data worker died ({str(error).splitlines()[0]}); free memory, or make data.workers smaller"
+            f"a data worker died ({str(error).splitlines()[-1]}); free memory, or make data.workers smaller"
         ) from error
 
 

@@ -117,13 +117,15 @@ class Cursor:
             return replace(self, step=self.step + 1)
         return replace(self, epoch=self.epoch + 1, step=0)
 
-    def check(self, digest: str) -> None:
-        """Raise DataError when the data is not what the cursor counted in."""
-        if digest != self.digest:
+    def check(self, digest: str, columns: str | None = None) -> Cursor:
+        """The cursor, knowing the data by `digest`. columns: the digest of its table, which is all that cursors of
+        earlier versions know. Raises DataError when the data is not what it counted in."""
+        if self.digest not in (digest, columns):
             raise DataError(
                 f"the training data has digest {digest[:12]}, the checkpoint was made with {self.digest[:12]}; "
                 "point data.root at the same shards, or start a new run"
             )
+        return replace(self, digest=digest)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

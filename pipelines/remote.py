@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import netrc
 import os
 import re
 import select
@@ -56,13 +58,47 @@ class Patience:
 
 def is_remote(root: str) -> bool:
     """Whether `root` is a URL or a `pipe:` command; Path may have taken one of the URL's slashes."""
-    return root.startswith("pipe:") or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", root) is not None
+    return is_command(root) or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", root) is not None
+
+
+def is_command(root: str) -> bool:
+    """Whether `root` is a `pipe:` command, which a shell runs."""
+    return root.lower().startswith("pipe:")
+
+
+_URL = re.compile(
+    r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^/\s'\"@?]*@)?(?P<path>[^\s'\"?]*)(?P<query>\?[^\s'\"]*)?"
+)
+
+
+def masked(text: str) -> str:
+    """`text` for a message: without what a URL in it says before @ and after ?, which can be secrets."""
+
+    def shown(url: re.Match[str]) -> str:
+        return f"{url['head']}{'***@' if url['user'] else ''}{url['path']}{'?***' if url['query'] else ''}"
+
+    return _URL.sub(shown, text)
+
+
+def check_public(root: str) -> None:
+    """Raises DataError for a root with a secret in it, because roots are stored with runs and shown."""
+    for url in _URL.finditer(root):
+        user, query = url["user"] or "", url["query"] or ""
+        if is_command(root):  # the shell puts $NAME in
+            secret = bool(re.search(r":[^$@]", user) or re.search(r"=[^&${]", query))
+        else:
+            secret = bool(query or ":" in user or (user and url["head"].lower().startswith("http")))
+        if secret:
+            raise DataError(
+                f"{masked(root)} has a password or a query, and would be stored with the run; put user and password of "
+                "the host into ~/.netrc, or let a command read them: 'pipe:curl -sSf \"https://HOST/{}?$QUERY\"'"
+            )
 
 
 @dataclass(frozen=True)
 class Remote:
     """A file or folder below `root`: a URL, or `pipe:` and a shell command with {} for `path`. `remote / name` is a
-    file in it; str() names it in messages, without the query of a URL, which can be a secret.
+    file in it; str() names it in messages, `masked`.
 
     Raises DataError for a root that nothing can open.
     """
@@ -75,10 +111,10 @@ class Remote:
         scheme = self.root.partition(":")[0].lower()
         if scheme == "pipe":
             if "{}" not in self.root:
-                raise DataError(f"{self.root} has no {{}} for the path of a file; write it into the command")
+                raise DataError(f"{masked(self.root)} has no {{}} for the path of a file; write it into the command")
         elif scheme not in _OURS and scheme not in _library().gopen_schemes:
             raise DataError(
-                f"nothing here opens {scheme}:// ({self.root}); give the command that does: pipe:COMMAND {{}}, "
+                f"nothing here opens {scheme}:// ({masked(self.root)}); give the command that does: pipe:COMMAND {{}}, "
                 "such as pipe:aws s3 cp s3://bucket/folder/{} -"
             )
 
@@ -86,10 +122,10 @@ class Remote:
         return replace(self, path=f"{self.path}/{name}" if self.path else name)
 
     def __str__(self) -> str:
-        return self.url().partition("?")[0] if not self.root.startswith("pipe:") else self.url()
+        return masked(self.url())
 
     def url(self) -> str:
-        if self.root.startswith("pipe:"):
+        if is_command(self.root):
             return self.root.replace("{}", shlex.quote(self.path))
         if not self.path:
             return self.root
@@ -114,7 +150,8 @@ class Remote:
             except Failure as failure:
                 if failure.final or tried == tries:
                     count = "1 try" if tried == 1 else f"{tried} tries"
-                    raise DataError(f"{self} cannot be fetched ({failure}; {count}); {failure.remedy}") from failure
+                    line = f"{self} cannot be fetched ({masked(str(failure))}; {count}); {failure.remedy}"
+                    raise DataError(line) from failure
             time.sleep(min(pause * 2 ** (tried - 1), LONGEST_PAUSE))
         raise AssertionError("unreachable")
 
@@ -131,9 +168,9 @@ class Remote:
             yield piece
 
     def _process(self) -> _Process:
-        if self.root.startswith("pipe:"):
+        if is_command(self.root):
             errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by `end`
-            command = ["/bin/sh", "-c", self.url().removeprefix("pipe:")]
+            command = ["/bin/sh", "-c", self.url()[len("pipe:") :]]
             # A session of its own: all processes of the command can be ended together.
             started = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
@@ -183,7 +220,10 @@ def _downloaded(url: str, timeout: float) -> Iterator[bytes]:
     """http(s) and file. webdataset leaves these to curl, which has no limit for a stalled connection and does not tell
     a refusal from a failure."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response:
+        request = urllib.request.Request(url)
+        if login := _login(urlsplit(url).hostname):  # not for where it may be sent on to
+            request.add_unredirected_header("Authorization", login)
+        with urllib.request.urlopen(request, timeout=timeout) as response:
             while piece := response.read1(CHUNK):
                 yield piece
             if missing := getattr(response, "length", None):
@@ -198,6 +238,20 @@ def _downloaded(url: str, timeout: float) -> Iterator[bytes]:
         gone = isinstance(reason, (FileNotFoundError, IsADirectoryError, PermissionError, ValueError))
         cause = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
         raise Failure(cause, final=gone, remedy=_CHECK if gone else LATER) from error
+
+
+def _login(host: str | None) -> str | None:
+    """HTTP's basic authorisation for a host, from ~/.netrc, as curl has it."""
+    try:
+        found = netrc.netrc().authenticators(host) if host else None
+    except FileNotFoundError:
+        return None
+    except netrc.NetrcParseError as error:
+        raise Failure(f"~/.netrc: {error.msg}", final=True, remedy="mend that file") from error
+    if found is None:
+        return None
+    user, _, password = found
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def _piped(process: _Process, timeout: float) -> Iterator[bytes]:

@@ -20,11 +20,13 @@ Array = NDArray[Any]
 
 class Samples(Protocol):
     """shape (C, H, W), H and W 0 where every picture has its own; mean and std of each channel, scaled to 0..1;
-    digest of the index, so two sets that differ differ in it. Reading raises DataError, naming the sample.
+    digest of the index, so two sets that differ differ in it, and columns of its table alone. Reading raises DataError,
+    naming the sample.
 
     Samples are pictures, read by `image` and `crop`, or, where C is 2 (OFF and ON), events, read as `Recorded`."""
 
     digest: str
+    columns: str
     class_names: list[str]
     shape: tuple[int, int, int]
     mean: list[float]
@@ -88,6 +90,10 @@ class Seen(Protocol):
     @property
     def grid(self) -> tuple[int, int]:
         """H and W of what is seen."""
+        ...
+
+    def bytes(self, channels: int) -> int:
+        """Of one sample of so many channels, as it is seen."""
         ...
 
     def see(self, data: Samples, i: int, epoch: int | None) -> Array:

@@ -25,7 +25,7 @@ from webdataset import TarWriter
 from . import recordings
 from .catalog import Dataset, Sample, Source
 from .errors import DataError
-from .index import AGAIN, COLUMNS, FORMAT, INDEX, TABLE, table_digest
+from .index import AGAIN, COLUMNS, FORMAT, INDEX, TABLE, facts_digest, table_digest
 from .pictures import decode
 from .webdataset import TarDataset
 
@@ -196,10 +196,11 @@ def write_index(dataset: Dataset, opened: Source, split: str, folder: Path, done
         "std": list(dataset.std),
         "table": _facts(folder / TABLE),
         "shards": [shard.facts for shard in done],
-        "digest": table_digest(columns),
+        "columns": table_digest(columns),
     }
     if titles := getattr(opened, "class_titles", None):
         facts["class_titles"] = list(titles)
+    facts["digest"] = facts_digest(facts)
     with (folder / INDEX).open("w") as file:
         file.write(json.dumps(facts, indent=1))
         file.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from .ahead import Ahead
 from .boxes import Box
 from .cache import Cache, Item
-from .errors import DamagedSample, DataError
-from .index import AGAIN, TABLE, Index
+from .errors import TOO_MANY_FILES, DamagedSample, DataError, too_many_files
+from .index import AGAIN, TABLE, Index, readable
 from .pictures import Pixels, crop, decode
 from .recordings import Events
 from .recordings import decode as decode_events
@@ -26,14 +27,17 @@ from .remote import Remote
 
 
 class _Tars(Index):
-    """Samples in tars that can be opened one by one."""
+    """Samples in tars that are opened one by one; the limit of open files bounds how many are open."""
 
     remedy = AGAIN
     """Of a damaged shard."""
 
     def __init__(self, folder: str | Path | Remote) -> None:
         super().__init__(folder)
-        self._files: dict[int, int] = {}  # pread has no position, so forked workers may share the descriptors
+        # The one read last is the last. pread has no position, so forked workers may share the descriptors.
+        self._files: dict[int, int] = {}
+        self.most_open = max(1, min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+        """A quarter of what the process may open: it reads two data sets, and the workers have pipes."""
 
     @abstractmethod
     def _open(self, shard: int) -> int:
@@ -83,10 +87,16 @@ class _Tars(Index):
     def _bytes(self, i: int) -> bytes:
         shard = int(self.table["shard"][i])
         try:
-            if shard not in self._files:
-                self._files[shard] = self._open(shard)
-            return os.pread(self._files[shard], int(self.table["size"][i]), int(self.table["offset"][i]))
+            descriptor = self._files.pop(shard, None)
+            if descriptor is None:
+                while len(self._files) >= self.most_open:
+                    os.close(self._files.pop(next(iter(self._files))))
+                descriptor = self._open(shard)
+            self._files[shard] = descriptor
+            return os.pread(descriptor, int(self.table["size"][i]), int(self.table["offset"][i]))
         except OSError as error:
+            if error.errno in TOO_MANY_FILES:
+                raise too_many_files(self._place(i)) from error
             raise DamagedSample(f"{self._place(i)} cannot be read ({error.strerror}); {AGAIN}") from error
 
     def _place(self, i: int) -> str:
@@ -141,7 +151,8 @@ class RemoteTarDataset(_Tars):
     def __init__(self, folder: Remote, cache: Cache, window: int) -> None:
         self.cache = cache
         super().__init__(folder)
-        self.items = [self._item(fact) for fact in self.facts["shards"]]
+        with readable(folder):
+            self.items = [self._item(fact) for fact in self.facts["shards"]]
         self._windows: NDArray[np.int64] = np.zeros(len(self.items), np.int64)
         needed = sum(sorted(item.bytes for item in self.items)[-2 * window :])
         if needed > cache.limit:
@@ -166,16 +177,14 @@ class RemoteTarDataset(_Tars):
             ahead.stop()
             self._close()
 
-    def _content(self, name: str) -> bytes:
-        if name != TABLE:
-            return super()._content(name)
+    def _table(self) -> bytes:
         with os.fdopen(self.cache.open(self._item({"name": TABLE, **self.facts["table"]})), "rb") as file:
             return file.read()
 
     def _item(self, fact: dict[str, Any]) -> Item:
-        """Raises DataError for a name that is none: it becomes a part of a path, a URL or a command."""
+        """Raises DataError for a SHA-256 that is none: it becomes the name of a file in the cache."""
         name, digest = str(fact["name"]), str(fact["sha256"])
-        if "/" in name or not re.fullmatch("[0-9a-f]{64}", digest):
+        if not re.fullmatch("[0-9a-f]{64}", digest):
             raise DataError(f"the index in {self.folder} names {name!r} with SHA-256 {digest!r}; {AGAIN}")
         return Item(self.folder / name, int(fact["bytes"]), digest)
 

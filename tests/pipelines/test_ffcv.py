@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import index_files
 import numpy as np
 import pytest
 import torch
@@ -19,7 +19,7 @@ from PIL import Image
 
 pytest.importorskip("ffcv", reason="ffcv is not installed (.ci/install.sh)")
 
-from pipelines import beton, catalog, order, shards
+from pipelines import beton, catalog, index, order, shards
 from pipelines.boxes import View
 from pipelines.errors import DataError
 from pipelines.ffcv import BetonDataset
@@ -179,14 +179,11 @@ def test_it_is_compared_once_and_again_after_a_change(folder: Path):
 
 def test_shards_written_again_make_it_stale(folder: Path, photographs: Path):
     beton.write(folder)
-    facts = json.loads((folder / "index.json").read_text())
     with np.load(folder / "index.npz") as table:
         columns = {key: table[key] for key in table.files}
     columns["crc32"] = columns["crc32"] + 1
-    from pipelines.index import table_digest
-
     np.savez(folder / "index.npz", **columns)
-    (folder / "index.json").write_text(json.dumps(facts | {"digest": table_digest(columns)}))
+    index_files.edit(folder, columns=index.table_digest(columns))
     with pytest.raises(DataError, match="was made from other shards than the index beside it"):
         BetonDataset(folder)
 

@@ -126,7 +126,8 @@ def test_a_picture_that_goes_away_is_the_sources_fault(source: Path, tmp_path: P
     ("damage", "expected"),
     [
         (lambda s: (s / "val").rename(s / "valid"), "has no folder test or val or validation"),
-        (lambda s: (s / "val" / "fox").mkdir(), "val/fox is a class that .*train does not have"),
+        (lambda s: (s / "val" / "fox").mkdir(), "val has other classes than .*train: 'fox' is extra"),
+        (lambda s: (s / "train" / "fox").mkdir(), "val has other classes than .*train: 'fox' is missing"),
         (lambda s: [p.unlink() for p in s.glob("val/*/*")], "folder test has no samples at its source"),
     ],
 )

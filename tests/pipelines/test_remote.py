@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import hashlib
 import json
@@ -17,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import file_server as fs
+import index_files
 import numpy as np
 import pytest
 import torch
@@ -174,11 +176,88 @@ def test_roots_that_nothing_opens_are_refused():
             Remote(root)
 
 
+@pytest.mark.parametrize("odd", ["'; touch ran; '", "$(touch ran)", "`touch ran`", "; touch ran", "a\ntouch ran"])
+@pytest.mark.parametrize(
+    "root", ["gs://bucket", "ais://bucket", "sftp://host", "scp://host", "ftps://host", "pipe:cat {}"]
+)
+def test_no_name_runs_a_command(tmp_path: Path, monkeypatch, root: str, odd: str):
+    """Neither one from an index nor, where it is no command itself, one in the root."""
+    for tool in ("gsutil", "ais", "curl"):
+        (tmp_path / tool).write_text('#!/bin/sh\nprintf "%s" "$*"\n')
+        (tmp_path / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    places = [Remote(root, Patience(1, 0, 10)) / odd]
+    if not root.startswith("pipe:"):
+        places.append(Remote(f"{root}/{odd}", Patience(1, 0, 10)) / "index.json")
+    for place in places:
+        with suppress(DataError):
+            assert b"://" in place.read_bytes()  # the tool got it as one word
+    assert not (tmp_path / "ran").exists()
+
+
+def test_user_and_password_of_a_host_come_from_netrc_and_go_nowhere_else(
+    server: fs.FileServer, copy: Path, tmp_path: Path, monkeypatch
+):
+    seen: list[str | None] = []
+
+    def guarded(handler, content: bytes) -> None:
+        seen.append(handler.headers["Authorization"])
+        fs.whole(handler, content) if seen[-1] else handler.send_error(401)
+
+    def sent_on(handler, content: bytes) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", server.url.replace("127.0.0.1", "localhost") + "/index.npz")
+        handler.end_headers()
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    server.faults["index.json"] = [guarded, guarded, sent_on]
+    server.faults["index.npz"] = [guarded]
+    index = Remote(server.url, Patience(1, 0, 10)) / "index.json"
+    with pytest.raises(DataError, match="HTTP status 401"):
+        index.read_bytes()
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password hunter2\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert index.read_bytes() == (copy / "index.json").read_bytes()
+    with pytest.raises(DataError, match="HTTP status 401"):
+        index.read_bytes()
+    assert seen == [None, "Basic " + base64.b64encode(b"me:hunter2").decode(), None]
+    (tmp_path / ".netrc").write_text("machine\n")
+    with pytest.raises(DataError, match=r"~/.netrc: .*; mend that file"):
+        index.read_bytes()
+
+
+def test_a_command_that_fails_tells_no_secret():
+    """What curl and others write of a URL, and what the library says of what it lacks."""
+    for command in ("echo cannot open https://me:hunter2@host/x?sig=hunter2 >&2; false", "https://me:hunter2@host/"):
+        with pytest.raises(DataError) as error:
+            (Remote(f"pipe:{command} # {{}}", Patience(1, 0, 10)) / "x").read_bytes()
+        assert "hunter2" not in str(error.value) and "https://***@host/" in str(error.value)
+
+
+def test_a_cache_folder_of_another_user_is_refused(tmp_path: Path):
+    """Also a link that another has made, as anyone can in /tmp; root is another for all but root."""
+    folder, link = tmp_path / "cache", tmp_path / "link"
+    if os.geteuid():
+        folder, who = Path("/usr"), 0
+    else:
+        folder.mkdir()
+        os.chown(folder, 12345, -1)
+        link.symlink_to(tmp_path)
+        os.chown(link, 12345, -1, follow_symlinks=False)
+        who = 12345
+        with pytest.raises(DataError, match="link belongs to user 12345"):
+            Cache(link, 10**9)
+    with pytest.raises(DataError, match=f"{folder} belongs to user {who}, and is no cache of yours; set data.cache"):
+        Cache(folder, 10**9)
+    Cache(tmp_path / "mine", 10**9)
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o700
+
+
 def test_an_index_cannot_name_files_elsewhere(server: fs.FileServer, copy: Path, tmp_path: Path):
-    index = json.loads((copy / "index.json").read_text())
+    shards = json.loads((copy / "index.json").read_text())["shards"]
     for key, value in (("name", "../../etc/passwd"), ("sha256", "../x")):
-        changed = index | {"shards": [index["shards"][0] | {key: value}, *index["shards"][1:]]}
-        (copy / "index.json").write_text(json.dumps(changed))
+        index_files.edit(copy, shards=[shards[0] | {key: value}, *shards[1:]])
         with pytest.raises(DataError, match="the index in http.* names .*; write the shards again"):
             remote(server.url, tmp_path / "cache")
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import errno
-import json
 import multiprocessing
 import os
 import pickle
 import re
+import resource
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import index_files
 import numpy as np
 import pytest
 import webdataset as wds
 
 from pipelines import catalog, index, shards
-from pipelines.errors import DataError
+from pipelines.errors import DamagedSample, DataError
 from pipelines.webdataset import TarDataset
 
 DIGITS = catalog.get("digits")
@@ -33,11 +35,6 @@ def flip_byte(path: Path, offset: int) -> None:
     content = bytearray(path.read_bytes())
     content[offset] ^= 0xFF
     path.write_bytes(content)
-
-
-def edit_index(folder: Path, **changes) -> None:
-    path = folder / index.INDEX
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_every_sample_comes_back_by_number(data: TarDataset):
@@ -140,7 +137,7 @@ def relabel(folder: Path) -> None:
         columns = dict(table)
     columns["label"][7] = 10
     np.savez(folder / index.TABLE, allow_pickle=False, **columns)
-    edit_index(folder, digest=index.table_digest(columns))
+    index_files.edit(folder, columns=index.table_digest(columns))
 
 
 def cut(path: Path, where: Callable[[int], int]) -> None:
@@ -182,10 +179,10 @@ def test_an_index_and_shards_of_different_writes_are_not_taken_for_one_set(copy:
         (lambda f: (f / "index.json").write_text("{}"), "cannot be read (KeyError)"),
         (lambda f: (f / "index.npz").write_bytes(b"PK\3\4 no archive"), "cannot be read (BadZipFile)"),
         (lambda f: (f / "index.npz").write_bytes(b""), "cannot be read (EOFError)"),
-        (lambda f: edit_index(f, digest="0" * 64), "index.npz does not match index.json"),
-        (lambda f: edit_index(f, count=359), "index.npz does not match index.json"),
-        (lambda f: edit_index(f, std=[0.0]), "cannot be read (ValueError)"),
-        (lambda f: edit_index(f, format=1), "index.json has format 1, not 2"),
+        (lambda f: index_files.edit(f, columns="0" * 64), "index.npz does not match index.json"),
+        (lambda f: index_files.edit(f, count=359), "index.npz does not match index.json"),
+        (lambda f: index_files.edit(f, std=[0.0]), "cannot be read (ValueError)"),
+        (lambda f: index_files.edit(f, format=1), "index.json has format 1, not 3"),
         (lambda f: (f / "test-000002.tar").unlink(), "test-000002.tar is missing"),
         (lambda f: (f / "test-000002.tar").write_bytes(b"short"), "test-000002.tar has 5 bytes instead of"),
         (lambda f: cut(f / "test-000002.tar", lambda size: size // 2), "test-000002.tar has "),
@@ -232,9 +229,44 @@ def test_a_whole_sample_that_is_no_picture(copy: Path):
     part = content[columns["offset"][5] :][: columns["size"][5]]
     columns["crc32"][5] = shards.zlib.crc32(part)
     np.savez(copy / index.TABLE, allow_pickle=False, **columns)
-    edit_index(copy, digest=index.table_digest(columns))
+    index_files.edit(copy, columns=index.table_digest(columns))
     with pytest.raises(DataError, match="test-000000.tar: sample 5 does not decode as a picture .*write the shards"):
         TarDataset(copy).image(5)
+
+
+@contextmanager
+def most_open_files(limit: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_open_files_are_bounded_and_those_read_last_stay_open(tmp_path: Path, monkeypatch):
+    """90 shards, and 80 files that the process may open."""
+    folder = shards.write(DIGITS, "test", tmp_path, samples_per_shard=4)
+    with most_open_files(80):
+        data = TarDataset(folder)
+    assert len(data.paths) == 90 and data.most_open == 20
+    opened: list[int] = []
+    monkeypatch.setattr(data, "_open", lambda shard, how=data._open: opened.append(shard) or how(shard))
+    before = len(os.listdir("/proc/self/fd"))
+    whole = [data.read(i) for i in range(360)]
+    assert opened == list(range(90)) and len(os.listdir("/proc/self/fd")) == before + 20
+    recent = range(280, 360)
+    assert [data.read(i) for i in recent] == whole[280:] and len(opened) == 90
+    data.read(0), data.read(284), data.read(280)
+    assert opened[90:] == [0, 70], "what was read longest ago was closed"
+
+
+def test_too_many_open_files_are_no_damage(copy: Path):
+    data = TarDataset(copy)
+    with most_open_files(3), pytest.raises(DataError, match="sample 0: too many open files.*is 3: ulimit -n") as error:
+        data.read(0)
+    assert not isinstance(error.value, DamagedSample)
+    data.read(0)
 
 
 def test_verify_reads_everything(copy: Path):
