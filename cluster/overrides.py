@@ -1,0 +1,95 @@
+"""Which settings a command takes: each that is given has an effect, or is refused by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from .config import Config, FetchConfig, flat
+from .errors import RunError
+
+ELSEWHERE = frozenset(
+    (
+        *("data.root", "data.format", "data.workers", "data.window", "data.cache", "data.cache_gb", "train.threads"),
+        *(f"data.fetch.{f.name}" for f in fields(FetchConfig)),
+    )
+)
+"""Where the data lie and how they are read: evaluation takes them, and the same samples give the same numbers."""
+
+EVALUATED = frozenset(
+    (
+        *("model.time_steps", "model.segments", "model.image_size", "model.clamp", "model.border_dtype"),
+        *("model.tau", "model.threshold", "model.v_reset", "model.leaky_proj_lif"),
+        *("data.dataset", "data.size", "data.crop_ratio", "data.frames"),
+        *("train.global_batch", "train.micro_batch", "train.precision"),
+    )
+)
+"""What evaluation can do otherwise than the run did: the weights do not depend on it."""
+
+GRADIENTS = ("model.surrogate", "model.alpha", "model.detach_reset")
+UNBOUND = ("train.alphas=null", "data.mixup=0", "data.cutmix=0")
+"""Of training alone, and they would bound the segments and the batch of an evaluation."""
+
+
+def for_evaluation(
+    read: Callable[[Sequence[str]], Config],
+    overrides: Sequence[str],
+    model: Mapping[str, Any],
+    corruptions: bool = False,
+    program: bool = False,
+) -> tuple[Config, dict[str, Any]]:
+    """The configuration of an evaluation and the options of its model.
+
+    read: the run's configuration with overrides. model: the options that the weights were trained with. corruptions:
+    whether pictures are corrupted here, by draws of the seed. program: of a .pt2 file, whose graph is fixed.
+    Raises RunError, naming the setting, for one that evaluation cannot do, or that would change nothing.
+    """
+    run, config = read(UNBOUND), read([*UNBOUND, *overrides])
+    before, after, given = flat(run), flat(config), config.model.options() | {"name": config.model.name}
+    options = dict(model)
+    taken = EVALUATED | ({"seed"} if corruptions else set())
+    for key in (k for k in after if after[k] != before[k] and k not in ELSEWHERE):
+        option = key.removeprefix("model.") if key.startswith("model.") else None
+        if option is not None and option in given and given[option] == model[option]:
+            continue
+        if key not in taken:
+            raise RunError(f"{key} {_refusal(key, model, corruptions)}")
+        if program and key not in ("data.dataset", "data.crop_ratio", "data.frames"):
+            raise RunError(f"{key} cannot be set for a .pt2 file: its program is fixed; evaluate the run with it")
+        if option is not None:
+            options.pop(option)
+            options |= {option: given[option]} if option in given else {}
+    idle = _idle(options, config, run)
+    for key in after:
+        if after[key] != before[key] and key in idle:
+            raise RunError(f"{key} changes nothing in this evaluation: {idle[key]}; leave it out")
+    return config, options
+
+
+def _refusal(key: str, model: Mapping[str, Any], corruptions: bool) -> str:
+    if key == "model.name":
+        return f"cannot be set in evaluation: the weights are of {model['name']}, and another model needs another run"
+    if key in GRADIENTS:
+        return "changes nothing in evaluation: it is of gradients, and evaluation has none; leave it out"
+    if key.startswith("model."):
+        asked = model.get(key.removeprefix("model."))
+        return f"cannot be set in evaluation: the weights were trained with {asked}; another one needs another run"
+    if key == "seed":
+        return "changes nothing in this evaluation: it draws --corruptions that are made here; leave it out"
+    if key in ("name", "runs_dir"):
+        return "cannot be set in evaluation: the run is the folder that is given"
+    return "changes nothing in evaluation; leave it out"
+
+
+def _idle(options: Mapping[str, Any], config: Config, run: Config) -> dict[str, str]:
+    """The settings of evaluation that have no effect beside the others, and why."""
+    micro, alone = config.train.micro_batch, options.get("segments", 1) == 1
+    found = {
+        "model.clamp": (alone or not options["feedback"] or options["pm"] > 2, "no feedback is clamped in this model"),
+        "model.border_dtype": (alone, "there is one segment, and no border"),
+        "model.tau": (options["neuron"] == "plif", "a plif neuron has learned its own"),
+        "data.crop_ratio": (config.data.size is None, "without data.size pictures are taken as they are"),
+        "train.global_batch": (micro > 0 and micro == run.train.micro_batch, "train.micro_batch is the batch"),
+    }
+    return {key: why for key, (so, why) in found.items() if so}
