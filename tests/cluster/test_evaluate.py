@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from event_files import gestures
 from torch import nn
 
 import tdformer
@@ -25,10 +26,11 @@ from cluster.evaluate import evaluate_run
 from cluster.export import evaluate_export, export
 from cluster.model import build_model
 from cluster.run import RunFolder
-from cluster.samples import opened
+from cluster.prepare import write_shards
+from cluster.samples import opened, view
 from pipelines import catalog, shards
 from pipelines.errors import DataError
-from pipelines.loader import eval_loader, to_device
+from pipelines.loader import eval_loader, time_first, to_device
 from tdformer.attention import SelfAttention
 from tdformer.norm import BatchNorm
 
@@ -82,8 +84,9 @@ def fire(model: tdformer.TDFormer, images: torch.Tensor, labels: torch.Tensor, c
 def save(folder: Path, config: Config, data: Any, **state: Any) -> Path:
     """A run with one checkpoint of a model that fires."""
     model = build_model(config, data)
-    batch = next(iter(eval_loader(data, rank=0, world=1, batch_size=len(data), workers=0)))
-    fire(model, to_device(batch.images, data.mean, data.std, torch.device("cpu")), batch.labels, data.classes)
+    batch = next(iter(eval_loader(data, rank=0, world=1, batch_size=len(data), workers=0, view=view(config, data))))
+    images = time_first(to_device(batch.images, data.mean, data.std, torch.device("cpu")))
+    fire(model, images, batch.labels, data.classes)
     RunFolder(folder).open(config)
     saved = {"model": model.config, "config": flat(config), **state}
     checkpoint.save(folder / "checkpoints", 7, {"model": model.state_dict()}, saved, keep=1)
@@ -289,6 +292,18 @@ def test_equal_settings_are_no_change_and_null_is_the_model_s_own() -> None:
 def test_the_seed_is_of_corruptions_that_are_made_here() -> None:
     one, other = (list(islice(evaluate_run("run", words, ["gaussian_noise"]), 2)) for words in ([], ["seed=1"]))
     assert one[0]["loss"] == other[0]["loss"] and one[1]["loss"] != other[1]["loss"]
+
+
+def test_events_are_counted_as_asked(tmp_path: Path) -> None:
+    gestures(tmp_path / "source", {"train": 1, "test": 2})
+    write_shards("dvs128_gesture", tmp_path / "shards", tmp_path / "source")
+    words = ["data.dataset=dvs128_gesture", f"data.root={tmp_path}/shards", "data.size=16"]
+    config = load("recipe.yaml", words)
+    run = str(save(tmp_path / "run", config, opened(config, "test")))
+    plain = result(run, [])
+    for word in ("data.frames=time", "model.time_steps=4", "data.size=32"):
+        assert abs(result(run, [word])["loss"] - plain["loss"]) > 1e-5, word
+    assert "data.crop_ratio is not for events" in refused(run, ["data.crop_ratio=0.5"])
 
 
 # Classes by name
