@@ -25,8 +25,8 @@ from cluster.errors import RunError
 from cluster.evaluate import evaluate_run
 from cluster.export import evaluate_export, export
 from cluster.model import build_model
-from cluster.run import RunFolder
 from cluster.prepare import write_shards
+from cluster.run import RunFolder
 from cluster.samples import opened, view
 from pipelines import catalog, shards
 from pipelines.errors import DataError
