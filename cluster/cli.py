@@ -44,8 +44,12 @@ def train(
 ) -> None:
     """Train on this machine; the same command goes on where a killed run was."""
     asked = configs.load(config, overrides or ())
+    from .overrides import for_training, typed
     from .processes import main as run
 
+    for_training(asked, overrides or ())
+    if processes and "train.processes" in typed(asked, overrides or ()) and processes != asked.train.processes:
+        raise RunError(f"--processes {processes} and train.processes={asked.train.processes} differ; give one of them")
     raise typer.Exit(run(asked, processes or asked.train.processes))
 
 
@@ -66,9 +70,13 @@ def launch(
     if where not in ("auto", "slurm", "local"):
         raise RunError(f"--where is {where}; choose auto, slurm or local")
     asked = configs.load(config, overrides or (), site)
-    from .launch import Shape
+    from .launch import Shape, on_slurm
     from .launch import launch as submit
+    from .overrides import for_training
 
+    for_training(asked, overrides or (), launched=True, slurm=on_slurm(where))
+    if site and not on_slurm(where):
+        raise RunError(f"--site {site} is for Slurm, and this run is on this machine; leave it out")
     shape = Shape(nodes, processes_per_node or gpus_per_node or 1, gpus_per_node)
     raise typer.Exit(submit(asked, shape, where, dry_run))
 
@@ -120,6 +128,8 @@ def status(
     if not runs.is_dir():
         raise RunError(f"{runs}: no such folder")
     runs = runs.parent if (runs / "config.yaml").exists() else runs
+    if as_json and watch:
+        raise RunError("--watch renews the table, and --json is no table; choose one")
     if as_json:
         for row in jobs.table(runs):
             print(json.dumps(row))
@@ -160,12 +170,16 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one checkpoint in it.")],
     out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends with .safetensors, .pt or .pt2.")],
-    batch: Annotated[int, typer.Option(min=1, help="Images that a .pt2 program takes at once.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images that a .pt2 program takes at once. [default: 1]")
+    ] = None,
 ) -> None:
     """Write a checkpoint's model as one file: safetensors, a plain state dict, or a torch.export program."""
     from .export import export as write
 
-    print(write(run, out, batch))
+    if batch and out.suffix in (".safetensors", ".pt"):
+        raise RunError(f"--batch is of .pt2 programs, and weights such as {out.name} take any batch; leave it out")
+    print(write(run, out, batch or 1))
 
 
 @app.command()
@@ -210,10 +224,12 @@ def shard(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A name, such as imagenet; folder: any pictures.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the shards go.")],
     source: Annotated[Path | None, typer.Option(help="Folder of the raw files.")] = None,
-    samples_per_shard: Annotated[int, typer.Option(min=1)] = 10_000,
+    samples_per_shard: Annotated[int | None, typer.Option(min=1, help="[default: 10000]")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="That write at once. [default: one a core]")] = None,
     to: Annotated[str | None, typer.Option(help="ffcv: their copy as FFCV files.")] = None,
-    stored: Annotated[str, typer.Option(help="With --to ffcv: pixels (no decoding, more disk) or files.")] = "pixels",
+    stored: Annotated[
+        str | None, typer.Option(help="With --to ffcv: pixels (no decoding, more disk) or files. [default: pixels]")
+    ] = None,
     max_side: Annotated[int | None, typer.Option(min=1, help="With --to ffcv: pixels of the longer side.")] = None,
 ) -> None:
     """Write a data set as WebDataset shards with an index and checksums; interrupted, the same command goes on."""
@@ -221,11 +237,16 @@ def shard(
 
     if to not in (None, "ffcv"):
         raise RunError(f"--to is {to}; the one other format is ffcv")
-    many = processes or len(os.sched_getaffinity(0))
-    if to is None or not splits(folder):
-        write_shards(dataset, folder, source, samples_per_shard, many)
+    if to is None and (stored or max_side):
+        raise RunError(f"--{'stored' if stored else 'max-side'} is of FFCV files; add --to ffcv, or leave it out")
+    many, there = processes or len(os.sched_getaffinity(0)), to is not None and bool(splits(folder))
+    if there and (source or samples_per_shard):
+        given = "--source" if source else "--samples-per-shard"
+        raise RunError(f"{given} is of shards, and {folder} has them: --to ffcv copies those; leave it out")
+    if not there:
+        write_shards(dataset, folder, source, samples_per_shard or 10_000, many)
     if to == "ffcv":
-        write_ffcv(folder, stored, max_side, many)
+        write_ffcv(folder, stored or "pixels", max_side, many)
 
 
 @shard_app.command("verify")
@@ -249,6 +270,8 @@ def import_weights(
     ] = None,
 ) -> None:
     """Convert published weights to a TDFormer's; what feedback adds starts at zero."""
+    if any(o.partition("=")[0].strip() == "name" for o in overrides or ()):
+        raise RunError(f"name is what --model says, {model}; leave it out")
     options = configs.load(None, [f"model.{o}" for o in overrides or ()]).model.options()
     if not file.is_file():
         raise RunError(f"{file}: no such file")

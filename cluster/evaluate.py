@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-import tdformer
 from pipelines.boxes import View
+from pipelines.classes import mapping
 from pipelines.corrupted import Made, published
 from pipelines.corruptions import BENCHMARK, SEVERITIES
 from pipelines.loader import eval_loader, time_first, to_device
@@ -23,8 +25,9 @@ from pipelines.samples import Samples, Seen, has_events
 from . import checkpoint
 from .config import Config, check_commands, load, resolve
 from .errors import RunError
-from .model import load_weights
-from .samples import opened, view
+from .model import trained_model
+from .overrides import for_evaluation
+from .samples import check_kind, opened, view
 
 
 @torch.no_grad()
@@ -36,14 +39,16 @@ def evaluate(
     workers: int,
     each: Callable[[], None] = lambda: None,
     view: Seen | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> dict[str, float]:
     """Accuracy and cross-entropy of a model in evaluation mode; all ranks call it together. each: called for every
-    batch."""
+    batch. numbers: the model's number of each class of `data`; None: the same."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers, view=view):
         each()
-        images, labels = to_device(batch.images, data.mean, data.std, device), batch.labels.to(device)
+        images = to_device(batch.images, data.mean, data.std, device)
+        labels = renumbered(batch.labels, numbers).to(device)
         logits = model(time_first(images)).float()
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         correct = (logits.argmax(1) == labels).sum()
@@ -56,6 +61,23 @@ def evaluate(
     return {"accuracy": correct_sum / count, "loss": loss_sum / count}
 
 
+def renumbered(labels: Tensor, numbers: Sequence[int] | None) -> Tensor:
+    """Labels of a data set, `[B]`, as the model's, from the model's number of each of its classes."""
+    return labels if numbers is None else torch.tensor(numbers)[labels]
+
+
+def class_numbers(classes: Sequence[str] | None, data: Samples, of: Path) -> list[int] | None:
+    """The number of each class of `data` in `classes`, those that the model in `of` was trained on; None: the same.
+
+    Raises DataError, naming the first difference, where they are other classes. A model of an earlier version does not
+    say its classes: a warning, and nothing is compared.
+    """
+    if classes is None:
+        _warn(f"{of} does not name its classes (an earlier version wrote it): not compared with those of {data.folder}")
+        return None
+    return mapping(classes, data.class_names, str(of), str(data.folder))
+
+
 def evaluate_run(
     path: str | Path,
     overrides: Sequence[str] = (),
@@ -65,13 +87,18 @@ def evaluate_run(
     """Evaluate the newest good checkpoint of a run folder, or one checkpoint, on the run's test set; then with each of
     `corruptions` (kinds, or `all`) at severities 1 to 5, made here or read from `corrupted_set`, and their mean.
 
-    Raises RunError when there is no checkpoint, or it is damaged; DataError for a set that is not whole, or has other
-    classes or shapes than the run.
+    Raises RunError when there is no checkpoint, or it is damaged, or for an override that would have no effect;
+    DataError for a set that is not whole, or has other classes or shapes than the run.
     """
-    config, found = located(Path(path), overrides)
-    check_commands(config, Path(path), overrides, ["data.root"])
+    file, found = located(Path(path))
     weights, saved = checkpoint.load_weights(found)
+    made = bool(corruptions) and corrupted_set is None
+    read = partial(load, file, stored=True)
+    config, options = for_evaluation(read, overrides, saved["model"], corruptions=made)
+    check_commands(config, file, overrides, ["data.root"])
     data = opened(config, "test")
+    check_kind(config.data, data)
+    numbers = class_numbers(saved.get("classes"), data, found)
     if corruptions and has_events(data):
         raise RunError(f"--corruptions are of pictures, and the samples in {data.folder} are events; leave them out")
     source = published(corrupted_set, data) if corrupted_set else Made(data, config.seed)
@@ -80,14 +107,14 @@ def evaluate_run(
         source.read(kind, SEVERITIES[0])  # what is wrong with it shows before the first evaluation
     seen = view(config, data)
     uncropped = replace(seen, crop_ratio=1.0) if isinstance(seen, View) and source.cropped else seen
-    model = tdformer.create_model(**saved["model"])
-    load_weights(model, weights, found)
+    model = trained_model(options, weights, config, data, found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-        model.to(device).eval()
+    with computing(config, device):
+        model.to(device)
+        batch = resolve(config, 1).micro_batch
 
         def result(samples: Samples, view: Seen | None) -> dict[str, float]:
-            return evaluate(model, samples, device, resolve(config, 1).micro_batch, config.data.workers, view=view)
+            return evaluate(model, samples, device, batch, config.data.workers, view=view, numbers=numbers)
 
         yield {"checkpoint": str(found), "samples": len(data)} | result(data, seen)
         accuracies: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -106,8 +133,20 @@ def _mean(accuracies: dict[str, list[float]]) -> dict[str, Any]:
     return {"corruption": "mean", "kinds": len(accuracies), "accuracy": sum(every) / len(every)}
 
 
-def located(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, Path]:
-    """A run's configuration and newest good checkpoint, or the checkpoint that `path` is. Raises RunError."""
+@contextmanager
+def computing(config: Config, device: torch.device) -> Iterator[None]:
+    """`train.precision` and `train.threads` of a configuration, while the block lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.train.threads or before)
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def located(path: Path) -> tuple[Path, Path]:
+    """A run's configuration file and newest good checkpoint, or the checkpoint that `path` is. Raises RunError."""
     root = path if (path / "config.yaml").is_file() else path.parent.parent
     if not (root / "config.yaml").is_file():
         raise RunError(
@@ -116,7 +155,7 @@ def located(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, Path]:
     found = checkpoint.newest_good(root / "checkpoints", _warn) if path == root else path
     if found is None:
         raise RunError(f"{root} has no checkpoint yet; train it first")
-    return load(root / "config.yaml", overrides, stored=True), found
+    return root / "config.yaml", found
 
 
 def _warn(message: str) -> None:

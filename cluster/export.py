@@ -23,12 +23,13 @@ import tdformer
 from tdformer.norm import fold
 
 from . import checkpoint
-from .config import Config, check_commands, flat, load
+from .config import Config, check_commands, flat, load, resolve
 from .errors import RunError, disk_errors
-from .evaluate import evaluate, located
-from .model import example, load_weights
+from .evaluate import class_numbers, computing, evaluate, located
+from .model import example, load_weights, trained_model
+from .overrides import for_evaluation
 from .run import write_atomic
-from .samples import opened, view
+from .samples import check_kind, opened, view
 
 SUFFIXES = (".safetensors", ".pt", ".pt2")
 
@@ -43,11 +44,11 @@ def export(source: Path, out: Path, batch: int = 1) -> str:
         raise RunError(f"{out}: the format follows the name; end it with one of {', '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
-    config, found = located(source)
+    file, found = located(source)
     weights, saved = checkpoint.load_weights(found)
     model = tdformer.create_model(**saved["model"])
     load_weights(model, weights, found)
-    about = {"model": saved["model"], "config": flat(config)}
+    about = {"model": saved["model"], "config": flat(load(file, stored=True)), "classes": saved.get("classes")}
     about |= {"checkpoint": str(found), "step": checkpoint.step_of(found)}
     with disk_errors(out), _whole(out) as file:
         if out.suffix == ".safetensors":
@@ -85,25 +86,36 @@ def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         about = json.loads(_about(path).read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{_about(path)} cannot be read; `tdformer export` writes it beside {path.name}") from error
-    config: Config = load(_about(path), overrides, stored=True, content=about["config"])
+    program = path.suffix == ".pt2"
+
+    def read(words: Sequence[str]) -> Config:
+        return load(_about(path), words, stored=True, content=about["config"])
+
+    config, options = for_evaluation(read, overrides, about["model"], program=program)
     check_commands(config, _about(path), overrides, ["data.root"])
     data = opened(config, "test")
-    batch, model = _opened(path, about)
+    check_kind(config.data, data)
+    numbers = class_numbers(about.get("classes"), data, path)
     device = torch.device("cpu")
-    result = evaluate(model, data, device, batch, config.data.workers, view=view(config, data))
+    model: Callable[[Tensor], Tensor]
+    if program:
+        batch, model = about["batch"], _filled(_read(path), about["batch"])
+        config.train.precision = "fp32"  # as its graph says
+    else:
+        batch, model = resolve(config, 1).micro_batch, trained_model(options, _read(path), config, data, path)
+    with computing(config, device):
+        result = evaluate(model, data, device, batch, config.data.workers, view=view(config, data), numbers=numbers)
     return {"file": str(path), "step": about["step"], "samples": len(data)} | result
 
 
-def _opened(path: Path, about: dict[str, Any]) -> tuple[int, Callable[[Tensor], Tensor]]:
-    """How many images a model takes at once, and the model."""
+def _read(path: Path) -> Any:
+    """The weights, or of a .pt2 file the program."""
     try:
         if path.suffix == ".pt2":
-            return about["batch"], _filled(torch.export.load(path).module(), about["batch"])
+            return torch.export.load(path).module()
         if path.suffix == ".safetensors":
-            return 64, tdformer.from_pretrained(path).eval()
-        model = tdformer.create_model(**about["model"])
-        load_weights(model, torch.load(path, weights_only=True), path)
-        return 64, model.eval()
+            return tdformer.from_pretrained(path).state_dict()
+        return torch.load(path, weights_only=True)
     except (RuntimeError, OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({str(error).splitlines()[0]}); export it again") from error
 

@@ -28,6 +28,7 @@ from . import config as configs
 from . import jobs
 from .config import Config
 from .errors import RunError, disk_errors, user_errors
+from .overrides import for_training, while_running
 from .run import REVISION, RunFolder, revision, write_atomic
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
@@ -104,7 +105,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         config.data.root = str(shards.resolve())
     if config.data.cache is not None:
         config.data.cache = str(Path(config.data.cache).resolve())
-    slurm = where == "slurm" or (where == "auto" and shutil.which("sbatch") is not None)
+    slurm = on_slurm(where)
     if not slurm and shape.nodes > 1:
         raise RunError(f"{shape.nodes} nodes need Slurm, and sbatch is not on the PATH; load its module, or --nodes 1")
     check_inputs(config, shape.world)
@@ -114,6 +115,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...")
         return 0
     if (job := jobs.of(folder)) is not None and (state := job.state()) in jobs.ALIVE:
+        while_running(configs.load(folder.path / "launch.yaml"), config, folder.path, job.id)
         print(f"{folder.path} is job {job.id} already ({state.lower()}); tdformer logs -f {folder.path}")
         return 0
     if folder.path.exists():
@@ -139,6 +141,11 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     return 0
 
 
+def on_slurm(where: str) -> bool:
+    """Whether a launch `where` (slurm, local or auto) goes to Slurm."""
+    return where == "slurm" or (where == "auto" and shutil.which("sbatch") is not None)
+
+
 def resume(run: Path, overrides: list[str]) -> int:
     """Launch a run again as it was launched, with the code of now."""
     folder = RunFolder(run)
@@ -149,6 +156,7 @@ def resume(run: Path, overrides: list[str]) -> int:
     stored = folder.path / "launch.yaml"
     config = configs.load(stored, overrides, stored=True)
     configs.check_commands(config, stored, overrides)
+    for_training(config, overrides, launched=True, slurm=job.slurm)
     return launch(config, shape, "slurm" if job.slurm else "local")
 
 

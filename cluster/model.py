@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,43 @@ def build_model(config: Config, data: Samples) -> tdformer.TDFormer:
 
     Raises RunError when the config asks for what the data does not have.
     """
+    options = _fitted({"num_classes": data.classes} | config.model.options(), config, data)
+    torch.manual_seed(config.seed)
+    return tdformer.create_model(config.model.name, **options)
+
+
+def trained_model(
+    options: Mapping[str, Any], weights: Mapping[str, Tensor], config: Config, data: Samples, where: Path
+) -> tdformer.TDFormer:
+    """The model of trained weights in evaluation mode, made with `options` for pictures of the size of `data`.
+
+    A segment that was not trained has the BatchNorm statistics of the last one that was. Raises RunError where weights,
+    options and data do not fit.
+    """
+    model = tdformer.create_model(**_fitted(options, config, data, "evaluate it on data of its own kind"))
+    rows = {name: len(buffer) for name, buffer in model.named_buffers()}
+    kept = {k: v[torch.arange(rows[k]).clamp(max=len(v) - 1)] if k in rows else v for k, v in weights.items()}
+    load_weights(model, kept, where)
+    return model.eval()
+
+
+def _fitted(options: Mapping[str, Any], config: Config, data: Samples, remedy: str = "set it null") -> dict[str, Any]:
+    """`options` with the channels and the size of the data where the config leaves them open. Raises RunError."""
     channels, *size = data.shape
     if (seen_as := view(config, data)) is not None:
         size = list(seen_as.grid)
-    seen: dict[str, Any] = {"num_classes": data.classes, "in_channels": channels, "image_size": size}
-    options = seen | config.model.options()
-    asked = options["image_size"]
-    if isinstance(asked, int):
-        options["image_size"] = asked = [asked, asked]
-    for key, fits in (
-        ("num_classes", options["num_classes"] >= data.classes),
-        ("in_channels", options["in_channels"] == channels),
-        ("image_size", list(asked) == size),
+    asked = size if config.model.image_size is None else config.model.image_size
+    square = [asked, asked] if isinstance(asked, int) else list(asked)
+    options = {"in_channels": channels, **options, "image_size": square}
+    for key, has, fits in (
+        ("num_classes", data.classes, options["num_classes"] >= data.classes),
+        ("in_channels", channels, options["in_channels"] == channels),
+        ("image_size", size, square == size),
     ):
         if not fits:
-            raise RunError(
-                f"model.{key} is {options[key]}, the data in {config.data.folder} has {seen[key]}; set it null"
-            )
-    torch.manual_seed(config.seed)
-    return tdformer.create_model(config.model.name, **options)
+            mend = "set it null" if key == "image_size" else remedy
+            raise RunError(f"model.{key} is {options[key]}, the data in {config.data.folder} has {has}; {mend}")
+    return options
 
 
 def example(model: tdformer.TDFormer, batch: int, device: str = "cpu") -> Tensor:

@@ -15,6 +15,7 @@ from pipelines.webdataset import TarDataset
 
 from . import config as configs
 from .errors import RunError, disk_errors
+from .overrides import for_preparation, typed
 from .progress import progress, say
 from .run import exclusive
 from .samples import check_dataset, training_data
@@ -29,6 +30,7 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
     digits, which need none. Raises RunError or DataError for shards that are damaged or of another data set.
     """
     config = configs.load(path, overrides)
+    for_preparation(config, overrides)
     data = config.data
     if isinstance(folder := data.folder, Remote):  # not ours to write
         training_data(config)
@@ -39,10 +41,10 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
     except DataError as e:
         instead = path.with_name(f"{FALL_BACK}.yaml")
         missing = data.dataset == "fashion_mnist" and source is None and not catalog.FASHION_MNIST_FOLDER.exists()
-        if not missing or splits(folder) or not instead.is_file():
+        if not missing or "data.dataset" in typed(config, overrides) or splits(folder) or not instead.is_file():
             raise
         say(f"{e}\nFashion-MNIST is not on this machine: taking scikit-learn's 1,797 digits instead ({instead})")
-        other = configs.load(instead).data
+        other = configs.load(instead, overrides).data
         assert isinstance(other.folder, Path)
         _ensure(other.dataset, other.folder, None, other.format)
         return instead

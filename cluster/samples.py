@@ -106,7 +106,7 @@ def view(config: Config, data: Samples) -> Seen | None:
 def augmentation(config: Config, data: Samples) -> Augmentation:
     """The augmentation of training. Raises DataError or RunError for what cannot work on these samples."""
     asked, grey = config.data.augment, data.shape[0] == 1
-    _check_kind(config.data, data)
+    check_kind(config.data, data)
     if has_events(data):
         operations = OPERATIONS if asked.events else ("identity",)
         return EventAugment(flip=asked.flip, seed=config.seed, operations=operations)
@@ -129,7 +129,7 @@ def augmentation(config: Config, data: Samples) -> Augmentation:
     )
 
 
-def _check_kind(asked: DataConfig, data: Samples) -> None:
+def check_kind(asked: DataConfig, data: Samples) -> None:
     """Refuse what is for pictures on events, and the other way round."""
     default, given = flat(DataConfig()), flat(asked)
     for_events = {"frames", "augment.events"}

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import tdformer
+from pipelines.classes import mapping
 from pipelines.errors import DataError
 from pipelines.loader import Batch, time_first, to_device, train_loader
 from pipelines.mix import mix, soft_targets
@@ -28,7 +29,7 @@ from . import engine as engines
 from .config import Config, flat, resolve
 from .ema import EMA
 from .errors import RunError
-from .evaluate import evaluate
+from .evaluate import evaluate, renumbered
 from .health import Alarms, Stopwatch, Watchdog
 from .model import build_model, load_weights
 from .monitor import Monitor
@@ -85,6 +86,7 @@ class Trainer:
         self.plan = resolve(config, self.world, len(self.data))
         self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
         self.total_steps = self.epoch_steps * config.train.epochs
+        self.classes = list(self.data.class_names)  # of the run, in the order of the head's outputs
         self.view = view(config, self.data)
         self.augment = augmentation(config, self.data)
 
@@ -103,6 +105,11 @@ class Trainer:
             load_weights(model, parts["model"], found)
             self.state = TrainState.from_dict(saved["state"])
             self.state.cursor = self.state.cursor.check(self.data.digest, self.data.columns)
+            self.classes = saved.get("classes", self.classes)
+        self.numbers, self.validation_numbers = (
+            mapping(self.classes, data.class_names, str(found or self.data.folder), str(data.folder))
+            for data in (self.data, self.validation)
+        )
         auto = config.train.sync_batchnorm == "auto" and self.plan.micro_batch < SMALL_SHARE
         synchronise(model, self.world > 1 and (auto or config.train.sync_batchnorm == "on"))
         self.ema = EMA(model.to(device), config.train.ema_decay) if config.train.ema_decay else None
@@ -286,12 +293,12 @@ class Trainer:
             monitor.warn(line, step=row["step"], epoch=row["epoch"])
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Images `[B, C, H, W]`, or frames `[T, B, 2, H, W]`, and targets `[B, K]` on the device, mixed if asked; and
-        the labels `[B]`."""
+        """Images `[B, C, H, W]`, or frames `[T, B, 2, H, W]`, and targets `[B, K]` of the head's K outputs on the
+        device, mixed if asked; and the labels `[B]`."""
         config, cursor = self.config, self.state.cursor
         images = to_device(batch.images, self.data.mean, self.data.std, self.device)
-        labels = batch.labels.to(self.device)
-        targets = soft_targets(labels, self.data.classes, config.train.label_smoothing)
+        labels = renumbered(batch.labels, self.numbers).to(self.device)
+        targets = soft_targets(labels, self.engine.module.config["num_classes"], config.train.label_smoothing)
         if config.data.mixes:
             images, targets = mix(
                 images,
@@ -338,6 +345,7 @@ class Trainer:
                 self.config.data.workers,
                 self.watchdog.alive,
                 self.view,
+                self.validation_numbers,
             )
         self.watchdog.alive()
         self.engine.train()
@@ -357,6 +365,7 @@ class Trainer:
             parts["ema"] = {k: v.to("cpu", copy=True) for k, v in self.ema.average.items()}
         self.state.metrics_bytes = self.folder.metrics.size()
         saved = {"state": self.state.to_dict(), "model": self.engine.module.config, "config": flat(self.config)}
+        saved["classes"] = self.classes
         if self.rank == 0:
             self.saver.begin(self.state.step, parts, saved, self.best, self.folder.metrics.sync)
         self.best = False

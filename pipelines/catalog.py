@@ -323,6 +323,8 @@ def _digits(split: str, source: Path | None) -> tuple[Images, NDArray[np.int64]]
     """scikit-learn's 1,797 digits, values 0..16 stretched to 0..240; every fifth of each class is a test sample."""
     from sklearn.datasets import load_digits
 
+    if source is not None:
+        raise DataError("the digits come with scikit-learn; leave --source (data.source) out")
     pixels, labels = load_digits(return_X_y=True)
     test = np.zeros(len(labels), bool)
     test[np.argsort(labels, kind="stable")[::5]] = True  # 360 samples

@@ -167,6 +167,12 @@ def _file_family(weights: Mapping[str, Tensor], model: TDFormer) -> str:
         )
     else:
         found = "sdt" if any(".talking_heads." in k for k in weights) else "spikformer"
+        stem = weights.get("patch_embed.proj_conv.weight")
+        if found == "sdt" and stem is not None and stem.shape[1] == 2:
+            raise ModelError(
+                "these are weights of a Spike-driven Transformer for event frames, whose attention and stem pool "
+                "otherwise: it is not built here, and any other model would compute something else with them"
+            )
     if found != expected:
         raise ModelError(f"these are weights of {found} and {model.config['name']} is a {expected}; choose its model")
     return found

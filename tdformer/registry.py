@@ -31,7 +31,7 @@ class Entry:
     truncated: bool = False
 
 
-_LATE, _ALL, _GESTURE = (False, False, True, True), (True,) * 4, (False, True, True, True)
+_LATE, _ALL = (False, False, True, True), (True,) * 4
 
 
 def _hst(width: int, heads: int) -> Entry:

@@ -430,6 +430,8 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     refused(weights, "weights of qkformer and tiny_sdt is a sdt", create_model("tiny_sdt"))
     refused(plain("tiny_sdt").state_dict(), "weights of sdt")
     refused(plain("tiny_spikformer").state_dict(), "weights of spikformer")
+    events = PlainSDT(2, 16, 2, 2, LATE).state_dict()  # published for Gesture and CIFAR10-DVS: the names are the same
+    refused(events, "for event frames, .*: it is not built here", create_model("tiny_sdt", in_channels=2))
     refused({k: v for k, v in weights.items() if k != "stage3.1.ssa.q_bn.weight"}, "nothing for the model's .*q")
     refused(weights | {"stage3.2.ssa.q_bn.weight": torch.zeros(16)}, "stage3.2.* has no place")
     refused(weights | {"stage3.1.ssa.q_bn.weight": torch.zeros(8)}, r"is \[8\]")
