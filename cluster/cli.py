@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import config as configs
-from .errors import NO_SPACE, RunError, disk_errors, user_errors
+from .errors import NO_SPACE, RunError, disk_errors, no_memory, user_errors
 
 app = typer.Typer(
     help="Train and evaluate TDFormer. Settings are given as key=value; `tdformer config show` lists them.",
@@ -254,6 +254,8 @@ def import_weights(
     with disk_errors(out):
         tdformer.save_pretrained(made, out)
     print(f"{out}: {report.family} weights, {len(report.loaded)} loaded")
+    if report.unread:
+        print(f"  not read, since they are no tensors: {', '.join(report.unread)}")
     for title, names in (("skipped", report.skipped), ("new", report.fresh)):
         for name, reason in names.items():
             print(f"  {title} {name}: {reason}")
@@ -291,6 +293,8 @@ def _user_line(e: Exception) -> str | None:
     if isinstance(e, OSError) and e.errno in NO_SPACE:
         where = f" to write {e.filename}" if e.filename else ""
         return f"no space left{where}; free some and run the same command again"
+    if (said := no_memory(e)) is not None:
+        return f"{said}; free some, or run the same command on a machine with more"
     if not isinstance(e, RunError) and not isinstance(e, user_errors()):  # in this order: the second imports torch
         return None
     return " ".join(str(e).split())

@@ -4,7 +4,8 @@ MODEL.safetensors   weights, with the model's options in the header: `tdformer.f
 MODEL.pt            a plain state dict, for torch.load(weights_only=True)
 MODEL.pt2           a torch.export program of plain PyTorch operators, BatchNorm folded: it needs no tdformer
 
-Beside each lies MODEL.SUFFIX.json: the model's options, the run's configuration, the checkpoint and its step.
+Beside each lies MODEL.SUFFIX.json: the model's options, the run's configuration, the checkpoint and its step, and a
+SHA-256 of all that and of the file.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ import torch
 from torch import Tensor, nn
 
 import tdformer
+from tdformer.digest import DIGEST, beside, described, of_file
 from tdformer.norm import fold
+from tdformer.pretrained import read_weights
 
 from . import checkpoint
 from .config import Config, flat, load
 from .errors import RunError, disk_errors
 from .evaluate import evaluate, located
 from .model import example, load_weights
+from .program import read_program
 from .run import write_atomic
 from .samples import opened, view
 
@@ -57,7 +61,8 @@ def export(source: Path, out: Path, batch: int = 1) -> str:
         else:
             torch.export.save(program(model, batch), file)
             about["batch"] = batch
-    write_atomic(_about(out), (json.dumps(about, indent=1) + "\n").encode())
+        about[DIGEST] = of_file(file, about)
+    write_atomic(beside(out), (json.dumps(about, indent=1) + "\n").encode())
     return f"{out}: step {about['step']} of {found.parent.parent}, {out.stat().st_size / 2**20:.1f} MiB"
 
 
@@ -79,12 +84,12 @@ def program(model: tdformer.TDFormer, batch: int) -> torch.export.ExportedProgra
 def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate a file that `export` wrote on the test set of the run that it came from.
 
-    A .pt2 is a program: torch reads it without unpickling code, but open only those that you trust.
+    Nothing in it is run that another could have put there: see `read_program` for a .pt2 file, `read_weights` for the
+    others. Raises RunError or ModelError for one that is damaged.
     """
-    try:
-        about = json.loads(_about(path).read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{_about(path)} cannot be read; `tdformer export` writes it beside {path.name}") from error
+    about = described(path)
+    if about is None:
+        raise RunError(f"{beside(path)} cannot be read; `tdformer export` writes it beside {path.name}")
     known = [f"{key}={json.dumps(value)}" for key, value in about["config"].items()]
     config: Config = load(None, [*known, *overrides])
     data = opened(config, "test")
@@ -96,16 +101,11 @@ def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
 
 def _opened(path: Path, about: dict[str, Any]) -> tuple[int, Callable[[Tensor], Tensor]]:
     """How many images a model takes at once, and the model."""
-    try:
-        if path.suffix == ".pt2":
-            return about["batch"], _filled(torch.export.load(path).module(), about["batch"])
-        if path.suffix == ".safetensors":
-            return 64, tdformer.from_pretrained(path).eval()
-        model = tdformer.create_model(**about["model"])
-        load_weights(model, torch.load(path, weights_only=True), path)
-        return 64, model.eval()
-    except (RuntimeError, OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({str(error).splitlines()[0]}); export it again") from error
+    if path.suffix == ".pt2":
+        return about["batch"], _filled(read_program(path), about["batch"])
+    model = tdformer.create_model(**about["model"])
+    load_weights(model, read_weights(path, verified=True), path)
+    return 64, model.eval()
 
 
 def _filled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
@@ -118,10 +118,6 @@ def _filled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
         return model(torch.cat([images, missing], axis))[:count]
 
     return run
-
-
-def _about(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
 
 
 @contextmanager
