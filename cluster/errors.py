@@ -52,7 +52,8 @@ def no_memory(error: BaseException) -> str | None:
         return None
     asked = re.search(r"tried to allocate [\d.]+ \w+", said, re.IGNORECASE)
     where = "the GPU's memory" if re.search("CUDA|CUBLAS", said) else "memory"
-    return f"{where} has run out ({asked[0].lower() if asked else (said.splitlines() or ['no room'])[0][:120]})"
+    what = asked[0].replace("T", "t", 1) if asked else (said.splitlines() or ["no room"])[0][:120]
+    return f"{where} has run out ({what})"
 
 
 @contextmanager

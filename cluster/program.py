@@ -1,8 +1,8 @@
 """Reading a .pt2 file without running what is in it.
 
-An archive of torch.export can hold pickles and libraries, which torch.export.load loads; its graph can name any function
-of torch, and holds text that becomes Python source. Ours hold raw tensors, and a graph of the operators below whose
-names are plain words. Anything else is refused before torch builds something from it.
+An archive of torch.export can hold pickles and libraries, which torch.export.load loads; its graph can name any
+function of torch, and holds text that becomes Python source. Ours hold raw tensors, and a graph of the operators below
+whose names are plain words. Anything else is refused before torch builds something from it.
 """
 
 from __future__ import annotations
@@ -26,31 +26,30 @@ RECORDS = re.compile(
     r"|data/(weights/(weight_\d+|model_weights_config\.json)|constants/(tensor_\d+|model_constants_config\.json))"
     r"|data/sample_inputs/model\.pt"  # a pickle: it stays unread
 )
-OPERATORS = frozenset(
-    f"torch.ops.aten.{name}"
-    for name in """
-    _assert_tensor_metadata.default add.Tensor add_.Tensor alias.default chunk.default clamp.default
-    contiguous.default conv2d.default copy_.default einsum.default empty_like.default expand.default
-    flatten.using_ints full.default full_like.default gather.default ge.Scalar linear.default masked_fill.Scalar
-    matmul.default max_pool2d.default max_pool2d_with_indices.default mean.dim mul.Tensor new_empty.default
-    reshape.default select.int sigmoid.default slice.Tensor sub.Tensor sum.dim_IntList to.dtype transpose.int
-    unflatten.int unsqueeze.default view.default view_as.default
-    """.split()
-) | {"torch.ops.higher_order.wrap_with_autocast"}
+_ATEN = """
+_assert_tensor_metadata.default add.Tensor add_.Tensor alias.default chunk.default clamp.default
+contiguous.default conv2d.default copy_.default einsum.default empty_like.default expand.default
+flatten.using_ints full.default full_like.default gather.default ge.Scalar linear.default masked_fill.Scalar
+matmul.default max_pool2d.default max_pool2d_with_indices.default mean.dim mul.Tensor new_empty.default
+reshape.default select.int sigmoid.default slice.Tensor sub.Tensor sum.dim_IntList to.dtype transpose.int
+unflatten.int unsqueeze.default view.default view_as.default
+"""
+OPERATORS = frozenset(f"torch.ops.aten.{name}" for name in _ATEN.split()) | {
+    "torch.ops.higher_order.wrap_with_autocast"
+}
 """What our models are made of. None reads or writes files, or memory outside a tensor."""
 
-FIELDS = frozenset(
-    """
-    arg aten buffer buffer_name config custom_obj_values device dtype forward_arg_names fqn graph graph_module
-    guards_code in_spec index input_specs inputs is_hop_single_tensor_return is_param is_single_tensor_return kind layout
-    major minor module_call_graph name nodes opset_version out_spec output_specs outputs parameter parameter_name
-    path_name persistent range_constraints requires_grad schema_version signature sizes storage_offset strides
-    sym_bool_values sym_float_values sym_int_values target tensor_constant tensor_constant_name tensor_meta tensor_values
-    treespec_namedtuple_fields type use_pickle user_input user_output verifiers
-    as_bool as_device as_float as_floats as_graph as_int as_ints as_layout as_memory_format as_none as_scalar_type
-    as_string as_tensor as_tensors
-    """.split()
-)
+_FIELDS = """
+arg aten buffer buffer_name config custom_obj_values device dtype forward_arg_names fqn graph graph_module
+guards_code in_spec index input_specs inputs is_hop_single_tensor_return is_param is_single_tensor_return kind
+layout major minor module_call_graph name nodes opset_version out_spec output_specs outputs parameter
+parameter_name path_name persistent range_constraints requires_grad schema_version signature sizes
+storage_offset strides sym_bool_values sym_float_values sym_int_values target tensor_constant
+tensor_constant_name tensor_meta tensor_values treespec_namedtuple_fields type use_pickle user_input user_output
+verifiers as_bool as_device as_float as_floats as_graph as_int as_ints as_layout as_memory_format as_none
+as_scalar_type as_string as_tensor as_tensors
+"""
+FIELDS = frozenset(_FIELDS.split())
 """Of the graph's and the tensors' JSON: no expressions, operators or objects as arguments."""
 
 NAMED = ("tensor_values", "config")
@@ -67,7 +66,8 @@ TEXT = {
 }
 """How text looks, if not like a word."""
 
-SPECS = tuple(pytree.treespec_dumps(pytree.tree_structure(of)) for of in (((0,), {}), 0))
+_INPUT: Any = ((0,), {})
+SPECS = tuple(pytree.treespec_dumps(pytree.tree_structure(of)) for of in (_INPUT, 0))
 """One tensor in, one out."""
 
 

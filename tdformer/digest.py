@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import ModelError
+from .registry import create_model
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def of_tensors(options: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -38,7 +39,7 @@ def of_file(path: Path, about: Mapping[str, Any]) -> str:
     """The digest of a file and of its description, however that is spaced and sorted."""
     said = json.dumps({key: value for key, value in about.items() if key != DIGEST}, sort_keys=True)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.sha256(said.encode())).hexdigest()  # type: ignore[arg-type]
+        return hashlib.file_digest(file, lambda: hashlib.sha256(said.encode())).hexdigest()
 
 
 def beside(path: Path) -> Path:
@@ -49,8 +50,8 @@ def beside(path: Path) -> Path:
 def described(path: Path) -> dict[str, Any] | None:
     """The description beside an exported file; None where there is none, or one that is not ours.
 
-    Raises ModelError where it cannot be read, or the two are not what was exported. One of an earlier version has no
-    digest: a line says so.
+    Its `model` is all options of the model. Raises ModelError where it cannot be read or used, or the two are not what
+    was exported. One of an earlier version has no digest: a line says so.
     """
     file = beside(path)
     if not file.is_file():
@@ -65,6 +66,14 @@ def described(path: Path) -> dict[str, Any] | None:
         unverified(path)
     elif about[DIGEST] != of_file(path, about):
         raise ModelError(f"{path} and {file.name} are not what was exported (SHA-256): one is damaged; export it again")
+    numbers = [about.get("step"), about.get("batch", None if path.suffix == ".pt2" else 1)]
+    if any(type(number) is not int or number < 0 for number in numbers) or numbers[1] == 0:
+        raise ModelError(f"{file} says step {numbers[0]!r}, batch {numbers[1]!r}; export {path.name} again")
+    try:
+        with torch.device("meta"):
+            about["model"] = create_model(**about["model"]).config
+    except Exception as error:  # options that somebody else wrote can be anything
+        raise ModelError(f"{file}: its model options cannot be used ({error}); export {path.name} again") from None
     return about
 
 

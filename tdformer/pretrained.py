@@ -181,7 +181,7 @@ _CONTAINERS: dict[str, Callable[..., Any]] = {
 def _checkpoint(path: Path) -> _File:
     try:
         unread = _others(path)
-        safe = [(_CONTAINERS.get(name, Unread), name) for name in unread]
+        safe: list[Any] = [(_CONTAINERS.get(name, Unread), name) for name in unread]
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(safe):
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises almost anything for bytes that are not a checkpoint
@@ -195,8 +195,8 @@ def _checkpoint(path: Path) -> _File:
 
 
 def _others(path: Path) -> list[str]:
-    """The names in a checkpoint's pickle that `weights_only` does not know. Raises an exception for a damaged zip, which
-    torch.load reads without its checksums; of a checkpoint of PyTorch before 1.6, which is none, no names are known."""
+    """The names in a checkpoint's pickle that `weights_only` does not know; of one in the format before PyTorch 1.6, no
+    zip, none. Raises an exception for a damaged zip: torch.load does not look at its checksums."""
     if not zipfile.is_zipfile(path):
         return []
     with zipfile.ZipFile(path) as archive:

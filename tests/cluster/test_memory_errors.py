@@ -61,7 +61,7 @@ run, Trainer.step = Trainer.step, step
         (
             FULL_GPU,
             ["--processes", "2", "recompute.policy=unit", "train.micro_batch=0"],
-            "error: the GPU's memory has run out (tried to allocate 2.50 gib)",
+            "error: the GPU's memory has run out (tried to allocate 2.50 GiB)",
             ["lower train.micro_batch (700 now", "raise recompute.borders (1 now)", "raise engine.zero_stage (0 now)"],
             "running",  # as the first rank last said
         ),
