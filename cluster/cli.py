@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import config as configs
-from .errors import NO_SPACE, RunError, disk_errors, no_memory, user_errors
+from .errors import NO_SPACE, RunError, disk_errors, memory_errors, no_memory, user_errors
 
 app = typer.Typer(
     help="Train and evaluate TDFormer. Settings are given as key=value; `tdformer config show` lists them.",
@@ -120,6 +120,9 @@ def status(
     jobs.show(runs, watch)
 
 
+_SMALLER = "set a lower train.micro_batch"
+
+
 @app.command("eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint in it, or an exported file.")],
@@ -140,13 +143,15 @@ def evaluate(
 
         if corruptions or corrupted_set:
             raise RunError("--corruptions needs a run folder or a checkpoint, not an exported file")
-        print(json.dumps(evaluate_export(run, overrides or [])))
+        with memory_errors("export it again with a smaller --batch" if run.suffix == ".pt2" else _SMALLER):
+            print(json.dumps(evaluate_export(run, overrides or [])))
         return
     from .evaluate import evaluate_run
 
     kinds = corruptions or ("all" if corrupted_set else "")
-    for row in evaluate_run(run, overrides or [], kinds.split(",") if kinds else [], corrupted_set):
-        print(json.dumps(row), flush=True)
+    with memory_errors(_SMALLER):
+        for row in evaluate_run(run, overrides or [], kinds.split(",") if kinds else [], corrupted_set):
+            print(json.dumps(row), flush=True)
 
 
 @app.command()

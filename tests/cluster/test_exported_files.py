@@ -283,11 +283,40 @@ def test_whoever_made_it_no_file_runs_or_hangs(folder: Path, tmp_path: Path, kin
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
+def test_whoever_made_it_no_checkpoint_runs_or_hangs(folder: Path, tmp_path: Path, kind: str) -> None:
+    """Its manifest is right."""
+    run, mark = tmp_path / "run", tmp_path / "mark"
+    shutil.copytree(folder / "runs" / "run", run)
+    (saved,) = run.glob("checkpoints/step-*")
+    (saved / "model.safetensors").unlink()
+    HOSTILE[kind](saved / "model.safetensors", mark)
+    files = {path.name: checkpoint._facts(path) for path in saved.iterdir() if path.is_file()}
+    del files[checkpoint.MANIFEST]
+    (saved / checkpoint.MANIFEST).write_text(json.dumps({"step": 3, "files": files}))
+    for words in (("eval", run), ("export", saved, tmp_path / "m.pt")):
+        line = said(*words)
+        assert line and "\n" not in line and len(line) < 500, words
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
 def test_whoever_made_it_no_description_runs_or_hangs(folder: Path, tmp_path: Path, kind: str) -> None:
     path, mark = Path(shutil.copy(folder / "m.pt", tmp_path)), tmp_path / "mark"
     HOSTILE[kind](beside(path), mark)
     line = said("eval", path)
     assert line and "m.pt.json cannot be read" in line and not mark.exists()
+
+
+def test_an_evaluation_that_does_not_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what CUDA's allocator raises, in place of an evaluation."""
+
+    def evaluate(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of")
+
+    monkeypatch.setattr("cluster.export.evaluate", evaluate)
+    monkeypatch.setattr("cluster.evaluate.evaluate", evaluate)
+    for name, way in (("m.pt", "set a lower train.micro_batch"), ("runs/run", "set a lower train.micro_batch")):
+        assert said("eval", folder / name) == f"the GPU's memory has run out (tried to allocate 2.50 GiB); {way}"
 
 
 @pytest.mark.parametrize(
