@@ -94,7 +94,9 @@ def _spawn(config: Config, world: int) -> int:
             if isinstance(failed, mp.ProcessExitedException) and failed.exit_code == 128 + signal.SIGTERM:
                 return failed.exit_code
             if isinstance(failed, mp.ProcessExitedException) and failed.signal_name:
-                print(f"process {failed.error_index} was ended by {failed.signal_name}", file=sys.stderr)
+                why = f": memory has run out, if nobody sent it; {smaller(config, world)}"
+                of = f"process {failed.error_index} was ended by {failed.signal_name}"
+                print(of + (why if failed.signal_name == "SIGKILL" else ""), file=sys.stderr)
                 return 1
             raise
     return 0

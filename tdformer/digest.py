@@ -60,15 +60,21 @@ def described(path: Path) -> dict[str, Any] | None:
         about = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read ({type(error).__name__}); export {path.name} again") from None
-    if not isinstance(about, dict) or any(not isinstance(about.get(key), dict) for key in ("model", "config")):
+    if not isinstance(about, dict) or not {"model", "config", "checkpoint", "step"} <= about.keys():
         return None
     if DIGEST not in about:
         unverified(path)
     elif about[DIGEST] != of_file(path, about):
         raise ModelError(f"{path} and {file.name} are not what was exported (SHA-256): one is damaged; export it again")
-    numbers = [about.get("step"), about.get("batch", None if path.suffix == ".pt2" else 1)]
-    if any(type(number) is not int or number < 0 for number in numbers) or numbers[1] == 0:
-        raise ModelError(f"{file} says step {numbers[0]!r}, batch {numbers[1]!r}; export {path.name} again")
+    step, batch = about["step"], about.get("batch", None if path.suffix == ".pt2" else 1)
+    if (
+        type(step) is not int
+        or type(batch) is not int
+        or step < 0
+        or batch < 1
+        or not isinstance(about["config"], dict)
+    ):
+        raise ModelError(f"{file} says step {step!r:.40}, batch {batch!r:.40}; export {path.name} again")
     try:
         with torch.device("meta"):
             about["model"] = create_model(**about["model"]).config

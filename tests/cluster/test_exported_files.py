@@ -7,12 +7,12 @@ import os
 import pickle
 import random
 import shutil
-import signal
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,14 +54,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def soon() -> Iterator[None]:
-    """What waits for a FIFO, or unpacks for ever, fails."""
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
-
-
 def said(*words: object) -> str | None:
     """The line with which a command ends; None: it ended well."""
     try:
@@ -101,6 +93,19 @@ def test_a_file_without_a_digest_is_read_with_one_line(folder: Path, tmp_path: P
     tdformer.from_pretrained(tmp_path / IMPORTED)
     lines = [record.getMessage() for record in caplog.records if record.name == "tdformer.digest"]
     assert len(lines) == 3 + 2 + 1 and all("has no digest (an earlier version wrote it)" in line for line in lines)
+
+
+def test_an_import_says_what_it_did_not_read(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = read_weights(folder / "m.pt")
+    torch.save({"model": weights, "best": np.float64(81.2), "out": Path("out")}, tmp_path / "p.pth")
+    words = ("in_channels=1", "image_size=28", "time_steps=1")
+    assert (
+        said("import", tmp_path / "p.pth", "--model", "quickstart", "--out", tmp_path / "p.safetensors", *words) is None
+    )
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "not read" in line)
+    assert "numpy._core.multiarray.scalar, numpy.dtype, pathlib.PosixPath" in line
+    read = read_weights(tmp_path / "p.safetensors")
+    assert all(torch.equal(value, read[name]) for name, value in weights.items())
 
 
 def flip(content: bytes, rng: random.Random) -> bytes:
@@ -328,6 +333,7 @@ def test_an_evaluation_that_does_not_fit(folder: Path, monkeypatch: pytest.Monke
         {"model": {"name": 7}},
         {"model": [], "config": {}},
         {"config": {"train.lr": {}}},
+        {"config": []},
         {"config": {"unknown": 1}},
         {"step": None},
         {"batch": None},

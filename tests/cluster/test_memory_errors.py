@@ -46,10 +46,18 @@ def step(self, *_):
 run, Trainer.step = Trainer.step, step
 {TDFORMER}
 """
+KILLED = f"""
+import os, signal
+from cluster.train import Trainer
+run = Trainer.step
+Trainer.step = lambda self, *given: run(self, *given) if self.rank == 0 else os.kill(os.getpid(), signal.SIGKILL)
+{TDFORMER}
+"""
+"""As the kernel does when a machine's memory is full."""
 
 
 @pytest.mark.parametrize(
-    ("program", "words", "said", "ways", "state"),
+    ("program", "words", "said", "ways", "state", "code"),
     [
         (
             LIMITED,
@@ -57,6 +65,7 @@ run, Trainer.step = Trainer.step, step
             "error: memory has run out (",
             ["lower train.micro_batch (700 now", "set recompute.policy=unit (none now)"],
             "failed",
+            2,
         ),
         (
             FULL_GPU,
@@ -64,17 +73,26 @@ run, Trainer.step = Trainer.step, step
             "error: the GPU's memory has run out (tried to allocate 2.50 GiB)",
             ["lower train.micro_batch (700 now", "raise recompute.borders (1 now)", "raise engine.zero_stage (0 now)"],
             "running",  # as the first rank last said
+            2,
+        ),
+        (
+            KILLED,
+            ["--processes", "2"],
+            "process 1 was ended by SIGKILL: memory has run out, if nobody sent it; ",
+            ["lower train.micro_batch (700 now", "raise engine.zero_stage (0 now)"],
+            "running",
+            1,
         ),
     ],
-    ids=["cpu", "gpu"],
+    ids=["cpu", "gpu", "killed"],
 )
 def test_a_step_that_does_not_fit_ends_in_one_line(
-    tmp_path: Path, program: str, words: list[str], said: str, ways: list[str], state: str
+    tmp_path: Path, program: str, words: list[str], said: str, ways: list[str], state: str, code: int
 ) -> None:
     write_shards("digits", tmp_path / "shards", samples_per_shard=500)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     done = Command("train", "recipe.yaml", *words, cwd=tmp_path, program=program).completed()
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == code, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith(said) and all(way in line for way in ways)
     assert json.loads((tmp_path / "runs" / "run" / "status.json").read_text())["state"] == state

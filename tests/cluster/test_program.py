@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from torch.export.pt2_archive._package import PT2ArchiveReader, PT2ArchiveWriter
 
 from cluster.errors import RunError
+from cluster.export import program
+from cluster.model import example
 from cluster.program import read_program
+from tdformer import registry
+from tdformer.backbones import SDTSizes, SpikformerSizes
+from tdformer.registry import Entry
 
 Records = dict[str, bytes]
 GRAPH, WEIGHTS, CONSTANTS = (
@@ -162,6 +167,29 @@ def test_an_export_is_read(small: tuple[Small, Records], tmp_path: Path) -> None
     read = read_program(written(records, tmp_path / "m.pt2"))
     images = torch.rand(2, 4)
     assert torch.equal(read(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("small_sdt", {"pm": 2, "cm": 3, "clamp": [0, 2]}),
+        ("small_spikformer", {"neuron": "plif", "border_dtype": "bf16"}),
+    ],
+)
+def test_the_other_backbones_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any]
+) -> None:
+    """Where a model gains an operator, `OPERATORS` does; `test_exported_files` reads a QKFormer."""
+    small = {
+        "small_sdt": Entry(SDTSizes(16, 1, (False, False, True, True)), 16, 3, 5, 2),
+        "small_spikformer": Entry(SpikformerSizes(16, 1, 2, (True,) * 4), 32, 2, 5, 2),
+    }
+    monkeypatch.setattr(registry, "MODELS", registry.MODELS | small)
+    model = registry.create_model(name, segments=2, feedback="all", **options).eval()
+    torch.export.save(program(model, 2), tmp_path / "m.pt2")
+    images = torch.rand_like(example(model, 2))
+    with torch.no_grad():
+        torch.testing.assert_close(read_program(tmp_path / "m.pt2")(images), model(images))
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
