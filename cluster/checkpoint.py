@@ -164,14 +164,27 @@ def load(path: Path, verified: bool = False) -> tuple[dict[str, Tensors], dict[s
     fault = None if verified else verify(path)
     if fault is not None:
         raise RunError(f"checkpoint {path} is damaged: {fault}; use another one")
-    parts = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    parts = _parts(path)
     return parts, json.loads((path / STATE).read_text())
 
 
 def load_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """What evaluation needs of a checkpoint: the averaged weights where there are some, else the model's; the state."""
     parts, state = load(path)
-    return parts.get("ema") or parts["model"], state
+    weights = parts.get("ema") or parts.get("model")
+    if not weights or not isinstance(state.get("model"), dict):
+        raise RunError(f"checkpoint {path} holds no model; use another one")
+    return weights, state
+
+
+def _parts(path: Path) -> dict[str, Tensors]:
+    """The tensors in each file of a checkpoint. Raises RunError for what is no safetensors file, which whoever made the
+    checkpoint can have given the right digest."""
+    try:
+        return {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors")) if file.is_file()}
+    except (SafetensorError, OSError) as error:
+        said = str(error).splitlines()[0][:120]
+        raise RunError(f"checkpoint {path} cannot be read ({said}); use another one") from error
 
 
 def clean(root: Path) -> None:

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from pipelines.errors import too_many_files
 
 from . import config as configs
-from .errors import NO_SPACE, RunError, disk_errors, user_errors
+from .errors import NO_SPACE, RunError, disk_errors, memory_errors, no_memory, user_errors
 
 app = typer.Typer(
     help="Train and evaluate TDFormer. Settings are given as key=value; `tdformer config show` lists them.",
@@ -137,6 +137,9 @@ def status(
     jobs.show(runs, watch)
 
 
+_SMALLER = "set a lower train.micro_batch"
+
+
 @app.command("eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint in it, or an exported file.")],
@@ -157,13 +160,15 @@ def evaluate(
 
         if corruptions or corrupted_set:
             raise RunError("--corruptions needs a run folder or a checkpoint, not an exported file")
-        print(json.dumps(evaluate_export(run, overrides or [])))
+        with memory_errors("export it again with a smaller --batch" if run.suffix == ".pt2" else _SMALLER):
+            print(json.dumps(evaluate_export(run, overrides or [])))
         return
     from .evaluate import evaluate_run
 
     kinds = corruptions or ("all" if corrupted_set else "")
-    for row in evaluate_run(run, overrides or [], kinds.split(",") if kinds else [], corrupted_set):
-        print(json.dumps(row), flush=True)
+    with memory_errors(_SMALLER):
+        for row in evaluate_run(run, overrides or [], kinds.split(",") if kinds else [], corrupted_set):
+            print(json.dumps(row), flush=True)
 
 
 @app.command()
@@ -284,6 +289,8 @@ def import_weights(
     with disk_errors(out):
         tdformer.save_pretrained(made, out)
     print(f"{out}: {report.family} weights, {len(report.loaded)} loaded")
+    if report.unread:
+        print(f"  not read, since they are no tensors: {', '.join(report.unread)}")
     for title, names in (("skipped", report.skipped), ("new", report.fresh)):
         for name, reason in names.items():
             print(f"  {title} {name}: {reason}")
@@ -323,6 +330,8 @@ def _user_line(e: Exception) -> str | None:
         return f"no space left{where}; free some and run the same command again"
     if os.strerror(errno.EMFILE) in str(e):  # libraries say it in words only
         return str(too_many_files("this process"))
+    if (said := no_memory(e)) is not None:
+        return f"{said}; free some, or run the same command on a machine with more"
     if not isinstance(e, RunError) and not isinstance(e, user_errors()):  # in this order: the second imports torch
         return None
     return " ".join(str(e).split())

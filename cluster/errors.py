@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,38 @@ def disk_errors(path: str | Path) -> Iterator[None]:
         ):
             raise RunError(f"cannot write {path} ({e.strerror}); choose a place that you may write to") from e
         raise
+
+
+_NO_MEMORY = re.compile(
+    "out of memory|n't allocate memory|not enough memory|annot allocate memory|bad_alloc|ALLOC_FAILED"
+    "|could not create a (primitive|memory object)"
+)
+"""As CUDA, PyTorch's allocator on CPU, the system, C++, cuBLAS and oneDNN say it."""
+
+
+def no_memory(error: BaseException) -> str | None:
+    """In a few words, that an error says that memory has run out; None for any other."""
+    said = str(error)
+    if not isinstance(error, MemoryError) and not (
+        isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(said)
+    ):
+        return None
+    asked = re.search(r"tried to allocate [\d.]+ \w+", said, re.IGNORECASE)
+    where = "the GPU's memory" if re.search("CUDA|CUBLAS", said) else "memory"
+    what = asked[0].replace("T", "t", 1) if asked else (said.splitlines() or ["no room"])[0][:120]
+    return f"{where} has run out ({what})"
+
+
+@contextmanager
+def memory_errors(remedy: str) -> Iterator[None]:
+    """Turn what says that memory has run out into a RunError that ends with `remedy`."""
+    try:
+        yield
+    except Exception as error:
+        said = no_memory(error)
+        if said is None:
+            raise
+        raise RunError(f"{said}; {remedy}") from error
 
 
 def user_errors() -> tuple[type[Exception], ...]:

@@ -4,7 +4,8 @@ MODEL.safetensors   weights, with the model's options in the header: `tdformer.f
 MODEL.pt            a plain state dict, for torch.load(weights_only=True)
 MODEL.pt2           a torch.export program of plain PyTorch operators, BatchNorm folded: it needs no tdformer
 
-Beside each lies MODEL.SUFFIX.json: the model's options, the run's configuration, the checkpoint and its step.
+Beside each lies MODEL.SUFFIX.json: the model's options, the run's configuration, the checkpoint and its step, and a
+SHA-256 of all that and of the file.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 import tdformer
+from tdformer.digest import DIGEST, beside, described, of_file
 from tdformer.norm import fold
+from tdformer.pretrained import read_weights
 
 from . import checkpoint
 from .config import Config, check_commands, flat, load, resolve
@@ -28,6 +31,7 @@ from .errors import RunError, disk_errors
 from .evaluate import class_numbers, computing, evaluate, located
 from .model import example, load_weights, trained_model
 from .overrides import for_evaluation
+from .program import read_program
 from .run import write_atomic
 from .samples import check_kind, opened, view
 
@@ -44,11 +48,11 @@ def export(source: Path, out: Path, batch: int = 1) -> str:
         raise RunError(f"{out}: the format follows the name; end it with one of {', '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
-    file, found = located(source)
+    stored, found = located(source)
     weights, saved = checkpoint.load_weights(found)
     model = tdformer.create_model(**saved["model"])
     load_weights(model, weights, found)
-    about = {"model": saved["model"], "config": flat(load(file, stored=True)), "classes": saved.get("classes")}
+    about = {"model": saved["model"], "config": flat(load(stored, stored=True)), "classes": saved.get("classes")}
     about |= {"checkpoint": str(found), "step": checkpoint.step_of(found)}
     with disk_errors(out), _whole(out) as file:
         if out.suffix == ".safetensors":
@@ -58,7 +62,8 @@ def export(source: Path, out: Path, batch: int = 1) -> str:
         else:
             torch.export.save(program(model, batch), file)
             about["batch"] = batch
-    write_atomic(_about(out), (json.dumps(about, indent=1) + "\n").encode())
+        about[DIGEST] = of_file(file, about)
+    write_atomic(beside(out), (json.dumps(about, indent=1) + "\n").encode())
     return f"{out}: step {about['step']} of {found.parent.parent}, {out.stat().st_size / 2**20:.1f} MiB"
 
 
@@ -80,44 +85,33 @@ def program(model: tdformer.TDFormer, batch: int) -> torch.export.ExportedProgra
 def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate a file that `export` wrote on the test set of the run that it came from.
 
-    A .pt2 is a program: torch reads it without unpickling code, but open only those that you trust.
+    Nothing in it is run that another could have put there: see `read_program` for a .pt2 file, `read_weights` for the
+    others. Raises RunError or ModelError for one that is damaged.
     """
-    try:
-        about = json.loads(_about(path).read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{_about(path)} cannot be read; `tdformer export` writes it beside {path.name}") from error
+    about = described(path)
+    if about is None:
+        raise RunError(f"{beside(path)} cannot be read; `tdformer export` writes it beside {path.name}")
     program = path.suffix == ".pt2"
 
     def read(words: Sequence[str]) -> Config:
-        return load(_about(path), words, stored=True, content=about["config"])
+        return load(beside(path), words, stored=True, content=about["config"])
 
     config, options = for_evaluation(read, overrides, about["model"], program=program)
-    check_commands(config, _about(path), overrides, ["data.root"])
+    check_commands(config, beside(path), overrides, ["data.root"])
     data = opened(config, "test")
     check_kind(config.data, data)
     numbers = class_numbers(about.get("classes"), data, path)
     device = torch.device("cpu")
     model: Callable[[Tensor], Tensor]
     if program:
-        batch, model = about["batch"], _filled(_read(path), about["batch"])
+        batch, model = about["batch"], _filled(read_program(path), about["batch"])
         config.train.precision = "fp32"  # as its graph says
     else:
-        batch, model = resolve(config, 1).micro_batch, trained_model(options, _read(path), config, data, path)
+        weights = read_weights(path, verified=True)
+        batch, model = resolve(config, 1).micro_batch, trained_model(options, weights, config, data, path)
     with computing(config, device):
         result = evaluate(model, data, device, batch, config.data.workers, view=view(config, data), numbers=numbers)
     return {"file": str(path), "step": about["step"], "samples": len(data)} | result
-
-
-def _read(path: Path) -> Any:
-    """The weights, or of a .pt2 file the program."""
-    try:
-        if path.suffix == ".pt2":
-            return torch.export.load(path).module()
-        if path.suffix == ".safetensors":
-            return tdformer.from_pretrained(path).state_dict()
-        return torch.load(path, weights_only=True)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({str(error).splitlines()[0]}); export it again") from error
 
 
 def _filled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
@@ -130,10 +124,6 @@ def _filled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
         return model(torch.cat([images, missing], axis))[:count]
 
     return run
-
-
-def _about(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
 
 
 @contextmanager

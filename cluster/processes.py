@@ -20,7 +20,7 @@ from pipelines.loader import check_shared_memory
 
 from . import planner
 from .config import Config, resolve
-from .errors import RunError, user_errors
+from .errors import RunError, memory_errors, user_errors
 from .model import build_model
 from .monitor import Monitor
 from .run import RunFolder
@@ -98,7 +98,9 @@ def _spawn(config: Config, world: int) -> int:
             if isinstance(failed, mp.ProcessExitedException) and failed.exit_code == 128 + signal.SIGTERM:
                 return failed.exit_code
             if isinstance(failed, mp.ProcessExitedException) and failed.signal_name:
-                print(f"process {failed.error_index} was ended by {failed.signal_name}", file=sys.stderr)
+                why = f": memory has run out, if nobody sent it; {smaller(config, world)}"
+                of = f"process {failed.error_index} was ended by {failed.signal_name}"
+                print(of + (why if failed.signal_name == "SIGKILL" else ""), file=sys.stderr)
                 return 1
             raise
     return 0
@@ -136,7 +138,8 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
     device = init_distributed(rank, world, store, config.engine.timeout_minutes)
     folder = RunFolder(config.run_path)
     with Watchdog(config.engine.timeout_minutes) as watchdog:
-        trainer = Trainer(config, folder, device, notice, watchdog)
+        with memory_errors(smaller(config, world)):
+            trainer = Trainer(config, folder, device, notice, watchdog)
         if rank == 0:
             folder.metrics.truncate(trainer.state.metrics_bytes)
         left: Leave | None = None
@@ -146,7 +149,8 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
             if trainer.recompute is not None:
                 monitor.say(str(trainer.recompute))
             try:
-                monitor.finish(trainer.run(monitor))
+                with memory_errors(smaller(config, world)):
+                    monitor.finish(trainer.run(monitor))
             except Leave as leave:
                 left = leave
                 monitor.leave(leave)
@@ -160,6 +164,19 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
         return 0  # a bad exit of another rank would end the first one before it has queued the job again
     notice.hand_back(left.kind)
     return 128 + signal.SIGTERM
+
+
+def smaller(config: Config, world: int) -> str:
+    """What to change in a run whose step does not fit."""
+    recompute, stage = config.recompute, config.engine.zero_stage
+    ways = [f"lower train.micro_batch ({resolve(config, world).micro_batch} now; a run with checkpoints keeps it)"]
+    if recompute.policy in ("unit", "auto"):
+        ways.append(f"raise recompute.borders ({recompute.borders} now)")
+    else:
+        ways.append(f"set recompute.policy=unit ({recompute.policy} now)")
+    if world > 1 and stage < 3:
+        ways.append(f"raise engine.zero_stage ({stage} now)")
+    return " or ".join(ways)
 
 
 def _cores() -> int:

@@ -1,17 +1,19 @@
-"""Weights from files: published backbones by their key names, and our own exports (safetensors).
+"""Weights from files: published backbones by their key names, and our own exports.
 
-Nothing in a file is run: pickles are read with `weights_only`, and one that asks for more is refused. A backbone's
-weights come with no feedback, so the mixer of every fed-back block, the widened half of the key projection, is set
-to zero: before its first step the TDFormer computes the backbone's function (with the "concat" mixer).
+Nothing in a file is run: pickles are read with `weights_only`, and an object in them that is no tensor becomes an
+`Unread`. A backbone's weights come with no feedback, so the mixer of every fed-back block, the widened half of the key
+projection, is set to zero: before its first step the TDFormer computes the backbone's function (with the "concat"
+mixer).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
-from collections.abc import Mapping
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .backbones import SDT, QKFormer, Spikformer
+from .digest import DIGEST, described, of_tensors, unverified
 from .errors import ModelError
 from .model import TDFormer
 from .registry import create_model
@@ -33,12 +36,14 @@ METADATA = "tdformer"
 @dataclass
 class Report:
     """What became of each tensor: names of the model's that were loaded, of the file's that were skipped, and why, and
-    of the model's that the file does not have and why that is right."""
+    of the model's that the file does not have and why that is right. unread: Python objects beside the weights, by the
+    names of their classes and functions."""
 
     family: str
     loaded: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     fresh: dict[str, str] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list, compare=False)
 
 
 def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> Report:
@@ -47,14 +52,15 @@ def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> 
     source: a `.pth` file or its contents, `{"model" | "state_dict": weights, ...}` or the weights alone, with the
     names of the published QKFormer, Spikformer or Spike-driven Transformer; or a `.safetensors` file of ours.
     BatchNorm statistics of one network go to every segment. A head for another number of classes stays as it is.
-    Raises ModelError for a file that would run code or is damaged, another architecture, and missing or misshapen
-    tensors.
+    Raises ModelError for a file that would run code or is damaged (ours are compared with their digests), another
+    architecture, and missing or misshapen tensors.
     """
     where = "state dict" if isinstance(source, Mapping) else str(source)
-    weights = _weights(source if isinstance(source, Mapping) else _read(Path(source))[0], where)
+    file = _File(source) if isinstance(source, Mapping) else _read(Path(source))
+    weights = _weights(file.contents, where)
     family = _file_family(weights, model)
     own = model.state_dict()
-    report = Report(family)
+    report = Report(family, unread=file.unread)
     values: dict[str, Tensor] = {}
     for key, tensor in weights.items():
         name, reason = (key, "") if family == "tdformer" else _translate(key, family)
@@ -89,12 +95,13 @@ def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> 
 
 
 def save_pretrained(model: TDFormer, path: str | Path) -> None:
-    """Write weights and `model.config` as safetensors; the file appears complete or not at all."""
+    """Write weights, `model.config` and a digest of both as safetensors; the file appears complete or not at all."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    options = json.dumps(model.config)
     try:
-        save_file(tensors, temporary, {METADATA: json.dumps(model.config)})
+        save_file(tensors, temporary, {METADATA: options, DIGEST: of_tensors(options, tensors)})
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -104,29 +111,78 @@ def save_pretrained(model: TDFormer, path: str | Path) -> None:
 
 def from_pretrained(path: str | Path) -> TDFormer:
     """The model that `save_pretrained` wrote, with its options. Raises ModelError for any other file."""
-    weights, metadata = _read(Path(path))
-    if METADATA not in metadata:
+    file = _read(Path(path))
+    if file.options is None:
         raise ModelError(f"{path}: holds no options of a TDFormer; make such a file with `tdformer import`")
     try:
-        model = create_model(**json.loads(metadata[METADATA]))
-    except (TypeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path}: its model options cannot be used ({error}); write the file again") from None
-    load_pretrained(model, weights)
+        model = create_model(**json.loads(file.options))
+    except Exception as error:  # options that somebody else wrote can be anything
+        raise ModelError(f"{path}: its model options cannot be used ({_line(error)}); write the file again") from None
+    load_pretrained(model, file.contents)
     return model
 
 
-def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """The contents of a file and, of safetensors, its metadata."""
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file; give a .pth or .safetensors file")
+def read_weights(path: Path, verified: bool = False) -> dict[str, Tensor]:
+    """The tensors in a file, by name. verified: it has been compared with its description. Raises ModelError as
+    `load_pretrained` does."""
+    return _weights(_read(path, verified).contents, str(path))
+
+
+@dataclass
+class _File:
+    """The contents of a file, the options of a safetensors file of ours, and what was not read; see `Report`."""
+
+    contents: Mapping[str, Any]
+    options: str | None = None
+    unread: list[str] = field(default_factory=list)
+
+
+def _read(path: Path, verified: bool = False) -> _File:
+    if not os.path.isfile(path):
+        raise ModelError(f"{path}: no such file, or no plain one; give a .pth or .safetensors file")
     if path.suffix == ".safetensors":
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: is not a readable safetensors file ({_line(error)}); get it again") from None
+        return _safetensors(path)
+    if not verified:
+        described(path)
+    return _checkpoint(path)
+
+
+def _safetensors(path: Path) -> _File:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the training options beside published weights
+        with safetensors.safe_open(path, "pt") as file:
+            tensors, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception as error:  # safetensors and torch raise half a dozen kinds
+        raise ModelError(f"{path}: is not a readable safetensors file ({_line(error)}); get it again") from None
+    options = said.get(METADATA)
+    if options is not None and DIGEST not in said:
+        unverified(path)
+    elif options is not None and said[DIGEST] != of_tensors(options, tensors):
+        raise ModelError(f"{path}: is damaged (its SHA-256 is not that of its header); get it again")
+    return _File(tensors, options)
+
+
+class Unread:
+    """What stands for an object that a checkpoint holds beside its weights. Nothing of it is imported or called."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+_CONTAINERS: dict[str, Callable[..., Any]] = {
+    "collections.defaultdict": lambda *_: {},
+    "collections.deque": lambda *_: [],
+}
+"""What an `Unread` cannot stand for, since the weights-only unpickler puts items into it."""
+
+
+def _checkpoint(path: Path) -> _File:
+    try:
+        unread = _others(path)
+        safe: list[Any] = [(_CONTAINERS.get(name, Unread), name) for name in unread]
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(safe):
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises almost anything for bytes that are not a checkpoint
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -135,7 +191,21 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
         raise ModelError(f"{path}: is not a readable checkpoint ({_line(error)}); get it again") from None
     if not isinstance(contents, Mapping):
         raise ModelError(f"{path}: holds a {type(contents).__name__}, not a dict of weights; save a state dict")
-    return contents, {}
+    return _File(contents, unread=unread)
+
+
+def _others(path: Path) -> list[str]:
+    """The names in a checkpoint's pickle that `weights_only` does not know; of one in the format before PyTorch 1.6, no
+    zip, none. Raises an exception for a damaged zip: torch.load does not look at its checksums."""
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:  # they are never compressed
+            raise ValueError("its parts exceed the file")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged (checksum)")
+    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
 
 
 def _line(error: Exception) -> str:
@@ -146,11 +216,18 @@ def _weights(contents: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     """The tensors by name, out of a training checkpoint and without the prefix of DataParallel."""
     inner = next((contents[k] for k in ("model", "state_dict") if isinstance(contents.get(k), Mapping)), contents)
     weights = {str(k).removeprefix("module."): v for k, v in inner.items()}
-    other = next((k for k, v in weights.items() if not isinstance(v, Tensor)), None)
+    other = next((k for k, v in weights.items() if not _plain(v)), None)
     if other is not None or not weights:
-        found = f"{other!r} is no tensor" if weights else "it is empty"
+        found = f"{other!r} is no tensor of real numbers" if weights else "it is empty"
         raise ModelError(f"{where}: holds no weights ({found}); give a state dict, alone or under model or state_dict")
     return weights
+
+
+def _plain(value: Any) -> bool:
+    """Whether it is a dense tensor that has values."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested or value.is_meta:
+        return False
+    return not (value.is_quantized or value.is_complex())
 
 
 def _file_family(weights: Mapping[str, Tensor], model: TDFormer) -> str:

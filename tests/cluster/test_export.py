@@ -46,7 +46,7 @@ def test_every_format_evaluates_as_the_checkpoint_does(cli: Any, tmp_path: Path)
         (("export", "runs/run", "m.onnx"), "end it with one of .safetensors, .pt, .pt2"),
         (("export", "runs/none", "m.pt"), "neither a run folder nor a checkpoint"),
         (("export", "runs/run", "none/m.pt"), "none: no such folder"),
-        (("eval", "m.pt"), "m.pt cannot be read"),
+        (("eval", "m.pt"), "m.pt and m.pt.json are not what was exported (SHA-256)"),
         (("eval", "recipe.yaml"), "recipe.yaml.json cannot be read"),
         (("sync", "runs/run"), "nothing logged offline"),
     ):

@@ -1,0 +1,88 @@
+"""SHA-256 digests of exported files, over the weights and what is said of them: a damaged file is not read.
+
+A safetensors file has one of its options and tensors in its header. The description that lies beside an exported file,
+FILE.json, has one of itself and of the file's bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import ModelError
+from .registry import create_model
+
+log = logging.getLogger(__name__)
+
+DIGEST = "sha256"
+"""The key of the digest, in a header and in a description."""
+
+
+def of_tensors(options: str, tensors: Mapping[str, Tensor]) -> str:
+    """The digest of a header's text and of dense tensors, by name."""
+    digest = hashlib.sha256(options.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def of_file(path: Path, about: Mapping[str, Any]) -> str:
+    """The digest of a file and of its description, however that is spaced and sorted."""
+    said = json.dumps({key: value for key, value in about.items() if key != DIGEST}, sort_keys=True)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.sha256(said.encode())).hexdigest()
+
+
+def beside(path: Path) -> Path:
+    """Where the description of an exported file lies."""
+    return path.with_name(path.name + ".json")
+
+
+def described(path: Path) -> dict[str, Any] | None:
+    """The description beside an exported file; None where there is none, or one that is not ours.
+
+    Its `model` is all options of the model. Raises ModelError where it cannot be read or used, or the two are not what
+    was exported. One of an earlier version has no digest: a line says so.
+    """
+    file = beside(path)
+    if not file.is_file():
+        return None
+    try:
+        about = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file} cannot be read ({type(error).__name__}); export {path.name} again") from None
+    if not isinstance(about, dict) or not {"model", "config", "checkpoint", "step"} <= about.keys():
+        return None
+    if DIGEST not in about:
+        unverified(path)
+    elif about[DIGEST] != of_file(path, about):
+        raise ModelError(f"{path} and {file.name} are not what was exported (SHA-256): one is damaged; export it again")
+    step, batch = about["step"], about.get("batch", None if path.suffix == ".pt2" else 1)
+    if (
+        type(step) is not int
+        or type(batch) is not int
+        or step < 0
+        or batch < 1
+        or not isinstance(about["config"], dict)
+    ):
+        raise ModelError(f"{file} says step {step!r:.40}, batch {batch!r:.40}; export {path.name} again")
+    try:
+        with torch.device("meta"):
+            about["model"] = create_model(**about["model"]).config
+    except Exception as error:  # options that somebody else wrote can be anything
+        raise ModelError(f"{file}: its model options cannot be used ({error}); export {path.name} again") from None
+    return about
+
+
+def unverified(path: Path) -> None:
+    """Say, in one line, that a file of ours has no digest."""
+    log.warning("warning: %s has no digest (an earlier version wrote it): what it holds is not verified", path)
