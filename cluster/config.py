@@ -18,6 +18,9 @@ from pipelines.remote import Patience, Remote, is_remote
 
 from .errors import RunError
 
+RECIPES = Path(__file__).with_name("recipes")
+"""The recipes that come with us: in the tree a link to configs/, in a wheel its files."""
+
 
 def setting(default: Any, **limits: Any) -> Any:
     """A field with limits: choices=(...), or least, above, most, below for a number or each of a list."""
@@ -249,13 +252,14 @@ NEUTRAL = frozenset(
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
-    """The defaults, the keys of the section `site` in the YAML file `site`, the YAML file at `path`, then `key=value`
-    overrides; checked. Raises RunError."""
+    """The defaults, the keys of the section `site` in the YAML file `site`, the YAML file or recipe `path`, then
+    `key=value` overrides; checked. Raises RunError."""
     config = OmegaConf.structured(Config)
     if site is not None:
         _apply(config, _read(site), str(site), "site.")
     if path is not None:
-        _apply(config, _read(Path(path)), str(path))
+        path = recipe(path)
+        _apply(config, _read(path, _recipes_like(path)), str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
@@ -274,6 +278,23 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Pa
     assert isinstance(result, Config)
     check(result)
     return result
+
+
+def recipe(path: str | Path) -> Path:
+    """The file of our recipe, where `path` is the name of one; any other path, and that of an existing file, as it is."""
+    path = Path(path)
+    ours = _recipes().get(str(path))
+    return path if ours is None or (path.exists() and not path.is_dir()) else ours
+
+
+def _recipes() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def _recipes_like(path: Path) -> str:
+    """The end of a line: recipes whose names are near; of a word that is near none, all."""
+    like = difflib.get_close_matches(path.stem, _recipes()) or (_recipes() if len(path.parts) == 1 else ())
+    return f"; recipes: {', '.join(like)}" if like else ""
 
 
 def to_yaml(config: Config) -> str:
@@ -410,12 +431,12 @@ def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
                 raise RunError(f"{key} is {_show(value)}; it must be {words} {limits[limit]}")
 
 
-def _read(path: Path) -> dict[Any, Any]:
+def _read(path: Path, others: str = "") -> dict[Any, Any]:
     try:
         loaded = OmegaConf.load(path)
         content = OmegaConf.to_container(loaded, resolve=False)
     except FileNotFoundError as e:
-        raise RunError(f"{path}: no such configuration file") from e
+        raise RunError(f"{path}: no such configuration file{others}") from e
     except (OSError, UnicodeDecodeError) as e:
         raise RunError(f"{path}: cannot be read ({_first_line(e)})") from e
     except yaml.YAMLError as e:
