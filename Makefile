@@ -1,9 +1,9 @@
 # Two commands do everything on a fresh machine: `make train` and `make test`.
-# PYTHON names another interpreter than python3.11.
-export PYTHON ?= python3.11
+# PYTHON names another interpreter than the first of python3.11 to python3.13.
+export PYTHON
 BIN := .venv/bin
 
-.PHONY: help install ffcv train test lint format clean
+.PHONY: help install ffcv train test lint format lock clean
 
 help:
 	@echo "make train   install, get the pictures, train the quick start (or go on where it was)"
@@ -11,6 +11,7 @@ help:
 	@echo "make ffcv    build FFCV, for data.format=ffcv"
 	@echo "make lint    the checks without the suite"
 	@echo "make format  rewrite the code in the project's style"
+	@echo "make lock    write .ci/constraints.txt anew for the requirements in pyproject.toml"
 	@echo "make clean   remove .venv and caches; data and runs stay"
 
 # The stamp is the last thing that the script writes, so a broken install is made again.
@@ -39,6 +40,9 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: install
+	@.ci/lock.sh
 
 clean:
 	rm -rf .venv *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

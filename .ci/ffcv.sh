@@ -4,8 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export DEBIAN_FRONTEND=noninteractive
 
-python=.venv/bin/python
-"$python" -c 'import ffcv.reader, ffcv.writer' 2>/dev/null && exit 0
+works() { .venv/bin/python -c 'import ffcv.reader, ffcv.writer' 2>/dev/null; }
+works && exit 0
 needs="g++ pkg-config libturbojpeg0-dev libopencv-dev"
 if ! pkg-config --exists opencv4 libturbojpeg 2>/dev/null; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -16,7 +16,11 @@ if ! pkg-config --exists opencv4 libturbojpeg 2>/dev/null; then
     # shellcheck disable=SC2086
     apt-get install -qq -y --no-install-recommends $needs >/dev/null
 fi
-pip() { "$python" -m pip --disable-pip-version-check "$@"; }
+# uv keeps what it has built; built against another OpenCV it does not import, and is built again.
 # Without its opencv-python, which needs libGL; the headless one is there.
-pip install --quiet -c .ci/constraints.txt assertpy fastargs terminaltables pytorch-pfn-extras
-pip install --quiet -c .ci/constraints.txt --no-deps --no-build-isolation ffcv
+install() {
+    .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation \
+        -r pyproject.toml --extra ffcv "$@"
+}
+install && works || install --reinstall-package ffcv --refresh-package ffcv
+works

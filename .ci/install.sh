@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export DEBIAN_FRONTEND=noninteractive
 
-python=${PYTHON:-python3.11}
+pythons=${PYTHON:-python3.11 python3.12 python3.13}
 stamp=.venv/.installed
 
 die() {
@@ -13,7 +13,12 @@ die() {
     exit 1
 }
 
-has_python() { "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+has_python() {
+    for python in $pythons; do
+        "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && return
+    done
+    return 1
+}
 has_venv() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
 
 if ! { has_python && has_venv; }; then
@@ -21,7 +26,7 @@ if ! { has_python && has_venv; }; then
         apt-get update -qq
         apt-get install -qq -y --no-install-recommends python3 python3-venv
     fi
-    has_python || die "no working $python; on Debian 12: apt-get install python3 (elsewhere: make PYTHON=/path/to/python)"
+    has_python || die "no working ${pythons// /, }; on Debian 12: apt-get install python3 (elsewhere: make PYTHON=/path/to/python)"
     has_venv || die "$python cannot make a virtual environment; on Debian 12: apt-get install python3-venv"
 fi
 
@@ -33,17 +38,16 @@ flock 9
 [ -e "$stamp" ] || "$python" -m venv --clear .venv
 rm -f "$stamp"
 
-echo "Installing into .venv (some 1.5 GB, a minute or two) ..."
+echo "Installing into .venv (some 2.7 GB, with torch's CUDA build 5.6) ..."
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
-# torch first and by its pin, so that no other requirement can choose its build.
-pip install --quiet -c .ci/constraints.txt setuptools torch
-pip install --quiet -c .ci/constraints.txt -e '.[dev,augment]' --no-build-isolation
-# An earlier install's, whose needs are left out on purpose below; pip check would name them.
-pip uninstall -qq --yes spikingjelly imagecorruptions-imaug ffcv
-pip check
-# The benchmarks' peer alone: what it asks for (torchaudio, cupy ...) is not needed, and would bring another torch.
-pip install --quiet --no-deps spikingjelly==2.0.0 loguru==0.7.3
-# Without its opencv-python, which needs libGL; the headless one is the same without windows.
-pip install --quiet -c .ci/constraints.txt scikit-image opencv-python-headless
-pip install --quiet -c .ci/constraints.txt --no-deps imagecorruptions-imaug
+pip install --quiet -c .ci/constraints.txt uv
+# Where a site has its own wheels or a mirror, pip has been told; uv reads none of pip's settings.
+of_pip() { pip config list | sed -n "s/^[^=]*\.$1='\(.*\)'\$/\1/p" | sed 's/\\n/ /g' | xargs -n 1 | sort -u | paste -sd ,; }
+export UV_FIND_LINKS="${UV_FIND_LINKS-$(of_pip find-links)}" UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX-$(of_pip index-url)}"
+uv() { .venv/bin/uv pip "$@" --quiet --python .venv/bin/python; }
+# exact: without what an earlier install left, such as what is added after the check.
+uv install --exact -c .ci/constraints.txt -e '.[dev,augment]' --group needs
+uv check
+# Without what they ask for: another torch, and OpenCV with windows, which needs libGL.
+uv install --no-deps --compile-bytecode -c .ci/constraints.txt -r pyproject.toml --extra corruptions --group peer
 touch "$stamp"

@@ -19,6 +19,9 @@ from pipelines.remote import Patience, Remote, check_public, is_command, is_remo
 
 from .errors import RunError
 
+RECIPES = Path(__file__).with_name("recipes")
+"""The recipes that come with us: in the tree a link to configs/, in a wheel its files."""
+
 
 def setting(default: Any, **limits: Any) -> Any:
     """A field with limits: choices=(...), or least, above, most, below for a number or each of a list."""
@@ -256,8 +259,8 @@ def load(
     stored: bool = False,
     content: Any = None,
 ) -> Config:
-    """The defaults, the keys of the section `site` in the YAML file `site`, the YAML file at `path`, then `key=value`
-    overrides; checked. Raises RunError.
+    """The defaults, the keys of the section `site` in the YAML file `site`, the YAML file or recipe `path`, then
+    `key=value` overrides; checked. Raises RunError.
 
     stored: `path` lies in a run folder or beside an exported file, and may be a stranger's: ${...} in it is refused.
     content: what `path` says, where that is not YAML."""
@@ -265,7 +268,9 @@ def load(
     if site is not None:
         _apply(config, _read(site), str(site), "site.")
     if path is not None:
-        content = _read(Path(path)) if content is None else content
+        if content is None:
+            path = Path(path) if stored else recipe(path)
+            content = _read(path, _recipes_like(path))
         if stored:
             _check_resolved(content, str(path))
         _apply(config, content, str(path))
@@ -334,6 +339,23 @@ def _check_resolved(content: Any, where: str, key: str = "") -> None:
     for inner in content if isinstance(content, (dict, list)) else ():
         value, name = (content[inner], f"{key}.{inner}".strip(".")) if isinstance(content, dict) else (inner, key)
         _check_resolved(value, where, name)
+
+
+def recipe(path: str | Path) -> Path:
+    """The file of our recipe, where `path` is the name of one; any other path, and an existing file, as it is."""
+    path = Path(path)
+    ours = _recipes().get(str(path))
+    return path if ours is None or (path.exists() and not path.is_dir()) else ours
+
+
+def _recipes() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def _recipes_like(path: Path) -> str:
+    """The end of a line: recipes whose names are near; of a word that is near none, all."""
+    like = difflib.get_close_matches(path.stem, _recipes()) or (_recipes() if len(path.parts) == 1 else ())
+    return f"; recipes: {', '.join(like)}" if like else ""
 
 
 def to_yaml(config: Config) -> str:
@@ -474,12 +496,12 @@ def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
                 raise RunError(f"{key} is {_show(value)}; it must be {words} {limits[limit]}")
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, others: str = "") -> Any:
     try:
         loaded = OmegaConf.load(path)
         content = OmegaConf.to_container(loaded, resolve=False)
     except FileNotFoundError as e:
-        raise RunError(f"{path}: no such configuration file") from e
+        raise RunError(f"{path}: no such configuration file{others}") from e
     except (OSError, UnicodeDecodeError) as e:
         raise RunError(f"{path}: cannot be read ({_first_line(e)})") from e
     except yaml.YAMLError as e:

@@ -24,11 +24,12 @@ FALL_BACK = "digits"
 
 
 def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
-    """Make sure that the shards of the configuration at `path` are there; returns the configuration to train.
+    """Make sure that the shards of the configuration or recipe `path` are there; returns the file to train.
 
     That is `path`, or, where the raw files of Fashion-MNIST are missing, the recipe beside it for scikit-learn's
     digits, which need none. Raises RunError or DataError for shards that are damaged or of another data set.
     """
+    path = configs.recipe(path)
     config = configs.load(path, overrides)
     for_preparation(config, overrides)
     data = config.data

@@ -64,6 +64,35 @@ def test_what_is_shown_loads_as_the_same(path: Path, tmp_path: Path):
     assert load(tmp_path / "shown.yaml") == config
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_a_recipe_is_found_by_its_name_from_any_folder(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert load(path.stem, ["seed=3"]) == load(path, ["seed=3"])
+    (tmp_path / path.stem).mkdir()  # such as a run's
+    assert load(path.stem) == load(path)
+    (tmp_path / path.stem).rmdir()
+    (tmp_path / path.stem).write_text("name: mine")  # the user's file of just that name wins
+    assert load(path.stem).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("quikstart", "quickstart"),
+        ("quickstart.yaml", "quickstart"),
+        ("configs/digit.yaml", "digits"),
+        ("cifar", "cifar10_dvs"),
+        ("dvs128", "dvs128_gesture"),
+        ("none", "cifar10_dvs, default, digits, dvs128_gesture, quickstart"),
+    ],
+)
+def test_a_file_that_is_not_there_names_the_recipes_like_it(
+    given: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert message(path=Path(given)) == f"{given}: no such configuration file; recipes: {named}"
+
+
 @given(st.floats(1e-300, 1e300), st.integers(0, 2**62))
 def test_numbers_keep_every_digit(tmp_path_factory: Any, lr: float, seed: int):
     path = tmp_path_factory.getbasetemp() / "digits.yaml"
