@@ -29,7 +29,7 @@ from . import engine as engines
 from .config import Config, flat, resolve
 from .ema import EMA
 from .errors import RunError
-from .evaluate import evaluate, renumbered
+from .evaluate import evaluate
 from .health import Alarms, Stopwatch, Watchdog
 from .model import build_model, load_weights
 from .monitor import Monitor
@@ -104,12 +104,9 @@ class Trainer:
             parts, saved = checkpoint.load(found, verified=True)
             load_weights(model, parts["model"], found)
             self.state = TrainState.from_dict(saved["state"])
-            self.state.cursor = self.state.cursor.check(self.data.digest, self.data.columns)
-            self.classes = saved.get("classes", self.classes)
-        self.numbers, self.validation_numbers = (
-            mapping(self.classes, data.class_names, str(found or self.data.folder), str(data.folder))
-            for data in (self.data, self.validation)
-        )
+            # Another name is another digest too; this says which.
+            mapping(saved.get("classes", self.classes), self.classes, str(found), str(self.data.folder))
+        self.state.cursor = self.state.cursor.check(self.data.digest, self.data.columns)
         auto = config.train.sync_batchnorm == "auto" and self.plan.micro_batch < SMALL_SHARE
         synchronise(model, self.world > 1 and (auto or config.train.sync_batchnorm == "on"))
         self.ema = EMA(model.to(device), config.train.ema_decay) if config.train.ema_decay else None
@@ -297,7 +294,7 @@ class Trainer:
         device, mixed if asked; and the labels `[B]`."""
         config, cursor = self.config, self.state.cursor
         images = to_device(batch.images, self.data.mean, self.data.std, self.device)
-        labels = renumbered(batch.labels, self.numbers).to(self.device)
+        labels = batch.labels.to(self.device)
         targets = soft_targets(labels, self.engine.module.config["num_classes"], config.train.label_smoothing)
         if config.data.mixes:
             images, targets = mix(
@@ -345,7 +342,6 @@ class Trainer:
                 self.config.data.workers,
                 self.watchdog.alive,
                 self.view,
-                self.validation_numbers,
             )
         self.watchdog.alive()
         self.engine.train()
