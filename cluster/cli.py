@@ -275,7 +275,7 @@ def show(
 def main() -> None:
     """The entry point. Exit codes: 0 done, 2 something the user can mend (one line), 130 interrupted."""
     try:
-        app()
+        app(args=[_at_home(word) for word in sys.argv[1:]])
     except Exception as e:
         line = _user_line(e)
         if line is None:
@@ -284,6 +284,12 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _at_home(word: str) -> str:
+    """`word` with the home folder for ~ also where the shell leaves it: in --site=~/mine.yaml, or in quotes."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + os.path.expanduser(value)
 
 
 def _user_line(e: Exception) -> str | None:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.errors import DataError
 from pipelines.remote import Patience, Remote, is_remote
 
+from . import values
 from .errors import RunError
+from .values import show
 
 
 def setting(default: Any, **limits: Any) -> Any:
-    """A field with limits: choices=(...), or least, above, most, below for a number or each of a list."""
+    """A field with limits: choices=(...), or least, above, most, below for a number or each of a list; form=: how it
+    is written."""
     return field(default=default, metadata=limits)
 
 
@@ -86,8 +89,8 @@ class FetchConfig:
 class DataConfig:
     dataset: str = "fashion_mnist"
     format: str = setting("webdataset", choices=("webdataset", "ffcv"))
-    root: str | None = None
-    source: str | None = None
+    root: str | None = setting(None, form=values.FOLDER)
+    source: str | None = setting(None, form=values.FOLDER)
     size: int | None = setting(None, least=1)
     crop_ratio: float = setting(0.875, above=0, most=1)
     frames: str = setting("count", choices=("count", "time"))
@@ -95,7 +98,7 @@ class DataConfig:
     on_error: str = setting("raise", choices=("raise", "skip"))
     skips: int = setting(100, least=0)
     window: int | None = setting(None, least=1)
-    cache: str | None = None
+    cache: str | None = setting(None, form=values.FOLDER)
     cache_gb: float = setting(50.0, above=0)
     fetch: FetchConfig = field(default_factory=FetchConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -185,7 +188,7 @@ class SiteConfig:
     partition: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    minutes: int = setting(1440, least=1)
+    minutes: int = setting(1440, least=1, form=values.MINUTES)
     signal_seconds: int = setting(300, least=1)
     cpus_per_process: int | None = setting(None, least=1)
     memory_gb: float | None = setting(None, above=0)
@@ -201,7 +204,7 @@ class SiteConfig:
 class Config:
     name: str = "run"
     seed: int = setting(0, least=0, below=2**63)
-    runs_dir: str = "runs"
+    runs_dir: str = setting("runs", form=values.FOLDER)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -250,35 +253,24 @@ NEUTRAL = frozenset(
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
     """The defaults, the keys of the section `site` in the YAML file `site`, the YAML file at `path`, then `key=value`
-    overrides; checked. Raises RunError."""
-    config = OmegaConf.structured(Config)
-    if site is not None:
-        _apply(config, _read(site), str(site), "site.")
-    if path is not None:
-        _apply(config, _read(Path(path)), str(path))
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key.strip():
-            raise RunError(f"{override!r} is not an override; write key=value, for example train.epochs=2")
-        try:
-            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)
-        except (OmegaConfBaseException, yaml.YAMLError) as e:
-            raise RunError(f"{override!r}: the value cannot be read ({_first_line(e)})") from e
-        assert isinstance(parsed, dict)
-        _apply(config, {key.strip(): parsed["value"]}, "command line")
-    try:
-        OmegaConf.resolve(config)
-        result = OmegaConf.to_object(config)
-    except OmegaConfBaseException as e:
-        raise RunError(f"{path or 'command line'}: {_first_line(e)}") from e
-    assert isinstance(result, Config)
-    check(result)
-    return result
+    overrides; checked. `${...}` is replaced by the setting or the environment's variable that it names. Raises
+    RunError."""
+    layers = [] if site is None else [_layer(values.file_text(site), str(site), "site")]
+    layers += [] if path is None else [_layer(values.file_text(Path(path)), str(path))]
+    return _made([*layers, *map(_override, overrides)])
+
+
+def stored(kept: Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """A configuration that `to_yaml` wrote to a file, or that `flat` gave, then overrides. What was stored is whole and
+    maybe a stranger's: nothing in it is resolved. Raises RunError."""
+    text = values.file_text(kept) if isinstance(kept, Path) else values.dump(kept)
+    where = str(kept) if isinstance(kept, Path) else "stored configuration"
+    return _made([_layer(text, where, literal=True), *map(_override, overrides)])
 
 
 def to_yaml(config: Config) -> str:
-    """The whole configuration, as `load` reads it."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    """The whole configuration, as `load` and `stored` read it."""
+    return values.dump(asdict(config))
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -293,7 +285,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 def differences(one: Config, other: Config) -> list[str]:
     """The settings that differ and change the numbers of a run: `train.lr (0.001, now 0.002)`."""
     a, b = flat(one), flat(other)
-    return [f"{k} ({_show(a[k])}, now {_show(b[k])})" for k in a if k not in NEUTRAL and a[k] != b[k]]
+    return [f"{k} ({show(a[k])}, now {show(b[k])})" for k in a if k not in NEUTRAL and a[k] != b[k]]
 
 
 @dataclass(frozen=True)
@@ -324,7 +316,7 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
     if isinstance(model.v_reset, str) and model.v_reset != "soft":
         raise RunError(f"model.v_reset is {model.v_reset}; give a number or soft")
     if isinstance(model.image_size, list) and len(model.image_size) != 2:
-        raise RunError(f"model.image_size is {_show(model.image_size)}; give a number or [height, width]")
+        raise RunError(f"model.image_size is {show(model.image_size)}; give a number or [height, width]")
     if isinstance(folder := config.data.folder, Remote) and config.data.window is None:
         raise RunError(
             f"data.root is {folder.root}, not a local folder, and all its shards cannot be shuffled together; "
@@ -337,16 +329,16 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
     for key in ("scale", "ratio"):
         low, high = getattr(config.data.augment, key)
         if low > high:
-            raise RunError(f"data.augment.{key} is {_show([low, high])}; the smaller one comes first")
+            raise RunError(f"data.augment.{key} is {show([low, high])}; the smaller one comes first")
     if model.time_steps and model.segments and model.time_steps % model.segments:
         raise RunError(
             f"model.segments={model.segments} does not divide model.time_steps={model.time_steps}; "
             f"choose {_words([str(d) for d in range(1, model.time_steps + 1) if model.time_steps % d == 0])}"
         )
     if isinstance(model.feedback, list) and len(set(model.feedback)) != len(model.feedback):
-        raise RunError(f"model.feedback names a block twice: {_show(model.feedback)}")
+        raise RunError(f"model.feedback names a block twice: {show(model.feedback)}")
     if model.clamp and not model.clamp[0] < model.clamp[1]:
-        raise RunError(f"model.clamp is {_show(model.clamp)}; the lower bound b comes first and is below a")
+        raise RunError(f"model.clamp is {show(model.clamp)}; the lower bound b comes first and is below a")
     if alphas is not None:
         if model.segments and len(alphas) != model.segments:
             raise RunError(f"train.alphas has {len(alphas)} entries for model.segments={model.segments}")
@@ -394,12 +386,12 @@ def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
     if choices and not many and value not in choices:
         near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise RunError(f"{key} is {_show(value)}; choose {_words([str(c) for c in choices])}{hint}")
+        raise RunError(f"{key} is {show(value)}; choose {_words([str(c) for c in choices])}{hint}")
     for number in value if many else [value]:
         if not isinstance(number, (int, float)) or isinstance(number, bool):
             continue
         if not math.isfinite(number):
-            raise RunError(f"{key} is {_show(value)}; it must be finite")
+            raise RunError(f"{key} is {show(value)}; it must be finite")
         for limit, words, holds in (
             ("least", "at least", lambda x, y: x >= y),
             ("above", "above", lambda x, y: x > y),
@@ -407,62 +399,109 @@ def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
             ("below", "below", lambda x, y: x < y),
         ):
             if limit in limits and not holds(number, limits[limit]):
-                raise RunError(f"{key} is {_show(value)}; it must be {words} {limits[limit]}")
+                raise RunError(f"{key} is {show(value)}; it must be {words} {limits[limit]}")
 
 
-def _read(path: Path) -> dict[Any, Any]:
-    try:
-        loaded = OmegaConf.load(path)
-        content = OmegaConf.to_container(loaded, resolve=False)
-    except FileNotFoundError as e:
-        raise RunError(f"{path}: no such configuration file") from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise RunError(f"{path}: cannot be read ({_first_line(e)})") from e
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise RunError(f"{where}: not valid YAML ({getattr(e, 'problem', None) or _first_line(e)})") from e
-    except OmegaConfBaseException as e:
-        raise RunError(f"{path}: {_first_line(e)}") from e
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: a configuration is a mapping of keys to values")
-    return content
+@dataclass(frozen=True)
+class _Reference:
+    """A setting with `${...}`, to be read when all others are."""
+
+    written: values.Raw
+    where: str
 
 
-def _apply(config: Any, layer: Mapping[Any, Any], where: str, prefix: str = "") -> None:
-    """Set each value of `layer` in the structured `config`; keys may be nested or dotted."""
+def _made(layers: Iterable[Mapping[str, Any]]) -> Config:
+    """The defaults with each layer's settings, of which a later one wins; checked."""
+    config, given = Config(), {name: value for layer in layers for name, value in layer.items()}
+    references = {name: value for name, value in given.items() if isinstance(value, _Reference)}
+    for name in given.keys() - references.keys():
+        _set(config, name, given[name])
+    if references:
+        tree = asdict(config)
+        for name, reference in references.items():
+            *sections, last = name.split(".")
+            functools.reduce(dict.__getitem__, sections, tree)[last] = values.words(reference.written)
+        for name, reference in references.items():
+            with _expecting(name, reference.where, values.words(reference.written)):
+                value = values.resolved(tree, name, _types()[name][0])
+                _set(config, name, _value(name, value))
+    check(config)
+    return config
+
+
+def _set(config: Config, name: str, value: Any) -> None:
+    *sections, last = name.split(".")
+    setattr(functools.reduce(getattr, sections, config), last, value)
+
+
+def _override(given: str) -> dict[str, Any]:
+    key, equals, value = given.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise RunError(f"{given!r} is not an override; write key=value, for example train.epochs=2")
+    where = "command line"
+    node = values.argument(value, _types()[key][0] if key in _types() else "", repr(given))
+    return {
+        name: _read(name, part, where, shown=value.strip() if part is node else part)
+        for name, part in _named(key, node, where, set())
+    }
+
+
+def _layer(text: str, where: str, section: str = "", literal: bool = False) -> dict[str, Any]:
+    """The settings in a YAML document, whose keys may be nested or dotted. literal: see `stored`."""
+    root = values.compose(text, where)
+    if root is None:  # nothing but comments
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise RunError(f"{where}: a configuration is a mapping of keys to values")
+    return {name: _read(name, node, where, literal) for name, node in _named(section, root, where, set())}
+
+
+def _named(name: str, node: yaml.Node, where: str, seen: set[str]) -> Iterator[tuple[str, yaml.Node]]:
+    """The settings below the key `name`, each with what stands there."""
     types = _types()
-    for key, value in layer.items():
-        name = f"{prefix}{key}"
-        section = any(k.startswith(name + ".") for k in types)
-        if name not in types and not section:
-            near = _nearest(name, [*types])
-            raise RunError(f"{where}: {name} is not a setting; the nearest is {near}")
-        if section:
-            if isinstance(value, Mapping):
-                _apply(config, value, where, name + ".")
-            elif value is not None:  # an empty section
-                raise RunError(f"{where}: {name} is a section; set one of its keys, like {_first(types, name)}")
-            continue
-        kind, limits = types[name]
-        value = _as_meant(value, kind, limits)
-        try:
-            if isinstance(value, bool) and "bool" not in kind:
-                raise RunError
-            OmegaConf.update(config, name, value)
-        except (OmegaConfBaseException, RunError) as e:
-            raise RunError(f"{where}: {name} is {_show(value)}; expected {_expected(kind)}") from e
+    section = not name or any(k.startswith(name + ".") for k in types)
+    if not section and name not in types:
+        raise RunError(f"{where}: {show(name)} is not a setting; the nearest is {_nearest(name, [*types])}")
+    if name in seen:
+        line = f", line {node.start_mark.line + 1}" if node.start_mark else ""
+        raise RunError(f"{where}{line}: {name} is set twice; keep one")
+    seen.add(name)
+    if not section:
+        yield name, node
+    elif isinstance(node, yaml.MappingNode):
+        values.check_tag(node, where)
+        for key, value in node.value:
+            inner = show(key)
+            yield from _named(f"{name}.{inner}" if name else inner, value, where, seen)
+    elif not values.is_null(node):  # an empty section is one without settings
+        raise RunError(f"{where}: {name} is a section; set one of its keys, like {_first(types, name)}")
 
 
-def _as_meant(value: Any, kind: str, limits: Mapping[str, Any]) -> Any:
-    """YAML reads on and off as booleans; and a whole number is a number."""
-    if isinstance(value, bool) and "on" * value + "off" * (not value) in limits.get("choices", ()):
-        return "on" if value else "off"
-    if type(value) is int and kind.startswith("float"):
-        return float(value)
-    return value
+def _read(name: str, node: yaml.Node, where: str, literal: bool = False, shown: Any = None) -> Any:
+    with _expecting(name, where, node if shown is None else shown):
+        written = values.raw(node, where)
+        if not literal and values.refers(written):
+            return _Reference(written, where)
+        return _value(name, values.unescaped(written) if literal else written)
 
 
+def _value(name: str, written: values.Raw) -> Any:
+    kind, limits = _types()[name]
+    return values.as_type(written, kind, limits.get("form"))
+
+
+@contextmanager
+def _expecting(name: str, where: str, written: Any) -> Iterator[None]:
+    """A ValueError means that what is written for a setting is of another type."""
+    try:
+        yield
+    except ValueError as e:
+        kind, limits = _types()[name]
+        raise RunError(f"{where}: {name} is {show(written)}; expected {_expected(kind, limits.get('form'))}") from e
+
+
+@functools.cache
 def _types() -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Every setting's key, its type as written above, and its limits."""
 
@@ -511,20 +550,10 @@ _WORDS = {
 }
 
 
-def _expected(kind: str) -> str:
-    return _words([_WORDS[k] for k in kind.split(" | ")])
+def _expected(kind: str, form: values.Form | None) -> str:
+    kinds = kind.split(" | ")
+    return _words([form.words if form and k != "None" else _WORDS[k] for k in kinds])
 
 
 def _words(items: list[str]) -> str:
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " or " + items[-1]
-
-
-def _show(value: Any) -> str:
-    """A value as YAML writes it, on one line."""
-    if isinstance(value, tuple):
-        value = list(value)
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]

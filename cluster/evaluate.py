@@ -21,7 +21,7 @@ from pipelines.loader import eval_loader, time_first, to_device
 from pipelines.samples import Samples, Seen, has_events
 
 from . import checkpoint
-from .config import Config, load, resolve
+from .config import Config, resolve, stored
 from .errors import RunError
 from .model import load_weights
 from .samples import opened, view
@@ -115,7 +115,7 @@ def located(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, Path]:
     found = checkpoint.newest_good(root / "checkpoints", _warn) if path == root else path
     if found is None:
         raise RunError(f"{root} has no checkpoint yet; train it first")
-    return load(root / "config.yaml", overrides), found
+    return stored(root / "config.yaml", overrides), found
 
 
 def _warn(message: str) -> None:

@@ -23,7 +23,7 @@ import tdformer
 from tdformer.norm import fold
 
 from . import checkpoint
-from .config import Config, flat, load
+from .config import flat, stored
 from .errors import RunError, disk_errors
 from .evaluate import evaluate, located
 from .model import example, load_weights
@@ -85,8 +85,7 @@ def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         about = json.loads(_about(path).read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{_about(path)} cannot be read; `tdformer export` writes it beside {path.name}") from error
-    known = [f"{key}={json.dumps(value)}" for key, value in about["config"].items()]
-    config: Config = load(None, [*known, *overrides])
+    config = stored(about["config"], overrides)
     data = opened(config, "test")
     batch, model = _opened(path, about)
     device = torch.device("cpu")

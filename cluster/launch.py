@@ -75,7 +75,7 @@ class Job:
         from .processes import end, main
 
         try:
-            code = main(configs.load(self.folder / "launch.yaml"), env.num_tasks)
+            code = main(configs.stored(self.folder / "launch.yaml"), env.num_tasks)
         except user_errors() as error:
             line = " ".join(str(error).split())
             print(f"error: {line}", file=sys.stderr, flush=True)
@@ -146,7 +146,7 @@ def resume(run: Path, overrides: list[str]) -> int:
     if job is None:
         raise RunError(f"{run} was not launched; a run of `tdformer train` goes on with the same command")
     shape = Shape(*(job.record[key] for key in ("nodes", "processes", "gpus")))
-    return launch(configs.load(folder.path / "launch.yaml", overrides), shape, "slurm" if job.slurm else "local")
+    return launch(configs.stored(folder.path / "launch.yaml", overrides), shape, "slurm" if job.slurm else "local")
 
 
 def _executor(config: Config, shape: Shape, folder: RunFolder, slurm: bool) -> Any:
