@@ -333,7 +333,7 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
     if model.time_steps and model.segments and model.time_steps % model.segments:
         raise RunError(
             f"model.segments={model.segments} does not divide model.time_steps={model.time_steps}; "
-            f"choose {_words([str(d) for d in range(1, model.time_steps + 1) if model.time_steps % d == 0])}"
+            f"choose {either([str(d) for d in range(1, model.time_steps + 1) if model.time_steps % d == 0])}"
         )
     if isinstance(model.feedback, list) and len(set(model.feedback)) != len(model.feedback):
         raise RunError(f"model.feedback names a block twice: {show(model.feedback)}")
@@ -386,7 +386,7 @@ def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
     if choices and not many and value not in choices:
         near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise RunError(f"{key} is {show(value)}; choose {_words([str(c) for c in choices])}{hint}")
+        raise RunError(f"{key} is {show(value)}; choose {either([str(c) for c in choices])}{hint}")
     for number in value if many else [value]:
         if not isinstance(number, (int, float)) or isinstance(number, bool):
             continue
@@ -552,8 +552,8 @@ _WORDS = {
 
 def _expected(kind: str, form: values.Form | None) -> str:
     kinds = kind.split(" | ")
-    return _words([form.words if form and k != "None" else _WORDS[k] for k in kinds])
+    return either([form.words if form and k != "None" else _WORDS[k] for k in kinds])
 
 
-def _words(items: list[str]) -> str:
+def either(items: list[str]) -> str:
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " or " + items[-1]

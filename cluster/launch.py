@@ -97,6 +97,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     where: slurm, local, or auto: Slurm where sbatch is found. Raises RunError for what could never work, before
     anything is queued or written.
     """
+    from . import memory, planner
     from .processes import check_inputs, describe
 
     config.runs_dir = str(Path(config.runs_dir).resolve())
@@ -107,7 +108,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     slurm = where == "slurm" or (where == "auto" and shutil.which("sbatch") is not None)
     if not slurm and shape.nodes > 1:
         raise RunError(f"{shape.nodes} nodes need Slurm, and sbatch is not on the PATH; load its module, or --nodes 1")
-    check_inputs(config, shape.world)
+    data, plan = check_inputs(config, shape.world)
     folder = RunFolder(config.run_path)
     folder.check(config)
     if (done := folder.summary()) is not None:
@@ -119,6 +120,9 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     if folder.path.exists():
         with folder.lock():  # refuses where a process trains in it
             pass
+    there = memory.asked(config, shape.processes, shape.gpus) if slurm else memory.here(config, shape.processes)
+    if there is not None and (warning := planner.check(config, data, plan, there)):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     executor = _executor(config, shape, folder, slurm)
     script = executor._make_submission_file_text(executor._submitit_command_str, "") if slurm else ""
     if slurm:
