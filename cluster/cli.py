@@ -261,13 +261,14 @@ def import_weights(
 
 @config_app.command()
 def show(
-    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Without one: the defaults.")] = None,
+    # Not a Path, which would make one slash of two in a setting with a URL.
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="Without one: the defaults.")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Print every setting of a configuration, as YAML."""
     given = list(overrides or ())
-    if config is not None and "=" in str(config) and not config.exists():
-        given.insert(0, str(config))
+    if config is not None and "=" in config and not Path(config).exists():
+        given.insert(0, config)
         config = None
     print(configs.to_yaml(configs.load(config, given)), end="")
 

@@ -99,7 +99,7 @@ class DataConfig:
     skips: int = setting(100, least=0)
     window: int | None = setting(None, least=1)
     cache: str | None = setting(None, form=values.FOLDER)
-    cache_gb: float = setting(50.0, above=0)
+    cache_gb: float = setting(50.0, above=0, most=10**9)
     fetch: FetchConfig = field(default_factory=FetchConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mixup: float = setting(0.0, least=0)
@@ -146,7 +146,7 @@ class TrainConfig:
 @dataclass
 class EngineConfig:
     zero_stage: int = setting(0, choices=(0, 1, 2, 3))
-    timeout_minutes: float = setting(10.0, above=0)
+    timeout_minutes: float = setting(10.0, above=0, most=10**6)
 
 
 @dataclass
@@ -191,7 +191,7 @@ class SiteConfig:
     minutes: int = setting(1440, least=1, form=values.MINUTES)
     signal_seconds: int = setting(300, least=1)
     cpus_per_process: int | None = setting(None, least=1)
-    memory_gb: float | None = setting(None, above=0)
+    memory_gb: float | None = setting(None, above=0, most=10**6)
     mail: str | None = None
     mail_on: str = "END,FAIL"
     restarts: int = setting(3, least=0)
@@ -333,7 +333,7 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
     if model.time_steps and model.segments and model.time_steps % model.segments:
         raise RunError(
             f"model.segments={model.segments} does not divide model.time_steps={model.time_steps}; "
-            f"choose {either([str(d) for d in range(1, model.time_steps + 1) if model.time_steps % d == 0])}"
+            f"choose {either([str(d) for d in range(1, min(model.time_steps, 1024) + 1) if model.time_steps % d == 0])}"
         )
     if isinstance(model.feedback, list) and len(set(model.feedback)) != len(model.feedback):
         raise RunError(f"model.feedback names a block twice: {show(model.feedback)}")
@@ -390,6 +390,8 @@ def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
     for number in value if many else [value]:
         if not isinstance(number, (int, float)) or isinstance(number, bool):
             continue
+        if isinstance(number, int) and not -(2**63) <= number < 2**63:
+            raise RunError(f"{key} is {show(value)}; it must fit into 64 bits")
         if not math.isfinite(number):
             raise RunError(f"{key} is {show(value)}; it must be finite")
         for limit, words, holds in (

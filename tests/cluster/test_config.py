@@ -369,6 +369,8 @@ def test_so_may_every_word_of_the_command_line(cli: Any, tmp_path: Path, monkeyp
     assert (done.returncode, done.stderr) == (0, "")
     for line in ("name: '007'", "  minutes: 720", "  account: '00123'"):
         assert line in done.stdout.splitlines()
+    done = cli("config", "show", "data.root=http://host//x/./y/", "data.window=8")
+    assert "  root: http://host//x/./y/" in done.stdout.splitlines()
     done = cli("launch", "~/mine.yaml", "--site=~/none.yaml")
     assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/home/none.yaml: no such configuration file\n")
 
@@ -403,6 +405,52 @@ def _refused(path: Path) -> str:
     with pytest.raises(RunError) as failure:
         configs.stored(path)
     return str(failure.value)
+
+
+ODD = [
+    "9" * 400,
+    str(2**63),
+    f"-{2**63}",
+    "1e308",
+    "-1e308",
+    "1e400",
+    "[" * 50,
+    "[1, 2, 3]",
+    "{a: {b: c}}",
+    "\x00",
+    "\ud800",
+]
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.sampled_from(sorted([*TYPES, "train", "nothing", ""])), st.sampled_from(ODD) | TEXTS)))
+def test_an_override_is_read_or_refused_in_one_line(given: list[tuple[str, str]]):
+    _read_or_refused(None, [f"{key}={text}" for key, text in given])
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path_factory: Any, data: st.DataObject):
+    content = bytearray(data.draw(st.sampled_from(FILES)).read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        start = data.draw(st.integers(0, len(content)))
+        length = data.draw(st.sampled_from([0, 1, 1, 1, 20]))
+        content[start : start + length] = data.draw(
+            st.binary(max_size=4) | st.sampled_from([b"\n", b": ", b"\t", b"&a ", b"*a"])
+        )
+    file = tmp_path_factory.getbasetemp() / "damaged.yaml"
+    file.write_bytes(content)
+    _read_or_refused(file, [])
+
+
+def _read_or_refused(path: Path | None, words: list[str]) -> None:
+    try:
+        config = load(path, words)
+    except RunError as e:
+        assert str(e) and len(str(e)) < 2000
+        assert "\n" not in str(e)
+    else:
+        assert configs.stored(configs.flat(config)) == config
 
 
 def test_the_last_override_wins():
