@@ -260,12 +260,14 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Pa
     return _made([*layers, *map(_override, overrides)])
 
 
-def stored(kept: Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """A configuration that `to_yaml` wrote to a file, or that `flat` gave, then overrides. What was stored is whole and
-    maybe a stranger's: nothing in it is resolved. Raises RunError."""
-    text = values.file_text(kept) if isinstance(kept, Path) else values.dump(kept)
-    where = str(kept) if isinstance(kept, Path) else "stored configuration"
-    return _made([_layer(text, where, literal=True), *map(_override, overrides)])
+def stored(path: Path, overrides: Sequence[str] = (), kept: Any = None) -> Config:
+    """A configuration that `to_yaml` wrote to the file at `path`, or `kept`, what `flat` gave and that file has; then
+    overrides. It is whole, and maybe a stranger's: nothing in it is resolved. Raises RunError."""
+    try:
+        text = values.file_text(path) if kept is None else values.dump(kept)
+    except UnicodeEncodeError as e:
+        raise RunError(f"{path}: its configuration has a text that is not UTF-8") from e
+    return _made([_layer(text, str(path), literal=True), *map(_override, overrides)])
 
 
 def to_yaml(config: Config) -> str:
@@ -474,6 +476,7 @@ def _named(name: str, node: yaml.Node, where: str, seen: set[str]) -> Iterator[t
     elif isinstance(node, yaml.MappingNode):
         values.check_tag(node, where)
         for key, value in node.value:
+            values.check_tag(key, where)
             inner = show(key)
             yield from _named(f"{name}.{inner}" if name else inner, value, where, seen)
     elif not values.is_null(node):  # an empty section is one without settings

@@ -85,7 +85,7 @@ def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         about = json.loads(_about(path).read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{_about(path)} cannot be read; `tdformer export` writes it beside {path.name}") from error
-    config = stored(about["config"], overrides)
+    config = stored(_about(path), overrides, about["config"])
     data = opened(config, "test")
     batch, model = _opened(path, about)
     device = torch.device("cpu")

@@ -32,17 +32,16 @@ class Recompute:
         return f"recompute {self.policy}{borders}: {self.total / GIB:.2f} GiB planned"
 
 
-def planned(config: Config, data: Samples, plan: BatchPlan, memory: Memory | None = None) -> Recompute | None:
-    """What `recompute.policy: auto` chooses for `memory`, that of this process by default; None where the config says
-    the policy. Raises RunError where nothing fits."""
+def planned(config: Config, data: Samples, plan: BatchPlan) -> Recompute | None:
+    """What `recompute.policy: auto` chooses; None where the config says it. Raises RunError where nothing fits."""
     if config.recompute.policy != "auto":
         return None
     with torch.device("meta"):
-        return choose(build_model(config, data), config, plan, memory)
+        return choose(build_model(config, data), config, plan)
 
 
 def choose(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory | None = None) -> Recompute:
-    """The cheapest recomputation whose peak fits into the memory; `model` is on the meta device.
+    """The cheapest recomputation whose peak fits into `memory` (None: that of this process); `model` is on meta.
 
     Candidates by their operations: keep everything, units, then units with fewer borders kept. Raises RunError, naming
     what the smallest would need, where none fits.

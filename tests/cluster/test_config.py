@@ -216,12 +216,12 @@ def test_what_is_written_reads_as_the_same(tmp_path_factory: Any, given: list[st
     """By what goes on with it, by another start, and by what keeps it as JSON."""
     kept = {k: v for k, v in zip(TEXT_SETTINGS, given, strict=False) if possible(k, v)}
     kept_many = {k: [v for v in (given[-1], given[0]) if possible(k, v)] for k in TEXT_LISTS}
-    config = configs.stored(kept | kept_many)
+    config = configs.stored(Path("m.pt.json"), (), kept | kept_many)
     assert configs.flat(config) == configs.flat(Config()) | kept | kept_many
     file = tmp_path_factory.getbasetemp() / "written.yaml"
     file.write_text(configs.to_yaml(config))
     assert load(file) == configs.stored(file) == config
-    assert configs.stored(json.loads(json.dumps(configs.flat(config)))) == config
+    assert configs.stored(Path("m.pt.json"), (), json.loads(json.dumps(configs.flat(config)))) == config
 
 
 @pytest.mark.parametrize("text", [t for t in LOOKS_LIKE if re.fullmatch(r"[\w.+:-]+", t) and t not in ("-", ":")])
@@ -397,7 +397,19 @@ def test_nothing_that_was_stored_is_resolved(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "a.yaml").write_text("name: a\nsite.mail: ${oc.env:SECRET}\nsite.qos: \\${x}\n")
     kept = configs.stored(tmp_path / "a.yaml", ["site.account=${oc.env:SECRET}"])
     assert (kept.site.mail, kept.site.qos, kept.site.account) == ("${oc.env:SECRET}", "${x}", "hunter2")
-    assert configs.stored({"site.mail": "${oc.env:SECRET}"}).site.mail == "${oc.env:SECRET}"
+    assert configs.stored(Path("m.pt.json"), (), {"site.mail": "${oc.env:SECRET}"}).site.mail == "${oc.env:SECRET}"
+    for odd in (
+        [],
+        3,
+        "text",
+        {"name": {"a": 1}},
+        {"name": "\ud800"},
+        {"nothing": 1},
+        {"seed": [[1]]},
+        {"a": {"b": []}},
+    ):
+        with pytest.raises(RunError, match="m.pt.json: "):
+            configs.stored(Path("m.pt.json"), (), odd)
     assert load(tmp_path / "a.yaml", ["site.qos=b"]).site.mail == "hunter2"
 
 
@@ -450,7 +462,7 @@ def _read_or_refused(path: Path | None, words: list[str]) -> None:
         assert str(e) and len(str(e)) < 2000
         assert "\n" not in str(e)
     else:
-        assert configs.stored(configs.flat(config)) == config
+        assert configs.stored(Path("m.pt.json"), (), configs.flat(config)) == config
 
 
 def test_the_last_override_wins():
@@ -619,6 +631,7 @@ def test_overrides_that_are_none_are_refused(given: str):
         (b"train: !!python/object/new:os.system {lr: 1}\n", "is a YAML tag"),
         (b"site.setup: [!!python/name:os.system x]\n", "is a YAML tag"),
         (b"seed: !!int 7\n", "is a YAML tag"),
+        (b"!!python/name:os.system seed: 7\n", "is a YAML tag"),
         (b"site:\n  setup: &a [*a]\n", "site.setup is [[[["),
     ],
 )

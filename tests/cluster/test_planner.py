@@ -22,7 +22,7 @@ GIB = 2**30
 def choose(memory: float, *words: str) -> planner.Recompute:
     config = load(None, ["recompute.policy=auto", f"recompute.memory={memory}", *words])
     with torch.device("meta"):
-        model = tdformer.create_model("quickstart", image_size=64, segments=4, feedback="all")
+        model = tdformer.create_model("quickstart", image_size=64, segments=2, feedback="all")
         return planner.choose(model, config, BatchPlan(32, 1, 32, 1))
 
 
