@@ -38,7 +38,7 @@ def main(run: str, exit_code: str) -> int:
     crash = {"time": time.time(), "job": job, "exit_code": code, "checkpoint": folder.saved_step() or 0}
     folder.crashes.append(crash)
     crashes = [row for row in folder.crashes.read() if row["job"] == job]
-    reason = verdict(crashes, configs.load(folder.path / "launch.yaml", stored=True).site.restarts)
+    reason = verdict(crashes, configs.stored(folder.path / "launch.yaml").site.restarts)
     if reason is None:
         print(f"crashed (exit code {code}): queued again", flush=True)
         folder.tell("saved", **facts, reason=f"crashed (exit code {code})")

@@ -90,7 +90,7 @@ def resume(
     """Launch a run again that was stopped or failed; it goes on from its newest checkpoint."""
     from .launch import resume as again
 
-    raise typer.Exit(again(run, (configs.of_site(site) if site else []) + (overrides or [])))
+    raise typer.Exit(again(run, overrides or [], site))
 
 
 @app.command()
@@ -298,13 +298,14 @@ def import_weights(
 
 @config_app.command()
 def show(
-    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Without one: the defaults.")] = None,
+    # Not a Path, which would make one slash of two in a setting with a URL.
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="Without one: the defaults.")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Print every setting of a configuration, as YAML."""
     given = list(overrides or ())
-    if config is not None and "=" in str(config) and not config.exists():
-        given.insert(0, str(config))
+    if config is not None and "=" in config and not Path(config).exists():
+        given.insert(0, config)
         config = None
     print(configs.to_yaml(configs.load(config, given)), end="")
 
@@ -312,7 +313,7 @@ def show(
 def main() -> None:
     """The entry point. Exit codes: 0 done, 2 something the user can mend (one line), 130 interrupted."""
     try:
-        app()
+        app(args=[_at_home(word) for word in sys.argv[1:]])
     except Exception as e:
         line = _user_line(e)
         if line is None:
@@ -321,6 +322,12 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _at_home(word: str) -> str:
+    """`word` with the home folder for ~ also where the shell leaves it: in --site=~/mine.yaml, or in quotes."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + os.path.expanduser(value)
 
 
 def _user_line(e: Exception) -> str | None:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.errors import DataError
 from pipelines.remote import Patience, Remote, check_public, is_command, is_remote, masked
 
+from . import values
 from .errors import RunError
+from .values import show
 
 RECIPES = Path(__file__).with_name("recipes")
 """The recipes that come with us: in the tree a link to configs/, in a wheel its files."""
 
 
 def setting(default: Any, **limits: Any) -> Any:
-    """A field with limits: choices=(...), or least, above, most, below for a number or each of a list."""
+    """A field with limits: choices=(...), or least, above, most, below for a number or each of a list; form=: how it
+    is written."""
     return field(default=default, metadata=limits)
 
 
@@ -90,8 +92,8 @@ class FetchConfig:
 class DataConfig:
     dataset: str = "fashion_mnist"
     format: str = setting("webdataset", choices=("webdataset", "ffcv"))
-    root: str | None = None
-    source: str | None = None
+    root: str | None = setting(None, form=values.FOLDER)
+    source: str | None = setting(None, form=values.FOLDER)
     size: int | None = setting(None, least=1)
     crop_ratio: float = setting(0.875, above=0, most=1)
     frames: str = setting("count", choices=("count", "time"))
@@ -99,8 +101,8 @@ class DataConfig:
     on_error: str = setting("raise", choices=("raise", "skip"))
     skips: int = setting(100, least=0)
     window: int | None = setting(None, least=1)
-    cache: str | None = None
-    cache_gb: float = setting(50.0, above=0)
+    cache: str | None = setting(None, form=values.FOLDER)
+    cache_gb: float = setting(50.0, above=0, most=10**9)
     fetch: FetchConfig = field(default_factory=FetchConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mixup: float = setting(0.0, least=0)
@@ -147,7 +149,7 @@ class TrainConfig:
 @dataclass
 class EngineConfig:
     zero_stage: int = setting(0, choices=(0, 1, 2, 3))
-    timeout_minutes: float = setting(10.0, above=0)
+    timeout_minutes: float = setting(10.0, above=0, most=10**6)
 
 
 @dataclass
@@ -189,10 +191,10 @@ class SiteConfig:
     partition: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    minutes: int = setting(1440, least=1)
+    minutes: int = setting(1440, least=1, form=values.MINUTES)
     signal_seconds: int = setting(300, least=1)
     cpus_per_process: int | None = setting(None, least=1)
-    memory_gb: float | None = setting(None, above=0)
+    memory_gb: float | None = setting(None, above=0, most=10**6)
     mail: str | None = None
     mail_on: str = "END,FAIL"
     restarts: int = setting(3, least=0)
@@ -205,7 +207,7 @@ class SiteConfig:
 class Config:
     name: str = "run"
     seed: int = setting(0, least=0, below=2**63)
-    runs_dir: str = "runs"
+    runs_dir: str = setting("runs", form=values.FOLDER)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -252,93 +254,55 @@ NEUTRAL = frozenset(
 )
 
 
-def load(
-    path: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    site: Path | None = None,
-    stored: bool = False,
-    content: Any = None,
-) -> Config:
+def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
     """The defaults, the keys of the section `site` in the YAML file `site`, the YAML file or recipe `path`, then
-    `key=value` overrides; checked. Raises RunError.
-
-    stored: `path` lies in a run folder or beside an exported file, and may be a stranger's: ${...} in it is refused.
-    content: what `path` says, where that is not YAML."""
-    config = OmegaConf.structured(Config)
-    if site is not None:
-        _apply(config, _read(site), str(site), "site.")
+    `key=value` overrides; checked. `${...}` is replaced by the setting or the environment's variable that it names.
+    Raises RunError."""
+    layers = _site(site)
     if path is not None:
-        if content is None:
-            path = Path(path) if stored else recipe(path)
-            content = _read(path, _recipes_like(path))
-        if stored:
-            _check_resolved(content, str(path))
-        _apply(config, content, str(path))
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key.strip():
-            raise RunError(f"{override!r} is not an override; write key=value, for example train.epochs=2")
+        path = recipe(path)
+        layers.append(_layer(values.file_text(path, _recipes_like(path)), str(path)))
+    config = _made([*layers, *map(_override, overrides)])
+    if config.data.root is not None:
         try:
-            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)
-        except (OmegaConfBaseException, yaml.YAMLError) as e:
-            raise RunError(f"{override!r}: the value cannot be read ({_first_line(e)})") from e
-        assert isinstance(parsed, dict)
-        _apply(config, {key.strip(): parsed["value"]}, "command line")
-    try:
-        result = OmegaConf.to_object(config)
-    except OmegaConfBaseException as e:
-        raise RunError(f"{path or 'command line'}: {_first_line(e)}") from e
-    assert isinstance(result, Config)
-    check(result)
-    if not stored and result.data.root is not None:
-        try:
-            check_public(result.data.root)
+            check_public(config.data.root)
         except DataError as e:
             raise RunError(f"data.root: {e}") from e
-    return result
+    return config
 
 
-def of_site(path: Path) -> list[str]:
-    """The keys of the section `site` in a file, as overrides. Raises RunError."""
-    content = _read(path)
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: a configuration is a mapping of keys to values")
-    return [f"site.{key}={_show(value)}" for key, value in content.items()]
+def stored(path: Path, overrides: Sequence[str] = (), kept: Any = None, site: Path | None = None) -> Config:
+    """A configuration that `to_yaml` wrote to the file at `path`, or `kept`, what `flat` gave and that file has; then
+    the keys of the section `site` in a file, and overrides. It is whole, and maybe a stranger's: nothing in it is
+    resolved. Raises RunError."""
+    try:
+        text = values.file_text(path) if kept is None else values.dump(kept)
+    except UnicodeEncodeError as e:
+        raise RunError(f"{path}: its configuration has a text that is not UTF-8") from e
+    return _made([_layer(text, str(path), literal=True), *_site(site), *map(_override, overrides)])
+
+
+def _site(file: Path | None) -> list[dict[str, Any]]:
+    return [] if file is None else [_layer(values.file_text(file), str(file), "site")]
 
 
 COMMANDS = ("data.root", "site.setup", "site.sbatch", "site.srun")
 """Settings that can hold commands; data.root where it is `pipe:`."""
 
 
-def check_commands(config: Config, where: Path, overrides: Sequence[str], keys: Sequence[str] = COMMANDS) -> None:
-    """Raises RunError where `config`, which was stored in `where`, has a command that `overrides` do not give: what is
-    stored can be a stranger's, and is not run because it is there."""
-    values, given = flat(config), {override.partition("=")[0].strip() for override in overrides}
+def check_commands(
+    config: Config, where: Path, overrides: Sequence[str], keys: Sequence[str] = COMMANDS, site: Path | None = None
+) -> None:
+    """Raises RunError where `config`, which was stored in `where`, has a command that neither `overrides` nor the file
+    `site` gives: what is stored can be a stranger's, and is not run because it is there."""
+    settings, given = flat(config), {name for layer in [*_site(site), *map(_override, overrides)] for name in layer}
     for key in keys:
-        value = values[key]
+        value = settings[key]
         if value and key not in given and (key != "data.root" or is_command(value)):
             raise RunError(
-                f"{where} has a stored command, {key}={masked(_show(value))}, which is only run where it is given again"
+                f"{where} has a stored command, {key}={masked(show(value))}, which is only run where it is given again"
                 f": look at it, and write {key}=... on the command line"
             )
-
-
-def _literal(value: Any) -> Any:
-    """Text in which OmegaConf finds nothing to resolve."""
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    if isinstance(value, dict):
-        return {k: _literal(v) for k, v in value.items()}
-    return [_literal(v) for v in value] if isinstance(value, list) else value
-
-
-def _check_resolved(content: Any, where: str, key: str = "") -> None:
-    """Raises RunError for a text in which something would be resolved, such as ${oc.env:NAME}."""
-    if isinstance(content, str) and re.search(r"(?<!\\)(\\\\)*\$\{", content):
-        raise RunError(f"{where}: {key} is {content}, and nothing stored is resolved; write what it stands for")
-    for inner in content if isinstance(content, (dict, list)) else ():
-        value, name = (content[inner], f"{key}.{inner}".strip(".")) if isinstance(content, dict) else (inner, key)
-        _check_resolved(value, where, name)
 
 
 def recipe(path: str | Path) -> Path:
@@ -359,9 +323,8 @@ def _recipes_like(path: Path) -> str:
 
 
 def to_yaml(config: Config) -> str:
-    """The whole configuration, as `load` reads it."""
-    defaults = OmegaConf.structured(type(config))
-    return OmegaConf.to_yaml(OmegaConf.merge(defaults, _literal(asdict(config))))
+    """The whole configuration, as `load` and `stored` read it."""
+    return values.dump(asdict(config))
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -376,7 +339,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 def differences(one: Config, other: Config) -> list[str]:
     """The settings that differ and change the numbers of a run: `train.lr (0.001, now 0.002)`."""
     a, b = flat(one), flat(other)
-    return [f"{k} ({_show(a[k])}, now {_show(b[k])})" for k in a if k not in NEUTRAL and a[k] != b[k]]
+    return [f"{k} ({show(a[k])}, now {show(b[k])})" for k in a if k not in NEUTRAL and a[k] != b[k]]
 
 
 @dataclass(frozen=True)
@@ -407,7 +370,7 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
     if isinstance(model.v_reset, str) and model.v_reset != "soft":
         raise RunError(f"model.v_reset is {model.v_reset}; give a number or soft")
     if isinstance(model.image_size, list) and len(model.image_size) != 2:
-        raise RunError(f"model.image_size is {_show(model.image_size)}; give a number or [height, width]")
+        raise RunError(f"model.image_size is {show(model.image_size)}; give a number or [height, width]")
     if isinstance(folder := config.data.folder, Remote) and config.data.window is None:
         raise RunError(
             f"data.root is {folder}, not a local folder, and all its shards cannot be shuffled together; "
@@ -418,16 +381,16 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
     for key in ("scale", "ratio"):
         low, high = getattr(config.data.augment, key)
         if low > high:
-            raise RunError(f"data.augment.{key} is {_show([low, high])}; the smaller one comes first")
+            raise RunError(f"data.augment.{key} is {show([low, high])}; the smaller one comes first")
     if model.time_steps and model.segments and model.time_steps % model.segments:
         raise RunError(
             f"model.segments={model.segments} does not divide model.time_steps={model.time_steps}; "
-            f"choose {_words([str(d) for d in range(1, model.time_steps + 1) if model.time_steps % d == 0])}"
+            f"choose {either([str(d) for d in range(1, min(model.time_steps, 1024) + 1) if model.time_steps % d == 0])}"
         )
     if isinstance(model.feedback, list) and len(set(model.feedback)) != len(model.feedback):
-        raise RunError(f"model.feedback names a block twice: {_show(model.feedback)}")
+        raise RunError(f"model.feedback names a block twice: {show(model.feedback)}")
     if model.clamp and not model.clamp[0] < model.clamp[1]:
-        raise RunError(f"model.clamp is {_show(model.clamp)}; the lower bound b comes first and is below a")
+        raise RunError(f"model.clamp is {show(model.clamp)}; the lower bound b comes first and is below a")
     if alphas is not None:
         if model.segments and len(alphas) != model.segments:
             raise RunError(f"train.alphas has {len(alphas)} entries for model.segments={model.segments}")
@@ -443,7 +406,7 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
     for key, value in lines.items():
         texts = value if isinstance(value, list) else [value]
         if key != "site.setup" and any("\n" in str(text) for text in texts):
-            raise RunError(f"{key} is {_show(value)}; it becomes a line of the job's script, so it must be one")
+            raise RunError(f"{key} is {show(value)}; it becomes a line of the job's script, so it must be one")
     for entry in config.site.sbatch:
         if entry.startswith("-"):
             raise RunError(f"site.sbatch has {entry!r}; write key=value or key, without dashes")
@@ -480,12 +443,14 @@ def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
     if choices and not many and value not in choices:
         near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise RunError(f"{key} is {_show(value)}; choose {_words([str(c) for c in choices])}{hint}")
+        raise RunError(f"{key} is {show(value)}; choose {either([str(c) for c in choices])}{hint}")
     for number in value if many else [value]:
         if not isinstance(number, (int, float)) or isinstance(number, bool):
             continue
+        if isinstance(number, int) and not -(2**63) <= number < 2**63:
+            raise RunError(f"{key} is {show(value)}; it must fit into 64 bits")
         if not math.isfinite(number):
-            raise RunError(f"{key} is {_show(value)}; it must be finite")
+            raise RunError(f"{key} is {show(value)}; it must be finite")
         for limit, words, holds in (
             ("least", "at least", lambda x, y: x >= y),
             ("above", "above", lambda x, y: x > y),
@@ -493,62 +458,110 @@ def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
             ("below", "below", lambda x, y: x < y),
         ):
             if limit in limits and not holds(number, limits[limit]):
-                raise RunError(f"{key} is {_show(value)}; it must be {words} {limits[limit]}")
+                raise RunError(f"{key} is {show(value)}; it must be {words} {limits[limit]}")
 
 
-def _read(path: Path, others: str = "") -> Any:
-    try:
-        loaded = OmegaConf.load(path)
-        content = OmegaConf.to_container(loaded, resolve=False)
-    except FileNotFoundError as e:
-        raise RunError(f"{path}: no such configuration file{others}") from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise RunError(f"{path}: cannot be read ({_first_line(e)})") from e
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise RunError(f"{where}: not valid YAML ({getattr(e, 'problem', None) or _first_line(e)})") from e
-    except OmegaConfBaseException as e:
-        raise RunError(f"{path}: {_first_line(e)}") from e
-    return content
+@dataclass(frozen=True)
+class _Reference:
+    """A setting with `${...}`, to be read when all others are."""
+
+    written: values.Raw
+    where: str
 
 
-def _apply(config: Any, layer: Any, where: str, prefix: str = "") -> None:
-    """Set each value of `layer` in the structured `config`; keys may be nested or dotted."""
-    if not isinstance(layer, Mapping):
+def _made(layers: Iterable[Mapping[str, Any]]) -> Config:
+    """The defaults with each layer's settings, of which a later one wins; checked."""
+    config, given = Config(), {name: value for layer in layers for name, value in layer.items()}
+    references = {name: value for name, value in given.items() if isinstance(value, _Reference)}
+    for name in given.keys() - references.keys():
+        _set(config, name, given[name])
+    if references:
+        tree = asdict(config)
+        for name, reference in references.items():
+            *sections, last = name.split(".")
+            functools.reduce(dict.__getitem__, sections, tree)[last] = values.words(reference.written)
+        for name, reference in references.items():
+            with _expecting(name, reference.where, values.words(reference.written)):
+                value = values.resolved(tree, name, _types()[name][0])
+                _set(config, name, _value(name, value))
+    check(config)
+    return config
+
+
+def _set(config: Config, name: str, value: Any) -> None:
+    *sections, last = name.split(".")
+    setattr(functools.reduce(getattr, sections, config), last, value)
+
+
+def _override(given: str) -> dict[str, Any]:
+    key, equals, value = given.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise RunError(f"{given!r} is not an override; write key=value, for example train.epochs=2")
+    where = "command line"
+    node = values.argument(value, _types()[key][0] if key in _types() else "", repr(given))
+    return {
+        name: _read(name, part, where, shown=value.strip() if part is node else part)
+        for name, part in _named(key, node, where, set())
+    }
+
+
+def _layer(text: str, where: str, section: str = "", literal: bool = False) -> dict[str, Any]:
+    """The settings in a YAML document, whose keys may be nested or dotted. literal: see `stored`."""
+    root = values.compose(text, where)
+    if root is None:  # nothing but comments
+        return {}
+    if not isinstance(root, yaml.MappingNode):
         raise RunError(f"{where}: a configuration is a mapping of keys to values")
+    return {name: _read(name, node, where, literal) for name, node in _named(section, root, where, set())}
+
+
+def _named(name: str, node: yaml.Node, where: str, seen: set[str]) -> Iterator[tuple[str, yaml.Node]]:
+    """The settings below the key `name`, each with what stands there."""
     types = _types()
-    for key, value in layer.items():
-        name = f"{prefix}{key}"
-        section = any(k.startswith(name + ".") for k in types)
-        if name not in types and not section:
-            near = _nearest(name, [*types])
-            raise RunError(f"{where}: {name} is not a setting; the nearest is {near}")
-        if section:
-            if isinstance(value, Mapping):
-                _apply(config, value, where, name + ".")
-            elif value is not None:  # an empty section
-                raise RunError(f"{where}: {name} is a section; set one of its keys, like {_first(types, name)}")
-            continue
-        kind, limits = types[name]
-        value = _as_meant(value, kind, limits)
-        try:
-            if isinstance(value, bool) and "bool" not in kind:
-                raise RunError
-            OmegaConf.update(config, name, value)
-        except (OmegaConfBaseException, RunError) as e:
-            raise RunError(f"{where}: {name} is {_show(value)}; expected {_expected(kind)}") from e
+    section = not name or any(k.startswith(name + ".") for k in types)
+    if not section and name not in types:
+        raise RunError(f"{where}: {show(name)} is not a setting; the nearest is {_nearest(name, [*types])}")
+    if name in seen:
+        line = f", line {node.start_mark.line + 1}" if node.start_mark else ""
+        raise RunError(f"{where}{line}: {name} is set twice; keep one")
+    seen.add(name)
+    if not section:
+        yield name, node
+    elif isinstance(node, yaml.MappingNode):
+        values.check_tag(node, where)
+        for key, value in node.value:
+            values.check_tag(key, where)
+            inner = show(key)
+            yield from _named(f"{name}.{inner}" if name else inner, value, where, seen)
+    elif not values.is_null(node):  # an empty section is one without settings
+        raise RunError(f"{where}: {name} is a section; set one of its keys, like {_first(types, name)}")
 
 
-def _as_meant(value: Any, kind: str, limits: Mapping[str, Any]) -> Any:
-    """YAML reads on and off as booleans; and a whole number is a number."""
-    if isinstance(value, bool) and "on" * value + "off" * (not value) in limits.get("choices", ()):
-        return "on" if value else "off"
-    if type(value) is int and kind.startswith("float"):
-        return float(value)
-    return value
+def _read(name: str, node: yaml.Node, where: str, literal: bool = False, shown: Any = None) -> Any:
+    with _expecting(name, where, node if shown is None else shown):
+        written = values.raw(node, where)
+        if not literal and values.refers(written):
+            return _Reference(written, where)
+        return _value(name, values.unescaped(written) if literal else written)
 
 
+def _value(name: str, written: values.Raw) -> Any:
+    kind, limits = _types()[name]
+    return values.as_type(written, kind, limits.get("form"))
+
+
+@contextmanager
+def _expecting(name: str, where: str, written: Any) -> Iterator[None]:
+    """A ValueError means that what is written for a setting is of another type."""
+    try:
+        yield
+    except ValueError as e:
+        kind, limits = _types()[name]
+        raise RunError(f"{where}: {name} is {show(written)}; expected {_expected(kind, limits.get('form'))}") from e
+
+
+@functools.cache
 def _types() -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Every setting's key, its type as written above, and its limits."""
 
@@ -597,20 +610,10 @@ _WORDS = {
 }
 
 
-def _expected(kind: str) -> str:
-    return _words([_WORDS[k] for k in kind.split(" | ")])
+def _expected(kind: str, form: values.Form | None) -> str:
+    kinds = kind.split(" | ")
+    return either([form.words if form and k != "None" else _WORDS[k] for k in kinds])
 
 
-def _words(items: list[str]) -> str:
+def either(items: list[str]) -> str:
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " or " + items[-1]
-
-
-def _show(value: Any) -> str:
-    """A value as YAML writes it, on one line."""
-    if isinstance(value, tuple):
-        value = list(value)
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]

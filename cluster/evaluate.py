@@ -23,7 +23,7 @@ from pipelines.loader import eval_loader, time_first, to_device
 from pipelines.samples import Samples, Seen, has_events
 
 from . import checkpoint
-from .config import Config, check_commands, load, resolve
+from .config import Config, check_commands, resolve, stored
 from .errors import RunError
 from .model import trained_model
 from .overrides import for_evaluation
@@ -93,7 +93,7 @@ def evaluate_run(
     file, found = located(Path(path))
     weights, saved = checkpoint.load_weights(found)
     made = bool(corruptions) and corrupted_set is None
-    read = partial(load, file, stored=True)
+    read = partial(stored, file)
     config, options = for_evaluation(read, overrides, saved["model"], corruptions=made)
     check_commands(config, file, overrides, ["data.root"])
     data = opened(config, "test")

@@ -26,7 +26,7 @@ from tdformer.norm import fold
 from tdformer.pretrained import read_weights
 
 from . import checkpoint
-from .config import Config, check_commands, flat, load, resolve
+from .config import Config, check_commands, flat, resolve, stored
 from .errors import RunError, disk_errors
 from .evaluate import class_numbers, computing, evaluate, located
 from .model import example, load_weights, trained_model
@@ -48,11 +48,11 @@ def export(source: Path, out: Path, batch: int = 1) -> str:
         raise RunError(f"{out}: the format follows the name; end it with one of {', '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
-    stored, found = located(source)
+    settings, found = located(source)
     weights, saved = checkpoint.load_weights(found)
     model = tdformer.create_model(**saved["model"])
     load_weights(model, weights, found)
-    about = {"model": saved["model"], "config": flat(load(stored, stored=True)), "classes": saved.get("classes")}
+    about = {"model": saved["model"], "config": flat(stored(settings)), "classes": saved.get("classes")}
     about |= {"checkpoint": str(found), "step": checkpoint.step_of(found)}
     with disk_errors(out), _whole(out) as file:
         if out.suffix == ".safetensors":
@@ -94,7 +94,7 @@ def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     program = path.suffix == ".pt2"
 
     def read(words: Sequence[str]) -> Config:
-        return load(beside(path), words, stored=True, content=about["config"])
+        return stored(beside(path), words, about["config"])
 
     config, options = for_evaluation(read, overrides, about["model"], program=program)
     check_commands(config, beside(path), overrides, ["data.root"])

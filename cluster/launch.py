@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ class Job:
         from .processes import end, main
 
         try:
-            code = main(configs.load(self.folder / "launch.yaml", stored=True), env.num_tasks)
+            code = main(configs.stored(self.folder / "launch.yaml"), env.num_tasks)
         except user_errors() as error:
             line = " ".join(str(error).split())
             print(f"error: {line}", file=sys.stderr, flush=True)
@@ -98,6 +98,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     where: slurm, local, or auto: Slurm where sbatch is found. Raises RunError for what could never work, before
     anything is queued or written.
     """
+    from . import memory, planner
     from .processes import check_inputs, describe
 
     config.runs_dir = str(Path(config.runs_dir).resolve())
@@ -108,19 +109,22 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     slurm = on_slurm(where)
     if not slurm and shape.nodes > 1:
         raise RunError(f"{shape.nodes} nodes need Slurm, and sbatch is not on the PATH; load its module, or --nodes 1")
-    check_inputs(config, shape.world)
+    data, plan = check_inputs(config, shape.world)
     folder = RunFolder(config.run_path)
     folder.check(config)
     if (done := folder.summary()) is not None:
         print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...")
         return 0
     if (job := jobs.of(folder)) is not None and (state := job.state()) in jobs.ALIVE:
-        while_running(configs.load(folder.path / "launch.yaml"), config, folder.path, job.id)
+        while_running(configs.stored(folder.path / "launch.yaml"), config, folder.path, job.id)
         print(f"{folder.path} is job {job.id} already ({state.lower()}); tdformer logs -f {folder.path}")
         return 0
     if folder.path.exists():
         with folder.lock():  # refuses where a process trains in it
             pass
+    there = memory.asked(config, shape.processes, shape.gpus) if slurm else memory.here(config, shape.processes)
+    if there is not None and (warning := planner.check(config, data, plan, there)):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     executor = _executor(config, shape, folder, slurm)
     script = executor._make_submission_file_text(executor._submitit_command_str, "") if slurm else ""
     if slurm:
@@ -146,7 +150,7 @@ def on_slurm(where: str) -> bool:
     return where == "slurm" or (where == "auto" and shutil.which("sbatch") is not None)
 
 
-def resume(run: Path, overrides: list[str]) -> int:
+def resume(run: Path, overrides: Sequence[str], site: Path | None = None) -> int:
     """Launch a run again as it was launched, with the code of now."""
     folder = RunFolder(run)
     job = jobs.of(folder)
@@ -154,8 +158,8 @@ def resume(run: Path, overrides: list[str]) -> int:
         raise RunError(f"{run} was not launched; a run of `tdformer train` goes on with the same command")
     shape = Shape(*(job.record[key] for key in ("nodes", "processes", "gpus")))
     stored = folder.path / "launch.yaml"
-    config = configs.load(stored, overrides, stored=True)
-    configs.check_commands(config, stored, overrides)
+    config = configs.stored(stored, overrides, site=site)
+    configs.check_commands(config, stored, overrides, site=site)
     for_training(config, overrides, launched=True, slurm=job.slurm)
     return launch(config, shape, "slurm" if job.slurm else "local")
 

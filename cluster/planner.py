@@ -11,13 +11,11 @@ from pipelines.samples import Samples
 from tdformer import TDFormer
 from tdformer.measure import Cost, measure_step
 
-from .config import BatchPlan, Config
+from .config import BatchPlan, Config, either
 from .errors import RunError
+from .memory import GIB, RESERVE, Memory, here
 from .model import build_model, example
-
-GIB = 2**30
-RESERVE = 0.1
-"""The share of the memory left to the allocator's gaps, the libraries and the data loader."""
+from .values import first_line
 
 
 @dataclass(frozen=True)
@@ -42,24 +40,71 @@ def planned(config: Config, data: Samples, plan: BatchPlan) -> Recompute | None:
         return choose(build_model(config, data), config, plan)
 
 
-def choose(model: TDFormer, config: Config, plan: BatchPlan) -> Recompute:
-    """The cheapest recomputation whose peak fits into the memory there is; `model` is on the meta device.
+def choose(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory | None = None) -> Recompute:
+    """The cheapest recomputation whose peak fits into `memory` (None: that of this process); `model` is on meta.
 
     Candidates by their operations: keep everything, units, then units with fewer borders kept. Raises RunError, naming
     what the smallest would need, where none fits.
     """
-    limit = memory(config)
+    memory = (memory or here(config, ranks_here(plan.world)))._replace(usable=1 - RESERVE)
     tried: list[Recompute] = []
     for policy, borders in [("none", 1)] + [("unit", 2**i) for i in range(model.segments.bit_length())]:
         tried.append(price(model, config, plan, policy, borders))
-        if tried[-1].total <= limit * (1 - RESERVE):
+        if tried[-1].total <= memory.size * memory.usable:
             return tried[-1]
-    smallest = min(tried, key=lambda choice: choice.total)
-    raise RunError(
-        f"a micro-batch of {plan.micro_batch} needs {smallest.total / GIB:.2f} GiB a process with recompute.policy="
-        f"{smallest.policy}, and {limit * (1 - RESERVE) / GIB:.2f} of {limit / GIB:.2f} GiB may be used; "
-        "lower train.micro_batch or raise engine.zero_stage"
+    raise RunError(_too_large(min(tried, key=lambda choice: choice.total), model, config, plan, memory))
+
+
+def check(config: Config, data: Samples, plan: BatchPlan, memory: Memory) -> str | None:
+    """Compare what a step needs with the memory before it is taken. Returns a warning where little is left, or where
+    there is no knowing. Raises RunError where it does not fit."""
+    with torch.device("meta"):
+        model = build_model(config, data)
+        if at_most(model, config, plan) <= memory.size * (memory.usable - RESERVE):
+            return None
+        if config.recompute.policy == "auto":
+            choose(model, config, plan, memory)
+            return None
+        try:
+            needed = price(model, config, plan, config.recompute.policy, config.recompute.borders)
+        except RuntimeError as e:
+            return f"the memory of a step is not known beforehand ({first_line(e)})"
+    if needed.total > memory.size * memory.usable:
+        raise RunError(_too_large(needed, model, config, plan, memory))
+    if needed.total > memory.size * (memory.usable - RESERVE):
+        return _needs(needed, plan, memory)
+    return None
+
+
+def _needs(needed: Recompute, plan: BatchPlan, memory: Memory) -> str:
+    return (
+        f"a micro-batch of {plan.micro_batch} needs {needed.total / GIB:.2f} GiB a process with recompute.policy="
+        f"{needed.policy}, and {memory.size * memory.usable / GIB:.2f} of {memory.size / GIB:.2f} GiB may be used "
+        f"({memory.whose})"
     )
+
+
+def _too_large(needed: Recompute, model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> str:
+    """What is needed, and what there is to change."""
+    remedies = ["lower train.micro_batch"] if plan.micro_batch > 1 else []
+    if needed.policy in ("none", "block", "time"):
+        remedies.append("set recompute.policy=unit")
+    elif needed.borders < model.segments:
+        remedies.append(f"raise recompute.borders, up to {model.segments}")
+    if plan.world > 1 and config.engine.zero_stage < 3:
+        remedies.append("raise engine.zero_stage")
+    if "shared" in memory.whose:
+        remedies.append("start fewer processes on a machine")
+    remedies.append(f"{'raise' if memory.whose == 'recompute.memory' else 'set'} recompute.memory, if there is more")
+    return f"{_needs(needed, plan, memory)}; {either(remedies)}"
+
+
+def at_most(model: TDFormer, config: Config, plan: BatchPlan) -> int:
+    """More than a step needs with any policy, at no cost: as if each unit's output had the size of the picture."""
+    height, width = model.config["image_size"]
+    channels = sum(p.shape[0] for p in model.parameters() if p.dim() > 1)
+    activations = 4 * channels * height * width * model.time_steps * plan.micro_batch
+    return 2 * activations + state_bytes(model, config, plan)
 
 
 def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders: int) -> Recompute:
@@ -86,11 +131,6 @@ def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     return weights + gradients + summed + moments + (4 * count if config.train.ema_decay else 0)
 
 
-def memory(config: Config) -> float:
-    """Bytes one process may use: recompute.memory, the GPU's, or this machine's shared by its processes."""
-    if config.recompute.memory is not None:
-        return config.recompute.memory * GIB
-    if torch.cuda.is_available():
-        return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
-    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return ram / max(1, config.train.processes)
+def ranks_here(world: int) -> int:
+    """How many of the ranks share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world))

@@ -17,10 +17,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from pipelines.loader import check_shared_memory
+from pipelines.samples import Samples
 
 from . import planner
-from .config import Config, resolve
+from .config import BatchPlan, Config, resolve
 from .errors import RunError, memory_errors, user_errors
+from .memory import here
 from .model import build_model
 from .monitor import Monitor
 from .run import RunFolder
@@ -42,8 +44,13 @@ def main(config: Config, processes: int) -> int:
     launched = "RANK" in os.environ and "MASTER_ADDR" in os.environ
     world = int(os.environ["WORLD_SIZE"]) if launched else processes or torch.cuda.device_count() or 1
     rank = int(os.environ["RANK"]) if launched else 0
-    check_inputs(config, world, _ranks_here(world))
+    ranks = planner.ranks_here(world)
+    data, plan = check_inputs(config, world, ranks)
     done = folder.summary()
+    if done is None:
+        warning = planner.check(config, data, plan, here(config, ranks))
+        if warning and not rank:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
     if rank:  # the first rank speaks for all and keeps the folder
         if done is None:
             return worker(rank, world, None, config)
@@ -59,18 +66,18 @@ def main(config: Config, processes: int) -> int:
         return _spawn(config, world)
 
 
-def check_inputs(config: Config, world: int, here: int = 0) -> None:
-    """Refuse data, a model or a batch that cannot work before a run folder is made or a process started. here: how many
-    of the `world` processes will be on this machine."""
+def check_inputs(config: Config, world: int, here: int = 0) -> tuple[Samples, BatchPlan]:
+    """Refuse data, a model or a batch that cannot work before a run folder is made or a process started; returns what
+    is trained on, and in which batches. here: how many of the `world` processes will be on this machine."""
     resolve(config, world)
     data, _ = training_data(config)
     plan = resolve(config, world, len(data))
     with torch.device("meta"):
         build_model(config, data)
     augmentation(config, data)
-    planner.planned(config, data, plan)
     # At the end of an epoch each rank evaluates while its loader of the epoch is still there.
     check_shared_memory(data, view(config, data), plan.micro_batch, config.data.workers, 2 * here)
+    return data, plan
 
 
 def _spawn(config: Config, world: int) -> int:
@@ -131,7 +138,7 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
     from .health import Watchdog
     from .train import Trainer
 
-    threads = config.train.threads or max(1, _cores() // _ranks_here(world))
+    threads = config.train.threads or max(1, _cores() // planner.ranks_here(world))
     torch.set_num_threads(threads)
     if world == 1 and store is None and "MASTER_ADDR" not in os.environ:
         store = dist.HashStore()
@@ -181,11 +188,6 @@ def smaller(config: Config, world: int) -> str:
 
 def _cores() -> int:
     return int(os.environ.get("SLURM_CPUS_ON_NODE", 0)) or len(os.sched_getaffinity(0))
-
-
-def _ranks_here(world: int) -> int:
-    """How many of the ranks share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", world))
 
 
 def describe(summary: dict[str, Any]) -> str:

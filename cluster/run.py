@@ -88,7 +88,7 @@ class RunFolder:
 
     def config(self) -> Config | None:
         """The configuration that the run was first started with; None where there is none yet."""
-        return configs.load(self.config_file, stored=True) if self.config_file.exists() else None
+        return configs.stored(self.config_file) if self.config_file.exists() else None
 
     def summary(self) -> dict[str, Any] | None:
         """The final line of a finished run; None while it is not finished."""

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -130,29 +129,15 @@ def test_a_wrong_command_is_a_usage_error(cli: Any):
 
 
 def test_an_interrupt_ends_with_130(tmp_path: Path, python: Any):
-    os.mkfifo(tmp_path / "waits.yaml")  # reading it blocks
     # A suite in the background of a shell has SIGINT ignored, and so have its children.
-    listen = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    program = f"{listen}; from cluster.cli import main; sys.argv[0] = 'tdformer'; print('on', flush=True); main()"
-    process = python(program, "config", "show", "waits.yaml")
+    listen = "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    tell = "sleep = time.sleep; time.sleep = lambda seconds: (print('on', flush=True), sleep(seconds))"
+    process = python(f"{listen}; {tell}; from cluster.cli import main; main()", "status", "--watch", tmp_path)
     assert process.stdout.readline() == "on\n"
-    deadline = time.monotonic() + 60
-    while (writer := _writer(tmp_path / "waits.yaml")) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    os.close(writer)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-
-
-def _writer(fifo: Path) -> int | None:
-    """Its writing end, once somebody reads."""
-    try:
-        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:
-        return None
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from forked import Command
 
 import tdformer
-from cluster import planner
+from cluster import memory, planner
 from cluster.config import BatchPlan, load
 from cluster.errors import RunError
 from cluster.prepare import write_shards
+from cluster.processes import check_inputs
 
 GIB = 2**30
 
@@ -20,7 +22,7 @@ GIB = 2**30
 def choose(memory: float, *words: str) -> planner.Recompute:
     config = load(None, ["recompute.policy=auto", f"recompute.memory={memory}", *words])
     with torch.device("meta"):
-        model = tdformer.create_model("hst_4_384", segments=4, feedback="all")
+        model = tdformer.create_model("quickstart", image_size=64, segments=2, feedback="all")
         return planner.choose(model, config, BatchPlan(32, 1, 32, 1))
 
 
@@ -34,7 +36,7 @@ def test_the_cheapest_that_fits_is_taken() -> None:
     assert least.policy == "unit" and least.borders > 1
     assert least.cost.flops > less.cost.flops and least.total < less.total
     with pytest.raises(RunError, match="a micro-batch of 32 needs .* GiB a process with recompute.policy=unit"):
-        choose(0.1)
+        choose(0.01)
 
 
 def test_zero_stages_shard_the_training_state() -> None:
@@ -52,15 +54,161 @@ def test_zero_stages_shard_the_training_state() -> None:
     assert each(world=1, accumulation=2) == 20
 
 
-def test_what_cannot_fit_is_refused_before_a_run_folder_is_made(cli: Any, tmp_path: Path) -> None:
-    write_shards("digits", tmp_path / "shards", samples_per_shard=500)
-    (tmp_path / "recipe.yaml").write_text("name: run\ndata: {dataset: digits, root: shards}\n")
-    words = ("recipe.yaml", "recompute.policy=auto")
-    done = cli("train", *words, "recompute.memory=0.001")
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    write_shards("digits", folder / "shards", samples_per_shard=500)
+    (folder / "recipe.yaml").write_text(f"name: run\ndata: {{dataset: digits, root: {folder / 'shards'}}}\n")
+    return folder / "recipe.yaml"
+
+
+def needed(recipe: Path, *words: str) -> float:
+    """GiB of one step on one process."""
+    config = load(recipe, words)
+    _, plan = check_inputs(config, 1)
+    with torch.device("meta"):
+        model = tdformer.create_model(config.model.name, in_channels=1, image_size=8, num_classes=10)
+        return planner.price(model, config, plan, config.recompute.policy, 1).total / GIB
+
+
+@pytest.mark.parametrize("policy", ["auto", "none", "block", "time", "unit"])
+def test_what_cannot_fit_is_refused_before_a_run_folder_is_made(
+    cli: Any, tmp_path: Path, recipe: Path, policy: str
+) -> None:
+    words = ("train", recipe, f"recompute.policy={policy}")
+    done = cli(*words, "recompute.memory=0.001")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: a micro-batch of 128 needs ") and "lower train.micro_batch" in line
+    assert "0.00 of 0.00 GiB may be used (recompute.memory)" in line and "raise recompute.memory" in line
     assert not (tmp_path / "runs").exists()
-    done = cli("train", *words, "recompute.memory=8", "train.epochs=1")
+
+
+def test_what_fits_closely_is_told_and_trained(cli: Any, recipe: Path) -> None:
+    words, each = ("train.epochs=1", "recompute.policy=none"), needed(recipe, "recompute.policy=none")
+    with pytest.raises(RunError, match="set recompute.policy=unit or raise recompute.memory"):
+        _check(recipe, *words, f"recompute.memory={each / 0.91}")
+    assert _check(recipe, *words, f"recompute.memory={each / 0.79}") is None
+    done = cli("train", recipe, *words, f"recompute.memory={each / 0.85}")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"warning: a micro-batch of 128 needs {each:.2f} GiB")
+    done = cli("train", recipe, *words, "recompute.memory=0.001")
+    assert (done.returncode, done.stderr) == (0, "")  # it is finished, and needs none
+    done = cli("train", recipe, "train.epochs=1", "name=auto", "recompute.policy=auto", "recompute.memory=8")
     assert done.returncode == 0, done.stderr
     assert "recompute none: " in done.stdout
+
+
+def _check(recipe: Path, *words: str, world: int = 1) -> str | None:
+    config = load(recipe, words)
+    return planner.check(config, *check_inputs(config, world), memory.here(config, world))
+
+
+def test_what_may_be_lowered_is_named(recipe: Path) -> None:
+    small, cut = "recompute.memory=0.001", ["model.segments=2", "model.time_steps=4"]
+    for words, world, remedies in (
+        (["recompute.policy=time"], 1, "lower train.micro_batch, set recompute.policy=unit or raise"),
+        (["recompute.policy=unit", *cut], 1, "lower train.micro_batch, raise recompute.borders, up to 2 or raise"),
+        (["train.micro_batch=1", "recompute.policy=unit"], 2, "); raise engine.zero_stage or raise"),
+        (["train.micro_batch=1", "engine.zero_stage=3"], 2, "); raise recompute.memory"),
+    ):
+        with pytest.raises(RunError) as refused:
+            _check(recipe, small, *words, world=world)
+        assert remedies in str(refused.value)
+
+
+def test_a_step_that_cannot_be_priced_is_taken(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any) -> None:
+        raise NotImplementedError("no meta kernel\nfor this")
+
+    monkeypatch.setattr(planner, "measure_step", unknown)
+    warning = _check(recipe, "recompute.memory=0.001", "recompute.policy=unit")
+    assert warning == "the memory of a step is not known beforehand (no meta kernel)"
+
+
+def test_ulimit_counts(tmp_path: Path, recipe: Path) -> None:
+    """2 GiB are left to a step of some 2.7: nothing of it is ever allocated."""
+    limit = (
+        "import os, resource; taken = int(open('/proc/self/statm').read().split()[0]) * 4096; "
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + 2**31, taken + 2**31)); from cluster.cli import main; main()"
+    )
+    words = ("train", recipe, "model.time_steps=64", "train.global_batch=1437", "recompute.policy=none")
+    done = Command(*words, cwd=tmp_path, program=limit).completed()
+    assert done.returncode == 2, done.stderr
+    assert "GiB may be used (what ulimit -v leaves); lower train.micro_batch" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_launch_is_priced_for_its_nodes(cli: Any, tmp_path: Path, recipe: Path) -> None:
+    words = ("launch", recipe, "--where=slurm", "--processes-per-node=2", "site.memory_gb=0.002")
+    done = cli(*words)
+    assert done.returncode == 2 and "(site.memory_gb shared by 2 processes)" in done.stderr
+    assert "start fewer processes on a machine" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_bound_is_above_every_policy() -> None:
+    """What is far below the memory is not priced, so the bound may not be below what it bounds."""
+    for name, size, channels, steps in (
+        ("quickstart", 8, 1, 1),
+        ("hst_4_384", 32, 3, 4),
+        ("hst_2_256", 32, 2, 4),
+        ("sdt_2_256", 32, 3, 2),
+        ("spikformer_4_384", 32, 3, 4),
+    ):
+        for options in ({"segments": 1}, {"segments": steps, "feedback": "all"}):
+            with torch.device("meta"):
+                model = tdformer.create_model(name, image_size=size, in_channels=channels, time_steps=steps, **options)
+                for policy in ("none", "unit") if size == 8 else ("none",):
+                    plan, config = BatchPlan(2, 1, 2, 1), load()
+                    assert planner.price(model, config, plan, policy, 1).total < planner.at_most(model, config, plan)
+
+
+def test_the_least_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    config = load()
+    alone, shared = memory.here(config, 1), memory.here(config, 2)
+    assert 0 < shared.size == alone.size / 2 and shared.whose == f"{alone.whose} shared by 2 processes"
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4")
+    assert memory.here(config, 2) == (200 * 2**20, "the memory that Slurm gives shared by 2 processes", 0.9)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "300")
+    assert memory.here(config, 1) == (300 * 2**20, "the memory that Slurm gives", 0.9)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # all of it
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "much")
+    assert memory.here(config, 1) == alone
+    assert memory.here(load(None, ["recompute.memory=3"]), 2).size == 3 * GIB
+    assert memory.asked(load(None, ["site.memory_gb=3"]), 2, 0) == (
+        1.5 * GIB,
+        "site.memory_gb shared by 2 processes",
+        0.9,
+    )
+    assert memory.asked(load(None, ["site.memory_gb=3"]), 1, 1) is None  # a GPU's own is not known here
+    assert memory.asked(config, 1, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/a/b", {"a/b/memory.max": "max", "a/memory.max": "3000", "memory.max": "max"}, 3000),
+        ("0::/a/b", {"a/b/memory.max": "2000\n", "a/memory.max": "3000"}, 2000),
+        ("0::/a/b", {"memory.max": "4000"}, 4000),  # a container sees its own group at the root
+        ("0::/../x", {"memory.max": "5000"}, 5000),
+        ("0::/a/b", {}, float("inf")),
+        ("5:cpu,memory:/j\n2:cpu:/k\n0::/", {"memory/j/memory.limit_in_bytes": "6000"}, 6000),
+        ("5:memory:/j", {"memory/memory.limit_in_bytes": "9223372036854771712"}, 9223372036854771712),
+        ("nonsense", {"memory.max": "1"}, float("inf")),
+        (None, {"memory.max": "1"}, float("inf")),
+    ],
+)
+def test_a_control_group_limits(tmp_path: Path, groups: str | None, files: dict[str, str], limit: float) -> None:
+    if groups is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(groups)
+    for name, content in files.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    assert memory.cgroup_limit(tmp_path) == limit

@@ -60,18 +60,17 @@ def test_stored_text_is_text(tmp_path: Path, text: str, monkeypatch: pytest.Monk
     config.data.root, config.site.setup = text, [text, "other"]
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config))
-    for stored in (True, False):
-        read = load(path, ["seed=3"], stored=stored)
+    for read in (load(path, ["seed=3"]), configs.stored(path, ["seed=3"])):
         assert (read.data.root, read.site.setup, read.seed) == (text, [text, "other"], 3)
 
 
 @pytest.mark.parametrize("text", [text for text in TEXTS if "${" in text])
 @pytest.mark.parametrize("key", ["data.root", "site.setup"])
 def test_nothing_stored_is_resolved(text: str, key: str) -> None:
-    """Of a file that others have written."""
-    if text != "\\${name}":  # which is the text ${name}
-        with pytest.raises(RunError, match="nothing stored is resolved"):
-            load("x.json", stored=True, content={key: text if key == "data.root" else ["x", text]})
+    """Of a description that others have written: it stays as it is."""
+    value = text if key == "data.root" else ["x", text]
+    config = configs.stored(Path("x.json"), kept={key: value})
+    assert configs.flat(config)[key] == value
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +128,9 @@ def test_a_stored_command_is_not_run(run: Path, tmp_path: Path, key: str, make: 
     assert not (tmp_path / "ran").exists()
     path, site = run / "run" / "config.yaml", tmp_path / "site.yaml"
     site.write_text("setup: [module load cuda]\nsbatch: [exclusive]\nsrun: []\n")
-    for words in ([f"{key}=null" if key == "data.root" else f"{key}=[]"], ["data.root=x", *configs.of_site(site)]):
-        config = load(path, words, stored=True)
-        check_commands(config, path, words)
+    for words, file in (([f"{key}=null" if key == "data.root" else f"{key}=[]"], None), (["data.root=x"], site)):
+        config = configs.stored(path, words, site=file)
+        check_commands(config, path, words, site=file)
     assert (config.site.setup, config.site.sbatch, config.site.srun) == (["module load cuda"], ["exclusive"], [])
 
 
@@ -140,7 +139,7 @@ def test_a_setting_is_one_line_of_the_jobs_script(key: str) -> None:
     """A second one would be a command."""
     value: Any = "x\ntouch ran #"
     with pytest.raises(RunError, match=f"{key} is .*becomes a line of the job's script, so it must be one"):
-        load("x.yaml", content={key: [value] if key == "site.sbatch" else value})
+        configs.stored(Path("x.yaml"), kept={key: [value] if key == "site.sbatch" else value})
 
 
 def test_a_command_that_is_given_now_is_run(run: Path, tmp_path: Path) -> None:
@@ -170,17 +169,16 @@ def test_a_secret_in_a_url_is_refused_and_not_shown(cli: Any, tmp_path: Path, ro
 
 
 @pytest.mark.parametrize("root", PUBLIC)
-def test_a_root_without_one_is_taken(root: str) -> None:
+def test_a_root_without_one_is_taken(root: str, tmp_path: Path) -> None:
     config = Config()
     config.data.root, config.data.window = root, 2
-    text = to_yaml(config)
-    content = yaml.safe_load(text)
-    assert load("x.yaml", content=content).data.root == root
+    (tmp_path / "x.yaml").write_text(to_yaml(config))
+    assert load(tmp_path / "x.yaml").data.root == root
 
 
 def test_a_secret_that_an_earlier_version_stored_is_refused_where_it_is_used(run: Path) -> None:
     flat = stored(run, "data.root", "https://host/set?token=hunter2")
-    assert load(run / "run" / "config.yaml", stored=True).data.root == flat["data.root"]
+    assert configs.stored(run / "run" / "config.yaml").data.root == flat["data.root"]
     with pytest.raises(Exception, match=r"data.root|https://host/set\?\*\*\* has a password or a query") as error:
         evaluate_export(run / "x.safetensors")
     assert "hunter2" not in str(error.value)
