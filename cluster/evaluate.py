@@ -91,11 +91,11 @@ def evaluate_run(
     DataError for a set that is not whole, or has other classes or shapes than the run.
     """
     file, found = located(Path(path))
+    check_commands(stored(file, overrides), file, overrides, ["data.root"])
     weights, saved = checkpoint.load_weights(found)
     made = bool(corruptions) and corrupted_set is None
     read = partial(stored, file)
     config, options = for_evaluation(read, overrides, saved["model"], corruptions=made)
-    check_commands(config, file, overrides, ["data.root"])
     data = opened(config, "test")
     check_kind(config.data, data)
     numbers = class_numbers(saved.get("classes"), data, found)
