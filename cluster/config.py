@@ -272,11 +272,11 @@ def load(
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
-            raise RunError(f"{override!r} is not an override; write key=value, for example train.epochs=2")
+            raise RunError(f"{masked(override)!r} is not an override; write key=value, for example train.epochs=2")
         try:
             parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)
         except (OmegaConfBaseException, yaml.YAMLError) as e:
-            raise RunError(f"{override!r}: the value cannot be read ({_first_line(e)})") from e
+            raise RunError(f"{masked(override)!r}: the value cannot be read ({_first_line(e)})") from e
         assert isinstance(parsed, dict)
         _apply(config, {key.strip(): parsed["value"]}, "command line")
     try:
@@ -330,7 +330,7 @@ def _literal(value: Any) -> Any:
 def _check_resolved(content: Any, where: str, key: str = "") -> None:
     """Raises RunError for a text in which something would be resolved, such as ${oc.env:NAME}."""
     if isinstance(content, str) and re.search(r"(?<!\\)(\\\\)*\$\{", content):
-        raise RunError(f"{where}: {key} is {content}, and nothing stored is resolved; write what it stands for")
+        raise RunError(f"{where}: {key} is {masked(content)}, and nothing stored is resolved; write what it stands for")
     for inner in content if isinstance(content, (dict, list)) else ():
         value, name = (content[inner], f"{key}.{inner}".strip(".")) if isinstance(content, dict) else (inner, key)
         _check_resolved(value, where, name)
@@ -421,7 +421,7 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
     for key, value in lines.items():
         texts = value if isinstance(value, list) else [value]
         if key != "site.setup" and any("\n" in str(text) for text in texts):
-            raise RunError(f"{key} is {_show(value)}; it becomes a line of the job's script, so it must be one")
+            raise RunError(f"{key} is {value!r}; it becomes a line of the job's script, so it must be one")
     for entry in config.site.sbatch:
         if entry.startswith("-"):
             raise RunError(f"site.sbatch has {entry!r}; write key=value or key, without dashes")
@@ -515,7 +515,7 @@ def _apply(config: Any, layer: Any, where: str, prefix: str = "") -> None:
                 raise RunError
             OmegaConf.update(config, name, value)
         except (OmegaConfBaseException, RunError) as e:
-            raise RunError(f"{where}: {name} is {_show(value)}; expected {_expected(kind)}") from e
+            raise RunError(f"{where}: {name} is {masked(_show(value))}; expected {_expected(kind)}") from e
 
 
 def _as_meant(value: Any, kind: str, limits: Mapping[str, Any]) -> Any:

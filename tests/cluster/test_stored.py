@@ -35,6 +35,7 @@ SECRETS = [
     "https://me:hunter2@host/set",
     "https://hunter2@host/set",
     "https://host/set?token=hunter2",
+    "https:/me:hunter2@host/set",
     "http://host/set?hunter2",
     "sftp://me:hunter2@host/set",
     "gs://host/set?sig=hunter2",
