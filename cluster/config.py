@@ -300,7 +300,7 @@ def check_commands(
         value = settings[key]
         if value and key not in given and (key != "data.root" or is_command(value)):
             raise RunError(
-                f"{where} has a stored command, {key}={masked(show(value))}, which is only run where it is given again"
+                f"{where} has a stored command, {key}={show(value)}, which is only run where it is given again"
                 f": look at it, and write {key}=... on the command line"
             )
 
@@ -406,7 +406,7 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
     for key, value in lines.items():
         texts = value if isinstance(value, list) else [value]
         if key != "site.setup" and any("\n" in str(text) for text in texts):
-            raise RunError(f"{key} is {show(value)}; it becomes a line of the job's script, so it must be one")
+            raise RunError(f"{key} is {value!r}; it becomes a line of the job's script, so it must be one")
     for entry in config.site.sbatch:
         if entry.startswith("-"):
             raise RunError(f"site.sbatch has {entry!r}; write key=value or key, without dashes")
@@ -497,9 +497,9 @@ def _override(given: str) -> dict[str, Any]:
     key, equals, value = given.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise RunError(f"{given!r} is not an override; write key=value, for example train.epochs=2")
+        raise RunError(f"{masked(given)!r} is not an override; write key=value, for example train.epochs=2")
     where = "command line"
-    node = values.argument(value, _types()[key][0] if key in _types() else "", repr(given))
+    node = values.argument(value, _types()[key][0] if key in _types() else "", repr(masked(given)))
     return {
         name: _read(name, part, where, shown=value.strip() if part is node else part)
         for name, part in _named(key, node, where, set())

@@ -56,9 +56,9 @@ def _read(config: Config, split: str) -> TarDataset | RemoteTarDataset | BetonDa
 
 def check_dataset(name: str, data: Index) -> None:
     """Raises RunError where the shards are not of the data set of that name."""
-    if data.facts["dataset"] != name:
+    if data.dataset != name:
         raise RunError(
-            f"{data.folder} holds {data.facts['dataset']}, the configuration asks for {name}; set data.dataset, or "
+            f"{data.folder} holds {data.dataset}, the configuration asks for {name}; set data.dataset, or "
             "data.root to another folder"
         )
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from pipelines.remote import masked
+
 from .errors import RunError
 
 LARGEST_FILE = 2**20
@@ -273,7 +275,7 @@ def _unescaped(word: Word) -> Word:
 
 
 def show(value: Any) -> str:
-    """A value, or what was written for one, on one short line."""
+    """A value, or what was written for one, on one short line without a URL's secrets."""
     shown = "".join(islice(_pieces(value), _SHOWN))
     shown = " ".join((shown[: _SHOWN - 3] + "..." if len(shown) > _SHOWN else shown).split()) or "empty"
     return shown if shown.isprintable() else shown.encode("unicode_escape").decode()
@@ -293,9 +295,9 @@ def _pieces(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         yield f"[{', '.join(show(v) for v in value)}]"
     elif isinstance(value, yaml.ScalarNode):
-        yield value.value
+        yield masked(value.value)
     else:
-        yield "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        yield "null" if value is None else str(value).lower() if isinstance(value, bool) else masked(str(value))
 
 
 def first_line(e: Exception) -> str:

@@ -59,7 +59,7 @@ def read_facts(folder: Path | Remote) -> dict[str, Any]:
 def class_names(folder: Path) -> list[str]:
     """Of a split whose table is not read. Raises DataError."""
     with readable(folder):
-        return read_facts(folder)["class_names"]
+        return [str(name) for name in read_facts(folder)["class_names"]]
 
 
 @contextmanager
@@ -90,7 +90,9 @@ class Index:
             """Of everything here that decides numbers; in format 2, of the table."""
             self.columns: str = self.facts["columns"]
             """The digest of the table."""
-            self.class_names: list[str] = self.facts["class_names"]
+            self.class_names: list[str] = [str(name) for name in self.facts["class_names"]]
+            self.dataset: str = self.facts["dataset"]
+            """The name of what was converted."""
             channels, height, width = self.facts["shape"]
             self.shape: tuple[int, int, int] = (channels, height, width)
             """(C, H, W) of every picture; H and W are 0 where each has its own."""

@@ -67,7 +67,7 @@ def is_command(root: str) -> bool:
 
 
 _URL = re.compile(
-    r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^/\s'\"@?]*@)?(?P<path>[^\s'\"?]*)(?P<query>\?[^\s'\"]*)?"
+    r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*:/{1,2})(?P<user>[^/\s'\"@?]*@)?(?P<path>[^\s'\"?]*)(?P<query>\?[^\s'\"]*)?"
 )
 
 

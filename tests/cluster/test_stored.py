@@ -35,6 +35,7 @@ SECRETS = [
     "https://me:hunter2@host/set",
     "https://hunter2@host/set",
     "https://host/set?token=hunter2",
+    "https:/me:hunter2@host/set",
     "http://host/set?hunter2",
     "sftp://me:hunter2@host/set",
     "gs://host/set?sig=hunter2",
@@ -94,7 +95,9 @@ def stored(run: Path, key: str, value: Any) -> dict[str, Any]:
         json.dumps({"id": "1", "slurm": False, "nodes": 1, "processes": 1, "gpus": 0})
     )
     (run / "x.safetensors").write_bytes(b"")
-    (run / "x.safetensors.json").write_text(json.dumps({"model": {"name": "quickstart"}, "config": flat, "checkpoint": "step-1", "step": 1}))
+    (run / "x.safetensors.json").write_text(
+        json.dumps({"model": {"name": "quickstart"}, "config": flat, "checkpoint": "step-1", "step": 1})
+    )
     return flat
 
 
