@@ -20,6 +20,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from tdformer.errors import first_line
+
 from .errors import NO_SPACE, RunError
 from .run import sync_folder, write_atomic
 
@@ -183,8 +185,7 @@ def _parts(path: Path) -> dict[str, Tensors]:
     try:
         return {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors")) if file.is_file()}
     except (SafetensorError, OSError) as error:
-        said = str(error).splitlines()[0][:120]
-        raise RunError(f"checkpoint {path} cannot be read ({said}); use another one") from error
+        raise RunError(f"checkpoint {path} cannot be read ({first_line(error)}); use another one") from error
 
 
 def clean(root: Path) -> None:

@@ -52,7 +52,7 @@ def no_memory(error: BaseException) -> str | None:
         return None
     asked = re.search(r"tried to allocate [\d.]+ \w+", said, re.IGNORECASE)
     where = "the GPU's memory" if re.search("CUDA|CUBLAS", said) else "memory"
-    what = asked[0].replace("T", "t", 1) if asked else (said.splitlines() or ["no room"])[0][:120]
+    what = asked[0][0].lower() + asked[0][1:] if asked else (said.splitlines() or ["no room"])[0][:120]
     return f"{where} has run out ({what})"
 
 

@@ -19,6 +19,8 @@ from torch._export.serde.serialize import ExportedProgramDeserializer, _dict_to_
 from torch.export.pt2_archive._package import PT2ArchiveReader, _load_constants, _load_state_dict
 from torch.utils import _pytree as pytree
 
+from tdformer.errors import first_line
+
 from .errors import RunError
 
 RECORDS = re.compile(
@@ -82,8 +84,7 @@ def read_program(path: Path) -> nn.Module:
     except _Refused as refused:
         raise RunError(f"{path} holds {refused}, which no model of ours does: refused; export it again") from None
     except Exception as error:  # torch raises half a dozen kinds for damaged bytes
-        said = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise RunError(f"{path} cannot be read ({said}); export it again") from None
+        raise RunError(f"{path} cannot be read ({first_line(error)}); export it again") from None
 
 
 def _program(content: bytes) -> nn.Module:

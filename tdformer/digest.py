@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ModelError
+from .errors import ModelError, first_line
 from .registry import create_model
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,9 @@ def described(path: Path) -> dict[str, Any] | None:
         with torch.device("meta"):
             about["model"] = create_model(**about["model"]).config
     except Exception as error:  # options that somebody else wrote can be anything
-        raise ModelError(f"{file}: its model options cannot be used ({error}); export {path.name} again") from None
+        raise ModelError(
+            f"{file}: its model options cannot be used ({first_line(error)}); export {path.name} again"
+        ) from None
     return about
 
 

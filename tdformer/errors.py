@@ -5,3 +5,8 @@ from __future__ import annotations
 
 class ModelError(ValueError):
     """One line: what is wrong, where, and what to do."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, in a line of at most 120 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

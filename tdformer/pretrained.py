@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .backbones import SDT, QKFormer, Spikformer
 from .digest import DIGEST, described, of_tensors, unverified
-from .errors import ModelError
+from .errors import ModelError, first_line
 from .model import TDFormer
 from .registry import create_model
 
@@ -117,7 +117,9 @@ def from_pretrained(path: str | Path) -> TDFormer:
     try:
         model = create_model(**json.loads(file.options))
     except Exception as error:  # options that somebody else wrote can be anything
-        raise ModelError(f"{path}: its model options cannot be used ({_line(error)}); write the file again") from None
+        raise ModelError(
+            f"{path}: its model options cannot be used ({first_line(error)}); write the file again"
+        ) from None
     load_pretrained(model, file.contents)
     return model
 
@@ -141,22 +143,22 @@ def _read(path: Path, verified: bool = False) -> _File:
     if not os.path.isfile(path):
         raise ModelError(f"{path}: no such file, or no plain one; give a .pth or .safetensors file")
     if path.suffix == ".safetensors":
-        return _safetensors(path)
+        return _safetensors(path, verified)
     if not verified:
         described(path)
     return _checkpoint(path)
 
 
-def _safetensors(path: Path) -> _File:
+def _safetensors(path: Path, verified: bool) -> _File:
     try:
         with safetensors.safe_open(path, "pt") as file:
             tensors, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:  # safetensors and torch raise half a dozen kinds
-        raise ModelError(f"{path}: is not a readable safetensors file ({_line(error)}); get it again") from None
+        raise ModelError(f"{path}: is not a readable safetensors file ({first_line(error)}); get it again") from None
     options = said.get(METADATA)
-    if options is not None and DIGEST not in said:
+    if options is not None and DIGEST not in said and not verified:
         unverified(path)
-    elif options is not None and said[DIGEST] != of_tensors(options, tensors):
+    if options is not None and said.get(DIGEST) not in (None, of_tensors(options, tensors)):
         raise ModelError(f"{path}: is damaged (its SHA-256 is not that of its header); get it again")
     return _File(tensors, options)
 
@@ -188,7 +190,7 @@ def _checkpoint(path: Path) -> _File:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if asked:
             raise ModelError(f"{path}: would run {asked[1]} when loaded, refused; save its weights alone") from None
-        raise ModelError(f"{path}: is not a readable checkpoint ({_line(error)}); get it again") from None
+        raise ModelError(f"{path}: is not a readable checkpoint ({first_line(error)}); get it again") from None
     if not isinstance(contents, Mapping):
         raise ModelError(f"{path}: holds a {type(contents).__name__}, not a dict of weights; save a state dict")
     return _File(contents, unread=unread)
@@ -206,10 +208,6 @@ def _others(path: Path) -> list[str]:
         if damaged is not None:
             raise ValueError(f"{damaged} is damaged (checksum)")
     return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _weights(contents: Mapping[str, Any], where: str) -> dict[str, Tensor]:
