@@ -38,7 +38,7 @@ flock 9
 [ -e "$stamp" ] || "$python" -m venv --clear .venv
 rm -f "$stamp"
 
-echo "Installing into .venv (some 2.7 GB, with torch's CUDA build 5.6) ..."
+echo "Installing into .venv (some 2.5 GB, with torch's CUDA build 5.6) ..."
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 pip install --quiet -c .ci/constraints.txt uv
 # Where a site has its own wheels or a mirror, pip has been told; uv reads none of pip's settings.
@@ -49,5 +49,10 @@ uv() { .venv/bin/uv pip "$@" --quiet --python .venv/bin/python; }
 uv install --exact -c .ci/constraints.txt -e '.[dev,augment]' --group needs
 uv check
 # Without what they ask for: another torch, and OpenCV with windows, which needs libGL.
-uv install --no-deps --compile-bytecode -c .ci/constraints.txt -r pyproject.toml --extra corruptions --group peer
+uv install --no-deps -c .ci/constraints.txt -r pyproject.toml --extra corruptions --group peer
+# Python compiles what it imports when it first does. What starts need, now: on a cluster many would do it at the same time,
+# and where they may not write to .venv, each anew. All of it would take four times as long as the rest of the install.
+env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c '
+import cluster.evaluate, cluster.export, cluster.prepare, cluster.processes, cluster.train
+import hypothesis, matplotlib.pyplot, numba, pytest, scipy.io, sklearn.datasets, wandb, xdist'
 touch "$stamp"

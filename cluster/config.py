@@ -306,7 +306,7 @@ def check_commands(
 
 
 def recipe(path: str | Path) -> Path:
-    """The file of our recipe, where `path` is the name of one; any other path, and an existing file, as it is."""
+    """The file of our recipe, where `path` is the name of one; any other path, or one that exists, as it is."""
     path = Path(path)
     ours = _recipes().get(str(path))
     return path if ours is None or (path.exists() and not path.is_dir()) else ours

@@ -95,7 +95,8 @@ def stored(run: Path, key: str, value: Any) -> dict[str, Any]:
         json.dumps({"id": "1", "slurm": False, "nodes": 1, "processes": 1, "gpus": 0})
     )
     (run / "x.safetensors").write_bytes(b"")
-    (run / "x.safetensors.json").write_text(
+    described = {"model": {"name": "quickstart"}, "config": flat, "checkpoint": "step-1", "step": 1}
+    (run / "x.safetensors.json").write_text(json.dumps(described))
         json.dumps({"model": {"name": "quickstart"}, "config": flat, "checkpoint": "step-1", "step": 1})
     )
     return flat
