@@ -204,6 +204,9 @@ def shard(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the shards go.")],
     source: Annotated[Path | None, typer.Option(help="Folder of the raw files.")] = None,
     samples_per_shard: Annotated[int, typer.Option(min=1)] = 10_000,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Height x width beyond which a picture is refused before it is decoded.")
+    ] = 100_000_000,
     processes: Annotated[int | None, typer.Option(min=1, help="That write at once. [default: one a core]")] = None,
     to: Annotated[str | None, typer.Option(help="ffcv: their copy as FFCV files.")] = None,
     stored: Annotated[str, typer.Option(help="With --to ffcv: pixels (no decoding, more disk) or files.")] = "pixels",
@@ -216,7 +219,7 @@ def shard(
         raise RunError(f"--to is {to}; the one other format is ffcv")
     many = processes or len(os.sched_getaffinity(0))
     if to is None or not splits(folder):
-        write_shards(dataset, folder, source, samples_per_shard, many)
+        write_shards(dataset, folder, source, samples_per_shard, many, max_pixels)
     if to == "ffcv":
         write_ffcv(folder, stored, max_side, many)
 
