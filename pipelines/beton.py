@@ -54,7 +54,8 @@ def write(
 
     stored: `pixels`, or `files`: the original bytes, no larger than the shards. max_side: pixels are brought down to
     this longer side, averaged over areas. The file appears when it is whole and synced. Raises DataError for a
-    damaged sample, a full disk, where ffcv is missing or something in the folder is not ours (see ours.py); then nothing is left behind.
+    damaged sample, a full disk, where ffcv is missing or something in the folder is not ours (see ours.py); then
+    nothing is left behind.
     """
     if stored not in STORED:
         raise DataError(f"an FFCV file cannot hold {stored!r}; choose one of {', '.join(STORED)}")

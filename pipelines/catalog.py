@@ -32,6 +32,18 @@ FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation that the field uses for ImageNet, and for any folder of photographs."""
 
+EXTENSIONS = {
+    ".jpg": "jpg",
+    ".jpeg": "jpg",
+    ".png": "png",
+    ".bmp": "bmp",
+    ".pgm": "pgm",
+    ".ppm": "ppm",
+    ".tif": "tif",
+    ".tiff": "tif",
+    ".webp": "webp",
+}
+"""The suffixes of pictures, those of torchvision's ImageFolder, and what they are called in a shard."""
 DVS128 = (2, recordings.SIDE, recordings.SIDE)
 COUNTS = (0.0, 0.0), (1.0, 1.0)
 """Mean and standard deviation where values are counts, which are taken as they are."""
@@ -122,7 +134,7 @@ class Arrays:
 class FolderDataset(Dataset):
     """SOURCE/train and SOURCE/val (or validation, or test), each with a folder of files, pictures, for each class."""
 
-    suffixes: tuple[str, ...] = field(default_factory=lambda: tuple(EXTENSIONS), kw_only=True)
+    suffixes: tuple[str, ...] = field(default=tuple(EXTENSIONS), kw_only=True)
 
     def _open(self, split: str, source: Path | None) -> Source:
         if source is None:
@@ -172,18 +184,6 @@ class ImageNet(FolderDataset):
 _SPLITS = {"train": ("train",), "test": ("val", "validation", "test")}
 """The folders that a split may be in. `val` comes first, because where there is a `test` too it is held back, and often
 has no labels."""
-EXTENSIONS = {
-    ".jpg": "jpg",
-    ".jpeg": "jpg",
-    ".png": "png",
-    ".bmp": "bmp",
-    ".pgm": "pgm",
-    ".ppm": "ppm",
-    ".tif": "tif",
-    ".tiff": "tif",
-    ".webp": "webp",
-}
-"""The suffixes of pictures, those of torchvision's ImageFolder, and what they are called in a shard."""
 _MIXED = 0x73686172
 
 

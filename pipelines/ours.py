@@ -22,7 +22,7 @@ NOTE = ("inode", "bytes", "changed")
 
 
 def facts(folder: Path) -> dict[str, Any] | None:
-    """What our index in a folder says; {} where it is damaged and only its table tells; None: the folder is not ours."""
+    """What our index in a folder says; {} where it is damaged and only its table tells. None: we did not write it."""
     found = _json(folder / INDEX)
     if found is not None and found.keys() >= {"format", "dataset", "split"}:
         return found

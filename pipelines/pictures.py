@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from .boxes import Box
 from .errors import DataError
@@ -132,7 +133,7 @@ def _plain(picture: Image.Image) -> Image.Image:
     DataError for 32 bits a value, of which nothing says what is white."""
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
         values = np.asarray(picture).astype(np.int32)
-        bits = picture.tag_v2.get(258, (16,))[0] if picture.format == "TIFF" else 16  # a TIFF has 12 as well
+        bits = picture.tag_v2[BITSPERSAMPLE][0] if isinstance(picture, TiffImageFile) else 16  # a TIFF has 12 as well
         grey = (values >> bits - 8).astype(np.uint8)  # as Pillow reads 16 bits of a colour
         if "transparency" in picture.info:
             grey[values == picture.info["transparency"]] = 255

@@ -113,7 +113,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path):
         (
             changed(rows=7),
             None,
-            r"360 samples are wrong: .*sample 00000000 decodes to \[1, 7, 8\] instead of \[1, 8, 8\];",
+            r"360 samples are wrong: .* 00000000 decodes to \[1, 7, 8\] instead of \[1, 8, 8\];",
         ),
         (changed(count=0), None, "digits test has no samples"),
     ]:
