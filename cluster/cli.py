@@ -251,7 +251,10 @@ def import_weights(
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
     import tdformer
+    from tdformer.pretrained import is_saved
 
+    if out.exists() and not is_saved(out):
+        raise RunError(f"{out} is there and of no earlier import; name another file, or remove that one")
     made = tdformer.create_model(model, **options)
     report = tdformer.load_pretrained(made, file)
     with disk_errors(out):

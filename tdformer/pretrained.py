@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,7 @@ def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> 
 def save_pretrained(model: TDFormer, path: str | Path) -> None:
     """Write weights and `model.config` as safetensors; the file appears complete or not at all."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
         save_file(tensors, temporary, {METADATA: json.dumps(model.config)})
@@ -100,6 +101,15 @@ def save_pretrained(model: TDFormer, path: str | Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether `save_pretrained` wrote a file, as its header says."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return METADATA in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
 
 
 def from_pretrained(path: str | Path) -> TDFormer:
