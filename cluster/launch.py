@@ -116,6 +116,8 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     if (job := jobs.of(folder)) is not None and (state := job.state()) in jobs.ALIVE:
         print(f"{folder.path} is job {job.id} already ({state.lower()}); tdformer logs -f {folder.path}")
         return 0
+    for place in _code(folder):
+        _check_snapshot(place)
     if folder.path.exists():
         with folder.lock():  # refuses where a process trains in it
             pass
@@ -123,8 +125,6 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     script = executor._make_submission_file_text(executor._submitit_command_str, "") if slurm else ""
     if slurm:
         _try(script, config, shape)
-    for place in _code(folder):
-        _check_snapshot(place)
     if dry_run:
         print(script or f"{shape.processes} processes on this machine:\n{executor._submitit_command_str}")
         return 0

@@ -97,6 +97,8 @@ def write_shards(
 
 def write_ffcv(folder: Path, stored: str = "pixels", max_side: int | None = None, processes: int = 1) -> None:
     """Write the FFCV copy of every split in `folder`, in place of what is there. Raises DataError."""
+    for split in splits(folder):
+        beton.check(split)
     with exclusive(folder, wait=600), disk_errors(folder):
         for split in splits(folder):
             where = beton.write(

@@ -42,6 +42,13 @@ def checks(beton: Path) -> Path:
     return beton.with_name(f"{beton.name}.npz")
 
 
+def check(folder: Path) -> None:
+    """Raises DataError where a file that we did not write is in the place of a split's FFCV file."""
+    for place in (path(folder), checks(path(folder))):
+        if place.exists() and not ours.has_copy(path(folder)):
+            raise DataError(f"{place} was not written by tdformer; move it away")
+
+
 def write(
     folder: Path,
     *,
@@ -54,8 +61,8 @@ def write(
 
     stored: `pixels`, or `files`: the original bytes, no larger than the shards. max_side: pixels are brought down to
     this longer side, averaged over areas. The file appears when it is whole and synced. Raises DataError for a
-    damaged sample, a full disk, where ffcv is missing or something in the folder is not ours (see ours.py); then
-    nothing is left behind.
+    damaged sample, a full disk, where ffcv is missing or something is in the way (see `check`); then nothing is left
+    behind.
     """
     if stored not in STORED:
         raise DataError(f"an FFCV file cannot hold {stored!r}; choose one of {', '.join(STORED)}")
@@ -65,7 +72,7 @@ def write(
     if has_events(data):
         raise DataError(f"{folder} holds events, of which there is no FFCV copy; train from the shards")
     final = path(folder)
-    ours.check(folder, folder.name)
+    check(folder)
     for left in ours.unfinished(folder, folder.name):  # by a writer that was killed
         left.unlink()
     hidden = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
