@@ -155,11 +155,11 @@ class FolderDataset(Dataset):
             raise DataError(f"{train / odd} is a class whose name is not UTF-8; rename it")
         names, labels = listed(folder, classes, self.suffixes, skipped)
         counts = np.bincount(labels, minlength=len(classes))
-        empty = [str(folder / name) for name, count in zip(classes, counts, strict=True) if name in own and not count]
-        if empty:
-            raise DataError(
-                f"{', '.join(empty)}: nothing to read ({skipped or 'no files at all'}); fill, or remove, that folder"
-            )
+        if empty := [name for name, count in zip(classes, counts, strict=True) if name in own and not count]:
+            why = Skipped()
+            listed(folder, empty, self.suffixes, why)
+            places = ", ".join(str(folder / name) for name in empty)
+            raise DataError(f"{places}: nothing to read ({why or 'no files'}); fill it, or remove the folder")
         for other in (source / name for name in _SPLITS[split] if source / name != folder and (source / name).is_dir()):
             skipped.add(f"folders, because {folder.name} comes first", other)
         order = mixed(len(names))

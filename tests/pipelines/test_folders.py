@@ -129,7 +129,7 @@ def test_a_picture_that_goes_away_is_the_sources_fault(source: Path, tmp_path: P
         (lambda s: (s / "val" / "fox").mkdir(), "val/fox is a class that .*train does not have"),
         (
             lambda s: [p.unlink() for p in s.glob("val/*/*")],
-            "val/owl: nothing to read .no files at all.; fill,",
+            "val/owl: nothing to read .no files.; fill it,",
         ),
     ],
 )
