@@ -85,9 +85,10 @@ class RunFolder:
         """Raises RunError for a folder that we did not write: it may be anybody's, and nothing in it is touched."""
         if not self.path.is_dir() or self.starts.path.exists() or (self.path / "launch.yaml").exists():
             return
-        begun = {"lock", "checkpoints", "config.yaml"}  # of a start that was killed before it wrote those two
-        names = {p.name for p in self.path.iterdir() if not re.fullmatch(r"\.config\.yaml\..*tmp", p.name)}
-        if other := sorted(names - begun):
+        # Of a start that was killed before it wrote those two; an empty folder is nobody's loss.
+        begun = re.compile(r"lock|checkpoints|config\.yaml|\.config\.yaml\..*tmp")
+        other = sorted(p.name for p in self.path.iterdir() if not begun.fullmatch(p.name) and not _is_empty(p))
+        if other:
             raise RunError(f"{self.path} holds {other[0]} and is no run of tdformer; start the run with name=...")
 
     def open(self, config: Config) -> None:
@@ -229,6 +230,10 @@ def write_atomic(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def sync_folder(path: Path) -> None:

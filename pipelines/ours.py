@@ -24,7 +24,7 @@ NOTE = ("inode", "bytes", "changed")
 def facts(folder: Path) -> dict[str, Any] | None:
     """What our index in a folder says; {} where it is damaged and only its table tells. None: we did not write it."""
     found = _json(folder / INDEX)
-    if found is not None and found.keys() >= {"format", "dataset", "split"}:
+    if found is not None and found.keys() >= {"dataset", "split"} and found.keys() & {"format", "digest"}:
         return found
     return {} if _has_arrays(folder / TABLE, COLUMNS) else None
 
@@ -65,7 +65,7 @@ def names(folder: Path, split: str) -> set[str]:
     if isinstance(listed := index.get("shards"), list):
         shards = {str(shard.get("name")) for shard in listed if isinstance(shard, dict)}
     else:  # damaged, or still being written
-        shards = {name for name in found if re.fullmatch(rf"{split}-\d{{6,}}\.(tar|npz)", name)}
+        shards = {name for name in found if re.fullmatch(rf"{re.escape(split)}-\d{{6,}}\.(tar|npz)", name)}
     copy = f"{split}.beton"
     mine = {INDEX, TABLE, *shards, *(path.name for path in unfinished(folder, split))}
     if has_copy(folder / copy):
@@ -77,7 +77,7 @@ def names(folder: Path, split: str) -> set[str]:
 
 def unfinished(folder: Path, split: str) -> list[Path]:
     """What a killed writer of an FFCV file left in a folder of shards."""
-    name = re.compile(rf"\.{split}\.beton\.(whole\.)?[0-9a-f]{{8}}\.tmp(\.npz)?")
+    name = re.compile(rf"\.{re.escape(split)}\.beton\.(whole\.)?[0-9a-f]{{8}}\.tmp(\.npz)?")
     return [path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_file()]
 
 
