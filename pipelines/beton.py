@@ -46,7 +46,7 @@ def check(folder: Path) -> None:
     """Raises DataError where a file that we did not write is in the place of a split's FFCV file."""
     for place in (path(folder), checks(path(folder))):
         if place.exists() and not ours.has_copy(path(folder)):
-            raise DataError(f"{place} was not written by tdformer; move it away")
+            raise DataError(f"{place} was not written by tdformer, or its checksums are damaged; move it away")
 
 
 def write(
