@@ -83,9 +83,10 @@ class RunFolder:
 
     def _check_ours(self) -> None:
         """Raises RunError for a folder that we did not write: it may be anybody's, and nothing in it is touched."""
-        if not self.path.is_dir() or self.starts.path.exists() or (self.path / "launch.yaml").exists():
+        of_a_run = self.config_file.exists() and self.checkpoints.is_dir()
+        if not self.path.is_dir() or of_a_run or self.starts.path.exists() or (self.path / "launch.yaml").exists():
             return
-        # Of a start that was killed before it wrote those two; an empty folder is nobody's loss.
+        # Of a start that was killed before it wrote those; an empty folder is nobody's loss.
         begun = re.compile(r"lock|checkpoints|config\.yaml|\.config\.yaml\..*tmp")
         other = sorted(p.name for p in self.path.iterdir() if not begun.fullmatch(p.name) and not _is_empty(p))
         if other:
