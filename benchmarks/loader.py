@@ -105,7 +105,9 @@ def write(folder: Path, shapes: list[tuple[int, int]], images: int, workers: int
             path.hardlink_to(source / "train" / f"{i % 10}" / f"{i % DIFFERENT:06d}.jpg")
     (source / "test").mkdir()  # of which nothing is read
     per_shard = -(-images // max(4, workers))  # webdataset wants one or more for each worker
-    written = shards.write(catalog.get("folder"), "train", folder, source=source, samples_per_shard=per_shard)
+    written = shards.write(
+        catalog.get("folder"), "train", folder / "shards", source=source, samples_per_shard=per_shard
+    )
     beton.write(written)
     return Photographs(source, TarDataset(written), BetonDataset(written), workers)
 

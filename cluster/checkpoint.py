@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from .run import sync_folder, write_atomic
 Tensors = dict[str, torch.Tensor]
 MANIFEST, STATE = "manifest.json", "state.json"
 _NAME = re.compile(r"step-(\d{8,})$")
+_HIDDEN = re.compile(r"\.step-\d{8,}(\.old)?\.tmp")
+_FILE = re.compile(r"(manifest|state)\.json|\w+\.safetensors")
 
 
 def save(
@@ -37,12 +39,18 @@ def save(
     and the last one that was the `best` when it was written (named in `root/best`).
 
     The folder is written under a hidden name, synced, given a manifest of sizes and digests, and renamed.
-    Raises RunError when the disk is full; what was there before is untouched then.
+    Raises RunError when the disk is full, or something that we did not write is in the way; what was there before is
+    untouched then.
     """
     final = root / f"step-{step:08d}"
     hidden = root / f".{final.name}.tmp"
     root.mkdir(parents=True, exist_ok=True)
     clean(root)
+    for place in (final, hidden):
+        if place.exists() and not _ours(place):
+            raise RunError(
+                f"{place} is no checkpoint that tdformer wrote; move it away, and run the same command again"
+            )
     try:
         hidden.mkdir()
         for part, tensors in parts.items():
@@ -61,7 +69,7 @@ def save(
         if best:
             write_atomic(root / "best", f"{final.name}\n".encode())
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(hidden, ignore_errors=True)
+        _remove(hidden)
         if is_full(error):
             raise RunError(
                 f"no space left for checkpoint {final}; free some and run the same command again: "
@@ -69,7 +77,7 @@ def save(
             ) from error
         raise
     for path in complete(root)[keep:]:
-        if path.name != _named(root / "best"):
+        if path.name != _named(root / "best") and _ours(path):
             _discard(path)
     return final
 
@@ -191,7 +199,10 @@ def _parts(path: Path) -> dict[str, Tensors]:
 def clean(root: Path) -> None:
     """Remove what a killed save or removal left behind."""
     for path in root.glob(".*.tmp"):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if _HIDDEN.fullmatch(path.name):
+            _remove(path)
+        elif re.fullmatch(r"\.(latest|best)(\.[0-9a-f]{8})?\.tmp", path.name):
+            path.unlink(missing_ok=True)
 
 
 def is_full(error: BaseException) -> bool:
@@ -207,7 +218,23 @@ def _discard(path: Path) -> None:
     """Remove a checkpoint so that at no moment a part of it is visible."""
     hidden = path.with_name(f".{path.name}.old.tmp")
     os.rename(path, hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    _remove(hidden)
+
+
+def _ours(path: Path) -> bool:
+    """Whether a folder is a checkpoint, damaged or not, with nothing else in it."""
+    if path.is_symlink() or not (path / MANIFEST).is_file():
+        return False
+    return all(_FILE.fullmatch(file.name) and file.is_file() for file in path.iterdir())
+
+
+def _remove(hidden: Path) -> None:
+    """Remove the files of a checkpoint, and its folder if nothing else is in it."""
+    with suppress(OSError):
+        for file in hidden.iterdir():
+            if _FILE.fullmatch(file.name):
+                file.unlink()
+        hidden.rmdir()
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -230,6 +230,10 @@ def shard(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the shards go.")],
     source: Annotated[Path | None, typer.Option(help="Folder of the raw files.")] = None,
     samples_per_shard: Annotated[int | None, typer.Option(min=1, help="[default: 10000]")] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Height x width beyond which a picture is refused unread. [default: 100000000]"),
+    ] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="That write at once. [default: one a core]")] = None,
     to: Annotated[str | None, typer.Option(help="ffcv: their copy as FFCV files.")] = None,
     stored: Annotated[
@@ -238,6 +242,8 @@ def shard(
     max_side: Annotated[int | None, typer.Option(min=1, help="With --to ffcv: pixels of the longer side.")] = None,
 ) -> None:
     """Write a data set as WebDataset shards with an index and checksums; interrupted, the same command goes on."""
+    from pipelines.pictures import MAX_PIXELS
+
     from .prepare import splits, write_ffcv, write_shards
 
     if to not in (None, "ffcv"):
@@ -245,11 +251,11 @@ def shard(
     if to is None and (stored or max_side):
         raise RunError(f"--{'stored' if stored else 'max-side'} is of FFCV files; add --to ffcv, or leave it out")
     many, there = processes or len(os.sched_getaffinity(0)), to is not None and bool(splits(folder))
-    if there and (source or samples_per_shard):
-        given = "--source" if source else "--samples-per-shard"
+    of_shards = {"--source": source, "--samples-per-shard": samples_per_shard, "--max-pixels": max_pixels}
+    if there and (given := next((option for option, value in of_shards.items() if value), None)):
         raise RunError(f"{given} is of shards, and {folder} has them: --to ffcv copies those; leave it out")
     if not there:
-        write_shards(dataset, folder, source, samples_per_shard or 10_000, many)
+        write_shards(dataset, folder, source, samples_per_shard or 10_000, many, max_pixels or MAX_PIXELS)
     if to == "ffcv":
         write_ffcv(folder, stored or "pixels", max_side, many)
 
@@ -283,7 +289,10 @@ def import_weights(
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
     import tdformer
+    from tdformer.pretrained import is_saved
 
+    if out.exists() and not is_saved(out):
+        raise RunError(f"{out} is there and of no earlier import; name another file, or remove that one")
     made = tdformer.create_model(model, **options)
     report = tdformer.load_pretrained(made, file)
     with disk_errors(out):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,12 +43,16 @@ def export(source: Path, out: Path, batch: int = 1) -> str:
     """Write a run's newest good checkpoint, or one checkpoint, to `out`, whose suffix chooses the format; returns a
     line that says what was written. The averaged weights where there are some.
 
-    batch: images that a .pt2 program takes at once. Raises RunError for another suffix or a checkpoint that is damaged.
+    batch: images that a .pt2 program takes at once. An earlier export is replaced, any other file is not. Raises
+    RunError for that, another suffix, or a checkpoint that is damaged.
     """
     if out.suffix not in SUFFIXES:
         raise RunError(f"{out}: the format follows the name; end it with one of {', '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
+    for place in (out, beside(out)):
+        if place.exists() and not _exported(out):
+            raise RunError(f"{place} is there and of no earlier export; name another file, or remove that one")
     settings, found = located(source)
     weights, saved = checkpoint.load_weights(found)
     model = tdformer.create_model(**saved["model"])
@@ -126,10 +131,19 @@ def _filled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
     return run
 
 
+def _exported(path: Path) -> bool:
+    """Whether what lies beside a file says that `export` wrote it."""
+    try:
+        about = json.loads(beside(path).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(about, dict) and about.keys() >= {"model", "config", "checkpoint", "step"}
+
+
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """A place to write to that becomes `path` when the block ends well."""
-    hidden = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    hidden = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
     try:
         yield hidden
         os.replace(hidden, path)

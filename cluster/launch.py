@@ -119,6 +119,8 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         while_running(configs.stored(folder.path / "launch.yaml"), config, folder.path, job.id)
         print(f"{folder.path} is job {job.id} already ({state.lower()}); tdformer logs -f {folder.path}")
         return 0
+    for place in _code(folder):
+        _check_snapshot(place)
     if folder.path.exists():
         with folder.lock():  # refuses where a process trains in it
             pass
@@ -134,8 +136,9 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         return 0
     with disk_errors(folder.path):
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        _snapshot(folder.path / "code")
-    write_atomic(folder.path / "launch.yaml", configs.to_yaml(config).encode())
+    write_atomic(folder.path / "launch.yaml", configs.to_yaml(config).encode())  # from now on the folder is a run's
+    with disk_errors(folder.path):
+        _snapshot(folder)
     os.environ |= {"PYTHONPATH": str(folder.path / "code"), "PYTHONSAFEPATH": "1"}
     with nullcontext() if slurm else _silent():
         submitted = executor.submit(Job(folder.path))
@@ -251,16 +254,30 @@ def _minutes(limit: str) -> int | None:
     return None if match is None else int(match[1] or 0) * 1440 + int(match[2]) * 60 + int(match[3])
 
 
-def _snapshot(place: Path) -> None:
-    """Copy the code that is running to `place`, so that a later start runs the same."""
+def _code(folder: RunFolder) -> tuple[Path, Path]:
+    """Where a run's snapshot of the code is, and where it is made."""
+    return folder.path / "code", folder.path / ".code.tmp"
+
+
+def _check_snapshot(place: Path) -> None:
+    """Raises RunError where something is in the place of a snapshot that is none."""
+    if place.is_symlink() or place.exists():
+        names = {path.name for path in place.iterdir()} if place.is_dir() and not place.is_symlink() else set()
+        if REVISION not in names or names - {REVISION, *PACKAGES, "__pycache__"}:
+            raise RunError(f"{place} is no snapshot of the code that tdformer took; move it away, or set name=...")
+
+
+def _snapshot(folder: RunFolder) -> None:
+    """Copy the code that is running into the run's folder, so that a later start runs the same."""
     here = Path(__file__).resolve().parent.parent
+    place, fresh = _code(folder)
     if here == place.resolve():
         return
-    fresh = place.with_name(".code.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    (fresh / REVISION).write_text(json.dumps(revision()))
     for package in PACKAGES:
         shutil.copytree(here / package, fresh / package)
-    (fresh / REVISION).write_text(json.dumps(revision()))
     shutil.rmtree(place, ignore_errors=True)
     fresh.rename(place)
 

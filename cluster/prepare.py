@@ -10,6 +10,7 @@ from pipelines.classes import mapping
 from pipelines.errors import DataError
 from pipelines.ffcv import BetonDataset
 from pipelines.index import Index, class_names
+from pipelines.pictures import MAX_PIXELS
 from pipelines.remote import Remote, is_remote
 from pipelines.webdataset import TarDataset
 
@@ -53,32 +54,54 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
 
 
 def write_shards(
-    dataset: str, folder: Path, source: Path | None = None, samples_per_shard: int = 10_000, processes: int = 1
+    dataset: str,
+    folder: Path,
+    source: Path | None = None,
+    samples_per_shard: int = 10_000,
+    processes: int = 1,
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
-    """Write every split of a data set, in place of what is there; interrupted, the same call goes on.
+    """Write every split of a data set, in place of its shards that are there; interrupted, the same call goes on. Says
+    what was written, and what lies at the source and was not read.
 
-    Raises DataError; nothing half-written is ever seen.
+    Raises DataError; nothing half-written is ever seen, and what we did not write is not touched.
     """
     _local(folder)
     known = catalog.get(dataset)
     if source is not None and not source.is_dir():
         raise DataError(f"{source}: no such folder to read {dataset} from")
+    opened = {split: known.open(split, source) for split in known.splits}
+    for split in known.splits:
+        shards.check(known, opened[split], split, folder, source)
+    faults: list[str] = []
     with exclusive(folder, wait=600), disk_errors(folder):
         for split in known.splits:
-            where = shards.write(
-                known,
-                split,
-                folder,
-                source=source,
-                samples_per_shard=samples_per_shard,
-                processes=processes,
-                progress=progress(split, "samples"),
-            )
+            try:
+                where = shards.write(
+                    known,
+                    split,
+                    folder,
+                    source=source,
+                    opened=opened[split],
+                    samples_per_shard=samples_per_shard,
+                    max_pixels=max_pixels,
+                    processes=processes,
+                    progress=progress(split, "samples"),
+                )
+            except shards.WrongSamples as error:  # the next split may have some as well
+                faults += error.faults
+                continue
             say(f"wrote {where}: {len(TarDataset(where)):,} samples")
+            if skipped := getattr(opened[split], "skipped", None):
+                say(f"not in {where}: {skipped}")
+    if faults:
+        raise shards.WrongSamples(faults)
 
 
 def write_ffcv(folder: Path, stored: str = "pixels", max_side: int | None = None, processes: int = 1) -> None:
     """Write the FFCV copy of every split in `folder`, in place of what is there. Raises DataError."""
+    for split in splits(folder):
+        beton.check(split)
     with exclusive(folder, wait=600), disk_errors(folder):
         for split in splits(folder):
             where = beton.write(

@@ -55,9 +55,9 @@ def main(config: Config, processes: int) -> int:
         if done is None:
             return worker(rank, world, None, config)
         return 0
+    folder.check(config)
     with folder.lock(wait=60 if launched else 0):  # a lost host's lock goes when its file system notices
         if done is not None:
-            folder.check(config)
             print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...", flush=True)
             return 0
         folder.open(config)

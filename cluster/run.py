@@ -8,6 +8,8 @@ import json
 import math
 import os
 import platform
+import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -61,8 +63,9 @@ class RunFolder:
     def lock(self, wait: float = 0.0) -> Iterator[None]:
         """Keep every other process out until the block ends or this process dies, however it dies.
 
-        wait: seconds to keep trying. Raises RunError, naming the holder, when the folder stays in use.
+        wait: seconds to keep trying. Raises RunError, naming the holder, when the folder stays in use, or is no run's.
         """
+        self._check_ours()
         with exclusive(self.path, wait):
             yield
 
@@ -76,6 +79,18 @@ class RunFolder:
             )
         if before is None and (self.metrics.size() or any(self.checkpoints.glob("*"))):
             raise RunError(f"{self.path} holds results but no config.yaml; start a new run with name=...")
+        self._check_ours()
+
+    def _check_ours(self) -> None:
+        """Raises RunError for a folder that we did not write: it may be anybody's, and nothing in it is touched."""
+        of_a_run = self.config_file.exists() and self.checkpoints.is_dir()
+        if not self.path.is_dir() or of_a_run or self.starts.path.exists() or (self.path / "launch.yaml").exists():
+            return
+        # Of a start that was killed before it wrote those; an empty folder is nobody's loss.
+        begun = re.compile(r"lock|checkpoints|config\.yaml|\.config\.yaml\..*tmp")
+        other = sorted(p.name for p in self.path.iterdir() if not begun.fullmatch(p.name) and not _is_empty(p))
+        if other:
+            raise RunError(f"{self.path} holds {other[0]} and is no run of tdformer; start the run with name=...")
 
     def open(self, config: Config) -> None:
         """Make the folder for `config` (as asked, not resolved), or take up the one that is there, if it is its own."""
@@ -204,10 +219,10 @@ def exclusive(folder: Path, wait: float = 0.0) -> Iterator[None]:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `path` so that it holds the old content or the new, whatever happens. RunError: no space."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # a name that nobody has
     with disk_errors(path):
         try:
-            with open(temporary, "wb") as f:
+            with open(temporary, "xb") as f:
                 f.write(content)
                 f.flush()
                 os.fsync(f.fileno())
@@ -216,6 +231,10 @@ def write_atomic(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def sync_folder(path: Path) -> None:
@@ -287,15 +306,19 @@ class _Lock:
                         f"wait for it, stop it, or use another folder (name=...)"
                     ) from e
                 time.sleep(0.05)
+        self._holder()
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
 
     def _holder(self) -> str:
-        try:
-            holder = json.loads(os.pread(self.fd, 4096, 0))
-            return f"process {holder['pid']} on {holder['host']}"
-        except (ValueError, KeyError):
+        """Who holds it, or did. Raises RunError for a file that is no lock of ours."""
+        if not (content := os.pread(self.fd, 4096, 0)):
             return "another process"
+        try:
+            holder = json.loads(content)
+            return f"process {holder['pid']} on {holder['host']}"
+        except (ValueError, KeyError, TypeError) as e:
+            raise RunError(f"{self.path} is a file that tdformer did not write; move it, or use another folder") from e
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import secrets
 import shutil
 import time
 import zlib
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from . import ours
 from .errors import DataError
 from .samples import has_events
 from .shards import sync
@@ -40,6 +42,13 @@ def checks(beton: Path) -> Path:
     return beton.with_name(f"{beton.name}.npz")
 
 
+def check(folder: Path) -> None:
+    """Raises DataError where a file that we did not write is in the place of a split's FFCV file."""
+    for place in (path(folder), checks(path(folder))):
+        if place.exists() and not ours.has_copy(path(folder)):
+            raise DataError(f"{place} was not written by tdformer, or its checksums are damaged; move it away")
+
+
 def write(
     folder: Path,
     *,
@@ -52,7 +61,8 @@ def write(
 
     stored: `pixels`, or `files`: the original bytes, no larger than the shards. max_side: pixels are brought down to
     this longer side, averaged over areas. The file appears when it is whole and synced. Raises DataError for a
-    damaged sample, a full disk, or where ffcv is missing; then nothing is left behind.
+    damaged sample, a full disk, where ffcv is missing or something is in the way (see `check`); then nothing is left
+    behind.
     """
     if stored not in STORED:
         raise DataError(f"an FFCV file cannot hold {stored!r}; choose one of {', '.join(STORED)}")
@@ -62,7 +72,10 @@ def write(
     if has_events(data):
         raise DataError(f"{folder} holds events, of which there is no FFCV copy; train from the shards")
     final = path(folder)
-    hidden = final.with_name(f".{final.name}.tmp")
+    check(folder)
+    for left in ours.unfinished(folder, folder.name):  # by a writer that was killed
+        left.unlink()
+    hidden = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
     need = _bytes(data, stored, max_side)
     free = shutil.disk_usage(folder).free
     if need > free:

@@ -10,7 +10,7 @@ import os
 import tarfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from . import eventsets, recordings
 from .classes import mapping
 from .errors import DataError
 from .eventsets import Part
+from .listing import Skipped, class_folders, listed
 from .order import permutation
 from .recordings import Events
 
@@ -32,6 +33,18 @@ FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation that the field uses for ImageNet, and for any folder of photographs."""
 
+EXTENSIONS = {
+    ".jpg": "jpg",
+    ".jpeg": "jpg",
+    ".png": "png",
+    ".bmp": "bmp",
+    ".pgm": "pgm",
+    ".ppm": "ppm",
+    ".tif": "tif",
+    ".tiff": "tif",
+    ".webp": "webp",
+}
+"""The suffixes of pictures, those of torchvision's ImageFolder, and what they are called in a shard."""
 DVS128 = (2, recordings.SIDE, recordings.SIDE)
 COUNTS = (0.0, 0.0), (1.0, 1.0)
 """Mean and standard deviation where values are counts, which are taken as they are."""
@@ -50,7 +63,7 @@ class Sample:
 
 class Source(Protocol):
     """One split where its raw files are: samples by number, in a fixed order. It may also have class_titles, the
-    names of the classes in words."""
+    names of the classes in words, and skipped, what lies there and is not read."""
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
@@ -120,9 +133,9 @@ class Arrays:
 
 @dataclass(frozen=True)
 class FolderDataset(Dataset):
-    """SOURCE/train and SOURCE/test (or val), each with a folder of files, pictures, for each class."""
+    """SOURCE/train and SOURCE/val (or validation, or test), each with a folder of files, pictures, for each class."""
 
-    suffixes: tuple[str, ...] = field(default=(".jpg", ".jpeg", ".png"), kw_only=True)
+    suffixes: tuple[str, ...] = field(default=tuple(EXTENSIONS), kw_only=True)
 
     def _open(self, split: str, source: Path | None) -> Source:
         if source is None:
@@ -133,12 +146,25 @@ class FolderDataset(Dataset):
             raise DataError(f"{source} has no folder {' or '.join(_SPLITS[missing])} with a folder for each class")
         train, folder = folders["train"], folders[split]
         assert train is not None and folder is not None
-        classes = _class_folders(train)
+        skipped = Skipped()
+        classes = class_folders(train)
+        class_folders(folder, skipped)  # what lies beside them
         for other in (place for place in folders.values() if place):
-            mapping(classes, _class_folders(other), str(train), str(other))
-        names, labels = listed(folder, classes, self.suffixes)
+            mapping(classes, class_folders(other), str(train), str(other))
+        odd = next((name for name in classes if not _is_text(name)), None)
+        if odd is not None:
+            raise DataError(f"{train / odd} is a class whose name is not UTF-8; rename it")
+        names, labels = listed(folder, classes, self.suffixes, skipped)
+        counts = np.bincount(labels, minlength=len(classes))
+        if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
+            why = Skipped()
+            listed(folder, empty, self.suffixes, why)
+            places = ", ".join(str(folder / name) for name in empty)
+            raise DataError(f"{places}: nothing to read ({why or 'no files'}); fill it, or remove the folder")
+        for other in (source / name for name in _SPLITS[split] if source / name != folder and (source / name).is_dir()):
+            skipped.add(f"folders, because {folder.name} comes first", other)
         order = mixed(len(names))
-        return self._opened(Files(folder, classes, names[order], labels[order]))
+        return self._opened(Files(folder, classes, names[order], labels[order], skipped))
 
     def _opened(self, files: Files) -> Source:
         return files
@@ -156,12 +182,9 @@ class ImageNet(FolderDataset):
         return read_archives(split, source)
 
 
-def _class_folders(split: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in split.iterdir() if entry.is_dir()))
-
-
-_SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
-EXTENSIONS = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
+_SPLITS = {"train": ("train",), "test": ("val", "validation", "test")}
+"""The folders that a split may be in. `val` comes first, because where there is a `test` too it is held back, and often
+has no labels."""
 _MIXED = 0x73686172
 
 
@@ -170,19 +193,8 @@ def split_folders(source: Path) -> dict[str, Path | None]:
     return {k: next((source / n for n in v if (source / n).is_dir()), None) for k, v in _SPLITS.items()}
 
 
-def listed(
-    folder: Path, classes: Sequence[str], suffixes: Collection[str] = EXTENSIONS
-) -> tuple[NDArray[np.bytes_], NDArray[np.int32]]:
-    """Names and labels of the files in FOLDER/CLASS with one of `suffixes`, by class and name; compact, because they
-    may be millions."""
-    names = [_named(folder / name, suffixes) for name in classes]
-    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(of) for of in names])
-    return np.concatenate([np.array([], np.bytes_), *names]), labels
-
-
-def _named(folder: Path, suffixes: Collection[str]) -> NDArray[np.bytes_]:
-    names = os.listdir(folder) if folder.is_dir() else []
-    return np.array(sorted(os.fsencode(name) for name in names if Path(name).suffix.lower() in suffixes), np.bytes_)
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def is_picture(name: str) -> bool:
@@ -197,12 +209,13 @@ def mixed(n: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Files:
-    """FOLDER/CLASS/NAME, as `listed`."""
+    """FOLDER/CLASS/NAME, as `listed`; NAME may have folders in it."""
 
     folder: Path
     class_names: tuple[str, ...]
     names: NDArray[np.bytes_]
     labels: NDArray[np.int32]
+    skipped: Skipped = field(default_factory=Skipped)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -223,8 +236,10 @@ class Files:
 
 
 def _mark(path: Path, label: int) -> str:
-    with _readable(path):
+    try:
         facts = path.stat()
+    except OSError as error:  # whoever reads it says so
+        return f"{path} {label} {error.errno}"
     return f"{path} {label} {facts.st_size} {facts.st_mtime_ns}"
 
 
@@ -249,13 +264,14 @@ class EventFolder(FolderDataset):
 
     def _opened(self, files: Files) -> Source:
         parts = [Part(files.path(i), int(files.labels[i])) for i in range(len(files))]
-        return _Recordings(files.class_names, parts)
+        return _Recordings(files.class_names, parts, files.skipped)
 
 
 @dataclass
 class _Recordings:
     class_names: tuple[str, ...]
     parts: list[Part]
+    skipped: Skipped = field(default_factory=Skipped)
     _last: tuple[Path, Events] | None = None  # the recording read last: its parts are neighbours
 
     def __len__(self) -> int:

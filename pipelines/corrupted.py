@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .boxes import Box
-from .catalog import Arrays, Files, Source, listed
+from .catalog import EXTENSIONS, Arrays, Files, Source
 from .corruptions import KINDS, SEVERITIES, check, corrupt, corruption_rng
 from .errors import DataError
+from .listing import listed
 from .pictures import Pixels, crop, decode
 from .remote import Remote
 from .samples import Samples
@@ -117,7 +118,7 @@ class ImageNetC:
     def read(self, kind: str, severity: int) -> Samples:
         _check(self, self.folder, kind, severity)
         place = self.folder / kind / str(severity)
-        names, labels = listed(place, self.clean.class_names)
+        names, labels = listed(place, self.clean.class_names, EXTENSIONS)
         counts = np.bincount(labels, minlength=self.clean.classes)
         for name, count in zip(self.clean.class_names, counts, strict=True):
             if count != self.A_CLASS:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import secrets
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import beton
+from . import beton, ours
 from .boxes import Box
 from .errors import DamagedSample, DataError
 from .index import Index
@@ -52,7 +54,7 @@ class BetonDataset(Index):
         """Sample i, uint8 `[C, H, W]`."""
         content = self._kept(i)
         if self.stored == "files":
-            return decode(content.tobytes(), self.shape[0])
+            return decode(content.tobytes(), self.shape[0], math.prod(self.size(i)))
         return content if all(self.shape) else content.transpose(2, 0, 1)
 
     def crop(self, i: int, box: Box, size: int) -> Pixels:
@@ -60,7 +62,7 @@ class BetonDataset(Index):
         more than the box is read."""
         content = self._kept(i)
         if self.stored == "files":
-            return crop(content.tobytes(), self.shape[0], box, size)
+            return crop(content.tobytes(), self.shape[0], box, size, math.prod(self.size(i)))
         if all(self.shape):
             content = content.transpose(1, 2, 0)
         if content.shape[:2] != self.size(i):
@@ -87,9 +89,12 @@ class BetonDataset(Index):
                 raise DataError(f"{self.path} is damaged in its bytes {start} to {end}{where}; {AGAIN}")
             if progress is not None:
                 progress(min((k + 1) * beton.BLOCK, facts.st_size), facts.st_size)
-        temporary = note.with_name(f"{note.name}.{os.getpid()}")
+        if note.exists() and not ours.is_note(note):
+            return
+        temporary = note.with_name(f"{note.name}.{secrets.token_hex(4)}.tmp")
         try:
-            temporary.write_text(json.dumps(this))
+            with temporary.open("x") as file:
+                file.write(json.dumps(this))
             os.replace(temporary, note)
         except OSError:  # where nothing can be written, it is compared at every opening
             temporary.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import simplejpeg
@@ -11,31 +13,38 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from .boxes import Box
 from .errors import DataError
 
 Pixels = NDArray[np.uint8]
+FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
+"""Pillow's names of what is read; PPM is PGM and PBM too. Of several frames the first."""
+MAX_PIXELS = 100_000_000
+"""Height x width that is decoded where nothing else is said: 300 MB in colour. A file can be a thousandth of that."""
 
 
-def decode(content: bytes, channels: int) -> Pixels:
-    """PNG or JPEG -> uint8 `[C, H, W]`, C 1 or 3. Raises DataError when it does not decode."""
-    return _decoded(content, channels).transpose(2, 0, 1)
+def decode(content: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """A picture in one of FORMATS -> uint8 `[C, H, W]`, C 1 or 3. Of 16 bits the upper 8 are taken; what is transparent
+    lies on white. Raises DataError when it does not decode, or is of more pixels, which its header tells."""
+    return _decoded(content, channels, max_pixels=max_pixels).transpose(2, 0, 1)
 
 
-def crop(content: bytes, channels: int, box: Box, size: int) -> Pixels:
-    """A box of a PNG or JPEG at size x size -> uint8 `[C, size, size]`, C 1 or 3, as `resized` brings it there.
+def crop(content: bytes, channels: int, box: Box, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """A box of such a picture at size x size -> uint8 `[C, size, size]`, C 1 or 3, as `resized` brings it there.
 
-    Raises DataError when it does not decode. A JPEG's box of at least four times its new size is decoded at 1/4 or 1/8,
+    Raises DataError as `decode` does. A JPEG's box of at least four times its new size is decoded at 1/4 or 1/8,
     which costs less.
     """
     top, left, height, width = box
     scale = min(height, width) / size
     less = 1 if scale < 4 or not content.startswith(_JPEG) else min(8, 2 ** int(math.log2(scale)))
     if less > 1:
-        pixels = _decoded(content, channels, less)
+        pixels = _decoded(content, channels, less, max_pixels=max_pixels)
         return resized(pixels, (top / less, left / less, height / less, width / less), size)
-    return resized(_decoded(content, channels, rows=int(top + height) if _whole(box) else None), box, size)
+    rows = int(top + height) if _whole(box) else None
+    return resized(_decoded(content, channels, rows=rows, max_pixels=max_pixels), box, size)
 
 
 def resized(pixels: Pixels, box: Box, size: int) -> Pixels:
@@ -70,15 +79,18 @@ def _whole(box: Box) -> bool:
     return all(isinstance(edge, int) for edge in box)
 
 
-def _decoded(content: bytes, channels: int, less: int = 1, rows: int | None = None) -> Pixels:
+def _decoded(
+    content: bytes, channels: int, less: int = 1, rows: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Pixels:
     """uint8 `[H, W, C]`. Of a JPEG at 1 / less of its size, less 1, 2, 4 or 8, and its first `rows` rows or some more.
 
     simplejpeg, the faster one, decodes grey and colour JPEGs, and finds those that end too early; Pillow takes the
-    rest: PNG, CMYK, and what libjpeg warns of (a few files of ImageNet have bytes too many).
+    rest: other formats, CMYK, and what libjpeg warns of (a few files of ImageNet have bytes too many).
     """
     mode, space = _COLOURS[channels]
     try:
         height, width, stored, _ = simplejpeg.decode_jpeg_header(content)
+        _check(height, width, max_pixels)
         if stored == "Gray" or (channels == 3 and stored in ("YCbCr", "RGB")):
             if rows is not None and (frame := _frame(content)) and (first := rows // 16 * 16 + 16) < height:
                 return _first_rows(content, frame, space, (first, width))
@@ -88,13 +100,51 @@ def _decoded(content: bytes, channels: int, less: int = 1, rows: int | None = No
         if "Premature end" in str(error):  # Pillow would take zeros for pixels
             raise DataError("does not decode as a picture (it ends too early)") from error
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
+        with _opened(content) as picture:
+            _check(picture.height, picture.width, max_pixels)
             if less > 1:
                 picture.draft(mode, (picture.width // less, picture.height // less))
-            pixels = np.asarray(picture.convert(mode))
+            pixels = np.asarray(_plain(picture).convert(mode))
+    except DataError:
+        raise
     except Exception as error:  # half a dozen kinds for damaged bytes, struct.error among them
         raise DataError(f"does not decode as a picture ({type(error).__name__})") from error
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    """Only its header is read. Pillow's own limit on pixels, which is the whole process's, is left out for ours."""
+    kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            yield picture
+    finally:
+        Image.MAX_IMAGE_PIXELS = kept
+
+
+def _check(height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise DataError(f"has {height} x {width} pixels, more than {max_pixels:,}")
+
+
+def _plain(picture: Image.Image) -> Image.Image:
+    """Without what Pillow's own conversion would clip or show: values of 16 bits, colours that are transparent. Raises
+    DataError for 32 bits a value, of which nothing says what is white."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
+        values = np.asarray(picture).astype(np.int32)
+        bits = picture.tag_v2[BITSPERSAMPLE][0] if isinstance(picture, TiffImageFile) else 16  # a TIFF has 12 as well
+        grey = (values >> bits - 8).astype(np.uint8)  # as Pillow reads 16 bits of a colour
+        if "transparency" in picture.info:
+            grey[values == picture.info["transparency"]] = 255
+        return Image.fromarray(grey)
+    if picture.mode in ("I", "F"):
+        raise DataError("has 32 bits a value, which have no agreed white; convert it to 8 or 16")
+    if picture.has_transparency_data:
+        below = Image.new("RGBA", picture.size, "white")
+        below.alpha_composite(picture.convert("RGBA"))
+        return below
+    return picture
 
 
 def _first_rows(content: bytes, frame: int, space: str, shape: tuple[int, int]) -> Pixels:

@@ -21,6 +21,8 @@ from .errors import DataError
 
 SIDE = 128  # pixels of the DVS128 each way; both data sets were recorded with it
 AGAIN = "unpack the data set again"
+MAX_BYTES = 1 << 32
+"""What the arrays of one .npz may have, unpacked: 134 million events of 32 bytes."""
 T = TypeVar("T")
 
 DVS128_GESTURE_CLASSES = (
@@ -76,6 +78,8 @@ def _events(t: Any, x: Any, y: Any, p: Any, height: int, width: int) -> Events:
 
 def _read(path: Path, parse: Callable[[bytes], T]) -> T:
     """The parsed file; a DataError of `parse` gets the file's name and what to do."""
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise DataError(f"{path} cannot be read (it is no regular file); {AGAIN}")
     try:
         return parse(path.read_bytes())
     except FileNotFoundError as error:
@@ -212,8 +216,13 @@ def _arrays(content: bytes, keys: tuple[str, ...], **defaults: NDArray[Any]) -> 
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
             missing = [key for key in keys if f"{key}.npy" not in names]
-            found = {k: archive.read(f"{k}.npy") for k in (*keys, *defaults) if f"{k}.npy" in names}
+            wanted = [k for k in (*keys, *defaults) if f"{k}.npy" in names]
+            if (needed := sum(archive.getinfo(f"{k}.npy").file_size for k in wanted)) > MAX_BYTES:
+                raise DataError(f"unpacks to {needed:,} bytes, more than {MAX_BYTES:,}")
+            found = {k: archive.read(f"{k}.npy") for k in wanted}
         loaded = {k: np.lib.format.read_array(io.BytesIO(file), allow_pickle=False) for k, file in found.items()}
+    except DataError:
+        raise
     except Exception as error:  # damaged bytes make zipfile, zlib and numpy raise half a dozen kinds
         raise DataError(f"is not a whole .npz ({type(error).__name__})") from error
     if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import resource
@@ -60,11 +61,13 @@ class _Tars(Index):
 
     def image(self, i: int) -> Pixels:
         """Sample i decoded, uint8 `[C, H, W]`."""
-        return self._decoded(i, lambda content: decode(content, self.shape[0]), self.size(i))
+        size = self.size(i)
+        return self._decoded(i, lambda content: decode(content, self.shape[0], math.prod(size)), size)
 
     def crop(self, i: int, box: Box, size: int) -> Pixels:
         """A box of sample i at size x size, uint8 `[C, H, W]`."""
-        return self._decoded(i, lambda content: crop(content, self.shape[0], box, size), (size, size))
+        most = math.prod(self.size(i))
+        return self._decoded(i, lambda content: crop(content, self.shape[0], box, size, most), (size, size))
 
     def events(self, i: int) -> Events:
         """Sample i of a set of events."""

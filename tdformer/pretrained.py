@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -97,7 +98,7 @@ def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> 
 def save_pretrained(model: TDFormer, path: str | Path) -> None:
     """Write weights, `model.config` and a digest of both as safetensors; the file appears complete or not at all."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     options = json.dumps(model.config)
     try:
@@ -107,6 +108,15 @@ def save_pretrained(model: TDFormer, path: str | Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether `save_pretrained` wrote a file, as its header says."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return METADATA in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
 
 
 def from_pretrained(path: str | Path) -> TDFormer:

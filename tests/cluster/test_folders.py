@@ -53,6 +53,36 @@ def test_a_folder_of_photographs_is_sharded_trained_on_and_evaluated(
     corrupted_sets_are_evaluated(cli, tmp_path)
 
 
+def test_a_folder_as_people_have_them_is_sharded_with_a_word_on_what_is_not_read(cli: Any, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / "pictures" / split / name / "more").mkdir(parents=True)
+            for path in ("1.png", "more/2.webp", ".3.png"):
+                Image.new("RGB", (30, 20)).save(tmp_path / "pictures" / split / name / path)
+    cat = tmp_path / "pictures/train/cat"
+    (cat / "notes.txt").write_text("x")
+    (tmp_path / "pictures/val/dog/cut.jpg").write_bytes(b"\xff\xd8")
+    Image.new("1", (12_000, 12_000)).save(cat / "bomb.png")
+    words = ("shard", "folder", "shards", "--source", "pictures", "--processes", "1")
+    done = cli(*words)
+    assert done.returncode == 2 and not (tmp_path / "shards/train").exists()
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: 2 samples are wrong: ") and line.endswith("; fix the source")
+    assert "cat/bomb.png has 12000 x 12000 pixels, more than 100,000,000" in line and "dog/cut.jpg does not dec" in line
+    (tmp_path / "pictures/val/dog/cut.jpg").unlink()
+    done = cli(*words, "--max-pixels", 12_000**2)
+    assert done.returncode == 0, done.stderr
+    assert "shards/train: 5 samples" in done.stderr and "shards/test: 4 samples" in done.stderr
+    first = "pictures/train/cat"
+    assert f"not in shards/train: 2 hidden, or left by a system ({first}/.3.png)" in done.stderr
+    assert f"1 of another format ({first}/notes.txt)" in done.stderr
+    (cat / "1.png").rename(cat / "1.gif")
+    (cat / "bomb.png").unlink()
+    (cat / "more/2.webp").unlink()
+    done = cli(*words)
+    assert done.returncode == 2 and f"{first}: nothing to read (" in done.stderr
+
+
 def corrupted_sets_are_evaluated(cli: Any, folder: Path) -> None:
     """In CIFAR-10-C's format and in ImageNet-C's; every kind and severity shows the same pictures."""
     rng = np.random.default_rng(1)

@@ -97,8 +97,6 @@ def stored(run: Path, key: str, value: Any) -> dict[str, Any]:
     (run / "x.safetensors").write_bytes(b"")
     described = {"model": {"name": "quickstart"}, "config": flat, "checkpoint": "step-1", "step": 1}
     (run / "x.safetensors.json").write_text(json.dumps(described))
-        json.dumps({"model": {"name": "quickstart"}, "config": flat, "checkpoint": "step-1", "step": 1})
-    )
     return flat
 
 

@@ -40,12 +40,13 @@ def rows(events: Events) -> list[tuple[int, ...]]:
 @pytest.fixture
 def cifar10_dvs(tmp_path: Path) -> Path:
     """Eleven recordings a class; the time of the first event tells which one it is."""
+    source = tmp_path / "source"
     for label, name in enumerate(eventsets.CIFAR10_DVS_CLASSES):
-        (tmp_path / name).mkdir()
+        (source / name).mkdir(parents=True)
         for number in range(11):
             stamp = 100 * label + number
-            (tmp_path / name / f"cifar10_{name}_{number}.aedat").write_bytes(aedat2([(stamp, label, number, 0)]))
-    return tmp_path
+            (source / name / f"cifar10_{name}_{number}.aedat").write_bytes(aedat2([(stamp, label, number, 0)]))
+    return source
 
 
 def test_cifar10_dvs_is_split_by_name_in_each_class(cifar10_dvs):
@@ -156,17 +157,18 @@ def test_gesture_folder_faults(gesture):
 
 
 def test_a_folder_of_recordings_of_every_format_and_size(tmp_path):
+    source = tmp_path / "source"
     for split in ("train", "test"):
         for name in ("left", "right"):
-            (tmp_path / split / name).mkdir(parents=True)
-    left, right = tmp_path / "train/left", tmp_path / "train/right"
+            (source / split / name).mkdir(parents=True)
+    left, right = source / "train/left", source / "train/right"
     t, x, y, p = np.array([0, 1]), np.array([200, 3]), np.array([100, 0]), np.array([0, 1])
     np.savez(left / "a.npz", t=t, x=x, y=y, p=p, size=np.array([180, 240]))
     np.savez(left / "b.npz", t=t, x=x - 150 * (x > 150), y=y, p=p)
     (right / "c.aedat").write_bytes(aedat2([(5, 1, 2, 0)]))
     (right / "d.aedat").write_bytes(HEADER3 + packet([(6, 1, 2, 0), (7, 3, 4, 1)]))
-    shutil.copy(left / "a.npz", tmp_path / "test/right")
-    data = TarDataset(shards.write(catalog.get("events"), "train", tmp_path / "shards", source=tmp_path))
+    shutil.copy(left / "a.npz", source / "test/right")
+    data = TarDataset(shards.write(catalog.get("events"), "train", tmp_path / "shards", source=source))
     assert data.class_names == ["left", "right"] and data.shape == (2, 0, 0)
     assert sorted((*data.size(i), len(data.events(i)), int(data.labels[i])) for i in range(4)) == [
         (128, 128, 1, 1),
@@ -180,7 +182,7 @@ def test_a_folder_of_recordings_of_every_format_and_size(tmp_path):
         [FrameView(2, "count", (150, 150)).see(data, i, None) for i in range(4)]
     np.savez(left / "e.npz", t=t, x=x, y=y, p=p)
     with pytest.raises(DataError, match="e.npz has event 0 at x 200, y 100, outside 128 x 128 pixels"):
-        shards.write(catalog.get("events"), "train", tmp_path / "shards", source=tmp_path)
+        shards.write(catalog.get("events"), "train", tmp_path / "shards", source=source)
 
 
 # From files to frames
@@ -221,11 +223,11 @@ def test_processes_and_going_on_write_the_same_bytes(written: Path, source: Path
     path.write_bytes(whole[:-3])
     write = {"source": tmp_path / "source", "samples_per_shard": 4}
     with pytest.raises(DataError, match="user02_lab.aedat ends in the packet at byte"):
-        shards.write(GESTURE, "train", tmp_path, **write)
-    kept = sorted((tmp_path / ".train.tmp").glob("*.tar"))[:2]
+        shards.write(GESTURE, "train", tmp_path / "out", **write)
+    kept = sorted((tmp_path / "out/.train.tmp").glob("*.tar"))[:2]
     before = [tar.stat().st_mtime_ns for tar in kept]
     path.write_bytes(whole)
-    folder = shards.write(GESTURE, "train", tmp_path, **write)
+    folder = shards.write(GESTURE, "train", tmp_path / "out", **write)
     assert [(folder / tar.name).stat().st_mtime_ns for tar in kept] == before
     for file in written.iterdir():
         assert (folder / file.name).read_bytes() == file.read_bytes(), file.name

@@ -125,10 +125,13 @@ def test_a_picture_that_goes_away_is_the_sources_fault(source: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (lambda s: (s / "val").rename(s / "valid"), "has no folder test or val or validation"),
+        (lambda s: (s / "val").rename(s / "valid"), "has no folder val or validation or test"),
         (lambda s: (s / "val" / "fox").mkdir(), "val has other classes than .*train: 'fox' is extra"),
         (lambda s: (s / "train" / "fox").mkdir(), "val has other classes than .*train: 'fox' is missing"),
-        (lambda s: [p.unlink() for p in s.glob("val/*/*")], "folder test has no samples at its source"),
+        (
+            lambda s: [p.unlink() for p in s.glob("val/*/*")],
+            "val/owl: nothing to read .no files.; fill it,",
+        ),
     ],
 )
 def test_a_folder_that_is_none_is_one_line(source: Path, tmp_path: Path, damage, expected: str):
@@ -161,7 +164,9 @@ def test_cifar_is_read_from_its_binary_archive(tmp_path: Path, name: str, labels
     dataset, rng = catalog.get(name), np.random.default_rng(1)
     prefix = "cifar-10-batches-bin" if labels == 1 else "cifar-100-binary"
     members = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"] if labels == 1 else ["train", "test"]
-    archive = tmp_path / ("cifar-10-binary.tar.gz" if labels == 1 else "cifar-100-binary.tar.gz")
+    out = tmp_path / "out"
+    (tmp_path / "source").mkdir()
+    archive = tmp_path / "source" / ("cifar-10-binary.tar.gz" if labels == 1 else "cifar-100-binary.tar.gz")
     written = {}
     with tarfile.open(archive, "w:gz") as tar:
         for member in members:
@@ -171,14 +176,15 @@ def test_cifar_is_read_from_its_binary_archive(tmp_path: Path, name: str, labels
             info.size = records.size
             tar.addfile(info, io.BytesIO(records.tobytes()))
             written[member] = records
-    train, test = TarDataset(shards.write(dataset, "train", tmp_path, source=tmp_path)), written[members[-1]]
-    assert len(train) == 4 * (len(members) - 1) and train.classes == len(dataset.open("test", tmp_path).class_names)
-    opened = TarDataset(shards.write(dataset, "test", tmp_path, source=tmp_path))
+    train, test = TarDataset(shards.write(dataset, "train", out, source=archive.parent)), written[members[-1]]
+    assert len(train) == 4 * (len(members) - 1)
+    assert train.classes == len(dataset.open("test", archive.parent).class_names)
+    opened = TarDataset(shards.write(dataset, "test", out, source=archive.parent))
     for i in range(4):
         assert np.array_equal(opened.image(i).ravel(), test[i, labels:]) and opened.labels[i] == test[i, labels - 1]
     archive.write_bytes(archive.read_bytes()[:-2000])
     with pytest.raises(DataError, match="cannot be read .*download it again"):
-        dataset.open("test", tmp_path)
+        dataset.open("test", archive.parent)
     archive.unlink()
     with pytest.raises(DataError, match="is missing; give its folder"):
-        dataset.open("test", tmp_path)
+        dataset.open("test", archive.parent)

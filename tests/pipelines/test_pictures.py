@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -139,3 +140,101 @@ def test_bytes_too_many_do_no_harm():
     assert np.array_equal(decode(content, 3), decode(whole, 3))
     for box in ((0, 0, 64, 64), (0, 0, 20, 20), (0.5, 0.5, 60.0, 60.0)):
         assert np.array_equal(crop(content, 3, box, 32), crop(whole, 3, box, 32))
+
+
+def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def twelve_bits(values: tuple[int, int]) -> bytes:
+    """A TIFF of one row, two pixels of 12 bits, which Pillow reads and does not write."""
+    tags = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 3}
+    pixels = (values[0] << 12 | values[1]).to_bytes(3, "big") + b"\0"
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 12) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+WIDE = np.array([[0, 255, 256, 0x1234, 0x8000, 0xFEFF, 0xFFFF]], np.uint16)
+UPPER = [0, 0, 1, 0x12, 0x80, 0xFE, 0xFF]
+RED, CLEAR = (200, 10, 30, 255), (200, 10, 30, 0)
+GREY = Image.fromarray(np.array([[0, 7, 255]], np.uint8))
+COLOURS = Image.fromarray(np.array([[[0, 1, 2], [200, 100, 50]]], np.uint8))
+
+
+def palette() -> Image.Image:
+    picture = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    picture.putpalette([200, 10, 30, 1, 2, 3])
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (saved(Image.fromarray(WIDE), "PNG"), UPPER),
+        (saved(Image.fromarray(WIDE), "TIFF"), UPPER),
+        (saved(Image.frombytes("I;16B", (7, 1), WIDE.byteswap().tobytes()), "TIFF"), UPPER),
+        (b"P5 7 1 65535\n" + WIDE.byteswap().tobytes(), UPPER),
+        (twelve_bits((0x123, 0xFFF)), [0x12, 0xFF]),
+        (saved(Image.new("RGBA", (1, 1), RED), "PNG"), [RED[:3]]),
+        (saved(Image.new("RGBA", (1, 1), CLEAR), "PNG"), [(255, 255, 255)]),
+        (saved(Image.new("RGBA", (1, 1), CLEAR), "WEBP", lossless=True, exact=True), [(255, 255, 255)]),
+        (saved(Image.new("RGBA", (1, 1), (200, 10, 30, 51)), "PNG"), [(244, 206, 210)]),  # a fifth of it
+        (saved(Image.new("LA", (1, 1), (40, 0)), "PNG"), [255]),
+        (saved(Image.new("LA", (1, 1), (40, 255)), "PNG"), [40]),
+        (saved(palette(), "PNG"), [(200, 10, 30), (1, 2, 3)]),
+        (saved(palette(), "PNG", transparency=0), [(255, 255, 255), (1, 2, 3)]),
+        (saved(COLOURS, "PNG", transparency=(0, 1, 2)), [(255, 255, 255), (200, 100, 50)]),
+        (saved(GREY, "PNG", transparency=7), [0, 255, 255]),
+        (saved(Image.fromarray(WIDE), "PNG", transparency=0x1234), [*UPPER[:3], 255, *UPPER[4:]]),
+        *((saved(GREY, kind), [0, 7, 255]) for kind in ("PNG", "BMP", "TIFF", "PPM")),
+        *((saved(COLOURS, kind), [(0, 1, 2), (200, 100, 50)]) for kind in ("PNG", "BMP", "TIFF", "PPM")),
+        (saved(COLOURS, "WEBP", lossless=True), [(0, 1, 2), (200, 100, 50)]),
+        (saved(COLOURS.convert("CMYK"), "TIFF"), [(0, 1, 2), (200, 100, 50)]),
+        (saved(Image.fromarray(np.array([[False, True]])), "PNG"), [0, 255]),
+        (saved(GREY, "TIFF", save_all=True, append_images=[GREY.transpose(Image.Transpose.ROTATE_180)]), [0, 7, 255]),
+    ],
+)
+def test_every_kind_of_pixel_is_what_is_seen(content: bytes, expected: list[Any]):
+    """On white; upper 8 of 16 bits; the first of several frames."""
+    colours = [(v, v, v) if isinstance(v, int) else v for v in expected]
+    found = decode(content, 3)
+    assert found.transpose(1, 2, 0).tolist() == [[list(colour) for colour in colours]]
+    box = (0, 0, 1, len(expected))
+    assert np.array_equal(crop(content, 3, box, 4), resized(found.transpose(1, 2, 0), box, 4))
+    grey = Image.fromarray(np.array([colours], np.uint8)).convert("L")
+    assert np.array_equal(decode(content, 1)[0], np.asarray(grey))
+
+
+@pytest.mark.parametrize("values", [np.array([[0.5, 1]], np.float32), np.array([[0, 70_000]], np.int32)])
+def test_pixels_of_which_nothing_says_what_is_white_are_refused(values: np.ndarray):
+    with pytest.raises(DataError, match="has 32 bits a value, which have no agreed white; convert it to 8 or 16"):
+        decode(saved(Image.fromarray(values), "TIFF"), 3)
+
+
+def test_a_bomb_is_not_decoded():
+    """Each is some kilobytes that would be 432 MB and more."""
+    jpeg = bytearray(photograph(16, 16))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = (65_000).to_bytes(2, "big") * 2
+    wide = saved(Image.new("1", (12_000, 12_000)), "PNG")
+    tiff = saved(Image.new("1", (12_000, 12_000)), "TIFF", compression="group4")
+    assert len(wide) < 50_000 and len(tiff) < 50_000
+    for content, size in ((wide, "12000 x 12000"), (tiff, "12000 x 12000"), (bytes(jpeg), "65000 x 65000")):
+        for read in (lambda c: decode(c, 3), lambda c: crop(c, 3, (0, 0, 100, 100), 10)):
+            with pytest.raises(DataError, match=f"has {size} pixels, more than 100,000,000"):
+                read(content)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "PPM", "WEBP"])
+def test_the_limit_of_pixels_is_the_one_that_is_given(kind: str):
+    content = photograph(30, 40, kind=kind)
+    assert decode(content, 3, 1200).shape == (3, 30, 40) and crop(content, 3, (0, 0, 30, 40), 4, 1200).shape == (
+        3,
+        4,
+        4,
+    )
+    for read in (lambda: decode(content, 3, 1199), lambda: crop(content, 3, (0, 0, 30, 40), 4, 1199)):
+        with pytest.raises(DataError, match="has 30 x 40 pixels, more than 1,199"):
+            read()
