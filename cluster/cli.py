@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import config as configs
-from .errors import NO_SPACE, RunError, disk_errors, user_errors
+from .errors import NO_SPACE, NOT_ALLOWED, RunError, disk_errors, user_errors
 
 app = typer.Typer(
     help="Train and evaluate TDFormer. Settings are given as key=value; `tdformer config show` lists them.",
@@ -103,7 +103,9 @@ def logs(
 
 @app.command()
 def status(
-    runs: Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="The folder of the runs.")] = Path("runs"),
+    runs: Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="The folder of the runs, or one run.")] = Path(
+        "runs"
+    ),
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Renew the table every 5 seconds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a run.")] = False,
 ) -> None:
@@ -112,7 +114,6 @@ def status(
 
     if not runs.is_dir():
         raise RunError(f"{runs}: no such folder")
-    runs = runs.parent if (runs / "config.yaml").exists() else runs
     if as_json:
         for row in jobs.table(runs):
             print(json.dumps(row))
@@ -291,6 +292,8 @@ def _user_line(e: Exception) -> str | None:
     if isinstance(e, OSError) and e.errno in NO_SPACE:
         where = f" to write {e.filename}" if e.filename else ""
         return f"no space left{where}; free some and run the same command again"
+    if isinstance(e, OSError) and e.errno in NOT_ALLOWED and e.filename:
+        return f"{e.filename}: {e.strerror}"
     if not isinstance(e, RunError) and not isinstance(e, user_errors()):  # in this order: the second imports torch
         return None
     return " ".join(str(e).split())

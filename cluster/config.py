@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -358,6 +359,11 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
         raise RunError(f"train.warmup_epochs={train.warmup_epochs:g} exceeds train.epochs={train.epochs}")
     if dataset_size is not None and dataset_size < train.global_batch:
         raise RunError(f"train.global_batch={train.global_batch} exceeds the {dataset_size} training images")
+    if (
+        not re.fullmatch(r"([^/\\#?%:]+/)?[^/\\#?%:]{1,128}", project := config.log.wandb_project)
+        and config.log.wandb != "off"
+    ):
+        raise RunError(f"log.wandb_project is {project!r}; give PROJECT or ENTITY/PROJECT, without \\ # ? % :")
     for entry in config.site.sbatch:
         if entry.startswith("-"):
             raise RunError(f"site.sbatch has {entry!r}; write key=value or key, without dashes")

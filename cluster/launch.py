@@ -10,12 +10,13 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from . import config as configs
 from . import jobs
 from .config import Config
-from .errors import RunError, disk_errors, user_errors
+from .errors import NoMeeting, RunError, disk_errors, user_errors
 from .run import REVISION, RunFolder, revision, write_atomic
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
@@ -70,17 +71,19 @@ class Job:
         ):
             os.environ[name] = str(value)
         folder = RunFolder(self.folder)
-        if env.global_rank == 0:
-            folder.tell("starting", **_known(folder))
         from .processes import end, main
 
         try:
-            code = main(configs.load(self.folder / "launch.yaml"), env.num_tasks)
+            if env.global_rank == 0:
+                folder.tell("starting", **_known(folder))
+            code = main(folder.stored("launch.yaml"), env.num_tasks)
         except user_errors() as error:
             line = " ".join(str(error).split())
             print(f"error: {line}", file=sys.stderr, flush=True)
-            folder.tell("failed", **_known(folder), reason=line)
-            code = 2
+            code = 1 if isinstance(error, NoMeeting) else 2  # the next start may find a free port, or the other hosts
+            if code == 2:
+                with suppress(RunError):  # the line is in the log where the disk is full
+                    folder.tell("failed", **_known(folder), reason=line)
         except Exception:
             traceback.print_exc()
             code = 1
@@ -109,11 +112,18 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         raise RunError(f"{shape.nodes} nodes need Slurm, and sbatch is not on the PATH; load its module, or --nodes 1")
     check_inputs(config, shape.world)
     folder = RunFolder(config.run_path)
-    folder.check(config)
+    job = jobs.of(folder)
+    state = job.state() if job is not None else ""
+    folder.check(config, running=state in jobs.ALIVE)
     if (done := folder.summary()) is not None:
         print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...")
         return 0
-    if (job := jobs.of(folder)) is not None and (state := job.state()) in jobs.ALIVE:
+    if job is not None and state in jobs.ALIVE:
+        if job.moved:
+            raise RunError(
+                f"{folder.path} was {job.place} when it became job {job.id}, which is {state.lower()} and cannot write "
+                f"here; tdformer stop {folder.path}, then the same command"
+            )
         print(f"{folder.path} is job {job.id} already ({state.lower()}); tdformer logs -f {folder.path}")
         return 0
     if folder.path.exists():
@@ -126,6 +136,9 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     if dry_run:
         print(script or f"{shape.processes} processes on this machine:\n{executor._submitit_command_str}")
         return 0
+    with folder.lock():
+        if (line := folder.set_aside(config)) is not None:
+            print(line, flush=True)
     with disk_errors(folder.path):
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         _snapshot(folder.path / "code")
@@ -134,6 +147,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     with nullcontext() if slurm else _silent():
         submitted = executor.submit(Job(folder.path))
     record = {"id": submitted.job_id, "slurm": slurm, "time": time.time(), "command": sys.argv, **shape.__dict__}
+    record |= {"host": socket.gethostname(), **folder.mark()}
     write_atomic(folder.path / "job.json", (json.dumps(record) + "\n").encode())
     print(f"{folder.path} is job {submitted.job_id}; tdformer status, tdformer logs -f {folder.path}")
     return 0
@@ -146,7 +160,7 @@ def resume(run: Path, overrides: list[str]) -> int:
     if job is None:
         raise RunError(f"{run} was not launched; a run of `tdformer train` goes on with the same command")
     shape = Shape(*(job.record[key] for key in ("nodes", "processes", "gpus")))
-    return launch(configs.load(folder.path / "launch.yaml", overrides), shape, "slurm" if job.slurm else "local")
+    return launch(folder.stored("launch.yaml", overrides), shape, "slurm" if job.slurm else "local")
 
 
 def _executor(config: Config, shape: Shape, folder: RunFolder, slurm: bool) -> Any:

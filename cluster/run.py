@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
 import time
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,14 @@ from .errors import RunError, disk_errors
 
 REVISION = "revision.json"
 """In a snapshot of the code: what `revision` said where it was taken."""
+STEP = re.compile(r"step-([0-9]{8,})")
+"""The name of a checkpoint, with its optimizer step."""
+MARK: dict[str, Any] = {"folder": str | None, "inode": int | None}
+"""What `RunFolder.mark` puts into a record; older records have none."""
 
 
 class RunFolder:
-    """Paths and files of one run.
+    """Paths and files of one run. The run is where its folder is: moved, it is the same run; copied, it is another.
 
     config.yaml     the whole configuration, as last started
     metrics.jsonl   what was measured; no clock in it, so a killed and an undisturbed run write the same bytes
@@ -39,6 +46,7 @@ class RunFolder:
     starts.jsonl    each start: code revision, versions, machine
     crashes.jsonl   each crash of a job: its exit code, and the newest checkpoint there was
     status.json     what the run last said of itself; see `RunFolder.tell`
+    before-N/       what an attempt left that never saved, and was begun anew with other settings
     launch.yaml, job.json, code/, logs/    of a launched run: the configuration, the job, its code and output
     summary.json    the final line; it exists when the run is finished
     lock            held by the process that writes here
@@ -66,10 +74,41 @@ class RunFolder:
         with exclusive(self.path, wait):
             yield
 
-    def check(self, config: Config) -> None:
-        """Raises RunError where the folder holds a run with other settings. Writes nothing."""
+    def mark(self) -> dict[str, Any]:
+        """What tells this folder from its copies; see `made`."""
+        return {"folder": str(self.path.resolve()), "inode": self.path.stat().st_ino}
+
+    def made(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record with a `mark` was written in this folder, by whatever name it went: False in a copy. True
+        for a record that has no mark."""
+        if record.get("folder") is None:
+            return True
+        here = self.path.stat()
+        try:
+            there = Path(record["folder"]).stat()
+        except (OSError, ValueError):  # nothing is there: renamed, or seen from a machine that mounts it elsewhere
+            return record.get("inode") in (None, here.st_ino)
+        return os.path.samestat(here, there) or record.get("inode") == here.st_ino != there.st_ino
+
+    def stored(self, file: str, overrides: Sequence[str] = ()) -> Config:
+        """The configuration in one of its files, as of where the folder is now. Raises RunError."""
+        place = self.path.resolve()
+        for override in overrides:
+            if override.partition("=")[0].strip() in ("name", "runs_dir"):
+                raise RunError(f"{override}: a run is where its folder is, {self.path}; copy that to make another one")
+        config = configs.load(self.path / file, overrides)
+        config.runs_dir, config.name = str(place.parent), place.name
+        return config
+
+    def unsaved(self) -> bool:
+        """Whether it has neither a checkpoint nor an end, so that nothing is lost when it begins anew."""
+        return self.saved_step() is None and self.summary() is None
+
+    def check(self, config: Config, running: bool = False) -> None:
+        """Raises RunError where the folder holds a run with other settings, unless that is not `running` and `unsaved`.
+        Writes nothing."""
         before = self.config()
-        if before is not None and (changed := configs.differences(before, config)):
+        if before is not None and (changed := configs.differences(before, config)) and (running or not self.unsaved()):
             raise RunError(
                 f"{self.path} holds a run with other settings: {', '.join(changed)}; "
                 f"set them back, or start a new run with name=..."
@@ -77,9 +116,31 @@ class RunFolder:
         if before is None and (self.metrics.size() or any(self.checkpoints.glob("*"))):
             raise RunError(f"{self.path} holds results but no config.yaml; start a new run with name=...")
 
+    def set_aside(self, config: Config) -> str | None:
+        """Let `config` begin anew where an attempt with other settings never saved: what that left goes into a folder
+        of its own. Returns a line that says so; None: there was nothing of the kind. Under the lock only."""
+        self.check(config)
+        before = self.config()
+        if before is None or not (changed := configs.differences(before, config)):
+            return None
+        aside = next(p for n in itertools.count(1) if not (p := self.path / f"before-{n}").exists())
+        # The configuration goes last: as long as it is here, a kill in between is taken up by the next start.
+        results = [self.status_file, self.curves, self.metrics.path, self.speed.path, self.health.path]
+        wandb = [self.path / name for name in ("wandb", "wandb_id", "wandb_step")]
+        with disk_errors(aside):
+            aside.mkdir()
+            for file in (*results, *wandb, self.config_file):
+                with suppress(FileNotFoundError):
+                    file.rename(aside / file.name)
+        return (
+            f"{self.path} begins anew: it was begun with other settings ({', '.join(changed)}) and never saved a "
+            f"checkpoint; what that attempt left is in {aside}"
+        )
+
     def open(self, config: Config) -> None:
         """Make the folder for `config` (as asked, not resolved), or take up the one that is there, if it is its own."""
-        self.check(config)
+        if (line := self.set_aside(config)) is not None:
+            print(line, flush=True)
         with disk_errors(self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         if not self.config_file.exists():
@@ -92,12 +153,8 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any] | None:
         """The final line of a finished run; None while it is not finished."""
-        try:
-            return json.loads(self.summary_file.read_text())
-        except FileNotFoundError:
-            return None
-        except ValueError as e:
-            raise RunError(f"{self.summary_file} is not JSON; delete it to let the run finish again") from e
+        kinds = {"accuracy": int | float, "epochs": int, "step": int}
+        return record(self.summary_file, "delete it to let the run finish again", kinds)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the final line: from now on the run is finished."""
@@ -106,26 +163,44 @@ class RunFolder:
 
     def tell(self, state: str, **facts: Any) -> None:
         """Replace status.json: `state` is starting, running, saved (it ended, and goes on when started again),
-        failed or finished; the time; and any facts."""
-        write_atomic(self.status_file, (_row({"state": state, "time": time.time(), **facts}) + "\n").encode())
+        failed or finished; the time; any facts; and the folder's mark."""
+        with disk_errors(self.status_file):
+            said = {"state": state, "time": time.time(), **facts, **self.mark()}
+        write_atomic(self.status_file, (_row(said) + "\n").encode())
 
     def status(self) -> dict[str, Any]:
-        """What `tell` last wrote; {} before the first start."""
+        """What `tell` last wrote; {} before the first start, or where that is damaged."""
         try:
-            return json.loads(self.status_file.read_text())
-        except (FileNotFoundError, ValueError):
+            return self.said()
+        except RunError:
             return {}
+
+    def said(self) -> dict[str, Any]:
+        """The same. Raises RunError where it is damaged."""
+        numbers = {key: int | float | None for key in ("loss", "images_per_second", "seconds_left")}
+        kinds = {"state": str, "time": int | float, "step": int | None, "total": int | None, **numbers, **MARK}
+        kinds |= {"restarts": str | None, "reason": str | None}
+        return record(self.status_file, "the run's next start writes it again", kinds) or {}
 
     def saved_step(self) -> int | None:
         """The step of the newest checkpoint, by its name; None before the first."""
-        return max((int(p.name.removeprefix("step-")) for p in self.checkpoints.glob("step-*")), default=None)
+        return max((int(m[1]) for p in self.checkpoints.glob("*") if (m := STEP.fullmatch(p.name))), default=None)
 
     def wandb_id(self) -> str:
-        """One id for all starts of this run."""
-        file = self.path / "wandb_id"
-        if not file.exists():
-            write_atomic(file, uuid.uuid4().hex[:8].encode())
-        return file.read_text().strip()
+        """One id for all starts of this run; a copy of it gets its own, and wandb has nothing of that yet."""
+        file, remedy = self.path / "wandb_id", "delete it: for wandb it is another run then"
+        text = file.read_text(errors="replace").strip() if file.exists() else ""
+        known = {"id": text}  # as it was before copies got their own
+        if text.startswith("{"):
+            known = record(file, remedy, {"id": str, **MARK}) or known
+        if text and not re.fullmatch(r"[\w-]+", known["id"], re.ASCII):
+            raise RunError(f"{file} is damaged; {remedy}")
+        if text and self.made(known):
+            return known["id"]
+        (self.path / "wandb_step").unlink(missing_ok=True)
+        new = {"id": uuid.uuid4().hex[:8], **self.mark()}
+        write_atomic(file, (json.dumps(new) + "\n").encode())
+        return new["id"]
 
     def wandb_step(self) -> int:
         """The step up to which wandb has every row, whatever a kill has cost it since."""
@@ -139,19 +214,25 @@ class RunFolder:
         write_atomic(self.path / "wandb_step", str(step).encode())
 
 
+RESTORE = "restore the file, or start a new run with name=..."
+
+
 class Rows:
     """A JSON-lines file that is appended to: a row is there whole or not at all."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._hash, self._hashed = hashlib.sha256(), 0
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Keys keep their order, floats all their digits; what is not finite becomes null."""
         line = (_row(row) + "\n").encode()
         with disk_errors(self.path):
-            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 before = os.fstat(fd).st_size
+                if before and os.pread(fd, 1, before - 1) != b"\n":  # half a row, of a process that was killed
+                    line = b"\n" + line
                 try:
                     _write_all(fd, line)
                 except OSError:
@@ -160,27 +241,54 @@ class Rows:
             finally:
                 os.close(fd)
 
-    def read(self) -> list[dict[str, Any]]:
-        """All whole rows; a last line that a killed process left half-written is not one."""
-        if not self.path.exists():
-            return []
-        whole = self.path.read_bytes().rpartition(b"\n")[0]
-        return [json.loads(line) for line in whole.splitlines()]
+    def read(self, *numbers: str) -> list[dict[str, Any]]:
+        """All rows, each with a number under these keys; a last line that a killed process left half-written is not
+        one. Raises RunError for any other line that is not."""
+        rows, damaged = self.whole(*numbers)
+        if damaged:
+            raise RunError(f"{self.path} is damaged in line {damaged[0]}; {RESTORE}")
+        return rows
+
+    def whole(self, *numbers: str) -> tuple[list[dict[str, Any]], list[int]]:
+        """The rows that are, and the numbers of the lines that are not, from 1."""
+        try:
+            lines = self.path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            lines = []
+        except OSError as e:
+            raise RunError(f"{self.path} cannot be read ({e.strerror})") from e
+        rows = [_parsed(line, numbers) for line in lines]
+        return [row for row in rows if row is not None], [i for i, row in enumerate(rows, 1) if row is None]
+
+    def digest(self) -> str:
+        """SHA-256 of all of it, in hexadecimal; what an earlier call has read is not read again."""
+        if self.path.exists():
+            with disk_errors(self.path), self.path.open("rb") as file:
+                file.seek(self._hashed)
+                while block := file.read(1 << 20):
+                    self._hash.update(block)
+                    self._hashed += len(block)
+        return self._hash.hexdigest()
 
     def size(self) -> int:
         """Bytes."""
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def truncate(self, size: int) -> None:
-        """Go back to the first `size` bytes: what a run wrote after the checkpoint it goes on from."""
+    def truncate(self, size: int, digest: str = "") -> None:
+        """Go back to the first `size` bytes: what a run wrote after the checkpoint it goes on from. Raises RunError
+        where there are fewer, or where they do not have the `digest` that is given."""
         if self.size() < size:
             raise RunError(
-                f"{self.path} has {self.size()} bytes, the checkpoint was written when it had {size}; "
-                f"restore the file, or start a new run with name=..."
+                f"{self.path} has {self.size()} bytes, the checkpoint was written when it had {size}; {RESTORE}"
             )
-        if self.path.exists():
-            with disk_errors(self.path):
-                os.truncate(self.path, size)
+        if not self.path.exists():
+            return
+        with disk_errors(self.path):
+            with self.path.open("rb") as file:
+                self._hash, self._hashed = hashlib.sha256(file.read(size)), size
+            if digest and digest != self._hash.hexdigest():
+                raise RunError(f"{self.path} is not what it was when the checkpoint was written (SHA-256); {RESTORE}")
+            os.truncate(self.path, size)
 
     def sync(self) -> None:
         """Return when every row is on the disk."""
@@ -218,6 +326,44 @@ def write_atomic(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
 
 
+def record(path: Path, remedy: str, kinds: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is no file. Raises RunError, with the remedy, where it cannot be read
+    or a value is not of its kind (a type, or several joined by |; one with None may be missing)."""
+    try:
+        if path.exists() and not path.is_file():  # a FIFO would let us wait
+            raise RunError(f"{path} is not a file; {remedy}")
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise RunError(f"{path} cannot be read ({e.strerror}); {remedy}") from e
+    except (ValueError, RecursionError) as e:
+        raise RunError(f"{path} is not JSON; {remedy}") from e
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds no JSON object; {remedy}")
+    for key, kind in kinds.items():
+        value = content.get(key)
+        kinds_of = getattr(kind, "__args__", (kind,))
+        if type(value) not in (type(None) if k is None else k for k in kinds_of) or not _bounded(value):
+            raise RunError(f"{path} has {repr(value)[:40]} as {key}; {remedy}")
+    return content
+
+
+def _bounded(value: Any) -> bool:
+    """Whether a value, if it is a number, can be counted with and printed."""
+    return not isinstance(value, (int, float)) or abs(value) < 2**63
+
+
+def _parsed(line: bytes, numbers: tuple[str, ...]) -> dict[str, Any] | None:
+    """A row with a number under each of these keys; None: the line is damaged."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    sound = isinstance(row, dict) and all(type(row.get(key)) in (int, float) and _bounded(row[key]) for key in numbers)
+    return row if sound else None
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder (new files, renames) as lasting as their content."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -231,7 +377,8 @@ def revision() -> dict[str, Any]:
     """The commit of the code that runs, and whether files differ from it; None where it is not in git."""
     here = Path(__file__).resolve().parent.parent
     if (here / REVISION).exists():  # a snapshot, which knows what it was taken from
-        return json.loads((here / REVISION).read_text())
+        kinds = {"commit": str | None, "dirty": bool | None}
+        return record(here / REVISION, "launch the run again", kinds) or {}
 
     def git(*words: str) -> str | None:
         command = ["git", "-C", str(here), *words]
@@ -287,14 +434,15 @@ class _Lock:
                         f"wait for it, stop it, or use another folder (name=...)"
                     ) from e
                 time.sleep(0.05)
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        with disk_errors(self.path):
+            os.ftruncate(self.fd, 0)
+            os.pwrite(self.fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
 
     def _holder(self) -> str:
         try:
             holder = json.loads(os.pread(self.fd, 4096, 0))
             return f"process {holder['pid']} on {holder['host']}"
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             return "another process"
 
     def close(self) -> None:
