@@ -126,7 +126,7 @@ def step_of(path: Path) -> int:
 def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words, or None."""
     try:
-        files = json.loads((path / MANIFEST).read_text())["files"]
+        files = (record(path / MANIFEST, "use another checkpoint", {"files": dict}) or {})["files"]
         for name, expected in files.items():
             if not (path / name).is_file():
                 return f"{name} is missing"
@@ -136,7 +136,7 @@ def verify(path: Path) -> str | None:
                 return f"{name} does not have the digest of the manifest"
         if STATE not in files:
             return f"{STATE} is not in the manifest"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (RunError, OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     return None
 

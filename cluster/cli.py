@@ -84,8 +84,10 @@ def stop(run: RunPath) -> None:
     from . import jobs
 
     job = jobs.existing(run)
-    job.stop()
-    print(f"asked job {job.id} to save and end; tdformer status {run.parent}")
+    if job.stop():
+        print(f"asked job {job.id} to save and end; tdformer status {run.parent}")
+    else:
+        print(f"job {job.id} has ended")
 
 
 @app.command()

@@ -422,7 +422,7 @@ def _read(path: Path) -> dict[Any, Any]:
         content = OmegaConf.to_container(loaded, resolve=False)
     except FileNotFoundError as e:
         raise RunError(f"{path}: no such configuration file") from e
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, UnicodeDecodeError, RecursionError) as e:
         raise RunError(f"{path}: cannot be read ({_first_line(e)})") from e
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)

@@ -65,19 +65,22 @@ class Job:
         """Until Slurm's time limit."""
         return _squeue(self.id, "%L") if self.slurm else ""
 
-    def stop(self) -> None:
-        """Ask the ranks to save and end. Raises RunError where that cannot be done from here."""
+    def stop(self) -> bool:
+        """Ask the ranks to save and end; False: they have ended. Raises RunError where it cannot be done from here."""
         if not self.own:
             raise RunError(
                 f"{self.folder.path} is a copy of {self.place}, whose job {self.id} is; "
                 f"tdformer resume {self.folder.path} launches one of its own"
             )
+        if self.state() not in ALIVE:
+            return False
         if self.slurm:
             _slurm("scancel", self.id)
         elif self._elsewhere:
             raise RunError(f"job {self.id} of {self.folder.path} is of {self.record['host']}; stop it there")
-        elif self._runs():
+        else:
             os.kill(int(self.id), signal.SIGTERM)
+        return True
 
     def log(self, rank: int) -> Path:
         return self.folder.path / "logs" / f"{self.id}_{rank}_log.out"
@@ -102,8 +105,8 @@ def of(folder: RunFolder) -> Job | None:
     kinds = {"id": str, "slurm": bool, "nodes": int, "processes": int, "gpus": int, "host": str | None, **MARK}
     if (found := record(file, remedy, kinds)) is None:
         return None
-    if not re.fullmatch("[0-9]+", found["id"]):
-        raise RunError(f"{file} has {found['id'][:40]!r} as id; {remedy}")
+    if not re.fullmatch("[0-9]+", found["id"]) or min(found["nodes"], found["processes"], found["gpus"] + 1) < 1:
+        raise RunError(f"{file} describes no job; {remedy}")
     if found.get("folder") is None:  # written before copies were told from their originals
         found["folder"] = str(configs.load(folder.path / "launch.yaml").run_path)
     return Job(folder, found)
@@ -181,7 +184,7 @@ def _row(folder: RunFolder) -> dict[str, str]:
     state = tried(job.state, "") if job else ""
     total, step, loss, rate = (status.get(k) for k in ("total", "step", "loss", "images_per_second"))
     left = status.get("seconds_left")
-    said, saved = status.get("state", "damaged" if wrong else "queued"), folder.saved_step()
+    said, saved = status.get("state", "damaged" if wrong else "queued"), tried(folder.saved_step, None)
     age = time.time() - status.get("time", 0)
     alive = state in ALIVE or (job is None and age < SILENT)
     if said in ("starting", "running") and not folder.made(status):  # said of the run that it is a copy of

@@ -129,7 +129,8 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     if folder.path.exists():
         with folder.lock():  # refuses where a process trains in it
             pass
-    executor = _executor(config, shape, folder, slurm)
+    with disk_errors(folder.path):  # the local one makes the folder of its logs
+        executor = _executor(config, shape, folder, slurm)
     script = executor._make_submission_file_text(executor._submitit_command_str, "") if slurm else ""
     if slurm:
         _try(script, config, shape)

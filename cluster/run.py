@@ -96,6 +96,7 @@ class RunFolder:
         for override in overrides:
             if override.partition("=")[0].strip() in ("name", "runs_dir"):
                 raise RunError(f"{override}: a run is where its folder is, {self.path}; copy that to make another one")
+        _check_file(self.path / file)
         config = configs.load(self.path / file, overrides)
         config.runs_dir, config.name = str(place.parent), place.name
         return config
@@ -149,6 +150,7 @@ class RunFolder:
 
     def config(self) -> Config | None:
         """The configuration that the run was first started with; None where there is none yet."""
+        _check_file(self.config_file)
         return configs.load(self.config_file) if self.config_file.exists() else None
 
     def summary(self) -> dict[str, Any] | None:
@@ -184,7 +186,13 @@ class RunFolder:
 
     def saved_step(self) -> int | None:
         """The step of the newest checkpoint, by its name; None before the first."""
-        return max((int(m[1]) for p in self.checkpoints.glob("*") if (m := STEP.fullmatch(p.name))), default=None)
+        try:
+            names = os.listdir(self.checkpoints)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as e:
+            raise RunError(f"{self.checkpoints} cannot be read ({e.strerror})") from e
+        return max((int(found[1]) for name in names if (found := STEP.fullmatch(name))), default=None)
 
     def wandb_id(self) -> str:
         """One id for all starts of this run; a copy of it gets its own, and wandb has nothing of that yet."""
@@ -197,7 +205,8 @@ class RunFolder:
             raise RunError(f"{file} is damaged; {remedy}")
         if text and self.made(known):
             return known["id"]
-        (self.path / "wandb_step").unlink(missing_ok=True)
+        with disk_errors(file):
+            (self.path / "wandb_step").unlink(missing_ok=True)
         new = {"id": uuid.uuid4().hex[:8], **self.mark()}
         write_atomic(file, (json.dumps(new) + "\n").encode())
         return new["id"]
@@ -330,8 +339,7 @@ def record(path: Path, remedy: str, kinds: Mapping[str, Any]) -> dict[str, Any] 
     """The JSON object in a file; None where there is no file. Raises RunError, with the remedy, where it cannot be read
     or a value is not of its kind (a type, or several joined by |; one with None may be missing)."""
     try:
-        if path.exists() and not path.is_file():  # a FIFO would let us wait
-            raise RunError(f"{path} is not a file; {remedy}")
+        _check_file(path)
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
@@ -347,6 +355,12 @@ def record(path: Path, remedy: str, kinds: Mapping[str, Any]) -> dict[str, Any] 
         if type(value) not in (type(None) if k is None else k for k in kinds_of) or not _bounded(value):
             raise RunError(f"{path} has {repr(value)[:40]} as {key}; {remedy}")
     return content
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what would let its reader wait. Raises RunError."""
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is not a file; restore or remove it")
 
 
 def _bounded(value: Any) -> bool:

@@ -67,7 +67,7 @@ class TrainState:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> TrainState:
-        """Raises TypeError or KeyError where `saved` is not what `to_dict` returned."""
+        """Raises TypeError, KeyError, ValueError or AttributeError where `saved` is not what `to_dict` returned."""
         return cls(**(saved | {"cursor": Cursor.from_dict(saved["cursor"])}))
 
 
@@ -106,7 +106,7 @@ class Trainer:
             load_weights(model, parts["model"], found)
             try:
                 self.state = TrainState.from_dict(saved["state"])
-            except (TypeError, KeyError) as error:
+            except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise RunError(
                     f"{found} has a state of another version ({error}); use the one that wrote it"
                 ) from error
