@@ -187,7 +187,8 @@ def _row(folder: RunFolder) -> dict[str, str]:
     said, saved = status.get("state", "damaged" if wrong else "queued"), tried(folder.saved_step, None)
     age = time.time() - status.get("time", 0)
     alive = state in ALIVE or (job is None and age < SILENT)
-    if said in ("starting", "running") and not folder.made(status):  # said of the run that it is a copy of
+    own = folder.made(status) if status else job is None or job.own
+    if said in ("starting", "running", "queued") and not own:  # it is so of the run that this is a copy of
         said = "queued" if state in ALIVE else "copied"
     if said in ("starting", "running") and not alive:
         said = "lost"  # it ended without a word; started again it goes on
@@ -214,7 +215,7 @@ def follow(job: Job, rank: int, until_end: bool) -> Iterator[str]:
     path, place = job.log(rank), 0
     while True:
         ended = not until_end or job.state() not in ALIVE
-        if path.exists():
+        if path.is_file():
             with path.open(errors="replace") as file:
                 file.seek(place)
                 text = file.read()

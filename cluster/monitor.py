@@ -271,17 +271,20 @@ def _start_wandb(run: RunFolder, config: Config, say: Callable[[str], None]) -> 
     if online and (why := _no_wandb()):
         say(f"{why}: logging offline; `tdformer sync {run.path}` sends it later")
         online = False
-    started = wandb.init(
-        entity=entity[0] if entity else None,
-        project=project,
-        name=config.name,
-        id=run.wandb_id(),
-        resume="allow" if online else None,
-        dir=str(run.path),
-        mode="online" if online else "offline",
-        config=flat(config),
-        settings=wandb.Settings(console="off", silent=True),
-    )
+    try:
+        started = wandb.init(
+            entity=entity[0] if entity else None,
+            project=project,
+            name=config.name,
+            id=run.wandb_id(),
+            resume="allow" if online else None,
+            dir=str(run.path),
+            mode="online" if online else "offline",
+            config=flat(config),
+            settings=wandb.Settings(console="off", silent=True),
+        )
+    except wandb.Error as error:
+        raise RunError(f"wandb does not start: {' '.join(str(error).split())}; log.wandb=off leaves it out") from error
     started.config.update(_facts(), allow_val_change=True)  # another one at each start
     # After a kill some steps are sent again; against our own step they lie over each other.
     started.define_metric("*", step_metric="step")

@@ -203,11 +203,13 @@ class RunFolder:
             known = record(file, remedy, {"id": str, **MARK}) or known
         if text and not re.fullmatch(r"[\w-]+", known["id"], re.ASCII):
             raise RunError(f"{file} is damaged; {remedy}")
-        if text and self.made(known):
+        own = bool(text) and self.made(known)
+        if own and "folder" in known:
             return known["id"]
         with disk_errors(file):
-            (self.path / "wandb_step").unlink(missing_ok=True)
-        new = {"id": uuid.uuid4().hex[:8], **self.mark()}
+            if not own:
+                (self.path / "wandb_step").unlink(missing_ok=True)
+            new = {"id": known["id"] if own else uuid.uuid4().hex[:8], **self.mark()}
         write_atomic(file, (json.dumps(new) + "\n").encode())
         return new["id"]
 

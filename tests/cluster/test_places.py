@@ -101,11 +101,14 @@ def test_a_copy_is_told_from_what_was_moved(
 
 
 def test_ids_of_wandb_written_before_are_kept(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    (tmp_path / "wandb_id").write_text("0a1b2c3d")
-    assert folder.wandb_id() == "0a1b2c3d"
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    (folder.path / "wandb_id").write_text("0a1b2c3d")
+    folder.wandb_has(5)
+    assert folder.wandb_id() == folder.wandb_id() == "0a1b2c3d" and folder.wandb_step() == 5
+    assert RunFolder(_copied(folder.path)).wandb_id() != "0a1b2c3d"
     for damaged in (b"\xff\xfe", b'{"id": 5}', b"../x", b'{"id": "0a1b'):
-        (tmp_path / "wandb_id").write_bytes(damaged)
+        (folder.path / "wandb_id").write_bytes(damaged)
         with pytest.raises(RunError, match="wandb_id .*delete it"):
             folder.wandb_id()
 
