@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .errors import NO_SPACE, RunError, disk_errors, thread_errors
-from .run import STEP, record, sync_folder, write_atomic
+from .records import record, sync_folder, write_atomic
+from .run import STEP
 
 Tensors = dict[str, torch.Tensor]
 MANIFEST, STATE = "manifest.json", "state.json"

@@ -16,7 +16,8 @@ from typing import Any
 from . import config as configs
 from .errors import RunError
 from .monitor import duration
-from .run import MARK, RunFolder, record
+from .records import record
+from .run import MARK, RunFolder
 
 ALIVE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
 """Slurm's states of a job that may still run."""

@@ -29,7 +29,8 @@ from . import config as configs
 from . import jobs
 from .config import Config
 from .errors import NoMeeting, RunError, disk_errors, user_errors
-from .run import REVISION, RunFolder, revision, write_atomic
+from .records import write_atomic
+from .run import REVISION, RunFolder, revision
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
 ENDLESS = 10**6
@@ -71,11 +72,11 @@ class Job:
         ):
             os.environ[name] = str(value)
         folder = RunFolder(self.folder)
-        from .processes import end, main
-
         try:
             if env.global_rank == 0:
                 folder.tell("starting", **_known(folder))
+            from .processes import main
+
             code = main(folder.stored("launch.yaml"), env.num_tasks)
         except user_errors() as error:
             line = " ".join(str(error).split())
@@ -87,6 +88,8 @@ class Job:
         except Exception:
             traceback.print_exc()
             code = 1
+        from .processes import end
+
         end(code)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -112,10 +115,11 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         raise RunError(f"{shape.nodes} nodes need Slurm, and sbatch is not on the PATH; load its module, or --nodes 1")
     check_inputs(config, shape.world)
     folder = RunFolder(config.run_path)
-    job = jobs.of(folder)
+    done = folder.summary()
+    job = jobs.of(folder) if done is None else None
     state = job.state() if job is not None else ""
     folder.check(config, running=state in jobs.ALIVE)
-    if (done := folder.summary()) is not None:
+    if done is not None:
         print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...")
         return 0
     if job is not None and state in jobs.ALIVE:

@@ -20,7 +20,8 @@ from rich.text import Text
 
 from .config import Config, flat
 from .errors import RunError, user_errors
-from .run import Rows, RunFolder, revision, write_atomic
+from .records import Rows, write_atomic
+from .run import RunFolder, revision
 from .signals import Leave
 
 ORDER = ("step", "epoch", "loss", "lr", "grad_norm", "accuracy", "firing_rate", "silent")

@@ -15,7 +15,8 @@ import pytest
 from cluster import checkpoint, jobs
 from cluster.config import Config, load, to_yaml
 from cluster.errors import RunError
-from cluster.run import RunFolder, write_atomic
+from cluster.records import write_atomic
+from cluster.run import RunFolder
 
 
 def _renamed(folder: Path) -> Path:

@@ -16,7 +16,8 @@ import torch
 
 from cluster.config import Config, load
 from cluster.errors import RunError
-from cluster.run import Rows, RunFolder, revision, write_atomic
+from cluster.records import Rows, write_atomic
+from cluster.run import RunFolder, revision
 
 HOLD = """
 import sys, time

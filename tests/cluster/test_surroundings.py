@@ -134,7 +134,7 @@ from cluster.checkpoint import Saver
 from cluster.config import Config, load
 from cluster.errors import RunError
 from cluster.launch import Shape, launch
-from cluster.run import RunFolder, write_atomic
+from cluster.run import RunFolder
 import torch
 
 trouble, shards = sys.argv[1:]
