@@ -12,6 +12,7 @@ from typing import Any
 
 from . import config as configs
 from . import jobs
+from .errors import RunError
 from .run import RunFolder
 
 
@@ -30,6 +31,14 @@ def verdict(crashes: list[dict[str, Any]], limit: int) -> str | None:
 
 def main(run: str, exit_code: str) -> int:
     folder, code = RunFolder(run), int(exit_code)
+    try:
+        return _main(folder, code)
+    except RunError as error:  # the folder was moved away, the disk is full: another start would end so too
+        print(f"error: {error}: stops here", file=sys.stderr, flush=True)
+        return code
+
+
+def _main(folder: RunFolder, code: int) -> int:
     status = folder.status()
     job = os.environ["SLURM_JOB_ID"]
     if code == 0 or status.get("state") in ("finished", "saved", "failed") or jobs.state(job) != "RUNNING":
@@ -37,7 +46,7 @@ def main(run: str, exit_code: str) -> int:
     facts = {k: v for k, v in status.items() if k not in ("state", "time", "reason")}
     crash = {"time": time.time(), "job": job, "exit_code": code, "checkpoint": folder.saved_step() or 0}
     folder.crashes.append(crash)
-    crashes = [row for row in folder.crashes.read() if row["job"] == job]
+    crashes = [row for row in folder.crashes.whole("exit_code", "checkpoint")[0] if row.get("job") == job]
     reason = verdict(crashes, configs.stored(folder.path / "launch.yaml").site.restarts)
     if reason is None:
         print(f"crashed (exit code {code}): queued again", flush=True)

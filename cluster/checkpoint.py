@@ -22,13 +22,15 @@ from safetensors.torch import load_file, save_file
 
 from tdformer.errors import first_line
 
-from .errors import NO_SPACE, RunError
-from .run import sync_folder, write_atomic
+from .errors import NO_SPACE, RunError, disk_errors, thread_errors
+from .records import record, sync_folder, write_atomic
+from .run import STEP
 
 Tensors = dict[str, torch.Tensor]
 MANIFEST, STATE = "manifest.json", "state.json"
-_NAME = re.compile(r"step-(\d{8,})$")
-_HIDDEN = re.compile(r"\.step-\d{8,}(\.old)?\.tmp")
+FORMAT = 2
+"""Of state.json, in which an absent one means 1: before `metrics_sha256`. A higher one is of a newer version."""
+_HIDDEN = re.compile(rf"\.{STEP.pattern}(\.old)?\.tmp")
 _FILE = re.compile(r"(manifest|state)\.json|\w+\.safetensors")
 
 
@@ -44,7 +46,7 @@ def save(
     """
     final = root / f"step-{step:08d}"
     hidden = root / f".{final.name}.tmp"
-    root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(exist_ok=True)  # without parents: a run that was moved away is not begun again in its old place
     clean(root)
     for place in (final, hidden):
         if place.exists() and not _ours(place):
@@ -97,13 +99,16 @@ class Saver:
 
         def run() -> None:
             try:
-                first()
-                save(self.root, step, parts, state, self.keep, best)
+                with disk_errors(self.root):
+                    first()
+                    save(self.root, step, parts, state, self.keep, best)
             except BaseException as error:
                 self._error = error
 
-        self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=run, name="checkpoint", daemon=True)
+        with thread_errors("a checkpoint"):
+            thread.start()
+        self._thread = thread
 
     def wait(self) -> None:
         """Return when what was begun is on the disk. Raises what `save` raised."""
@@ -119,12 +124,12 @@ def complete(root: Path) -> list[Path]:
     """The checkpoints in `root`, newest first."""
     if not root.is_dir():
         return []
-    return sorted((p for p in root.iterdir() if _NAME.match(p.name)), key=step_of, reverse=True)
+    return sorted((p for p in root.iterdir() if STEP.fullmatch(p.name)), key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
     """The optimizer step in a checkpoint's name."""
-    match = _NAME.match(path.name)
+    match = STEP.fullmatch(path.name)
     if match is None:
         raise RunError(f"{path} is not a checkpoint; one is a folder named step-XXXXXXXX")
     return int(match[1])
@@ -133,7 +138,7 @@ def step_of(path: Path) -> int:
 def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words, or None."""
     try:
-        files = json.loads((path / MANIFEST).read_text())["files"]
+        files = (record(path / MANIFEST, "use another checkpoint", {"files": dict}) or {})["files"]
         for name, expected in files.items():
             if not (path / name).is_file():
                 return f"{name} is missing"
@@ -143,7 +148,7 @@ def verify(path: Path) -> str | None:
                 return f"{name} does not have the digest of the manifest"
         if STATE not in files:
             return f"{STATE} is not in the manifest"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RunError, OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     return None
 
@@ -170,12 +175,15 @@ def newest_good(
 
 
 def load(path: Path, verified: bool = False) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """The parts and the state of one checkpoint. Raises RunError, naming the fault, if it does not verify."""
+    """The parts and the state of one checkpoint. Raises RunError, naming the fault, if it does not verify or is of a
+    newer version."""
     fault = None if verified else verify(path)
     if fault is not None:
         raise RunError(f"checkpoint {path} is damaged: {fault}; use another one")
-    parts = _parts(path)
-    return parts, json.loads((path / STATE).read_text())
+    state = record(path / STATE, "use another checkpoint", {"format": int | None}) or {}
+    if (found := state.get("format") or 1) > FORMAT:
+        raise RunError(f"{path} is of a newer version (format {found}, this one reads up to {FORMAT}); update tdformer")
+    return _parts(path), state
 
 
 def load_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from pipelines.errors import too_many_files
 
 from . import config as configs
-from .errors import NO_SPACE, RunError, disk_errors, memory_errors, no_memory, user_errors
+from .errors import NO_SPACE, NOT_ALLOWED, RunError, disk_errors, memory_errors, no_memory, user_errors
 
 app = typer.Typer(
     help="Train and evaluate TDFormer. Settings are given as key=value; `tdformer config show` lists them.",
@@ -99,8 +99,10 @@ def stop(run: RunPath) -> None:
     from . import jobs
 
     job = jobs.existing(run)
-    job.stop()
-    print(f"asked job {job.id} to save and end; tdformer status {run.parent}")
+    if job.stop():
+        print(f"asked job {job.id} to save and end; tdformer status {run.parent}")
+    else:
+        print(f"job {job.id} has ended")
 
 
 @app.command()
@@ -118,7 +120,9 @@ def logs(
 
 @app.command()
 def status(
-    runs: Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="The folder of the runs.")] = Path("runs"),
+    runs: Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="The folder of the runs, or one run.")] = Path(
+        "runs"
+    ),
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Renew the table every 5 seconds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a run.")] = False,
 ) -> None:
@@ -127,7 +131,6 @@ def status(
 
     if not runs.is_dir():
         raise RunError(f"{runs}: no such folder")
-    runs = runs.parent if (runs / "config.yaml").exists() else runs
     if as_json and watch:
         raise RunError("--watch renews the table, and --json is no table; choose one")
     if as_json:
@@ -346,6 +349,8 @@ def _user_line(e: Exception) -> str | None:
         return f"no space left{where}; free some and run the same command again"
     if os.strerror(errno.EMFILE) in str(e):  # libraries say it in words only
         return str(too_many_files("this process"))
+    if isinstance(e, OSError) and e.errno in NOT_ALLOWED and e.filename:
+        return f"{e.filename}: {e.strerror}"
     if (said := no_memory(e)) is not None:
         return f"{said}; free some, or run the same command on a machine with more"
     if not isinstance(e, RunError) and not isinstance(e, user_errors()):  # in this order: the second imports torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -407,6 +408,9 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
         texts = value if isinstance(value, list) else [value]
         if key != "site.setup" and any("\n" in str(text) for text in texts):
             raise RunError(f"{key} is {value!r}; it becomes a line of the job's script, so it must be one")
+    project = config.log.wandb_project
+    if config.log.wandb != "off" and not re.fullmatch(r"([^/\\#?%:]+/)?[^/\\#?%:]{1,128}", project):
+        raise RunError(f"log.wandb_project is {project!r}; give PROJECT or ENTITY/PROJECT, without \\ # ? % :")
     for entry in config.site.sbatch:
         if entry.startswith("-"):
             raise RunError(f"site.sbatch has {entry!r}; write key=value or key, without dashes")

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class RunError(Exception):
     """A configuration, run folder or checkpoint that cannot work: what is wrong, where, and what to do."""
 
 
+class NoMeeting(RunError):
+    """The ranks did not come together; another start of the same job may."""
+
+
 @contextmanager
 def disk_errors(path: str | Path) -> Iterator[None]:
-    """Turn what a disk can say while `path` is written into a RunError: full, read-only, not allowed."""
+    """Turn what a disk can say while `path` is written into a RunError: full, read-only, not allowed, not there."""
     try:
         yield
     except Exception as e:
         number = getattr(e, "errno", None)
-        if number in NO_SPACE or "No space left on device" in str(e):  # safetensors says it in words only
+        if number is None and (said := re.search(r"\(os error ([0-9]+)\)", str(e))):  # as safetensors does
+            number = int(said[1])
+        if number in NO_SPACE or "No space left on device" in str(e):
             raise RunError(f"no space left to write {path}; free some and run the same command again") from e
-        if isinstance(e, OSError) and number in (
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOTDIR,
-            errno.EISDIR,
-            errno.EEXIST,
-        ):
-            raise RunError(f"cannot write {path} ({e.strerror}); choose a place that you may write to") from e
+        if number == errno.ENOENT:
+            raise RunError(f"cannot write {path}: its folder is gone; go on where that is now") from e
+        if number in (*NOT_ALLOWED, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            raise RunError(f"cannot write {path} ({os.strerror(number)}); choose a place that you may write to") from e
         raise
 
 
@@ -66,6 +69,17 @@ def memory_errors(remedy: str) -> Iterator[None]:
         if said is None:
             raise
         raise RunError(f"{said}; {remedy}") from error
+
+
+@contextmanager
+def thread_errors(what: str) -> Iterator[None]:
+    """Turn Python's refusal to start a thread into a RunError."""
+    try:
+        yield
+    except RuntimeError as e:
+        raise RunError(
+            f"no thread can be started for {what} ({e}); allow more processes (ulimit -u) or more memory (ulimit -v)"
+        ) from e
 
 
 def user_errors() -> tuple[type[Exception], ...]:

@@ -15,6 +15,7 @@ import torch
 from tdformer.measure import Firing
 
 from .config import HealthConfig
+from .errors import thread_errors
 
 RECENT = 50
 """Logged losses that a spike is measured against."""
@@ -28,8 +29,9 @@ class Watchdog:
         self.seconds = 60 * minutes
 
     def alive(self) -> None:
-        """Begin to count anew."""
-        faulthandler.dump_traceback_later(self.seconds, exit=True, file=sys.__stderr__ or 2)
+        """Begin to count anew. Raises RunError where no thread can be started."""
+        with thread_errors("the watchdog"):
+            faulthandler.dump_traceback_later(self.seconds, exit=True, file=sys.__stderr__ or 2)
 
     def __enter__(self) -> Watchdog:
         self.alive()

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import config as configs
 from .errors import RunError
 from .monitor import duration
-from .run import RunFolder
+from .records import record
+from .run import MARK, RunFolder
 
 ALIVE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
 """Slurm's states of a job that may still run."""
+SILENT = 120.0
+"""Seconds after which a run that nobody here can look for counts as gone."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A launched run's job, from its job.json."""
+    """A launched run's job, from its job.json. It belongs to the folder that it was launched in; to a copy of that it
+    has ended."""
 
     folder: RunFolder
     record: dict[str, Any]
@@ -35,8 +41,23 @@ class Job:
     def slurm(self) -> bool:
         return self.record["slurm"]
 
+    @property
+    def own(self) -> bool:
+        return self.folder.made(self.record)
+
+    @property
+    def place(self) -> Path:
+        """Where the run was when it became this job."""
+        return Path(self.record["folder"])
+
+    @property
+    def moved(self) -> bool:
+        return self.place != self.folder.path.resolve()
+
     def state(self) -> str:
         """Slurm's word for it, or of a local job RUNNING; ENDED where nobody knows it any more."""
+        if not self.own:
+            return "ENDED"
         if self.slurm:
             return state(self.id)
         return "RUNNING" if self._runs() else "ENDED"
@@ -45,31 +66,51 @@ class Job:
         """Until Slurm's time limit."""
         return _squeue(self.id, "%L") if self.slurm else ""
 
-    def stop(self) -> None:
-        """Ask the ranks to save and end."""
+    def stop(self) -> bool:
+        """Ask the ranks to save and end; False: they have ended. Raises RunError where it cannot be done from here."""
+        if not self.own:
+            raise RunError(
+                f"{self.folder.path} is a copy of {self.place}, whose job {self.id} is; "
+                f"tdformer resume {self.folder.path} launches one of its own"
+            )
+        if self.state() not in ALIVE:
+            return False
         if self.slurm:
-            done = subprocess.run(["scancel", self.id], capture_output=True, text=True)
-            if done.returncode:
-                raise RunError(f"scancel {self.id}: {done.stderr.strip()}")
-        elif self._runs():
+            _slurm("scancel", self.id)
+        elif self._elsewhere:
+            raise RunError(f"job {self.id} of {self.folder.path} is of {self.record['host']}; stop it there")
+        else:
             os.kill(int(self.id), signal.SIGTERM)
+        return True
 
     def log(self, rank: int) -> Path:
         return self.folder.path / "logs" / f"{self.id}_{rank}_log.out"
 
+    @property
+    def _elsewhere(self) -> bool:
+        return self.record.get("host") not in (None, socket.gethostname())
+
     def _runs(self) -> bool:
+        if self._elsewhere:
+            return time.time() - self.folder.status().get("time", 0) < SILENT
         try:
-            return b"submitit" in Path(f"/proc/{self.id}/cmdline").read_bytes()
+            words = Path(f"/proc/{self.id}/cmdline").read_bytes().split(b"\0")
         except OSError:
             return False
+        return any(Path(os.fsdecode(word)).resolve() == self.place / "logs" for word in words)
 
 
 def of(folder: RunFolder) -> Job | None:
-    """The job that a run was last launched as; None where it was not."""
-    try:
-        return Job(folder, json.loads((folder.path / "job.json").read_text()))
-    except FileNotFoundError:
+    """The job that a run was last launched as; None where it was not. Raises RunError where job.json is damaged."""
+    file, remedy = folder.path / "job.json", "delete it, and launch the run again"
+    kinds = {"id": str, "slurm": bool, "nodes": int, "processes": int, "gpus": int, "host": str | None, **MARK}
+    if (found := record(file, remedy, kinds)) is None:
         return None
+    if not re.fullmatch("[0-9]+", found["id"]) or min(found["nodes"], found["processes"], found["gpus"] + 1) < 1:
+        raise RunError(f"{file} describes no job; {remedy}")
+    if found.get("folder") is None:  # written before copies were told from their originals
+        found["folder"] = str(configs.stored(folder.path / "launch.yaml").run_path)
+    return Job(folder, found)
 
 
 def existing(run: Path) -> Job:
@@ -80,14 +121,20 @@ def existing(run: Path) -> Job:
     return job
 
 
-def table(runs_dir: Path) -> list[dict[str, str]]:
-    """A row for each run folder: what its job and its status file say."""
-    rows = []
-    for config in sorted(runs_dir.glob("*/status.json")) + sorted(runs_dir.glob("*/job.json")):
-        if config.name == "job.json" and (config.parent / "status.json").exists():
-            continue
-        rows.append(_row(RunFolder(config.parent)))
-    return rows
+def table(runs: Path) -> list[dict[str, str]]:
+    """A row for each run folder in `runs`, or for the run that it is: what its job and its status file say. What is
+    wrong with one of them is the reason in its own row."""
+    folders = [runs] if _holds_run(runs, "config.yaml") else sorted(p for p in runs.iterdir() if _holds_run(p))
+    return [_row(RunFolder(folder)) for folder in folders]
+
+
+def _holds_run(folder: Path, *more: str) -> bool:
+    try:
+        return not {"status.json", "job.json", *more}.isdisjoint(os.listdir(folder))
+    except PermissionError:  # it may be one
+        return True
+    except OSError:
+        return False
 
 
 def show(runs_dir: Path, watch: bool) -> None:
@@ -107,39 +154,60 @@ def show(runs_dir: Path, watch: bool) -> None:
 
 def _drawn(rows: list[dict[str, str]]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     if not rows:
         return "no runs"
     filled = [key for key in rows[0] if any(row[key] for row in rows)]
     drawn = Table(*filled, box=None, padding=(0, 2, 0, 0))
     for row in rows:
-        drawn.add_row(*(row[key] for key in filled))
+        drawn.add_row(*(Text(_printable(row[key])) for key in filled))
     return drawn
 
 
+def _printable(text: str) -> str:
+    """Without what a terminal would act on, and what is not UTF-8 in a name."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def _row(folder: RunFolder) -> dict[str, str]:
-    status, job = folder.status(), of(folder)
-    state = job.state() if job else ""
+    wrong: list[str] = []
+
+    def tried(read: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return read()
+        except RunError as error:
+            wrong.append(" ".join(str(error).split()))
+            return otherwise
+
+    status = tried(folder.said, {})
+    job = tried(lambda: of(folder), None)
+    state = tried(job.state, "") if job else ""
     total, step, loss, rate = (status.get(k) for k in ("total", "step", "loss", "images_per_second"))
     left = status.get("seconds_left")
-    said, saved = status.get("state", "queued"), folder.saved_step()
+    said, saved = status.get("state", "damaged" if wrong else "queued"), tried(folder.saved_step, None)
     age = time.time() - status.get("time", 0)
-    alive = state in ALIVE or (job is None and age < 120)
+    alive = state in ALIVE or (job is None and age < SILENT)
+    own = folder.made(status) if status else job is None or job.own
+    if said in ("starting", "running", "queued") and not own:  # it is so of the run that this is a copy of
+        said = "queued" if state in ALIVE else "copied"
     if said in ("starting", "running") and not alive:
         said = "lost"  # it ended without a word; started again it goes on
+    if job and job.moved and state in ALIVE:
+        wrong.append(f"moved from {job.place}, where its job cannot write any more: stop it, then resume")
     return {
-        "run": folder.path.name,
+        "run": folder.path.resolve().name,
         "state": said,
-        "job": f"{job.id} {state.lower()}" if job else "",
+        "job": f"{job.id} {state.lower()}".strip() if job and job.own else "",
         "step": f"{step}/{total}" if total else "",
         "loss": "" if loss is None else f"{loss:.4g}",
         "images/s": "" if rate is None else f"{rate:.0f}",
-        "restarts": str(status.get("restarts", 0)),
+        "restarts": status.get("restarts") or "0",
         "to do": duration(left) if left is not None and said == "running" else "",
-        "job's limit": job.time_left() if job and state == "RUNNING" else "",
+        "job's limit": tried(job.time_left, "") if job and state == "RUNNING" else "",
         "heard": f"{duration(age)} ago" if said in ("starting", "running", "lost") else "",
         "checkpoint": "" if saved is None else str(saved),
-        "reason": status.get("reason", ""),
+        "reason": "; ".join([*filter(None, [status.get("reason")]), *wrong]),
     }
 
 
@@ -148,7 +216,7 @@ def follow(job: Job, rank: int, until_end: bool) -> Iterator[str]:
     path, place = job.log(rank), 0
     while True:
         ended = not until_end or job.state() not in ALIVE
-        if path.exists():
+        if path.is_file():
             with path.open(errors="replace") as file:
                 file.seek(place)
                 text = file.read()
@@ -166,8 +234,19 @@ def state(job: str) -> str:
 
 
 def _squeue(job: str, what: str) -> str:
-    command = ["squeue", "-h", "--states=all", "-j", job, "-o", what]
+    return _slurm("squeue", "-h", "--states=all", "-j", job, "-o", what, unless="Invalid job id")
+
+
+def _slurm(*command: str, unless: str | None = None) -> str:
+    """What a command of Slurm prints. Raises RunError where it is not there, does not answer, or fails, unless it says
+    so: a controller that is down knows no job, but all may run."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except FileNotFoundError as e:
-        raise RunError("squeue is not on the PATH; load Slurm's module") from e
+        raise RunError(f"{command[0]} is not on the PATH; load Slurm's module") from e
+    except subprocess.TimeoutExpired as e:
+        raise RunError(f"{command[0]} has not answered for 60 s; try again when Slurm does") from e
+    said = " ".join(done.stderr.split())
+    if done.returncode and (unless is None or unless not in said):
+        raise RunError(f"{command[0]} says {said}; try again when Slurm answers")
+    return done.stdout.strip()

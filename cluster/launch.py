@@ -10,12 +10,13 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ from submitit.slurm.slurm import SlurmExecutor
 from . import config as configs
 from . import jobs
 from .config import Config
-from .errors import RunError, disk_errors, user_errors
+from .errors import NoMeeting, RunError, disk_errors, user_errors
 from .overrides import for_training, while_running
-from .run import REVISION, RunFolder, revision, write_atomic
+from .records import write_atomic
+from .run import REVISION, RunFolder, revision
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
 ENDLESS = 10**6
@@ -71,20 +73,24 @@ class Job:
         ):
             os.environ[name] = str(value)
         folder = RunFolder(self.folder)
-        if env.global_rank == 0:
-            folder.tell("starting", **_known(folder))
-        from .processes import end, main
-
         try:
-            code = main(configs.stored(self.folder / "launch.yaml"), env.num_tasks)
+            if env.global_rank == 0:
+                folder.tell("starting", **_known(folder))
+            from .processes import main
+
+            code = main(folder.stored("launch.yaml"), env.num_tasks)
         except user_errors() as error:
             line = " ".join(str(error).split())
             print(f"error: {line}", file=sys.stderr, flush=True)
-            folder.tell("failed", **_known(folder), reason=line)
-            code = 2
+            code = 1 if isinstance(error, NoMeeting) else 2  # the next start may find a free port, or the other hosts
+            if code == 2:
+                with suppress(RunError):  # the line is in the log where the disk is full
+                    folder.tell("failed", **_known(folder), reason=line)
         except Exception:
             traceback.print_exc()
             code = 1
+        from .processes import end
+
         end(code)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -111,12 +117,20 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         raise RunError(f"{shape.nodes} nodes need Slurm, and sbatch is not on the PATH; load its module, or --nodes 1")
     data, plan = check_inputs(config, shape.world)
     folder = RunFolder(config.run_path)
-    folder.check(config)
-    if (done := folder.summary()) is not None:
+    done = folder.summary()
+    job = jobs.of(folder) if done is None else None
+    state = job.state() if job is not None else ""
+    folder.check(config, running=state in jobs.ALIVE)
+    if done is not None:
         print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...")
         return 0
-    if (job := jobs.of(folder)) is not None and (state := job.state()) in jobs.ALIVE:
-        while_running(configs.stored(folder.path / "launch.yaml"), config, folder.path, job.id)
+    if job is not None and state in jobs.ALIVE:
+        if job.moved:
+            raise RunError(
+                f"{folder.path} was {job.place} when it became job {job.id}, which is {state.lower()} and cannot write "
+                f"here; tdformer stop {folder.path}, then the same command"
+            )
+        while_running(folder.stored("launch.yaml"), config, folder.path, job.id)
         print(f"{folder.path} is job {job.id} already ({state.lower()}); tdformer logs -f {folder.path}")
         return 0
     for place in _code(folder):
@@ -127,13 +141,17 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     there = memory.asked(config, shape.processes, shape.gpus) if slurm else memory.here(config, shape.processes)
     if there is not None and (warning := planner.check(config, data, plan, there)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    executor = _executor(config, shape, folder, slurm)
+    with disk_errors(folder.path):  # the local one makes the folder of its logs
+        executor = _executor(config, shape, folder, slurm)
     script = executor._make_submission_file_text(executor._submitit_command_str, "") if slurm else ""
     if slurm:
         _try(script, config, shape)
     if dry_run:
         print(script or f"{shape.processes} processes on this machine:\n{executor._submitit_command_str}")
         return 0
+    with folder.lock():
+        if (line := folder.set_aside(config)) is not None:
+            print(line, flush=True)
     with disk_errors(folder.path):
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
     write_atomic(folder.path / "launch.yaml", configs.to_yaml(config).encode())  # from now on the folder is a run's
@@ -143,6 +161,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     with nullcontext() if slurm else _silent():
         submitted = executor.submit(Job(folder.path))
     record = {"id": submitted.job_id, "slurm": slurm, "time": time.time(), "command": sys.argv, **shape.__dict__}
+    record |= {"host": socket.gethostname(), **folder.mark()}
     write_atomic(folder.path / "job.json", (json.dumps(record) + "\n").encode())
     print(f"{folder.path} is job {submitted.job_id}; tdformer status, tdformer logs -f {folder.path}")
     return 0
@@ -160,9 +179,8 @@ def resume(run: Path, overrides: Sequence[str], site: Path | None = None) -> int
     if job is None:
         raise RunError(f"{run} was not launched; a run of `tdformer train` goes on with the same command")
     shape = Shape(*(job.record[key] for key in ("nodes", "processes", "gpus")))
-    stored = folder.path / "launch.yaml"
-    config = configs.stored(stored, overrides, site=site)
-    configs.check_commands(config, stored, overrides, site=site)
+    config = folder.stored("launch.yaml", overrides, site)
+    configs.check_commands(config, folder.path / "launch.yaml", overrides, site=site)
     for_training(config, overrides, launched=True, slurm=job.slurm)
     return launch(config, shape, "slurm" if job.slurm else "local")
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ from rich.text import Text
 
 from .config import Config, flat
 from .errors import RunError, user_errors
-from .run import RunFolder, revision, write_atomic
+from .records import Rows, write_atomic
+from .run import RunFolder, revision
 from .signals import Leave
 
 ORDER = ("step", "epoch", "loss", "lr", "grad_norm", "accuracy", "firing_rate", "silent")
@@ -51,13 +53,13 @@ class Monitor:
         self._words: list[str] = []
         if not self.active:
             return
-        speed = run.speed.read()
-        self._before = _Lap.of(speed)
         self.console = console or Console(highlight=False)
+        speed = self._informative(run.speed, "step", "images", "seconds", "data_wait_seconds")
+        self._before = _Lap.of(speed)
         self._wandb = _start_wandb(run, config, self.say) if config.log.wandb != "off" else None
         self._bar = _Bar(self.console, total_steps, start) if self.console.is_terminal else None
         self._step = start
-        self._told, self._warned = 0.0, len(run.health.read())
+        self._told, self._warned = 0.0, len(self._informative(run.health))
         self._start, self._facts = start, {}
         if self._wandb:
             self._send_again(speed)
@@ -72,7 +74,8 @@ class Monitor:
 
     def __exit__(self, kind: object, error: object, _: object) -> None:
         if self.active and isinstance(error, user_errors()):
-            self.tell("failed", self._step, reason=" ".join(str(error).split()))
+            with suppress(RunError):  # a full disk: the first error is the one to tell
+                self.tell("failed", self._step, reason=" ".join(str(error).split()))
         self.close()
 
     def step(
@@ -167,6 +170,13 @@ class Monitor:
         if self.active:
             write_atomic(self.run.curves, _curves(self.run.metrics.read(), self.config.name))
 
+    def _informative(self, rows: Rows, *numbers: str) -> list[dict[str, Any]]:
+        """Rows that no result depends on: those that are damaged are counted, and left out."""
+        whole, damaged = rows.whole(*numbers)
+        if damaged:
+            self.say(f"warning: {rows.path} has {len(damaged)} damaged lines, which are left out")
+        return whole
+
     def _write(self, row: dict[str, Any], units: Mapping[str, float]) -> None:
         lap, self._lap = self._lap, _Lap()
         self._done += lap
@@ -257,20 +267,25 @@ def _start_wandb(run: RunFolder, config: Config, say: Callable[[str], None]) -> 
     """One wandb run for all starts of ours; without a key it is kept in the run folder, to be sent later."""
     import wandb
 
+    *entity, project = config.log.wandb_project.split("/")
     online = config.log.wandb == "online"
     if online and (why := _no_wandb()):
         say(f"{why}: logging offline; `tdformer sync {run.path}` sends it later")
         online = False
-    started = wandb.init(
-        project=config.log.wandb_project,
-        name=config.name,
-        id=run.wandb_id(),
-        resume="allow" if online else None,
-        dir=str(run.path),
-        mode="online" if online else "offline",
-        config=flat(config),
-        settings=wandb.Settings(console="off", silent=True),
-    )
+    try:
+        started = wandb.init(
+            entity=entity[0] if entity else None,
+            project=project,
+            name=config.name,
+            id=run.wandb_id(),
+            resume="allow" if online else None,
+            dir=str(run.path),
+            mode="online" if online else "offline",
+            config=flat(config),
+            settings=wandb.Settings(console="off", silent=True),
+        )
+    except wandb.Error as error:
+        raise RunError(f"wandb does not start: {' '.join(str(error).split())}; log.wandb=off leaves it out") from error
     started.config.update(_facts(), allow_val_change=True)  # another one at each start
     # After a kill some steps are sent again; against our own step they lie over each other.
     started.define_metric("*", step_metric="step")
@@ -290,9 +305,9 @@ def _no_wandb() -> str | None:
 def sync(run: RunFolder) -> str:
     """Send what a run logged offline to wandb; returns a line that says so. Raises RunError where nothing is to be
     sent, or wandb refuses."""
-    logged = sorted(run.path.glob("wandb/offline-run-*"))
+    logged = sorted(run.path.glob(f"wandb/offline-run-*-{run.wandb_id()}"))
     if not logged:
-        raise RunError(f"{run.path} has nothing logged offline; log.wandb=offline does")
+        raise RunError(f"{run.path} has nothing logged offline by itself; log.wandb=offline does")
     if why := _no_wandb():
         raise RunError(f"{why}; `wandb login` first, on a machine with network")
     cut = 0

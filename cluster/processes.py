@@ -6,6 +6,7 @@ import ctypes
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from pipelines.samples import Samples
 
 from . import planner
 from .config import BatchPlan, Config, resolve
-from .errors import RunError, memory_errors, user_errors
+from .errors import NoMeeting, RunError, memory_errors, user_errors
 from .memory import here
 from .model import build_model
 from .monitor import Monitor
@@ -41,9 +42,9 @@ def main(config: Config, processes: int) -> int:
     before anything starts.
     """
     folder = RunFolder(config.run_path)
-    launched = "RANK" in os.environ and "MASTER_ADDR" in os.environ
-    world = int(os.environ["WORLD_SIZE"]) if launched else processes or torch.cuda.device_count() or 1
-    rank = int(os.environ["RANK"]) if launched else 0
+    place = given_place()
+    launched = place is not None
+    rank, world = place or (0, processes or torch.cuda.device_count() or 1)
     ranks = planner.ranks_here(world)
     data, plan = check_inputs(config, world, ranks)
     done = folder.summary()
@@ -64,6 +65,37 @@ def main(config: Config, processes: int) -> int:
         if world == 1 or launched:
             return worker(rank, world, None, config)
         return _spawn(config, world)
+
+
+def given_place() -> tuple[int, int] | None:
+    """This rank and the number of ranks, as torchrun or a job has put them into the environment; None: nobody has.
+
+    Raises RunError where only a part of it is there, or is no number: it would train as another rank than was meant.
+    """
+    needed, local = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    given = {name: os.environ[name] for name in (*needed, *local) if name in os.environ}
+    missing = [name for name in needed if name not in given]
+    if given and missing:
+        raise RunError(
+            f"the environment has {', '.join(given)} without {', '.join(missing)}; torchrun sets all of them: "
+            "start it with torchrun, or unset those that are there"
+        )
+    if not given:
+        return None
+    numbers: dict[str, int] = {}
+    for name, value in given.items():
+        if name != "MASTER_ADDR":
+            if not re.fullmatch("[0-9]{1,9}", value):
+                raise RunError(f"{name} is {value!r} in the environment; a whole number is expected")
+            numbers[name] = int(value)
+    if not 0 < numbers["MASTER_PORT"] < 2**16:
+        raise RunError(f"MASTER_PORT is {numbers['MASTER_PORT']} in the environment; a port is 1 to 65535")
+    for low, high in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
+        if numbers.get(low, 0) >= numbers.get(high, 10**9):
+            raise RunError(
+                f"{low} is {numbers.get(low, 0)} in the environment; it must be below {high}, {numbers[high]}"
+            )
+    return numbers["RANK"], numbers["WORLD_SIZE"]
 
 
 def check_inputs(config: Config, world: int, here: int = 0) -> tuple[Samples, BatchPlan]:
@@ -142,13 +174,16 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
     torch.set_num_threads(threads)
     if world == 1 and store is None and "MASTER_ADDR" not in os.environ:
         store = dist.HashStore()
-    device = init_distributed(rank, world, store, config.engine.timeout_minutes)
+    try:
+        device = init_distributed(rank, world, store, config.engine.timeout_minutes)
+    except dist.DistError as error:
+        where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        why = str(error).splitlines()[0]
+        raise NoMeeting(f"the {world} ranks do not meet at {where} ({why}); another MASTER_PORT may be free") from error
     folder = RunFolder(config.run_path)
     with Watchdog(config.engine.timeout_minutes) as watchdog:
         with memory_errors(smaller(config, world)):
             trainer = Trainer(config, folder, device, notice, watchdog)
-        if rank == 0:
-            folder.metrics.truncate(trainer.state.metrics_bytes)
         left: Leave | None = None
         with Monitor(folder, config, trainer.total_steps, rank, start=trainer.state.step) as monitor:
             if trainer.state.step:

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import itertools
 import json
-import math
 import os
 import platform
 import re
-import secrets
 import socket
 import subprocess
 import sys
 import time
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from . import config as configs
 from .config import Config
 from .errors import RunError, disk_errors
+from .records import Rows, check_file, record, to_json, write_atomic
 
 REVISION = "revision.json"
 """In a snapshot of the code: what `revision` said where it was taken."""
+STEP = re.compile(r"step-([0-9]{8,})")
+"""The name of a checkpoint, with its optimizer step."""
+MARK: dict[str, Any] = {"folder": str | None, "inode": int | None}
+"""What `RunFolder.mark` puts into a record; older records have none."""
 
 
 class RunFolder:
-    """Paths and files of one run.
+    """Paths and files of one run. The run is where its folder is: moved, it is the same run; copied, it is another.
 
     config.yaml     the whole configuration, as last started
     metrics.jsonl   what was measured; no clock in it, so a killed and an undisturbed run write the same bytes
@@ -41,6 +45,7 @@ class RunFolder:
     starts.jsonl    each start: code revision, versions, machine
     crashes.jsonl   each crash of a job: its exit code, and the newest checkpoint there was
     status.json     what the run last said of itself; see `RunFolder.tell`
+    before-N/       what an attempt left that never saved, and was begun anew with other settings
     launch.yaml, job.json, code/, logs/    of a launched run: the configuration, the job, its code and output
     summary.json    the final line; it exists when the run is finished
     lock            held by the process that writes here
@@ -69,10 +74,42 @@ class RunFolder:
         with exclusive(self.path, wait):
             yield
 
-    def check(self, config: Config) -> None:
-        """Raises RunError where the folder holds a run with other settings. Writes nothing."""
+    def mark(self) -> dict[str, Any]:
+        """What tells this folder from its copies; see `made`."""
+        return {"folder": str(self.path.resolve()), "inode": self.path.stat().st_ino}
+
+    def made(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record with a `mark` was written in this folder, by whatever name it went: False in a copy. True
+        for a record that has no mark."""
+        if record.get("folder") is None:
+            return True
+        here = self.path.stat()
+        try:
+            there = Path(record["folder"]).stat()
+        except (OSError, ValueError):  # nothing is there: renamed, or seen from a machine that mounts it elsewhere
+            return record.get("inode") in (None, here.st_ino)
+        return os.path.samestat(here, there) or record.get("inode") == here.st_ino != there.st_ino
+
+    def stored(self, file: str, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
+        """The configuration in one of its files, as of where the folder is now; see `config.stored`."""
+        place = self.path.resolve()
+        for override in overrides:
+            if override.partition("=")[0].strip() in ("name", "runs_dir"):
+                raise RunError(f"{override}: a run is where its folder is, {self.path}; copy that to make another one")
+        check_file(self.path / file)
+        config = configs.stored(self.path / file, overrides, site=site)
+        config.runs_dir, config.name = str(place.parent), place.name
+        return config
+
+    def unsaved(self) -> bool:
+        """Whether it has neither a checkpoint nor an end, so that nothing is lost when it begins anew."""
+        return self.saved_step() is None and self.summary() is None
+
+    def check(self, config: Config, running: bool = False) -> None:
+        """Raises RunError where the folder holds a run with other settings, unless that is not `running` and `unsaved`.
+        Writes nothing."""
         before = self.config()
-        if before is not None and (changed := configs.differences(before, config)):
+        if before is not None and (changed := configs.differences(before, config)) and (running or not self.unsaved()):
             raise RunError(
                 f"{self.path} holds a run with other settings: {', '.join(changed)}; "
                 f"set them back, or start a new run with name=..."
@@ -92,9 +129,31 @@ class RunFolder:
         if other:
             raise RunError(f"{self.path} holds {other[0]} and is no run of tdformer; start the run with name=...")
 
+    def set_aside(self, config: Config) -> str | None:
+        """Let `config` begin anew where an attempt with other settings never saved: what that left goes into a folder
+        of its own. Returns a line that says so; None: there was nothing of the kind. Under the lock only."""
+        self.check(config)
+        before = self.config()
+        if before is None or not (changed := configs.differences(before, config)):
+            return None
+        aside = next(p for n in itertools.count(1) if not (p := self.path / f"before-{n}").exists())
+        # The configuration goes last: as long as it is here, a kill in between is taken up by the next start.
+        results = [self.status_file, self.curves, self.metrics.path, self.speed.path, self.health.path]
+        wandb = [self.path / name for name in ("wandb", "wandb_id", "wandb_step")]
+        with disk_errors(aside):
+            aside.mkdir()
+            for file in (*results, *wandb, self.config_file):
+                with suppress(FileNotFoundError):
+                    file.rename(aside / file.name)
+        return (
+            f"{self.path} begins anew: it was begun with other settings ({', '.join(changed)}) and never saved a "
+            f"checkpoint; what that attempt left is in {aside}"
+        )
+
     def open(self, config: Config) -> None:
         """Make the folder for `config` (as asked, not resolved), or take up the one that is there, if it is its own."""
-        self.check(config)
+        if (line := self.set_aside(config)) is not None:
+            print(line, flush=True)
         with disk_errors(self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         if not self.config_file.exists():
@@ -103,44 +162,68 @@ class RunFolder:
 
     def config(self) -> Config | None:
         """The configuration that the run was first started with; None where there is none yet."""
+        check_file(self.config_file)
         return configs.stored(self.config_file) if self.config_file.exists() else None
 
     def summary(self) -> dict[str, Any] | None:
         """The final line of a finished run; None while it is not finished."""
-        try:
-            return json.loads(self.summary_file.read_text())
-        except FileNotFoundError:
-            return None
-        except ValueError as e:
-            raise RunError(f"{self.summary_file} is not JSON; delete it to let the run finish again") from e
+        kinds = {"accuracy": int | float, "epochs": int, "step": int}
+        return record(self.summary_file, "delete it to let the run finish again", kinds)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the final line: from now on the run is finished."""
         self.metrics.sync()
-        write_atomic(self.summary_file, (_row(summary) + "\n").encode())
+        write_atomic(self.summary_file, (to_json(summary) + "\n").encode())
 
     def tell(self, state: str, **facts: Any) -> None:
         """Replace status.json: `state` is starting, running, saved (it ended, and goes on when started again),
-        failed or finished; the time; and any facts."""
-        write_atomic(self.status_file, (_row({"state": state, "time": time.time(), **facts}) + "\n").encode())
+        failed or finished; the time; any facts; and the folder's mark."""
+        with disk_errors(self.status_file):
+            said = {"state": state, "time": time.time(), **facts, **self.mark()}
+        write_atomic(self.status_file, (to_json(said) + "\n").encode())
 
     def status(self) -> dict[str, Any]:
-        """What `tell` last wrote; {} before the first start."""
+        """What `tell` last wrote; {} before the first start, or where that is damaged."""
         try:
-            return json.loads(self.status_file.read_text())
-        except (FileNotFoundError, ValueError):
+            return self.said()
+        except RunError:
             return {}
+
+    def said(self) -> dict[str, Any]:
+        """The same. Raises RunError where it is damaged."""
+        numbers = {key: int | float | None for key in ("loss", "images_per_second", "seconds_left")}
+        kinds = {"state": str, "time": int | float, "step": int | None, "total": int | None, **numbers, **MARK}
+        kinds |= {"restarts": str | None, "reason": str | None}
+        return record(self.status_file, "the run's next start writes it again", kinds) or {}
 
     def saved_step(self) -> int | None:
         """The step of the newest checkpoint, by its name; None before the first."""
-        return max((int(p.name.removeprefix("step-")) for p in self.checkpoints.glob("step-*")), default=None)
+        try:
+            names = os.listdir(self.checkpoints)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as e:
+            raise RunError(f"{self.checkpoints} cannot be read ({e.strerror})") from e
+        return max((int(found[1]) for name in names if (found := STEP.fullmatch(name))), default=None)
 
     def wandb_id(self) -> str:
-        """One id for all starts of this run."""
-        file = self.path / "wandb_id"
-        if not file.exists():
-            write_atomic(file, uuid.uuid4().hex[:8].encode())
-        return file.read_text().strip()
+        """One id for all starts of this run; a copy of it gets its own, and wandb has nothing of that yet."""
+        file, remedy = self.path / "wandb_id", "delete it: for wandb it is another run then"
+        text = file.read_text(errors="replace").strip() if file.exists() else ""
+        known = {"id": text}  # as it was before copies got their own
+        if text.startswith("{"):
+            known = record(file, remedy, {"id": str, **MARK}) or known
+        if text and not re.fullmatch(r"[\w-]+", known["id"], re.ASCII):
+            raise RunError(f"{file} is damaged; {remedy}")
+        own = bool(text) and self.made(known)
+        if own and "folder" in known:
+            return known["id"]
+        with disk_errors(file):
+            if not own:
+                (self.path / "wandb_step").unlink(missing_ok=True)
+            new = {"id": known["id"] if own else uuid.uuid4().hex[:8], **self.mark()}
+        write_atomic(file, (json.dumps(new) + "\n").encode())
+        return new["id"]
 
     def wandb_step(self) -> int:
         """The step up to which wandb has every row, whatever a kill has cost it since."""
@@ -152,56 +235,6 @@ class RunFolder:
     def wandb_has(self, step: int) -> None:
         """Note it; see `wandb_step`."""
         write_atomic(self.path / "wandb_step", str(step).encode())
-
-
-class Rows:
-    """A JSON-lines file that is appended to: a row is there whole or not at all."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Keys keep their order, floats all their digits; what is not finite becomes null."""
-        line = (_row(row) + "\n").encode()
-        with disk_errors(self.path):
-            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                before = os.fstat(fd).st_size
-                try:
-                    _write_all(fd, line)
-                except OSError:
-                    os.ftruncate(fd, before)
-                    raise
-            finally:
-                os.close(fd)
-
-    def read(self) -> list[dict[str, Any]]:
-        """All whole rows; a last line that a killed process left half-written is not one."""
-        if not self.path.exists():
-            return []
-        whole = self.path.read_bytes().rpartition(b"\n")[0]
-        return [json.loads(line) for line in whole.splitlines()]
-
-    def size(self) -> int:
-        """Bytes."""
-        return self.path.stat().st_size if self.path.exists() else 0
-
-    def truncate(self, size: int) -> None:
-        """Go back to the first `size` bytes: what a run wrote after the checkpoint it goes on from."""
-        if self.size() < size:
-            raise RunError(
-                f"{self.path} has {self.size()} bytes, the checkpoint was written when it had {size}; "
-                f"restore the file, or start a new run with name=..."
-            )
-        if self.path.exists():
-            with disk_errors(self.path):
-                os.truncate(self.path, size)
-
-    def sync(self) -> None:
-        """Return when every row is on the disk."""
-        if self.path.exists():
-            with disk_errors(self.path), open(self.path, "rb") as f:
-                os.fsync(f.fileno())
 
 
 @contextmanager
@@ -217,40 +250,16 @@ def exclusive(folder: Path, wait: float = 0.0) -> Iterator[None]:
         held.close()
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write `path` so that it holds the old content or the new, whatever happens. RunError: no space."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # a name that nobody has
-    with disk_errors(path):
-        try:
-            with open(temporary, "xb") as f:
-                f.write(content)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
-
-
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder (new files, renames) as lasting as their content."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def revision() -> dict[str, Any]:
     """The commit of the code that runs, and whether files differ from it; None where it is not in git."""
     here = Path(__file__).resolve().parent.parent
     if (here / REVISION).exists():  # a snapshot, which knows what it was taken from
-        return json.loads((here / REVISION).read_text())
+        kinds = {"commit": str | None, "dirty": bool | None}
+        return record(here / REVISION, "launch the run again", kinds) or {}
 
     def git(*words: str) -> str | None:
         command = ["git", "-C", str(here), *words]
@@ -307,8 +316,9 @@ class _Lock:
                     ) from e
                 time.sleep(0.05)
         self._holder()
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        with disk_errors(self.path):
+            os.ftruncate(self.fd, 0)
+            os.pwrite(self.fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
 
     def _holder(self) -> str:
         """Who holds it, or did. Raises RunError for a file that is no lock of ours."""
@@ -332,25 +342,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _row(row: Mapping[str, Any]) -> str:
-    return json.dumps({k: _plain(v) for k, v in row.items()}, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    """A number of any library as Python's own, whose repr has every digit."""
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _write_all(fd: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(fd, content) :]

@@ -49,7 +49,7 @@ class TrainState:
     Learning rate, augmentation, mixing and torch's random numbers are pure functions of (seed, step), so they need
     no state of their own. `window` sums (loss, correct, images) since the last logged step; `evaluated`: epochs after
     which no evaluation is due any more; `skipped`: steps left out because the loss or the gradient was not finite,
-    `in_a_row` of them just now.
+    `in_a_row` of them just now; `metrics_bytes` and `metrics_sha256`: of metrics.jsonl.
     """
 
     step: int
@@ -61,12 +61,14 @@ class TrainState:
     evaluated: int = 0
     skipped: int = 0
     in_a_row: int = 0
+    metrics_sha256: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return self.__dict__ | {"cursor": self.cursor.to_dict()}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> TrainState:
+        """Raises TypeError, KeyError, ValueError or AttributeError where `saved` is not what `to_dict` returned."""
         return cls(**(saved | {"cursor": Cursor.from_dict(saved["cursor"])}))
 
 
@@ -103,7 +105,12 @@ class Trainer:
         if found is not None:
             parts, saved = checkpoint.load(found, verified=True)
             load_weights(model, parts["model"], found)
-            self.state = TrainState.from_dict(saved["state"])
+            try:
+                self.state = TrainState.from_dict(saved["state"])
+            except (TypeError, KeyError, ValueError, AttributeError) as error:
+                raise RunError(
+                    f"{found} has a state of another version ({error}); use the one that wrote it"
+                ) from error
             # Another name is another digest too; this says which.
             mapping(saved.get("classes", self.classes), self.classes, str(found), str(self.data.folder))
         self.state.cursor = self.state.cursor.check(self.data.digest, self.data.columns)
@@ -118,7 +125,13 @@ class Trainer:
         self.statistics = [b for m in model.modules() if isinstance(m, BatchNorm) for b in m.buffers()]
         hosts: list[str] = [""] * self.world
         dist.all_gather_object(hosts, socket.gethostname())
-        losses = [row.get("loss") for row in folder.metrics.read()] if self.rank == 0 else []
+        losses: list[float] = []
+
+        def take_up() -> None:
+            folder.metrics.truncate(self.state.metrics_bytes, self.state.metrics_sha256)
+            losses.extend(row["loss"] for row in folder.metrics.read("step") if isinstance(row.get("loss"), float))
+
+        self._agree(take_up)
         self.alarms = Alarms(config.health, hosts, losses)
         self.stopwatch = Stopwatch(device)
         self.seconds = [0.0] * self.world  # each rank's, since the last logged step
@@ -359,10 +372,11 @@ class Trainer:
         parts = {"model": dict(engines.weights(self.engine)), "optimizer": dict(engines.moments(self.engine))}
         if self.ema is not None:
             parts["ema"] = {k: v.to("cpu", copy=True) for k, v in self.ema.average.items()}
-        self.state.metrics_bytes = self.folder.metrics.size()
-        saved = {"state": self.state.to_dict(), "model": self.engine.module.config, "config": flat(self.config)}
-        saved["classes"] = self.classes
         if self.rank == 0:
+            metrics = self.folder.metrics
+            self.state.metrics_bytes, self.state.metrics_sha256 = metrics.size(), metrics.digest()
+            saved = {"format": checkpoint.FORMAT, "state": self.state.to_dict()}
+            saved |= {"model": self.engine.module.config, "config": flat(self.config), "classes": self.classes}
             self.saver.begin(self.state.step, parts, saved, self.best, self.folder.metrics.sync)
         self.best = False
 

@@ -186,7 +186,7 @@ def test_wandb_offline_is_one_run_for_all_starts(tmp_path: Path, python: Any, mo
         outputs.append(out)
     reasons = "Failed to authenticate with http://127.0.0.1:9", "wandb has no key here: logging offline"
     assert all(reason in output for reason, output in zip(reasons, outputs, strict=True))
-    name = (tmp_path / "run" / "wandb_id").read_text()
+    name = RunFolder(tmp_path / "run").wandb_id()
     files = sorted((tmp_path / "run" / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))
     assert len(files) == 2
     for file, losses in zip(files, (("1.12345", "2.12345"), ("3.12345", "4.12345")), strict=True):

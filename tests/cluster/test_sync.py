@@ -28,7 +28,7 @@ model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: digits, root: shards}
 train: {epochs: 2, global_batch: 160, micro_batch: 40, threads: 1}
 checkpoint: {every_steps: 100}
-log: {every_steps: 1, wandb: offline, wandb_project: trial}
+log: {every_steps: 1, wandb: offline, wandb_project: us/trial}
 """
 
 
@@ -42,10 +42,13 @@ class Server(ThreadingHTTPServer):
         self.history: dict[str, dict[int, dict[str, Any]]] = {}
         """Of each run: rows by their line in its history."""
         self.ended: list[str] = []
+        self.projects: set[tuple[str | None, str]] = set()
+        """Entities and projects that were named."""
 
     def graphql(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
         if "upsertBucket" in query:
             run, known = given["name"], given["name"] in self.history
+            self.projects.add((given.get("entity"), given["project"]))
             self.configs.setdefault(run, {}).update(json.loads(given["config"] or "{}"))
             lines = len(self.history.setdefault(run, {}))
             project = {"id": "project", "name": given["project"], "entity": {"id": "entity", "name": "us"}}
@@ -138,6 +141,7 @@ def test_all_starts_arrive_as_one_run(tmp_path: Path, server: Server) -> None:
     run = folder.wandb_id()
     assert f"sent as run {run}, 3 starts; 1 of them without an end" in sync()
     assert list(server.history) == [run] and server.ended[-1] == run
+    assert server.projects == {("us", "trial")}
     expected: dict[int, dict[str, Any]] = {}
     for row in folder.metrics.read():  # an evaluation has the step that it follows
         expected.setdefault(row["step"], {}).update(row)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -306,6 +307,28 @@ def test_a_users_error_is_not_tried_again(slurm, recipe: Path, tmp_path: Path) -
     slurm.wait(lambda: run.state() == "FAILED", "fails", run.log)
     assert run.folder.status()["state"] == "failed" and "global_batch=141" in run.folder.status()["reason"]
     assert slurm.job(run.id, "%r") != "PENDING"
+
+
+def test_a_queued_run_that_is_copied_or_moved(slurm, recipe: Path, tmp_path: Path) -> None:
+    """A copy leaves the job alone and gets its own; what was moved has its job, which must end first."""
+    run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
+    copy, moved = Path(shutil.copytree(run.folder.path, tmp_path / "copy")), tmp_path / "moved"
+    refused = slurm.cli("stop", copy)
+    assert refused.returncode == 2 and f"copy of {run.folder.path}, whose job {run.id} is" in refused.stderr
+    (row,) = [json.loads(line) for line in slurm.cli("status", copy, "--json").stdout.splitlines()]
+    assert (row["run"], row["state"], row["job"]) == ("copy", "copied", "") and run.state() == "PENDING"
+    run.folder.path.rename(moved)
+    refused = slurm.cli("resume", moved)
+    assert refused.returncode == 2 and f"became job {run.id}, which is pending and cannot write here" in refused.stderr
+    assert slurm.cli("stop", moved).returncode == 0
+    slurm.wait(lambda: run.state() == "CANCELLED", "it is cancelled")
+    ids = [run.id]
+    for folder in (copy, moved):
+        assert slurm.cli("resume", folder).returncode == 0
+        ids.append(json.loads((folder / "job.json").read_text())["id"])
+        script = slurm.run("scontrol", "write", "batch_script", ids[-1], "-")
+        assert f"{folder}/code" in script and f"{run.folder.path}/" not in script
+    assert len(set(ids)) == 3 and not run.folder.path.exists()
 
 
 def test_what_cannot_work_is_refused_before_it_is_queued(slurm, recipe: Path, tmp_path: Path) -> None:
