@@ -193,13 +193,10 @@ def train_loader(
             f"a global batch of {size} is not {world} ranks x {accumulation} micro-batches of {micro_batch}; "
             "choose sizes that multiply"
         )
-    first = rank * (size // world)
     asked = [
-        (ids, first + m * micro_batch)
+        (ids, position)
         for step in range(cursor.step, order.steps_per_epoch(len(data), size))
-        for m, ids in enumerate(
-            order.micro_batches(order.share(order.global_batch(permuted, step, size), rank, world), micro_batch)
-        )
+        for position, ids in order.share(order.global_batch(permuted, step, size), rank, world, micro_batch)
     ]
     change = None if augment is None else lambda image, i: augment(image, cursor.epoch, i)
     stand_ins = StandIns(cursor.seed, data.shard_of, frozenset(cursor.damaged)) if skip else None
