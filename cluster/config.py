@@ -143,6 +143,7 @@ class TrainConfig:
 @dataclass
 class EngineConfig:
     zero_stage: int = setting(0, choices=(0, 1, 2, 3))
+    reduce: str = setting("fp32", choices=("fp32", "bf16"))
     timeout_minutes: float = setting(10.0, above=0)
 
 
@@ -393,6 +394,8 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
             raise RunError(f"train.alphas has {len(alphas)} entries for model.segments={model.segments}")
         if abs(sum(alphas) - 1) > 1e-6:
             raise RunError(f"train.alphas sums to {sum(alphas):g}; the weights of the segments sum to 1")
+    if config.engine.reduce == "bf16" and not (train.precision == "bf16" and config.engine.zero_stage):
+        raise RunError("engine.reduce=bf16 goes with train.precision=bf16 and engine.zero_stage 1, 2 or 3; set it fp32")
     if train.min_lr > train.lr:
         raise RunError(f"train.min_lr={train.min_lr:g} is above train.lr={train.lr:g}")
     if train.warmup_epochs > train.epochs:
