@@ -206,6 +206,10 @@ def train_loader(
         yield [next(batches) for _ in range(accumulation)]
 
 
+NOT_COUNTED = -100
+"""The label that torch's losses leave out."""
+
+
 def eval_loader(
     data: Samples,
     *,
@@ -215,10 +219,19 @@ def eval_loader(
     workers: int,
     view: Seen | None = None,
 ) -> Iterator[Batch]:
-    """This rank's share of all samples, each on exactly one rank; the last batch may be smaller."""
+    """This rank's share of all samples, each on exactly one rank; the last batch may be smaller.
+
+    Every rank gets equally many batches, because under ZeRO 3 a forward pass is one of all ranks together; where a
+    rank's share ends before the others', its last batch is a sample with the label NOT_COUNTED.
+    """
     ids = order.validation_share(len(data), rank, world)
     asked = [(ids[i : i + batch_size], i) for i in range(0, len(ids), batch_size)]
-    return _batches(_Worker(data, view, None), asked, workers)
+    largest = -(-len(data) // world)  # share
+    counted = len(asked)
+    if counted * batch_size < largest:
+        asked.append((ids[:1] if counted else np.zeros(1, np.int64), 0))
+    for number, batch in enumerate(_batches(_Worker(data, view, None), asked, workers)):
+        yield batch if number < counted else replace(batch, labels=torch.full_like(batch.labels, NOT_COUNTED))
 
 
 def to_device(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from forked import Ranks
+from PIL import Image
 from torch import Tensor
 
 from cluster import checkpoint
 from cluster.config import Config, load, resolve
 from cluster.errors import RunError
+from cluster.evaluate import evaluate_run
 from cluster.prepare import write_shards
 
 RECIPE = """\
@@ -103,3 +106,24 @@ def test_what_cannot_be_kept_is_refused() -> None:
         resolve(config("train.norm_batch=48", "train.micro_batch=24"), 1)
     with pytest.raises(RunError, match="train.norm_batch=36 does not divide train.global_batch=96"):
         config("train.norm_batch=36")
+
+
+def test_evaluation_at_zero_3_ends_where_ranks_have_unequally_many_samples(tmp_path: Path) -> None:
+    """3 samples on 4 ranks: one rank has none, and a forward pass gathers weights from all."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for i in range(count):
+            place = tmp_path / "pictures" / split / "ab"[i % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(place / f"{i}.png")
+    write_shards("folder", tmp_path / "shards", tmp_path / "pictures")
+    words = [f"runs_dir={tmp_path}/runs", "data.dataset=folder", f"data.root={tmp_path}/shards", "data.size=16"]
+    # Weights of less than 100,000 elements are kept whole by DeepSpeed; this model has larger ones.
+    words += ["model.name=hst_2_256", "model.time_steps=1", "model.segments=1", "train.global_batch=8"]
+    words += ["engine.zero_stage=3", "engine.timeout_minutes=1"]
+    with Ranks(load(None, words), 4) as ranks:
+        assert ranks.end(100) == [0] * 4
+    (again,) = evaluate_run(ranks.folder.path)
+    row = ranks.folder.metrics.read()[-1]
+    assert again["samples"] == 3 and again["accuracy"] == row["eval_accuracy"]
+    assert again["loss"] == pytest.approx(row["eval_loss"], rel=1e-5)
