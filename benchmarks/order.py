@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
             cursor = order.Cursor(0, 1, len(data) // 512 // 2, 512, data.digest)
             cursor.check(data.digest)
             again = order.permutation(cursor.seed, cursor.epoch, len(data))
-            first = order.share(order.global_batch(again, cursor.step, 512), 3, 8)
+            ((_, first),) = order.share(order.global_batch(again, cursor.step, 512), 3, 8, 64)
             resumed = time.perf_counter()
             assert np.array_equal(first, permuted[cursor.step * 512 + 192 :][:64])
             moments = (begun, read, opened, shuffled, resumed)

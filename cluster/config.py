@@ -129,6 +129,7 @@ class TrainConfig:
     epochs: int = setting(1, least=1)
     global_batch: int = setting(128, least=1)
     micro_batch: int = setting(0, least=0)
+    norm_batch: int | None = setting(None, least=1)
     lr: float = setting(1e-3, above=0)
     min_lr: float = setting(1e-5, least=0)
     warmup_epochs: float = setting(0.0, least=0)
@@ -141,7 +142,6 @@ class TrainConfig:
     ema_decay: float = setting(0.0, least=0, below=1)
     alphas: list[float] | None = field(default=None, metadata={"least": 0})
     precision: str = setting("fp32", choices=("fp32", "bf16"))
-    sync_batchnorm: str = setting("auto", choices=("auto", "on", "off"))
     eval_every_epochs: int = setting(1, least=1)
     processes: int = setting(0, least=0)
     threads: int = setting(0, least=0)
@@ -150,6 +150,7 @@ class TrainConfig:
 @dataclass
 class EngineConfig:
     zero_stage: int = setting(0, choices=(0, 1, 2, 3))
+    reduce: str = setting("fp32", choices=("fp32", "bf16"))
     timeout_minutes: float = setting(10.0, above=0, most=10**6)
 
 
@@ -224,6 +225,9 @@ class Config:
         return Path(self.runs_dir) / self.name
 
 
+RETIRED = {"train.sync_batchnorm": "train.norm_batch says over how many images BatchNorm takes its statistics"}
+"""Settings of earlier versions. Runs that were begun with them go on without."""
+
 # What may differ when a run goes on: where things lie, how often they are kept, how the work is spread. The
 # rest decides the numbers. (Whether a checkpoint loads on other processes is for the checkpoint to say.)
 NEUTRAL = frozenset(
@@ -238,6 +242,7 @@ NEUTRAL = frozenset(
         "data.cache",
         "data.cache_gb",
         *(f"data.fetch.{f.name}" for f in fields(FetchConfig)),
+        "train.micro_batch",
         "train.processes",
         "train.threads",
         "engine.zero_stage",
@@ -339,26 +344,67 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def differences(one: Config, other: Config) -> list[str]:
     """The settings that differ and change the numbers of a run: `train.lr (0.001, now 0.002)`."""
-    a, b = flat(one), flat(other)
+    a, b = (flat(config) | {"train.norm_batch": norm_batch(config)} for config in (one, other))
     return [f"{k} ({show(a[k])}, now {show(b[k])})" for k in a if k not in NEUTRAL and a[k] != b[k]]
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How `global_batch` images become one optimizer step: world x accumulation x micro_batch."""
+    """How `global_batch` images become one optimizer step: world x accumulation x micro_batch; and how BatchNorm sees
+    them: by `norm_batch`, which a micro-batch holds some of, or `norm_ranks` ranks hold together."""
 
     global_batch: int
     world: int
     micro_batch: int
     accumulation: int
+    norm_batch: int
+    norm_ranks: int
+
+
+LARGEST_NORM_BATCH = 128
+"""Images, where a configuration names no `train.norm_batch`."""
+
+
+def norm_batch(config: Config) -> int:
+    """The images that BatchNorm takes its statistics over: a property of the recipe, not of the processes.
+
+    Where the configuration names none: its micro-batch, or else the largest divisor of its global batch up to 128.
+    """
+    train = config.train
+    most = min(LARGEST_NORM_BATCH, train.global_batch)
+    largest = next(n for n in range(most, 0, -1) if train.global_batch % n == 0)
+    return train.norm_batch or train.micro_batch or largest
 
 
 def resolve(config: Config, world: int, dataset_size: int | None = None) -> BatchPlan:
     """The micro-batch and accumulation of each of `world` processes. Raises RunError where there are none."""
     check(config, world, dataset_size)
-    share = config.train.global_batch // world
-    micro = config.train.micro_batch or share
-    return BatchPlan(config.train.global_batch, world, micro, share // micro)
+    return _plan(config, world)
+
+
+def _plan(config: Config, asked: int | None) -> BatchPlan:
+    """asked: the processes; None: not known yet, and nothing is refused that some number of them could do."""
+    world, batch, micro, norm = asked or 1, config.train.global_batch, config.train.micro_batch, norm_batch(config)
+    if batch % world:
+        raise RunError(f"train.global_batch={batch} is not divisible by the {world} processes")
+    share = batch // world
+    if micro and share % micro:
+        whose = f"the {share} images of each process" if world > 1 else f"{share} images"
+        raise RunError(f"train.micro_batch={micro} does not divide {whose} (train.global_batch={batch})")
+    if batch % norm:
+        raise RunError(f"train.norm_batch={norm} does not divide train.global_batch={batch}")
+    fits = share if share % norm == 0 else math.gcd(share, norm)  # this one does on any number of processes
+    micro = micro or fits
+    if config.data.mixes and micro % 2:
+        key = f"train.micro_batch={micro}" if config.train.micro_batch else f"a share of {micro} images a process"
+        raise RunError(f"data.mixup and data.cutmix mix images in pairs, and {key} is odd; make it even")
+    ranks = max(1, norm // micro)  # that hold one norm batch together
+    if asked and (micro * ranks % norm or world % ranks):
+        raise RunError(
+            f"train.norm_batch={norm}: BatchNorm takes its statistics over {norm} images, and {world} processes with "
+            f"train.micro_batch={micro} do not hold as many at once; set train.micro_batch={fits}"
+        )
+    return BatchPlan(batch, world, micro, share // micro, norm, ranks)
 
 
 def check(config: Config, world: int | None = None, dataset_size: int | None = None) -> None:
@@ -397,6 +443,8 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
             raise RunError(f"train.alphas has {len(alphas)} entries for model.segments={model.segments}")
         if abs(sum(alphas) - 1) > 1e-6:
             raise RunError(f"train.alphas sums to {sum(alphas):g}; the weights of the segments sum to 1")
+    if config.engine.reduce == "bf16" and not (train.precision == "bf16" and config.engine.zero_stage):
+        raise RunError("engine.reduce=bf16 goes with train.precision=bf16 and engine.zero_stage 1, 2 or 3; set it fp32")
     if train.min_lr > train.lr:
         raise RunError(f"train.min_lr={train.min_lr:g} is above train.lr={train.lr:g}")
     if train.warmup_epochs > train.epochs:
@@ -414,20 +462,7 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
     for entry in config.site.sbatch:
         if entry.startswith("-"):
             raise RunError(f"site.sbatch has {entry!r}; write key=value or key, without dashes")
-    _check_batch(config, world)
-
-
-def _check_batch(config: Config, world: int | None) -> None:
-    batch, micro = config.train.global_batch, config.train.micro_batch
-    if batch % (world or 1):
-        raise RunError(f"train.global_batch={batch} is not divisible by the {world} processes")
-    share = batch // (world or 1)
-    if micro and share % micro:
-        whose = f"the {share} images of each process" if world and world > 1 else f"{share} images"
-        raise RunError(f"train.micro_batch={micro} does not divide {whose} (train.global_batch={batch})")
-    if config.data.mixes and (micro or share) % 2:
-        key = f"train.micro_batch={micro}" if micro else f"a share of {share} images a process"
-        raise RunError(f"data.mixup and data.cutmix mix images in pairs, and {key} is odd; make it even")
+    _plan(config, world)
 
 
 def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
@@ -517,12 +552,19 @@ def _layer(text: str, where: str, section: str = "", literal: bool = False) -> d
         return {}
     if not isinstance(root, yaml.MappingNode):
         raise RunError(f"{where}: a configuration is a mapping of keys to values")
-    return {name: _read(name, node, where, literal) for name, node in _named(section, root, where, set())}
+    named = _named(section, root, where, set(), literal)
+    return {name: _read(name, node, where, literal) for name, node in named}
 
 
-def _named(name: str, node: yaml.Node, where: str, seen: set[str]) -> Iterator[tuple[str, yaml.Node]]:
+def _named(
+    name: str, node: yaml.Node, where: str, seen: set[str], stored: bool = False
+) -> Iterator[tuple[str, yaml.Node]]:
     """The settings below the key `name`, each with what stands there."""
     types = _types()
+    if name in RETIRED:
+        if not stored:
+            raise RunError(f"{where}: {name} is no setting any more; {RETIRED[name]}")
+        return
     section = not name or any(k.startswith(name + ".") for k in types)
     if not section and name not in types:
         raise RunError(f"{where}: {show(name)} is not a setting; the nearest is {_nearest(name, [*types])}")
@@ -537,7 +579,7 @@ def _named(name: str, node: yaml.Node, where: str, seen: set[str]) -> Iterator[t
         for key, value in node.value:
             values.check_tag(key, where)
             inner = show(key)
-            yield from _named(f"{name}.{inner}" if name else inner, value, where, seen)
+            yield from _named(f"{name}.{inner}" if name else inner, value, where, seen, stored)
     elif not values.is_null(node):  # an empty section is one without settings
         raise RunError(f"{where}: {name} is a section; set one of its keys, like {_first(types, name)}")
 

@@ -69,6 +69,8 @@ def deepspeed_config(config: Config, plan: BatchPlan) -> dict[str, Any]:
     }
     if train.precision == "bf16":  # parameters and BatchNorm's buffers stay in fp32; `bf16.enabled` would cast them
         result["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        if config.engine.reduce == "fp32":  # the layers whose gradients ZeRO reduces, and weights it gathers, in bf16
+            result["torch_autocast"]["lower_precision_safe_modules"] = []
     return result
 
 

@@ -19,7 +19,7 @@ from pipelines.boxes import View
 from pipelines.classes import mapping
 from pipelines.corrupted import Made, published
 from pipelines.corruptions import BENCHMARK, SEVERITIES
-from pipelines.loader import eval_loader, time_first, to_device
+from pipelines.loader import NOT_COUNTED, eval_loader, time_first, to_device
 from pipelines.samples import Samples, Seen, has_events
 
 from . import checkpoint
@@ -52,7 +52,7 @@ def evaluate(
         logits = model(time_first(images)).float()
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         correct = (logits.argmax(1) == labels).sum()
-        sums += torch.stack([loss, correct, correct.new_tensor(len(labels))])
+        sums += torch.stack([loss, correct, (labels != NOT_COUNTED).sum()])
     if world > 1:
         dist.all_reduce(sums)
     loss_sum, correct_sum, count = sums.tolist()

@@ -29,7 +29,7 @@ EVALUATED = frozenset(
 """What evaluation can do otherwise than the run did: the weights do not depend on it."""
 
 GRADIENTS = ("model.surrogate", "model.alpha", "model.detach_reset")
-UNBOUND = ("train.alphas=null", "data.mixup=0", "data.cutmix=0")
+UNBOUND = ("train.alphas=null", "train.norm_batch=null", "engine.reduce=fp32", "data.mixup=0", "data.cutmix=0")
 """Of training alone, and they would bound the segments and the batch of an evaluation."""
 
 

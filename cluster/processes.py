@@ -46,6 +46,7 @@ def main(config: Config, processes: int) -> int:
     launched = place is not None
     rank, world = place or (0, processes or torch.cuda.device_count() or 1)
     ranks = planner.ranks_here(world)
+    folder.settle(config)
     data, plan = check_inputs(config, world, ranks)
     done = folder.summary()
     if done is None:
@@ -211,7 +212,7 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
 def smaller(config: Config, world: int) -> str:
     """What to change in a run whose step does not fit."""
     recompute, stage = config.recompute, config.engine.zero_stage
-    ways = [f"lower train.micro_batch ({resolve(config, world).micro_batch} now; a run with checkpoints keeps it)"]
+    ways = [f"lower train.micro_batch ({resolve(config, world).micro_batch} now)"]
     if recompute.policy in ("unit", "auto"):
         ways.append(f"raise recompute.borders ({recompute.borders} now)")
     else:

@@ -101,6 +101,12 @@ class RunFolder:
         config.runs_dir, config.name = str(place.parent), place.name
         return config
 
+    def settle(self, config: Config) -> None:
+        """Fill in what decides numbers and is derived: as the run was begun with, or as `config` gives it."""
+        before = None if self.unsaved() else self.config()
+        if config.train.norm_batch is None:
+            config.train.norm_batch = configs.norm_batch(before or config)
+
     def unsaved(self) -> bool:
         """Whether it has neither a checkpoint nor an end, so that nothing is lost when it begins anew."""
         return self.saved_step() is None and self.summary() is None
@@ -151,12 +157,19 @@ class RunFolder:
         )
 
     def open(self, config: Config) -> None:
-        """Make the folder for `config` (as asked, not resolved), or take up the one that is there, if it is its own."""
+        """Make the folder for `config`, or take up the one that is there, if it is its own."""
         if (line := self.set_aside(config)) is not None:
             print(line, flush=True)
         with disk_errors(self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-        if not self.config_file.exists():
+        before = self.config()
+        if before is not None and before.train.norm_batch is None:
+            print(
+                f"{self.path} was begun by an earlier version, in which BatchNorm saw each process's share of a batch; "
+                f"it goes on with statistics over {config.train.norm_batch} images (train.norm_batch)",
+                flush=True,
+            )
+        if before is None:
             write_atomic(self.config_file, configs.to_yaml(config).encode())
         self.starts.append(_start())
 

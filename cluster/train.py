@@ -8,6 +8,7 @@ import time
 import zlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pipelines.loader import Batch, time_first, to_device, train_loader
 from pipelines.mix import mix, soft_targets
 from pipelines.order import Cursor, epoch_order, global_batch, steps_per_epoch
 from tdformer.measure import Firing, measure_firing
-from tdformer.norm import BatchNorm, synchronise
+from tdformer.norm import norm_batch, step_statistics
 
 from . import checkpoint, planner
 from . import engine as engines
@@ -37,9 +38,6 @@ from .run import RunFolder
 from .samples import augmentation, training_data, view
 from .schedule import learning_rate
 from .signals import KINDS, Leave, Notice
-
-SMALL_SHARE = 32
-"""Images a rank below which BatchNorm's statistics are synchronised (`train.sync_batchnorm: auto`)."""
 
 
 @dataclass
@@ -114,15 +112,13 @@ class Trainer:
             # Another name is another digest too; this says which.
             mapping(saved.get("classes", self.classes), self.classes, str(found), str(self.data.folder))
         self.state.cursor = self.state.cursor.check(self.data.digest, self.data.columns)
-        auto = config.train.sync_batchnorm == "auto" and self.plan.micro_batch < SMALL_SHARE
-        synchronise(model, self.world > 1 and (auto or config.train.sync_batchnorm == "on"))
+        norm_batch(model, self.plan.norm_batch, _together(self.plan.norm_ranks, config))
         self.ema = EMA(model.to(device), config.train.ema_decay) if config.train.ema_decay else None
         if self.ema is not None and "ema" in parts:
             self.ema.average = {k: v.to(device) for k, v in parts["ema"].items()}
         self.engine = engines.start(model, config, self.plan)
         if found is not None:
             engines.restore_moments(self.engine, parts["optimizer"], self.state.step - self.state.skipped)
-        self.statistics = [b for m in model.modules() if isinstance(m, BatchNorm) for b in m.buffers()]
         hosts: list[str] = [""] * self.world
         dist.all_gather_object(hosts, socket.gethostname())
         losses: list[float] = []
@@ -215,12 +211,11 @@ class Trainer:
         lr = learning_rate(train, state.step, self.epoch_steps)
         engines.set_lr(self.engine, lr)
         logs = (state.step + 1) % config.log.every_steps == 0
-        before = [b.clone() for b in self.statistics]
         sums = torch.zeros(4 + len(KINDS) + self.world, dtype=torch.float64, device=self.device)
         measured: AbstractContextManager[dict[str, Firing]] = (
             measure_firing(self.engine.module) if logs else nullcontext({})
         )
-        with measured as firing:
+        with measured as firing, step_statistics() as statistics:
             for batch in micro_batches:
                 self.stopwatch.mark()
                 images, targets, labels = self.inputs(batch)
@@ -237,12 +232,12 @@ class Trainer:
                 sums[:3] += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
         if not applied:
             sums[:3] = 0
-            for buffer, value in zip(self.statistics, before, strict=True):
-                buffer.copy_(value)
         sums[3] = sum(len(batch.damaged) for batch in micro_batches)
         sums[4:6] = torch.tensor(self.notice.seen)
         sums[6 + self.rank] = waited + self.stopwatch.read()
-        self.share_statistics(sums)
+        means = self.over_ranks(sums, statistics.means())
+        if applied:
+            statistics.move(means)
         if self.ema is not None and applied:
             self.ema.update(self.engine)
         *own, damaged, usr2, term = sums[:6].tolist()
@@ -325,18 +320,15 @@ class Trainer:
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
 
-    @torch.no_grad()
-    def share_statistics(self, sums: Tensor) -> None:
-        """Sum `sums` over the ranks and average BatchNorm's running statistics, in one small all-reduce a step: the
-        ranks are then equal, so that evaluation and checkpoints do not depend on which of them did it."""
+    def over_ranks(self, sums: Tensor, means: Tensor) -> Tensor:
+        """Sum `sums` and average what BatchNorm measured, in one small all-reduce a step: the ranks' running statistics
+        stay equal, so that evaluation and checkpoints do not depend on which of them did it."""
         if self.world == 1:
-            return
-        packed = torch.cat([sums, *(b.flatten().double() / self.world for b in self.statistics)])
+            return means
+        packed = torch.cat([sums, means.double() / self.world])
         dist.all_reduce(packed)
         sums.copy_(packed[: len(sums)])
-        parts = packed[len(sums) :].split([b.numel() for b in self.statistics])
-        for buffer, value in zip(self.statistics, parts, strict=True):
-            buffer.copy_(value.view_as(buffer))
+        return packed[len(sums) :].to(means.dtype)
 
     def evaluate(self) -> dict[str, Any]:
         """Accuracy and loss over the whole validation set, of the averaged weights where there are some."""
@@ -407,3 +399,12 @@ class Trainer:
     def _warn(self, message: str) -> None:
         if self.rank == 0:
             print(f"warning: {message}", flush=True)
+
+
+def _together(ranks: int, config: Config) -> dist.ProcessGroup | None:
+    """The group of so many neighbouring ranks that this one is in; None: it is alone."""
+    if ranks == 1:
+        return None
+    if ranks == dist.get_world_size():
+        return dist.group.WORLD
+    return dist.new_subgroups(ranks, timeout=timedelta(minutes=config.engine.timeout_minutes))[0]

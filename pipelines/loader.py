@@ -222,13 +222,10 @@ def train_loader(
             f"a global batch of {size} is not {world} ranks x {accumulation} micro-batches of {micro_batch}; "
             "choose sizes that multiply"
         )
-    first = rank * (size // world)
     asked = [
-        (ids, first + m * micro_batch)
+        (ids, position)
         for step in range(cursor.step, order.steps_per_epoch(len(data), size))
-        for m, ids in enumerate(
-            order.micro_batches(order.share(order.global_batch(permuted, step, size), rank, world), micro_batch)
-        )
+        for position, ids in order.share(order.global_batch(permuted, step, size), rank, world, micro_batch)
     ]
     change = None if augment is None else lambda image, i: augment(image, cursor.epoch, i)
     stand_ins = StandIns(cursor.seed, data.shard_of, frozenset(cursor.damaged)) if skip else None
@@ -236,6 +233,10 @@ def train_loader(
     batches = _batches(_Worker(data, view, change, cursor.epoch, stand_ins), asked, workers, windows)
     for _ in range(0, len(asked), accumulation):
         yield [next(batches) for _ in range(accumulation)]
+
+
+NOT_COUNTED = -100
+"""The label that torch's losses leave out."""
 
 
 def eval_loader(
@@ -247,10 +248,19 @@ def eval_loader(
     workers: int,
     view: Seen | None = None,
 ) -> Iterator[Batch]:
-    """This rank's share of all samples, each on exactly one rank; the last batch may be smaller."""
+    """This rank's share of all samples, each on exactly one rank; the last batch may be smaller.
+
+    Every rank gets equally many batches, because under ZeRO 3 a forward pass is one of all ranks together; where a
+    rank's share ends before the others', its last batch is a sample with the label NOT_COUNTED.
+    """
     ids = order.validation_share(len(data), rank, world)
     asked = [(ids[i : i + batch_size], i) for i in range(0, len(ids), batch_size)]
-    return _batches(_Worker(data, view, None), asked, workers)
+    largest = -(-len(data) // world)  # share
+    counted = len(asked)
+    if counted * batch_size < largest:
+        asked.append((ids[:1] if counted else np.zeros(1, np.int64), 0))
+    for number, batch in enumerate(_batches(_Worker(data, view, None), asked, workers)):
+        yield batch if number < counted else replace(batch, labels=torch.full_like(batch.labels, NOT_COUNTED))
 
 
 def to_device(

@@ -78,19 +78,19 @@ def global_batch(order: Ids, step: int, size: int) -> Ids:
     return order[step * size : (step + 1) * size]
 
 
-def share(batch: Ids, rank: int, world: int) -> Ids:
-    """The part of a global batch that one of `world` ranks takes. Raises DataError when it does not divide."""
-    if len(batch) % world:
-        raise DataError(f"a global batch of {len(batch)} does not divide by {world} ranks; choose one that does")
-    size = len(batch) // world
-    return batch[rank * size : (rank + 1) * size]
+def share(batch: Ids, rank: int, world: int, micro_batch: int) -> list[tuple[int, Ids]]:
+    """What one of `world` ranks takes of a global batch: its micro-batches, each with the position of its first sample.
 
-
-def micro_batches(ids: Ids, size: int) -> list[Ids]:
-    """A rank's share cut into micro-batches for gradient accumulation. Raises DataError when it does not divide."""
-    if len(ids) % size:
-        raise DataError(f"{len(ids)} samples a rank do not divide into micro-batches of {size}; choose one that does")
-    return [ids[i : i + size] for i in range(0, len(ids), size)]
+    The micro-batches that all ranks compute at the same time lie side by side, rank after rank: so the images that
+    BatchNorm normalises together can be the same ones on any number of ranks. Raises DataError when it does not divide.
+    """
+    if len(batch) % (world * micro_batch):
+        raise DataError(
+            f"a global batch of {len(batch)} is not made of micro-batches of {micro_batch} on {world} ranks; choose "
+            "sizes that divide it"
+        )
+    starts = range(rank * micro_batch, len(batch), world * micro_batch)
+    return [(start, batch[start : start + micro_batch]) for start in starts]
 
 
 def validation_share(n: int, rank: int, world: int) -> Ids:

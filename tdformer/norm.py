@@ -1,4 +1,4 @@
-"""BatchNorm for segments of time: statistics over (T/N steps x batch), updated exactly once a forward pass."""
+"""BatchNorm for segments of time: statistics over (T/N steps x norm batch), counted exactly once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from . import kernels
+from .errors import ModelError
 from .kernels import Norm
 
 _frozen = False
+_collecting: StepStatistics | None = None
 _M = TypeVar("_M", bound=nn.Module)
 
 
@@ -34,13 +36,52 @@ def is_recomputing() -> bool:
     return _frozen
 
 
+class StepStatistics:
+    """What the forward passes of one optimizer step measured, of each BatchNorm and segment: the running statistics
+    move by its mean once, however the global batch was cut."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[BatchNorm, int], Tensor] = {}  # mean and unbiased variance, [2, C]
+        self._count: dict[tuple[BatchNorm, int], int] = {}
+
+    def add(self, norm: BatchNorm, segment: int, mean: Tensor, var: Tensor) -> None:
+        """One norm batch: mean and unbiased variance `[C]`."""
+        key, both = (norm, segment), torch.stack([mean, var])
+        self._sums[key] = self._sums[key] + both if key in self._sums else both
+        self._count[key] = self._count.get(key, 0) + 1
+
+    def means(self) -> Tensor:
+        """All of them behind one another `[n]`, for an average over ranks."""
+        parts = [(total / self._count[key]).flatten() for key, total in self._sums.items()]
+        return torch.cat(parts) if parts else torch.zeros(0)
+
+    @torch.no_grad()
+    def move(self, means: Tensor) -> None:
+        """Move the running statistics towards `means`, which are those of `means()` or their average over ranks."""
+        for (norm, segment), part in zip(
+            self._sums, means.split([total.numel() for total in self._sums.values()]), strict=True
+        ):
+            norm.move(segment, *part.view(2, -1))
+
+
+@contextmanager
+def step_statistics() -> Iterator[StepStatistics]:
+    """Forward passes meanwhile move no running statistics; what they measured is collected, to be moved by once."""
+    global _collecting
+    before, _collecting = _collecting, StepStatistics()
+    try:
+        yield _collecting
+    finally:
+        _collecting = before
+
+
 class BatchNorm(nn.Module):
     """The parameters and statistics of a BatchNorm with eps 1e-5 and momentum 0.1 as in the backbones.
 
     It has no forward of its own: its affine part is computed with the pooling and the neuron that follow.
     segments: how many sets of running statistics to keep, `[segments, C]`; weight and bias are shared. The first
     segment starts from empty membranes and has no feedback, so its currents are distributed differently.
-    synchronised: batch statistics over all ranks of the default process group (works on gloo and on NCCL).
+    images, ranks: see `norm_batch`.
     """
 
     running_mean: Tensor
@@ -52,42 +93,62 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(segments, channels))
         self.register_buffer("running_var", torch.ones(segments, channels))
-        self.eps, self.momentum, self.synchronised = 1e-5, 0.1, False
+        self.eps, self.momentum = 1e-5, 0.1
+        self.images: int | None = None
+        self.ranks: dist.ProcessGroup | None = None
+
+    def groups(self, batch: int) -> list[slice]:
+        """The images of a batch that are normalised together. Raises ModelError where they do not divide it."""
+        if not self.training or self.images is None or batch <= self.images:
+            return [slice(0, batch)]
+        if batch % self.images:
+            raise ModelError(f"{batch} images are not made of norm batches of {self.images}; choose a multiple")
+        return [slice(i, i + self.images) for i in range(0, batch, self.images)]
 
     @torch.no_grad()
     def measure(self, y: Tensor, segment: int) -> tuple[Norm, float]:
-        """y `[M, C, ...]` of segment number `segment` -> how to normalise it, and over how many values a channel the
-        statistics were taken (0: they are the running ones). In training the running statistics move."""
-        row = min(segment, self.running_mean.shape[0] - 1)
-        running = self.running_mean[row], self.running_var[row]
+        """y `[M, C, ...]` of one group, in segment number `segment` -> how to normalise it, and over how many values a
+        channel the statistics were taken (0: they are the running ones). In training the running statistics move, or
+        `step_statistics` takes note."""
         if not self.training:
-            return self._norm(*running), 0.0
+            row = self._row(segment)
+            return self._norm(self.running_mean[row], self.running_var[row]), 0.0
         mean, var = kernels.statistics(y)
         count = y.numel() / y.shape[1]
-        if self._over_ranks():
-            mean, var, count = _joined(mean, var, count)
+        if self.ranks is not None:
+            mean, var = _joined(mean, var, self.ranks)
+            count *= self.ranks.size()
         if not _frozen:
-            running[0].lerp_(mean.to(running[0].dtype), self.momentum)
-            running[1].lerp_((var * (count / max(1.0, count - 1))).to(running[1].dtype), self.momentum)
+            unbiased = var * (count / max(1.0, count - 1))
+            if _collecting is None:
+                self.move(segment, mean, unbiased)
+            else:
+                _collecting.add(self, segment, mean, unbiased)
         return self._norm(mean, var), count
 
+    def move(self, segment: int, mean: Tensor, var: Tensor) -> None:
+        """Let the running statistics of a segment follow a mean and an unbiased variance `[C]`."""
+        for running, value in ((self.running_mean, mean), (self.running_var, var)):
+            running[self._row(segment)].lerp_(value.to(running.dtype), self.momentum)
+
     def mean_gradients(self, total: Tensor, total_normal: Tensor, count: float) -> tuple[Tensor, Tensor]:
-        """Sums over this rank's batch -> their means over the whole of it, which BatchNorm's gradient subtracts."""
+        """Sums over a group's images on this rank -> their means over the whole group, which BatchNorm's gradient
+        subtracts."""
         if not count:
             return torch.zeros_like(total), torch.zeros_like(total)
-        if self._over_ranks():
+        if self.ranks is not None:
             both = torch.stack([total, total_normal])
-            dist.all_reduce(both)
+            dist.all_reduce(both, group=self.ranks)
             total, total_normal = both
         return total / count, total_normal / count
+
+    def _row(self, segment: int) -> int:
+        return min(segment, self.running_mean.shape[0] - 1)
 
     def _norm(self, mean: Tensor, var: Tensor) -> Norm:
         invstd = (var + self.eps).rsqrt()
         scale = self.weight * invstd
         return Norm(mean, invstd, scale, self.bias - mean * scale)
-
-    def _over_ranks(self) -> bool:
-        return self.training and self.synchronised and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class Folded(nn.Module):
@@ -102,6 +163,9 @@ class Folded(nn.Module):
         for name, values in zip(("scale", "shift"), ([r.scale for r in rows], [r.shift for r in rows]), strict=True):
             self.register_buffer(name, torch.stack(values).detach())
         self.weight = self.bias = None
+
+    def groups(self, batch: int) -> list[slice]:
+        return [slice(0, batch)]
 
     def measure(self, y: Tensor, segment: int) -> tuple[Norm, float]:
         row = min(segment, len(self.scale) - 1)
@@ -118,19 +182,22 @@ def fold(model: _M) -> _M:
     return model
 
 
-def _joined(mean: Tensor, var: Tensor, count: float) -> tuple[Tensor, Tensor, float]:
-    """Mean, biased variance and count over all ranks, from each rank's own."""
-    mine = torch.cat([mean, var, mean.new_full((1,), count)])
-    every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(every, mine)
-    means, variances, counts = torch.stack(every).split([len(mean), len(mean), 1], dim=1)
-    total = counts.sum()
-    joint = (means * counts).sum(0) / total
-    return joint, ((variances + (means - joint).square()) * counts).sum(0) / total, float(total)
+def _joined(mean: Tensor, var: Tensor, ranks: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over some ranks, from each rank's own, of equally many values."""
+    mine = torch.cat([mean, var])
+    every = mine.new_empty(ranks.size() * len(mine))
+    dist.all_gather_into_tensor(every, mine, group=ranks)
+    means, variances = every.view(ranks.size(), 2, -1).unbind(1)
+    joint = means.mean(0)
+    return joint, (variances + (means - joint).square()).mean(0)
 
 
-def synchronise(model: nn.Module, on: bool = True) -> None:
-    """Take the batch statistics of every BatchNorm in `model` over all ranks."""
+def norm_batch(model: nn.Module, images: int | None, ranks: dist.ProcessGroup | None = None) -> None:
+    """Say which images every BatchNorm of `model` takes its statistics over in training.
+
+    images: so many that lie side by side in a batch; None: all of it. ranks: those whose batches, equally large, are
+    together one such group (works on gloo and on NCCL); None: this process alone.
+    """
     for module in model.modules():
         if isinstance(module, BatchNorm):
-            module.synchronised = on
+            module.images, module.ranks = images, ranks

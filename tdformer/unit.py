@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import kernels
+from .errors import ModelError
 from .kernels import Gradients, Norm
 from .neuron import Neuron, decay_of
 from .norm import BatchNorm
@@ -111,9 +112,18 @@ class _Plan:
         self.dtype = autocast_type(x) or x.dtype
         height, width = (-(-n // self.stride) for n in x.shape[-2:])
         each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
-        count = 1 if self.across_batch else min(x.shape[1], -(-each * x.shape[1] // SLICE))
-        edges = [x.shape[1] * i // count for i in range(count + 1)]
-        self.slices = [slice(a, b) for a, b in pairwise(edges)]
+        self.groups = self.norm.groups(x.shape[1])
+        if self.across_batch and len(self.groups) > 1:
+            raise ModelError(
+                "leaky_proj_lif runs over the whole batch: one norm batch a micro-batch, or no such neuron"
+            )
+        self.slices: list[tuple[int, slice]] = []
+        """Number of the group, and images of it that are computed at once."""
+        for number, group in enumerate(self.groups):
+            images = group.stop - group.start
+            count = 1 if self.across_batch else min(images, -(-each * images // SLICE))
+            edges = [group.start + images * i // count for i in range(count + 1)]
+            self.slices += [(number, slice(a, b)) for a, b in pairwise(edges)]
 
     def convolve(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
         """Each `[S, b, C, H, W]` -> the sum of their convolutions `[S, b, C', H', W']`."""
@@ -177,11 +187,18 @@ class _Unit(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         inputs, weights = pairs[::2], pairs[1::2]
         with exact(inputs[0]):
-            ys = [plan.convolve([x[:, part] for x in inputs], weights, bias) for part in plan.slices]
+            ys = [plan.convolve([x[:, part] for x in inputs], weights, bias) for _, part in plan.slices]
             y = ys[0] if len(ys) == 1 else torch.cat(ys, 1)
             del ys
-            norm, ctx.count = plan.norm.measure(y.flatten(0, 1), plan.segment)
-            output, after = plan.fire(y, norm, membrane, decay)
+            norms, outputs, afters = [], [], []
+            for group in plan.groups:
+                own = y[:, group]
+                norm, ctx.count = plan.norm.measure(own.flatten(0, 1), plan.segment)
+                output, after = plan.fire(own, norm, _of(membrane, group), decay)
+                norms.append(norm)
+                outputs.append(output)
+                afters.append(after)
+            output, after = _joined(outputs, 1), _joined(afters, 0)
         ctx.plan, ctx.border, ctx.rerun = plan, border, _membrane_after
         ctx.layouts = [None if p is None else p[1] for p in packed]
         ctx.set_materialize_grads(False)
@@ -191,7 +208,7 @@ class _Unit(torch.autograd.Function):
             decay,
             bias,
             None if packed[0] is not None else y,
-            *norm,
+            *(value for norm in norms for value in norm),
             *weights,
             *(x if p is None else p[0] for x, p in zip(inputs, packed, strict=True)),
         )
@@ -216,7 +233,8 @@ class _Saved:
     def __init__(self, ctx: Any) -> None:
         self.plan: _Plan = ctx.plan
         self.membrane, self.decay, self.bias, self.y, *rest = ctx.saved_tensors
-        self.norm, rest = Norm(*rest[:4]), rest[4:]
+        self.norms = [Norm(*rest[4 * i : 4 * i + 4]) for i in range(len(self.plan.groups))]
+        rest = rest[4 * len(self.norms) :]
         self.weights, self.data = rest[: len(rest) // 2], rest[len(rest) // 2 :]
         self.layouts: list[Layout | None] = ctx.layouts
 
@@ -244,24 +262,27 @@ def _gradients(
     """Gradients of membrane, decay, gamma, beta, bias and the pairs. Two passes over the slices of the batch, because
     BatchNorm's gradient needs its sums first; a single slice is computed once."""
     found: list[Gradients] = []
-    for part in plan.slices:
+    for group, part in plan.slices:
         inputs = saved.inputs(part)
         y = saved.currents(inputs, part)
-        found.append(
-            plan.fire_backward(y, saved.norm, _of(membrane, part), saved.decay, grad[:, part], _of(grad_after, part))
-        )
-    total, total_normal = _sum([f.total for f in found]), _sum([f.total_normal for f in found])
-    means = plan.norm.mean_gradients(total, total_normal, count)
+        norm, before, after = saved.norms[group], _of(membrane, part), _of(grad_after, part)
+        found.append(plan.fire_backward(y, norm, before, saved.decay, grad[:, part], after))
+    totals = []
+    for number in range(len(plan.groups)):
+        own = [f for f, (group, _) in zip(found, plan.slices, strict=True) if group == number]
+        totals.append((_sum([f.total for f in own]), _sum([f.total_normal for f in own])))
+    means = [plan.norm.mean_gradients(*sums, count) for sums in totals]
+    total, total_normal = (_sum(list(sums)) for sums in zip(*totals, strict=True))
     grad_bias: Tensor | None = None
     grad_pairs: list[Tensor | None] = [None for _ in range(2 * len(saved.weights))]
-    for i, part in enumerate(plan.slices):
+    for i, (group, part) in enumerate(plan.slices):
         if len(plan.slices) > 1:
             inputs = saved.inputs(part)
             y = saved.currents(inputs, part)
         if saved.y is not None:
             y = y.clone()  # the next line writes over it
-        grad_y = kernels.norm_backward(y, saved.norm, found[i].current, *means, plan.pool)
-        found[i] = found[i]._replace(current=means[0])  # let go of it
+        grad_y = kernels.norm_backward(y, saved.norms[group], found[i].current, *means[group], plan.pool)
+        found[i] = found[i]._replace(current=total)  # let go of it
         del y
         for k, (x, weight) in enumerate(zip(inputs, saved.weights, strict=True)):
             wanted = [needs[8 + 2 * k], needs[9 + 2 * k], k == 0 and saved.bias is not None]
@@ -287,14 +308,19 @@ def _membrane_after(ctx: Any) -> Tensor | None:
     membrane = ctx.border.entering(saved.membrane)
     after = []
     with exact(saved.data[0]):
-        for part in plan.slices:
+        for group, part in plan.slices:
             y = saved.currents(saved.inputs(part), part)
-            after.append(plan.fire(y, saved.norm, _of(membrane, part), saved.decay)[1])
+            after.append(plan.fire(y, saved.norms[group], _of(membrane, part), saved.decay)[1])
     return ctx.border.after(torch.cat(after))
 
 
 def _of(membrane: Tensor | None, part: slice) -> Tensor | None:
     return None if membrane is None else membrane[part]
+
+
+def _joined(parts: Sequence[Tensor | None], axis: int) -> Any:
+    """The parts behind one another; None where there is none."""
+    return parts[0] if len(parts) == 1 or parts[0] is None else torch.cat(parts, axis)  # type: ignore[arg-type]
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:

@@ -65,7 +65,7 @@ def test_each_file_loads_and_begins_with_its_command(path: Path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_what_is_shown_loads_as_the_same(path: Path, tmp_path: Path):
-    config = load(path, ["train.betas=[0.5,0.25]", "model.feedback=[1,0]", "train.sync_batchnorm=on"])
+    config = load(path, ["train.betas=[0.5,0.25]", "model.feedback=[1,0]", "train.norm_batch=16"])
     (tmp_path / "shown.yaml").write_text(configs.to_yaml(config))
     assert load(tmp_path / "shown.yaml") == config
 

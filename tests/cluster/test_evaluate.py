@@ -177,6 +177,7 @@ OTHERS = {
     "data.augment.rand_augment_ops": "[Invert]",
     "train.betas": "[0.8,0.99]",
     "train.alphas": "[0.1,0.9]",
+    "train.norm_batch": 24,
     "train.lr": 0.01,
     "train.min_lr": 1e-6,
     "train.warmup_epochs": 0.5,

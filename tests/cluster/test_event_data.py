@@ -136,11 +136,11 @@ def test_memory_is_planned_for_frames(shards: Path) -> None:
     """A picture enters once for all time steps, frames enter at each."""
     words = ["recompute.policy=auto", "recompute.memory=64", "train.micro_batch=8"]
     data = opened(config(shards), "train")
-    plan = planner.planned(config(shards, *words), data, planner.BatchPlan(8, 1, 8, 1))
+    plan = planner.planned(config(shards, *words), data, planner.BatchPlan(8, 1, 8, 1, 8, 1))
     with torch.device("meta"):
         options = {"time_steps": 2, "segments": 2, "feedback": "all", "image_size": 16}
         grey = tdformer.create_model("quickstart", in_channels=1, **options)
-    picture = planner.choose(grey, config(shards, *words), planner.BatchPlan(8, 1, 8, 1))
+    picture = planner.choose(grey, config(shards, *words), planner.BatchPlan(8, 1, 8, 1, 8, 1))
     assert plan is not None and plan.cost.flops > picture.cost.flops and plan.total > picture.total
 
 

@@ -22,7 +22,7 @@ RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}
 data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5}, mixup: 0.2}
-train: {epochs: 1, global_batch: 16, lr: 0.003, ema_decay: 0.9, threads: 1, sync_batchnorm: off}
+train: {epochs: 1, global_batch: 16, lr: 0.003, ema_decay: 0.9, threads: 1}
 engine: {zero_stage: 2}
 checkpoint: {every_steps: 1, keep: 2}
 log: {every_steps: 1}

@@ -23,7 +23,7 @@ def choose(memory: float, *words: str) -> planner.Recompute:
     config = load(None, ["recompute.policy=auto", f"recompute.memory={memory}", *words])
     with torch.device("meta"):
         model = tdformer.create_model("quickstart", image_size=64, segments=2, feedback="all")
-        return planner.choose(model, config, BatchPlan(32, 1, 32, 1))
+        return planner.choose(model, config, BatchPlan(32, 1, 32, 1, 32, 1))
 
 
 def test_the_cheapest_that_fits_is_taken() -> None:
@@ -44,7 +44,8 @@ def test_zero_stages_shard_the_training_state() -> None:
     count = sum(p.numel() for p in model.parameters())
 
     def each(*words: str, world: int = 4, accumulation: int = 1) -> float:
-        plan = BatchPlan(64, world, 64 // world // accumulation, accumulation)
+        micro = 64 // world // accumulation
+        plan = BatchPlan(64, world, micro, accumulation, micro, 1)
         return planner.state_bytes(model, load(None, words), plan) / count
 
     assert [each(f"engine.zero_stage={stage}") for stage in range(4)] == [16, 11, 8, 5]

@@ -29,7 +29,7 @@ RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 4, segments: 2, feedback: all}
 data: {dataset: digits, root: shards, augment: {crop_padding: 1}}
-train: {epochs: 1, global_batch: 160, lr: 0.003, clip_grad: 1.0, threads: 1, sync_batchnorm: "on"}
+train: {epochs: 1, global_batch: 160, lr: 0.003, clip_grad: 1.0, threads: 1}
 checkpoint: {every_steps: 4, keep: 2}
 log: {every_steps: 1}
 """

@@ -54,10 +54,11 @@ def test_any_ranks_and_micro_batches_see_the_same_global_batches(
     assert order.steps_per_epoch(n, size) == 3
     for step in range(3):
         batch = order.global_batch(permuted, step, size)
-        shares = [order.share(batch, rank, world) for rank in range(world)]
-        parts = [part for share in shares for part in order.micro_batches(share, micro)]
-        assert len(parts) == world * accumulation
-        assert np.array_equal(np.concatenate(parts), permuted[step * size : (step + 1) * size])
+        shares = [order.share(batch, rank, world, micro) for rank in range(world)]
+        assert [len(share) for share in shares] == [accumulation] * world
+        at_once = [part for parts in zip(*shares, strict=True) for part in parts]  # all ranks' first, then their second
+        assert [position for position, _ in at_once] == list(range(0, size, micro))
+        assert np.array_equal(np.concatenate([ids for _, ids in at_once]), permuted[step * size : (step + 1) * size])
 
 
 @st.composite
@@ -108,7 +109,7 @@ def test_a_rank_needs_its_share_of_a_windows_shards():
     cursor = order.Cursor(1, 0, 0, 512, "")
     ids = order.epoch_order(cursor, shard_of, 8)
     read_in = order.windows(1, 0, 50, 8)
-    shares = [order.share(order.global_batch(ids, step, 512), 3, 8) for step in range(97)]
+    shares = [order.share(order.global_batch(ids, step, 512), 3, 8, 64)[0][1] for step in range(97)]
     needed = set(shard_of[np.concatenate(shares)].tolist())
     assert len(needed) / (read_in.max() + 1) < 4
 
@@ -145,9 +146,7 @@ def test_cursor_survives_saving_and_refuses_other_data():
         cursor.check("2" * 64)
 
 
-@pytest.mark.parametrize(
-    "divide", [lambda: order.share(np.arange(10), 0, 3), lambda: order.micro_batches(np.arange(10), 4)]
-)
-def test_what_does_not_divide_is_refused(divide):
-    with pytest.raises(DataError, match="choose one that does"):
-        divide()
+@pytest.mark.parametrize(("world", "micro"), [(3, 1), (1, 4), (2, 3)])
+def test_what_does_not_divide_is_refused(world: int, micro: int):
+    with pytest.raises(DataError, match="10 is not made of micro-batches"):
+        order.share(np.arange(10), 0, world, micro)

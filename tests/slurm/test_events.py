@@ -28,7 +28,7 @@ RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}
 data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5}}
-train: {epochs: 2, global_batch: 140, lr: 0.003, ema_decay: 0.9, threads: 1, sync_batchnorm: on}
+train: {epochs: 2, global_batch: 140, lr: 0.003, ema_decay: 0.9, threads: 1}
 engine: {timeout_minutes: 0.4}
 recompute: {policy: none}
 checkpoint: {every_steps: 4, keep: 2}

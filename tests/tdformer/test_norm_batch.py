@@ -1,0 +1,105 @@
+"""The norm batch: the images that BatchNorm takes its statistics over are the same ones however a batch is cut."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from tdformer import TDFormer, segment_loss, unit
+from tdformer.errors import ModelError
+from tdformer.norm import norm_batch, step_statistics
+
+TARGETS = torch.tensor([0, 1, 2, 3, 4, 0])
+
+
+def train_step(model: TDFormer, x: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    logits = model(x)
+    segment_loss(logits.double(), targets).backward()
+    grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return logits.detach(), grads, dict(model.named_buffers())
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    model, x = torch.load(f"{folder}/in.pt", weights_only=False)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    norm_batch(model, 6, dist.group.WORLD)
+    try:
+        half = slice(3 * rank, 3 * rank + 3)
+        logits, grads, buffers = train_step(model, x[half], TARGETS[half])
+        for grad in grads.values():  # what data parallelism does with the gradients
+            dist.all_reduce(grad)
+            grad /= 2
+        torch.save((logits, grads, buffers), f"{folder}/out{rank}.pt")
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("recompute", ["none", "block", "unit"])
+def test_two_processes_are_one(tiny, tmp_path: Path, recompute: str) -> None:
+    model = tiny("tiny_hst", segments=2, feedback="all", recompute=recompute)
+    x = torch.rand(6, 3, 16, 16, dtype=torch.float64)
+    torch.save((model, x), tmp_path / "in.pt")
+    mp.start_processes(worker, (str(tmp_path),), nprocs=2, start_method="spawn")
+    logits, grads, buffers = train_step(model, x, TARGETS)
+    results = [torch.load(tmp_path / f"out{rank}.pt") for rank in range(2)]
+    torch.testing.assert_close(torch.cat([r[0] for r in results], 1), logits, rtol=0, atol=1e-10)
+    for _, other_grads, other_buffers in results:
+        assert other_grads.keys() == grads.keys()
+        for n in grads:
+            torch.testing.assert_close(other_grads[n], grads[n], rtol=1e-8, atol=1e-10)
+        for n in buffers:
+            torch.testing.assert_close(other_buffers[n], buffers[n], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+@pytest.mark.parametrize("policy", ["none", "block", "time", "unit"])
+def test_a_batch_of_norm_batches_is_so_many_micro_batches(
+    tiny, monkeypatch: pytest.MonkeyPatch, policy: str, slices: int
+) -> None:
+    """Logits, gradients, and running statistics that move once, by the mean."""
+    monkeypatch.setattr(unit, "SLICE", unit.SLICE if slices == 1 else 1)
+    model = tiny("tiny_hst", segments=2, feedback="all", recompute=policy)
+    x = torch.rand(6, 3, 16, 16, dtype=torch.float64)
+    one, other = copy.deepcopy(model), copy.deepcopy(model)
+    norm_batch(one, 3)
+    with step_statistics() as whole:
+        logits, grads, _ = train_step(one, x, TARGETS)
+    with step_statistics() as parts:
+        halves = [train_step(other, x[i : i + 3], TARGETS[i : i + 3]) for i in (0, 3)]
+    assert logits.std(1).min() > 1e-3  # it fires
+    torch.testing.assert_close(torch.cat([h[0] for h in halves], 1), logits, rtol=0, atol=1e-12)
+    for name, grad in grads.items():  # those of the halves have summed up
+        torch.testing.assert_close(halves[1][1][name] / 2, grad, rtol=1e-9, atol=1e-12)
+    for trained in (one, other):  # nothing moved in the forward passes
+        assert all(torch.equal(a, b) for a, b in zip(trained.buffers(), model.buffers(), strict=True))
+    whole.move(whole.means())
+    parts.move(parts.means())
+    for (name, a), b, before in zip(one.named_buffers(), other.buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        assert not torch.equal(a, before), name
+
+
+def test_one_micro_batch_moves_statistics_as_a_plain_forward_pass(tiny) -> None:
+    model = tiny("tiny_hst", segments=2, feedback="all", segment_norm="shared")
+    x, other = torch.rand(6, 3, 16, 16, dtype=torch.float64), copy.deepcopy(model)
+    train_step(model, x, TARGETS)
+    with step_statistics() as statistics:
+        train_step(other, x, TARGETS)
+    statistics.move(statistics.means())
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), other.buffers(), strict=True))
+
+
+def test_what_is_not_made_of_norm_batches_is_refused(tiny) -> None:
+    model = tiny("tiny_hst")
+    norm_batch(model, 4)
+    with pytest.raises(ModelError, match="6 images are not made of norm batches of 4"):
+        model(torch.rand(6, 3, 16, 16, dtype=torch.float64))
+    assert model.eval()(torch.rand(6, 3, 16, 16, dtype=torch.float64)).shape == (6, 5)
