@@ -36,7 +36,7 @@ MARK: dict[str, Any] = {"folder": str | None, "inode": int | None}
 class RunFolder:
     """Paths and files of one run. The run is where its folder is: moved, it is the same run; copied, it is another.
 
-    config.yaml     the whole configuration, as last started
+    config.yaml     the whole configuration, as first started
     metrics.jsonl   what was measured; no clock in it, so a killed and an undisturbed run write the same bytes
     speed.jsonl     what the clock says: images/s, data wait, pauses
     curves.png      metrics.jsonl drawn

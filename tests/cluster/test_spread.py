@@ -17,6 +17,7 @@ from cluster.config import Config, load, resolve
 from cluster.errors import RunError
 from cluster.evaluate import evaluate_run
 from cluster.prepare import write_shards
+from cluster.run import RunFolder
 
 RECIPE = """\
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
@@ -127,3 +128,28 @@ def test_evaluation_at_zero_3_ends_where_ranks_have_unequally_many_samples(tmp_p
     row = ranks.folder.metrics.read()[-1]
     assert again["samples"] == 3 and again["accuracy"] == row["eval_accuracy"]
     assert again["loss"] == pytest.approx(row["eval_loss"], rel=1e-5)
+
+
+def test_the_norm_batch_is_fixed_at_a_runs_first_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(tmp_path / "run")
+    first, other = config("train.micro_batch=24"), config("train.micro_batch=12")
+    folder.settle(first)
+    folder.open(first)
+    assert folder.config() == first and first.train.norm_batch == 24
+    folder.settle(other)
+    assert other.train.norm_batch == 12  # nothing is saved: it may begin anew
+    (folder.checkpoints / "step-00000001").mkdir()
+    other.train.norm_batch = None
+    folder.settle(other)
+    folder.check(other)
+    assert (other.train.micro_batch, other.train.norm_batch) == (12, 24)
+    with pytest.raises(RunError, match=r"other settings: train.norm_batch \(24, now 12\)"):
+        folder.check(config("train.norm_batch=12"))
+    kept = folder.config_file.read_text().replace("norm_batch: 24", "sync_batchnorm: 'on'")  # as versions before did
+    folder.config_file.write_text(kept)
+    before = config("train.micro_batch=24")
+    folder.settle(before)
+    folder.open(before)
+    assert "goes on with statistics over 24 images (train.norm_batch)" in capsys.readouterr().out
+    with pytest.raises(RunError, match="train.sync_batchnorm is no setting any more; train.norm_batch says"):
+        config("train.sync_batchnorm=on")
