@@ -147,7 +147,7 @@ def computing(config: Config, device: torch.device) -> Iterator[None]:
 
 def located(path: Path) -> tuple[Path, Path]:
     """A run's configuration file and newest good checkpoint, or the checkpoint that `path` is. Raises RunError."""
-    root = path if (path / "config.yaml").is_file() else path.parent.parent
+    root = path if (path / "config.yaml").is_file() else path.absolute().parent.parent
     if not (root / "config.yaml").is_file():
         raise RunError(
             f"{path} is neither a run folder nor a checkpoint in one; give runs/NAME or a step-XXXXXXXX in it"
