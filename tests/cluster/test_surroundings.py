@@ -6,6 +6,7 @@ import itertools
 import os
 import resource
 import socket
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +107,8 @@ def test_no_memory_for_a_thread_is_one_line(tmp_path: Path, begin: Callable[[Pat
     if child == 0:
         try:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, -1))  # a thread's stack takes 8 MiB
+            threading.stack_size(2**28)  # more than what ended threads have left to be used again
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, -1))
             with pytest.raises(RunError, match="no thread can be started for .* more memory"):
                 begin(tmp_path)
             os._exit(0)
