@@ -379,6 +379,8 @@ def norm_batch(config: Config) -> int:
 def resolve(config: Config, world: int, dataset_size: int | None = None) -> BatchPlan:
     """The micro-batch and accumulation of each of `world` processes. Raises RunError where there are none."""
     check(config, world, dataset_size)
+    if config.engine.reduce == "bf16" and not (config.train.precision == "bf16" and config.engine.zero_stage):
+        raise RunError("engine.reduce=bf16 goes with train.precision=bf16 and engine.zero_stage 1, 2 or 3; set it fp32")
     return _plan(config, world)
 
 
@@ -443,8 +445,6 @@ def check(config: Config, world: int | None = None, dataset_size: int | None = N
             raise RunError(f"train.alphas has {len(alphas)} entries for model.segments={model.segments}")
         if abs(sum(alphas) - 1) > 1e-6:
             raise RunError(f"train.alphas sums to {sum(alphas):g}; the weights of the segments sum to 1")
-    if config.engine.reduce == "bf16" and not (train.precision == "bf16" and config.engine.zero_stage):
-        raise RunError("engine.reduce=bf16 goes with train.precision=bf16 and engine.zero_stage 1, 2 or 3; set it fp32")
     if train.min_lr > train.lr:
         raise RunError(f"train.min_lr={train.min_lr:g} is above train.lr={train.lr:g}")
     if train.warmup_epochs > train.epochs:

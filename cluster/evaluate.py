@@ -26,7 +26,7 @@ from . import checkpoint
 from .config import Config, check_commands, resolve, stored
 from .errors import RunError
 from .model import trained_model
-from .overrides import for_evaluation
+from .overrides import UNBOUND, for_evaluation
 from .samples import check_kind, opened, view
 
 
@@ -91,7 +91,7 @@ def evaluate_run(
     DataError for a set that is not whole, or has other classes or shapes than the run.
     """
     file, found = located(Path(path))
-    check_commands(stored(file, overrides), file, overrides, ["data.root"])
+    check_commands(stored(file, [*UNBOUND, *overrides]), file, overrides, ["data.root"])
     weights, saved = checkpoint.load_weights(found)
     made = bool(corruptions) and corrupted_set is None
     read = partial(stored, file)

@@ -107,6 +107,8 @@ def test_what_cannot_be_kept_is_refused() -> None:
         resolve(config("train.norm_batch=48", "train.micro_batch=24"), 1)
     with pytest.raises(RunError, match="train.norm_batch=36 does not divide train.global_batch=96"):
         config("train.norm_batch=36")
+    with pytest.raises(RunError, match="engine.reduce=bf16 goes with train.precision=bf16 and engine.zero_stage 1"):
+        resolve(config("engine.reduce=bf16", "train.precision=bf16"), 1)
 
 
 def test_evaluation_at_zero_3_ends_where_ranks_have_unequally_many_samples(tmp_path: Path) -> None:
