@@ -103,7 +103,7 @@ def write(folder: Path, shapes: list[tuple[int, int]], images: int, workers: int
             path.write_bytes(photograph(i, *shapes[i // 2 % len(shapes)]))
         else:
             path.hardlink_to(source / "train" / f"{i % 10}" / f"{i % DIFFERENT:06d}.jpg")
-    (source / "test").mkdir()  # of which nothing is read
+    (source / "test").symlink_to("train")  # of which nothing is read
     per_shard = -(-images // max(4, workers))  # webdataset wants one or more for each worker
     written = shards.write(
         catalog.get("folder"), "train", folder / "shards", source=source, samples_per_shard=per_shard

@@ -361,19 +361,18 @@ class BatchPlan:
     norm_ranks: int
 
 
-LARGEST_NORM_BATCH = 128
-"""Images, where a configuration names no `train.norm_batch`."""
+USUAL_NORM_BATCH = 128
+"""Images, about, where a configuration names no `train.norm_batch`."""
 
 
 def norm_batch(config: Config) -> int:
     """The images that BatchNorm takes its statistics over: a property of the recipe, not of the processes.
 
-    Where the configuration names none: its micro-batch, or else the largest divisor of its global batch up to 128.
+    Where the configuration names none: its micro-batch, or else the divisor of its global batch nearest to 128.
     """
-    train = config.train
-    most = min(LARGEST_NORM_BATCH, train.global_batch)
-    largest = next(n for n in range(most, 0, -1) if train.global_batch % n == 0)
-    return train.norm_batch or train.micro_batch or largest
+    train, usual = config.train, USUAL_NORM_BATCH
+    divisors = (n for n in range(1, min(train.global_batch, usual**2) + 1) if train.global_batch % n == 0)
+    return train.norm_batch or train.micro_batch or min(divisors, key=lambda n: max(n / usual, usual / n))
 
 
 def resolve(config: Config, world: int, dataset_size: int | None = None) -> BatchPlan:

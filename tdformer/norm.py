@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from .kernels import Norm
 _frozen = False
 _collecting: StepStatistics | None = None
 _M = TypeVar("_M", bound=nn.Module)
+_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # torch 2.13's name, and before
 
 
 @contextmanager
@@ -186,7 +187,7 @@ def _joined(mean: Tensor, var: Tensor, ranks: dist.ProcessGroup) -> tuple[Tensor
     """Mean and biased variance over some ranks, from each rank's own, of equally many values."""
     mine = torch.cat([mean, var])
     every = mine.new_empty(ranks.size() * len(mine))
-    dist.all_gather_into_tensor(every, mine, group=ranks)
+    _gather(every, mine, group=ranks)
     means, variances = every.view(ranks.size(), 2, -1).unbind(1)
     joint = means.mean(0)
     return joint, (variances + (means - joint).square()).mean(0)

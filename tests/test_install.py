@@ -93,7 +93,8 @@ def test_a_pin_that_cuda_builds_refuse_is_seen(cpu_build: Path, tmp_path: Path) 
 def test_what_is_installed_here_is_what_is_pinned() -> None:
     """The Triton of these tests is the one that the CUDA build of torch asks for."""
     pins = pinned(PINS.read_text())
-    versions = {canonicalize_name(d.name): Version(d.version) for d in importlib.metadata.distributions()}
+    found = [(canonicalize_name(d.name), Version(d.version)) for d in importlib.metadata.distributions()]
+    versions = dict(reversed(found))  # the first is what is imported; setuptools has copies of its own
     here = {name: Version(version.public) for name, version in versions.items() if name in pins}
     assert {"torch", "torchvision", "triton", "deepspeed", "numpy", "uv"} <= here.keys()
     assert here == {name: pins[name] for name in here}

@@ -65,8 +65,9 @@ def test_a_background_save_tells_its_failure_when_waited_for(tmp_path: Path) -> 
 def test_killed_at_fifty_random_moments_around_a_save(tmp_path: Path) -> None:
     """A process that saves in the background without a pause: whenever it dies, the newest checkpoint is whole, and no
     older one was lost for it."""
-    moments, step = random.Random(0), 0
-    for _ in range(50):
+    moments, step, kills = random.Random(0), 0, 0
+    while kills < 50 or step <= 20:  # on a loaded machine few saves are done before a kill
+        assert (kills := kills + 1) < 1000
         child = os.fork()
         if child == 0:
             saver = checkpoint.Saver(tmp_path, 2)
@@ -81,7 +82,6 @@ def test_killed_at_fifty_random_moments_around_a_save(tmp_path: Path) -> None:
         now = checkpoint.step_of(found[0]) if found else 0
         assert now >= step and len(found) >= min(step, 2)
         step = now
-    assert step > 20
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])

@@ -46,6 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = configs.load(None, [*words, "model.name=quickstart", "model.time_steps=1"])
     model = build_model(config, opened(config, "train"))
     run = folder / "runs" / "run"
+    run.mkdir(parents=True)
     saved = {"state": {}, "model": model.config, "config": configs.flat(config)}
     checkpoint.save(run / "checkpoints", 3, {"model": model.state_dict()}, saved, keep=1)
     (run / "config.yaml").write_text(configs.to_yaml(config))

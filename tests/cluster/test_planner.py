@@ -162,7 +162,7 @@ def test_the_bound_is_above_every_policy() -> None:
             with torch.device("meta"):
                 model = tdformer.create_model(name, image_size=size, in_channels=channels, time_steps=steps, **options)
                 for policy in ("none", "unit") if size == 8 else ("none",):
-                    plan, config = BatchPlan(2, 1, 2, 1), load()
+                    plan, config = BatchPlan(2, 1, 2, 1, 2, 1), load()
                     assert planner.price(model, config, plan, policy, 1).total < planner.at_most(model, config, plan)
 
 

@@ -23,8 +23,8 @@ train: {epochs: 40, global_batch: 160, threads: 1}
 checkpoint: {every_steps: 10000}
 log: {every_steps: 1}
 """
-OWN_GROUP = "import os; os.setsid(); from cluster.cli import main; main()"
-NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + OWN_GROUP
+START = "import os, signal; os.setsid(); signal.signal(signal.SIGHUP, signal.%s); from cluster.cli import main; main()"
+OWN_GROUP, NOHUP = START % "SIG_DFL", START % "SIG_IGN"  # the suite itself may run under nohup
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cluster.config import flat, load
+from cluster.config import flat
 from cluster.prepare import write_shards
 from cluster.run import RunFolder, revision
 
@@ -154,7 +154,7 @@ def test_all_starts_arrive_as_one_run(tmp_path: Path, server: Server) -> None:
     firing = {row["_step"] for row in rows if any(key.startswith("firing/") for key in row)}
     assert firing >= {*range(1, stopped + 1), *range(saved + 1, 17)}
     given = {key: entry["value"] for key, entry in server.configs[run].items() if key != "_wandb"}
-    resolved = flat(load(tmp_path / "recipe.yaml", []))
+    resolved = flat(folder.config())
     assert {key: given[key] for key in resolved} == json.loads(json.dumps(resolved))
     slurm = {"start.job_id": "7", "start.restart_count": "1", "start.job_partition": "gpu"}
     revised = {f"start.{key}": value for key, value in revision().items() if value is not None}

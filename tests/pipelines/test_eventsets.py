@@ -248,7 +248,8 @@ def test_frames_of_an_epoch_are_the_same_on_any_ranks_and_workers(written: Path,
             )
             for r in range(world)
         ]
-        return [torch.cat([b.images for part in parts for b in part]) for parts in zip(*ranks, strict=True)]
+        at_once = [zip(*parts, strict=True) for parts in zip(*ranks, strict=True)]  # all ranks' first, their second
+        return [torch.cat([b.images for micro in step for b in micro]) for step in at_once]
 
     expected = steps(1, 0)
     ids = order.permutation(5, 1, len(data)).reshape(2, 8)
