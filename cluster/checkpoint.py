@@ -31,7 +31,7 @@ MANIFEST, STATE = "manifest.json", "state.json"
 FORMAT = 2
 """Of state.json, in which an absent one means 1: before `metrics_sha256`. A higher one is of a newer version."""
 _HIDDEN = re.compile(rf"\.{STEP.pattern}(\.old)?\.tmp")
-_FILE = re.compile(r"(manifest|state)\.json|\w+\.safetensors|\.(manifest|state)\.json\.[0-9a-f]{8}\.tmp")
+_FILE = re.compile(r"(manifest|state)\.json|\w+\.safetensors|\.tmp\w{6}")  # the last is what safetensors writes to
 
 
 def save(

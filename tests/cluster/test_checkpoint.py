@@ -67,7 +67,8 @@ def test_killed_at_fifty_random_moments_around_a_save(tmp_path: Path) -> None:
     older one was lost for it."""
     moments, step, kills = random.Random(0), 0, 0
     while kills < 50 or step <= 20:  # on a loaded machine few saves are done before a kill
-        assert (kills := kills + 1) < 1000
+        kills += 1
+        assert kills < 1000
         child = os.fork()
         if child == 0:
             saver = checkpoint.Saver(tmp_path, 2)
