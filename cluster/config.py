@@ -402,8 +402,8 @@ def _plan(config: Config, asked: int | None) -> BatchPlan:
     ranks = max(1, norm // micro)  # that hold one norm batch together
     if asked and (micro * ranks % norm or world % ranks):
         raise RunError(
-            f"train.norm_batch={norm}: BatchNorm takes its statistics over {norm} images, and {world} processes with "
-            f"train.micro_batch={micro} do not hold as many at once; set train.micro_batch={fits}"
+            f"train.norm_batch={norm}: BatchNorm takes its statistics over {norm} images, and {world} x "
+            f"train.micro_batch={micro} at once are not made of that many; set train.micro_batch={fits}"
         )
     return BatchPlan(batch, world, micro, share // micro, norm, ranks)
 
