@@ -318,13 +318,16 @@ def test_a_queued_run_that_is_copied_or_moved(slurm, recipe: Path, tmp_path: Pat
     (row,) = [json.loads(line) for line in slurm.cli("status", copy, "--json").stdout.splitlines()]
     assert (row["run"], row["state"], row["job"]) == ("copy", "copied", "") and run.state() == "PENDING"
     run.folder.path.rename(moved)
+    hold = "site.sbatch=[hold]"  # stored, it could be anybody's
     refused = slurm.cli("resume", moved)
+    assert refused.returncode == 2 and "has a stored command, site.sbatch=[hold]" in refused.stderr
+    refused = slurm.cli("resume", moved, hold)
     assert refused.returncode == 2 and f"became job {run.id}, which is pending and cannot write here" in refused.stderr
     assert slurm.cli("stop", moved).returncode == 0
     slurm.wait(lambda: run.state() == "CANCELLED", "it is cancelled")
     ids = [run.id]
     for folder in (copy, moved):
-        assert slurm.cli("resume", folder).returncode == 0
+        assert slurm.cli("resume", folder, hold).returncode == 0
         ids.append(json.loads((folder / "job.json").read_text())["id"])
         script = slurm.run("scontrol", "write", "batch_script", ids[-1], "-")
         assert f"{folder}/code" in script and f"{run.folder.path}/" not in script
