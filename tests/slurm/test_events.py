@@ -248,7 +248,9 @@ def test_a_killed_daemon_disturbs_nothing_and_stop_and_resume(slurm, recipe: Pat
     whole = undisturbed(1)
     run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
     kill_a_daemon(run)
-    again = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", "--nodes", 2)
+    refused = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", "--nodes", 2)
+    assert refused.returncode == 2 and f"is job {run.id} already, and runs without site.sbatch=[]" in refused.stderr
+    again = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", "--nodes", 2, "site.sbatch=[hold]")
     assert again.returncode == 0 and f"is job {run.id} already (running)" in again.stdout
     rows = [json.loads(line) for line in slurm.cli("status", tmp_path, "--json").stdout.splitlines()]
     assert [(r["run"], r["state"], r["job"]) for r in rows] == [("run", "running", f"{run.id} running")]
