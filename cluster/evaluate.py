@@ -63,7 +63,9 @@ def evaluate(
 
 def renumbered(labels: Tensor, numbers: Sequence[int] | None) -> Tensor:
     """Labels of a data set, `[B]`, as the model's, from the model's number of each of its classes."""
-    return labels if numbers is None else torch.tensor(numbers)[labels]
+    if numbers is None:
+        return labels
+    return torch.where(labels == NOT_COUNTED, labels, torch.tensor(numbers)[labels.clamp(min=0)])
 
 
 def class_numbers(classes: Sequence[str] | None, data: Samples, of: Path) -> list[int] | None:
