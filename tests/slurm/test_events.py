@@ -89,6 +89,8 @@ class Run:
         own."""
         self.slurm.wait(lambda: f" Restarts={restarts} " in self.facts(), "queued again", self.log)
         self.slurm.wait(lambda: self.state() == "RUNNING" or self.slurm.empty(), "the old start is gone")
+        # slurmd refuses what was started in the second in which it ended the job, and Slurm then fails it.
+        time.sleep(2)
 
     def begin(self) -> None:
         """Let it begin at once."""
