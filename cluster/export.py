@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import tdformer
 from tdformer.digest import DIGEST, beside, described, of_file
+from tdformer.errors import ModelError
 from tdformer.norm import fold
 from tdformer.pretrained import read_weights
 
@@ -52,7 +53,7 @@ def export(source: Path, out: Path, batch: int = 1) -> str:
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
     for place in (out, beside(out)):
         if place.exists() and not _exported(out):
-            raise RunError(f"{place} is there and of no earlier export; name another file, or remove that one")
+            raise RunError(f"{place} is there, and not as an export left it; name another file, or remove that one")
     settings, found = located(source)
     weights, saved = checkpoint.load_weights(found)
     model = tdformer.create_model(**saved["model"])
@@ -132,12 +133,11 @@ def _filled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
 
 
 def _exported(path: Path) -> bool:
-    """Whether what lies beside a file says that `export` wrote it."""
+    """Whether a file is what `export` wrote there, by the digest beside it: not one that has taken its place since."""
     try:
-        about = json.loads(beside(path).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return path.exists() and described(path) is not None
+    except ModelError:
         return False
-    return isinstance(about, dict) and about.keys() >= {"model", "config", "checkpoint", "step"}
 
 
 @contextmanager

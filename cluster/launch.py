@@ -281,8 +281,10 @@ def _code(folder: RunFolder) -> tuple[Path, Path]:
 def _check_snapshot(place: Path) -> None:
     """Raises RunError where something is in the place of a snapshot that is none."""
     if place.is_symlink() or place.exists():
-        names = {path.name for path in place.iterdir()} if place.is_dir() and not place.is_symlink() else set()
-        if REVISION not in names or names - {REVISION, *PACKAGES, "__pycache__"}:
+        folder = place.is_dir() and not place.is_symlink()
+        names = {path.name for path in place.iterdir()} if folder else {""}
+        # An empty folder is one whose making was killed, or nobody's loss.
+        if names and (REVISION not in names or names - {REVISION, *PACKAGES, "__pycache__"}):
             raise RunError(f"{place} is no snapshot of the code that tdformer took; move it away, or set name=...")
 
 

@@ -110,6 +110,7 @@ REFUSED = [
     *((f"{AGAIN} --to ffcv", f"shards/train/{name}") for name in ("train.beton", "train.beton.npz")),
     *(("export runs/run " + name.removesuffix(".json"), name) for name in ("n.pt", "n.pt.json", "n.safetensors")),
     ("export runs/run n.pt2", "n.pt2"),
+    ("export runs/run m.pt", "m.pt"),  # in the place of an export, whose description is still there
     (f"{IMPORT} n.safetensors", "n.safetensors"),
     (f"{IMPORT} project/mine.pth", "project/mine.pth"),
     *((f"{words} recipe.yaml name=x", "runs/x/notes.txt") for words in ("train", "launch --where local")),
