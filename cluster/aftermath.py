@@ -1,17 +1,21 @@
 """What is left to do when a job's ranks have ended: `python -m cluster.aftermath RUN EXIT_CODE`, the last line of its
-script. A crash is queued again as long as `site.restarts` allows and there is a newer checkpoint than at the crash
-before; what Slurm or a time limit queued again counts for neither."""
+script. What its time limit or a preemption told to save (USR2) is queued again, unless two starts in a row had no time
+for it. A crash is queued again as long as `site.restarts` allows and there is a newer checkpoint than at the crash
+before; what Slurm or a time limit queued again counts for neither. A Slurm that does not answer is asked again, for
+`slurm.PATIENCE`."""
 
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from . import config as configs
-from . import jobs
+from . import slurm
+from .config import SiteConfig
 from .errors import RunError
 from .run import RunFolder
 
@@ -21,12 +25,33 @@ def verdict(crashes: list[dict[str, Any]], limit: int) -> str | None:
 
     crashes: rows of crashes.jsonl; limit: `site.restarts`.
     """
+    crashes = [row for row in crashes if not row.get("limit")]
     code, step = crashes[-1]["exit_code"], crashes[-1]["checkpoint"]
     if len(crashes) > limit:
         return f"crashed (exit code {code}) {len(crashes)} times, site.restarts={limit}"
     if len(crashes) > 1 and step <= crashes[-2]["checkpoint"]:
         return f"crashed (exit code {code}) twice from step {step} on"
     return None
+
+
+def limited(now: slurm.State, status: Mapping[str, Any], signal_seconds: int) -> bool:
+    """Whether a start that was told to save was ended by its time limit (not preempted), after at most one step."""
+    left, step = now.seconds_left, status.get("step") or 0
+    # Slurm may send the signal up to a minute early, and looks at time limits every half a minute.
+    return left is not None and left <= signal_seconds + 90 and step - (status.get("started_at") or 0) <= 1
+
+
+def fruitless(rows: list[dict[str, Any]], status: Mapping[str, Any], site: SiteConfig) -> str | None:
+    """Why a job whose last two starts were `limited` may not start again; None: it may.
+
+    rows: of crashes.jsonl, the last one of this start.
+    """
+    if len(rows) < 2 or not rows[-2].get("limit") or rows[-2]["checkpoint"] != (status.get("started_at") or 0):
+        return None
+    return (
+        f"two starts in a row had time for at most one step each: site.minutes={site.minutes} is too short for "
+        f"site.signal_seconds={site.signal_seconds} and a start; resume with a longer one, or fewer seconds"
+    )
 
 
 def main(run: str, exit_code: str) -> int:
@@ -40,19 +65,37 @@ def main(run: str, exit_code: str) -> int:
 
 def _main(folder: RunFolder, code: int) -> int:
     status = folder.status()
-    job = os.environ["SLURM_JOB_ID"]
-    if code == 0 or status.get("state") in ("finished", "saved", "failed") or jobs.state(job) != "RUNNING":
-        return code  # not a crash, or whoever ended the job has decided what comes next
+    job, start = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT")
+    if (status.get("job"), status.get("restarts")) != (job, start):
+        status["state"] = None  # an earlier start's words: this one ended without any
+    asked = status.get("state") == "saved" and status.get("reason") == f"stopped by {signal.SIGUSR2.name}"
+    if code == 0 or (status.get("state") in ("finished", "saved", "failed") and not asked):
+        return code
+    now = slurm.settled(job)
+    if now.word not in slurm.GOING and not now.unknown:
+        return code  # whoever ended the job has decided what comes next
     facts = {k: v for k, v in status.items() if k not in ("state", "time", "reason")}
-    crash = {"time": time.time(), "job": job, "exit_code": code, "checkpoint": folder.saved_step() or 0}
-    folder.crashes.append(crash)
-    crashes = [row for row in folder.crashes.whole("exit_code", "checkpoint")[0] if row.get("job") == job]
-    reason = verdict(crashes, configs.stored(folder.path / "launch.yaml").site.restarts)
+    site = configs.stored(folder.path / "launch.yaml").site
+    why = status["reason"] if asked else f"crashed (exit code {code})"
+    row = {"time": time.time(), "job": job, "exit_code": code, "checkpoint": folder.saved_step() or 0}
+    rows = [row for row in folder.crashes.whole("exit_code", "checkpoint")[0] if row.get("job") == job]
+    reason = None
+    if not asked:
+        folder.crashes.append(row)
+        reason = verdict([*rows, row], site.restarts)
+    elif limited(now, status, site.signal_seconds):
+        folder.crashes.append(row := {**row, "limit": True})
+        reason = fruitless([*rows, row], status, site)
     if reason is None:
-        print(f"crashed (exit code {code}): queued again", flush=True)
-        folder.tell("saved", **facts, reason=f"crashed (exit code {code})")
-        if subprocess.run(["scontrol", "requeue", job]).returncode == 0:
+        print(f"{why}: to be queued again", flush=True)
+        folder.tell("saved", **facts, reason=why)
+        refused = slurm.requeue(job)
+        if refused is None:
             time.sleep(60)  # Slurm ends this script; an exit code of its own could be taken for the next start's
+            return code
+        line = f"{why}; {refused}: goes on with tdformer resume {folder.path}"
+        print(line, flush=True)
+        folder.tell("saved", **facts, reason=line)
         return code
     print(f"{reason}: stops here", flush=True)
     folder.tell("failed", **facts, reason=reason)

@@ -6,21 +6,22 @@ import os
 import re
 import signal
 import socket
-import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import config as configs
+from . import slurm
 from .errors import RunError
 from .monitor import duration
 from .records import record
 from .run import MARK, RunFolder
+from .slurm import State
 
-ALIVE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
-"""Slurm's states of a job that may still run."""
 SILENT = 120.0
 """Seconds after which a run that nobody here can look for counts as gone."""
 
@@ -54,17 +55,19 @@ class Job:
     def moved(self) -> bool:
         return self.place != self.folder.path.resolve()
 
-    def state(self) -> str:
-        """Slurm's word for it, or of a local job RUNNING; ENDED where nobody knows it any more."""
+    def look(self) -> State:
+        """What Slurm says of it, or of a local job RUNNING; ENDED where nobody knows it any more, UNKNOWN where Slurm
+        does not answer."""
         if not self.own:
-            return "ENDED"
-        if self.slurm:
-            return state(self.id)
-        return "RUNNING" if self._runs() else "ENDED"
+            return State()
+        return slurm.state(self.id) if self.slurm else self.look_here()
 
-    def time_left(self) -> str:
-        """Until Slurm's time limit."""
-        return _squeue(self.id, "%L") if self.slurm else ""
+    def look_here(self) -> State:
+        """The same of a local job."""
+        return State("RUNNING" if self._runs() else slurm.ENDED)
+
+    def state(self) -> str:
+        return self.look().word
 
     def stop(self) -> bool:
         """Ask the ranks to save and end; False: they have ended. Raises RunError where it cannot be done from here."""
@@ -73,10 +76,14 @@ class Job:
                 f"{self.folder.path} is a copy of {self.place}, whose job {self.id} is; "
                 f"tdformer resume {self.folder.path} launches one of its own"
             )
-        if self.state() not in ALIVE:
+        if (now := self.look()).unknown:
+            raise RunError(
+                f"job {self.id} of {self.folder.path} was not asked to stop: {now.reason}; again when it does"
+            )
+        if not now.alive:
             return False
         if self.slurm:
-            _slurm("scancel", self.id)
+            slurm.cancel(self.id)
         elif self._elsewhere:
             raise RunError(f"job {self.id} of {self.folder.path} is of {self.record['host']}; stop it there")
         else:
@@ -125,7 +132,9 @@ def table(runs: Path) -> list[dict[str, str]]:
     """A row for each run folder in `runs`, or for the run that it is: what its job and its status file say. What is
     wrong with one of them is the reason in its own row."""
     folders = [runs] if _holds_run(runs, "config.yaml") else sorted(p for p in runs.iterdir() if _holds_run(p))
-    return [_row(RunFolder(folder)) for folder in folders]
+    found = [(folder, *_tried(partial(of, folder), None)) for folder in map(RunFolder, folders)]
+    told = slurm.states([job.id for _, job, _ in found if job is not None and job.slurm and job.own])
+    return [_row(folder, job, told, wrong) for folder, job, wrong in found]
 
 
 def _holds_run(folder: Path, *more: str) -> bool:
@@ -170,52 +179,69 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _row(folder: RunFolder) -> dict[str, str]:
-    wrong: list[str] = []
+def _tried(read: Callable[[], Any], otherwise: Any) -> tuple[Any, list[str]]:
+    """What `read` gives, and what is wrong with it."""
+    try:
+        return read(), []
+    except RunError as error:
+        return otherwise, [" ".join(str(error).split())]
 
-    def tried(read: Callable[[], Any], otherwise: Any) -> Any:
-        try:
-            return read()
-        except RunError as error:
-            wrong.append(" ".join(str(error).split()))
-            return otherwise
 
-    status = tried(folder.said, {})
-    job = tried(lambda: of(folder), None)
-    state = tried(job.state, "") if job else ""
+def _row(folder: RunFolder, job: Job | None, told: dict[str, State], wrong: list[str]) -> dict[str, str]:
+    """told: what Slurm says of its jobs; wrong: with job.json."""
+    (status, unread), (saved, lost) = _tried(folder.said, {}), _tried(folder.saved_step, None)
+    wrong = [*unread, *wrong]
+    now = State()
+    if job is not None and job.own:
+        now = told[job.id] if job.slurm else job.look_here()
     total, step, loss, rate = (status.get(k) for k in ("total", "step", "loss", "images_per_second"))
     left = status.get("seconds_left")
-    said, saved = status.get("state", "damaged" if wrong else "queued"), tried(folder.saved_step, None)
+    said = status.get("state", "damaged" if wrong else "queued")
+    wrong += lost
     age = time.time() - status.get("time", 0)
-    alive = state in ALIVE or (job is None and age < SILENT)
+    alive = now.alive or now.unknown or (job is None and age < SILENT)
     own = folder.made(status) if status else job is None or job.own
     if said in ("starting", "running", "queued") and not own:  # it is so of the run that this is a copy of
-        said = "queued" if state in ALIVE else "copied"
+        said = "queued" if now.alive else "copied"
+    if said in ("starting", "running") and now.waits:
+        said = "queued"  # its start ended without a word, and another one comes
+    if said == "queued" and job is not None and job.own and not alive:
+        said = "cancelled" if now.word == "CANCELLED" else "lost"  # before it had begun
+        wrong.append(f"tdformer resume {folder.path}")
     if said in ("starting", "running") and not alive:
         said = "lost"  # it ended without a word; started again it goes on
-    if job and job.moved and state in ALIVE:
+    if now.held and said in ("queued", "saved"):
+        said = "held"
+    if job and job.moved and now.alive:
         wrong.append(f"moved from {job.place}, where its job cannot write any more: stop it, then resume")
     return {
         "run": folder.path.resolve().name,
         "state": said,
-        "job": f"{job.id} {state.lower()}".strip() if job and job.own else "",
+        "job": f"{job.id} {now.word.lower()}" if job and job.own else "",
         "step": f"{step}/{total}" if total else "",
         "loss": "" if loss is None else f"{loss:.4g}",
         "images/s": "" if rate is None else f"{rate:.0f}",
         "restarts": status.get("restarts") or "0",
         "to do": duration(left) if left is not None and said == "running" else "",
-        "job's limit": tried(job.time_left, "") if job and state == "RUNNING" else "",
-        "heard": f"{duration(age)} ago" if said in ("starting", "running", "lost") else "",
+        "job's limit": now.left if now.word == "RUNNING" else "",
+        "heard": f"{duration(age)} ago" if said in ("starting", "running", "lost") and status else "",
         "checkpoint": "" if saved is None else str(saved),
-        "reason": "; ".join([*filter(None, [status.get("reason")]), *wrong]),
+        "reason": "; ".join(filter(None, [status.get("reason"), now.why(job.id) if job else "", *wrong])),
     }
 
 
 def follow(job: Job, rank: int, until_end: bool) -> Iterator[str]:
-    """A rank's output so far, and with until_end what comes until the job ends."""
-    path, place = job.log(rank), 0
+    """A rank's output so far, and with until_end what comes until the job ends, or, where Slurm does not answer, until
+    the run says that it has."""
+    path, place, told = job.log(rank), 0, False
     while True:
-        ended = not until_end or job.state() not in ALIVE
+        now = job.look() if until_end else State()
+        ended = not now.alive
+        if now.unknown:
+            ended = job.folder.status().get("state") in ("finished", "failed")
+            if not told:
+                print(f"warning: {now.reason}; going on", file=sys.stderr, flush=True)
+        told = now.unknown
         if path.is_file():
             with path.open(errors="replace") as file:
                 file.seek(place)
@@ -226,27 +252,3 @@ def follow(job: Job, rank: int, until_end: bool) -> Iterator[str]:
         if ended:
             return
         time.sleep(1)
-
-
-def state(job: str) -> str:
-    """Slurm's word for a job's state; ENDED where Slurm does not know it any more."""
-    return _squeue(job, "%T") or "ENDED"
-
-
-def _squeue(job: str, what: str) -> str:
-    return _slurm("squeue", "-h", "--states=all", "-j", job, "-o", what, unless="Invalid job id")
-
-
-def _slurm(*command: str, unless: str | None = None) -> str:
-    """What a command of Slurm prints. Raises RunError where it is not there, does not answer, or fails, unless it says
-    so: a controller that is down knows no job, but all may run."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except FileNotFoundError as e:
-        raise RunError(f"{command[0]} is not on the PATH; load Slurm's module") from e
-    except subprocess.TimeoutExpired as e:
-        raise RunError(f"{command[0]} has not answered for 60 s; try again when Slurm does") from e
-    said = " ".join(done.stderr.split())
-    if done.returncode and (unless is None or unless not in said):
-        raise RunError(f"{command[0]} says {said}; try again when Slurm answers")
-    return done.stdout.strip()

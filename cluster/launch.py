@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
+import signal
 import socket
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.local.local import LocalExecutor
 from submitit.slurm.slurm import SlurmExecutor
 
 from . import config as configs
-from . import jobs
+from . import jobs, slurm
 from .config import Config
 from .errors import NoMeeting, RunError, disk_errors, user_errors
 from .overrides import for_training, while_running
@@ -75,7 +75,9 @@ class Job:
         folder = RunFolder(self.folder)
         try:
             if env.global_rank == 0:
-                folder.tell("starting", **_known(folder))
+                folder.tell("starting", **_known(folder) | _start(folder))
+            if env.name() == "slurm":
+                self._leave_to_aftermath(env.global_rank)
             from .processes import main
 
             code = main(folder.stored("launch.yaml"), env.num_tasks)
@@ -92,6 +94,19 @@ class Job:
         from .processes import end
 
         end(code)
+
+    def _leave_to_aftermath(self, rank: int) -> None:
+        """USR2 ends this rank; the job's last line then queues it again, and asks again where Slurm does not answer, as
+        submitit does not. Before it trains, the first rank alone acts on it: its end is that of the others."""
+        folder = RunFolder(self.folder)
+
+        def leave(*_: Any) -> None:
+            with suppress(RunError):
+                folder.tell("saved", **_known(folder), reason=f"stopped by {signal.SIGUSR2.name}")
+            sys.stdout.flush()
+            os._exit(128 + signal.SIGTERM)
+
+        signal.signal(signal.SIGUSR2, (lambda *_: None) if rank else leave)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What to queue again; the state is in the run folder."""
@@ -112,60 +127,86 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         config.data.root = str(shards.resolve())
     if config.data.cache is not None:
         config.data.cache = str(Path(config.data.cache).resolve())
-    slurm = on_slurm(where)
-    if not slurm and shape.nodes > 1:
+    queued = on_slurm(where)
+    if not queued and shape.nodes > 1:
         raise RunError(f"{shape.nodes} nodes need Slurm, and sbatch is not on the PATH; load its module, or --nodes 1")
+    if queued:
+        _check_site(config)
     folder = RunFolder(config.run_path)
     folder.settle(config)
     data, plan = check_inputs(config, shape.world)
     done = folder.summary()
     job = jobs.of(folder) if done is None else None
-    state = job.state() if job is not None else ""
-    folder.check(config, running=state in jobs.ALIVE)
+    now = job.look() if job is not None else slurm.State()
+    folder.check(config, running=now.alive or now.unknown)
     if done is not None:
         print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...")
         return 0
-    if job is not None and state in jobs.ALIVE:
+    if job is not None and now.unknown and not dry_run:
+        raise RunError(
+            f"{folder.path} was launched as job {job.id}, and whether that runs is not known: {now.reason}; "
+            "nothing is queued: the same command when Slurm does"
+        )
+    if job is not None and now.alive:
         if job.moved:
             raise RunError(
-                f"{folder.path} was {job.place} when it became job {job.id}, which is {state.lower()} and cannot write "
-                f"here; tdformer stop {folder.path}, then the same command"
+                f"{folder.path} was {job.place} when it became job {job.id}, which is {now.word.lower()} and cannot "
+                f"write here; tdformer stop {folder.path}, then the same command"
             )
         while_running(folder.stored("launch.yaml"), config, folder.path, job.id)
-        print(f"{folder.path} is job {job.id} already ({state.lower()}); tdformer logs -f {folder.path}")
+        why = f"; {why}" if (why := now.why(job.id)) else ""
+        print(f"{folder.path} is job {job.id} already ({now.word.lower()}); tdformer logs -f {folder.path}{why}")
         return 0
     for place in _code(folder):
         _check_snapshot(place)
-    if folder.path.exists():
+    there = folder.path.exists()
+    if there and not dry_run:
         with folder.lock():  # refuses where a process trains in it
             pass
-    there = memory.asked(config, shape.processes, shape.gpus) if slurm else memory.here(config, shape.processes)
-    if there is not None and (warning := planner.check(config, data, plan, there)):
-        print(f"warning: {warning}", file=sys.stderr, flush=True)
-    with disk_errors(folder.path):  # the local one makes the folder of its logs
-        executor = _executor(config, shape, folder, slurm)
-    script = executor._make_submission_file_text(executor._submitit_command_str, "") if slurm else ""
-    if slurm:
-        _try(script, config, shape)
-    if dry_run:
-        print(script or f"{shape.processes} processes on this machine:\n{executor._submitit_command_str}")
+    room = memory.asked(config, shape.processes, shape.gpus) if queued else memory.here(config, shape.processes)
+    if room is not None and (warning := planner.check(config, data, plan, room)):
+        _warn(warning)
+    if dry_run and not queued:
+        print(f"{shape.processes} processes on this machine:\n{_Slurm(folder.path / 'logs')._submitit_command_str}")
         return 0
+    if queued:
+        executor: Any = _slurm(config, shape, folder)
+        script = executor._make_submission_file_text(executor._submitit_command_str, "")
+        if dry_run:
+            print(script)
+        for variable, setting in slurm.overriding(os.environ, script).items():
+            _warn(f"{variable} of the environment is left out: {setting}")
+            del os.environ[variable]
+        _try(script, config, shape, dry_run)
+        if dry_run:
+            return 0
     with folder.lock():
         if (line := folder.set_aside(config)) is not None:
             print(line, flush=True)
-    with disk_errors(folder.path):
+    with disk_errors(folder.path), _taken_back(folder, new=not there):
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder.path / "launch.yaml", configs.to_yaml(config).encode())  # from now on the folder is a run's
-    with disk_errors(folder.path):
+        write_atomic(folder.path / "launch.yaml", configs.to_yaml(config).encode())  # from now on the folder is a run's
         _snapshot(folder)
-    os.environ |= {"PYTHONPATH": str(folder.path / "code"), "PYTHONSAFEPATH": "1"}
-    with nullcontext() if slurm else _silent():
-        submitted = executor.submit(Job(folder.path))
-    record = {"id": submitted.job_id, "slurm": slurm, "time": time.time(), "command": sys.argv, **shape.__dict__}
+        os.environ |= {"PYTHONPATH": str(folder.path / "code"), "PYTHONSAFEPATH": "1"}
+        if queued:
+            submitted = _submitted(executor, folder)
+        else:
+            with _silent():
+                submitted = _local(shape, folder).submit(Job(folder.path))
+    record = {"id": submitted.job_id, "slurm": queued, "time": time.time(), "command": sys.argv, **shape.__dict__}
     record |= {"host": socket.gethostname(), **folder.mark()}
     write_atomic(folder.path / "job.json", (json.dumps(record) + "\n").encode())
-    print(f"{folder.path} is job {submitted.job_id}; tdformer status, tdformer logs -f {folder.path}")
+    print(f"{folder.path} is job {submitted.job_id}; tdformer status, tdformer logs -f {folder.path}", flush=True)
+    if queued and slurm.requeues(submitted.job_id) is False:
+        _warn(
+            f"this site lets no job be queued again: at its time limit the run saves and ends, and goes on with "
+            f"tdformer resume {folder.path}"
+        )
     return 0
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def on_slurm(where: str) -> bool:
@@ -186,21 +227,37 @@ def resume(run: Path, overrides: Sequence[str], site: Path | None = None) -> int
     return launch(config, shape, "slurm" if job.slurm else "local")
 
 
-def _executor(config: Config, shape: Shape, folder: RunFolder, slurm: bool) -> Any:
-    site, logs = config.site, folder.path / "logs"
-    if not slurm:
-        executor: Any = LocalExecutor(logs, max_num_timeout=ENDLESS)
-        # No time limit here: submitit would start the run again six times, and then no more.
-        executor.update_parameters(
-            timeout_min=ENDLESS,
-            tasks_per_node=shape.processes,
-            gpus_per_node=shape.gpus,
-            stderr_to_stdout=True,
-        )
-        return executor
-    executor = SlurmExecutor(logs, max_num_timeout=ENDLESS)
-    code = shlex.quote(str(folder.path / "code"))
-    extra: dict[str, Any] = dict(entry.partition("=")[::2] for entry in site.sbatch)
+class _Slurm(SlurmExecutor):
+    @classmethod
+    def affinity(cls) -> int:
+        return 1  # a script can be made without Slurm
+
+
+def _local(shape: Shape, folder: RunFolder) -> LocalExecutor:
+    executor = LocalExecutor(folder.path / "logs", max_num_timeout=ENDLESS)
+    # No time limit here: submitit would start the run again six times, and then no more.
+    executor.update_parameters(
+        timeout_min=ENDLESS,
+        tasks_per_node=shape.processes,
+        gpus_per_node=shape.gpus,
+        stderr_to_stdout=True,
+    )
+    return executor
+
+
+def cores(config: Config) -> int:
+    """That a process asks of Slurm: without a setting, one to train on and one for each loader worker."""
+    return config.site.cpus_per_process or 1 + config.data.workers
+
+
+def _slurm(config: Config, shape: Shape, folder: RunFolder) -> _Slurm:
+    site, code, cpus = config.site, shlex.quote(str(folder.path / "code")), cores(config)
+    executor = _Slurm(folder.path / "logs", max_num_timeout=ENDLESS)
+    extra: dict[str, Any] = dict(map(slurm.option, site.sbatch))
+    setup = [f"export PYTHONPATH={code} PYTHONSAFEPATH=1", *site.setup]
+    if site.cpus_per_process is None:
+        why = f"site.cpus_per_process is not set: a process has 1 core to train on, and {config.data.workers} for its data.workers"
+        setup.append(f'[ -n "$SLURM_RESTART_COUNT" ] || echo {shlex.quote(why)}')
     given = {
         "job_name": config.name,
         "account": site.account,
@@ -211,18 +268,17 @@ def _executor(config: Config, shape: Shape, folder: RunFolder, slurm: bool) -> A
         "nodes": shape.nodes,
         "ntasks_per_node": shape.processes,
         "gpus_per_node": shape.gpus or None,
-        "cpus_per_task": site.cpus_per_process,
+        "cpus_per_task": cpus,
         "mem": None if site.memory_gb is None else f"{round(site.memory_gb * 1024)}M",
         "mail_user": site.mail,
         "mail_type": site.mail_on if site.mail else None,
         "signal_delay_s": site.signal_seconds,
         "stderr_to_stdout": True,
         # Safe: or a job started in a clone of the repository would run that and not the snapshot.
-        "setup": [f"export PYTHONPATH={code} PYTHONSAFEPATH=1", *site.setup],
-        # Slurm 22.05 and later do not pass sbatch's own number on.
-        "srun_args": ["--kill-on-bad-exit=1"]
-        + ([f"--cpus-per-task={site.cpus_per_process}"] if site.cpus_per_process else [])
-        + site.srun,
+        "setup": setup,
+        # Slurm 22.05 and later do not pass sbatch's own number on; and what the script exports goes to the ranks, also
+        # where sbatch was told to export nothing.
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--export=ALL", *site.srun],
         "teardown": [f"exec {shlex.quote(sys.executable)} -m cluster.aftermath {shlex.quote(str(folder.path))} $?"],
         "additional_parameters": {"requeue": True, **{k: v or True for k, v in extra.items()}},
     }
@@ -246,31 +302,93 @@ def _silent() -> Iterator[None]:
         os.close(nothing)
 
 
-def _try(script: str, config: Config, shape: Shape) -> None:
-    """Ask Slurm whether it would take the job and could ever start it. Raises RunError with its reason."""
-    asked = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
-    if asked.returncode:
-        lines = [line.split("error:")[-1].strip() for line in asked.stderr.splitlines() if line.strip()]
-        raise RunError(f"Slurm refuses the job: {lines[-1] if lines else 'no reason given'}; see the section site")
+@contextmanager
+def _taken_back(folder: RunFolder, new: bool) -> Iterator[None]:
+    """Where the job is refused in the end, remove what this launch has written. new: the folder is of this launch."""
+    file, logs, code = folder.path / "launch.yaml", folder.path / "logs", folder.path / "code"
+    before = file.read_bytes() if file.exists() else None
+    there = set(logs.iterdir()) if logs.is_dir() else set()
+    try:
+        yield
+    except RunError:
+        if new:
+            shutil.rmtree(folder.path, ignore_errors=True)
+            raise
+        if before is not None:
+            write_atomic(file, before)
+        else:
+            shutil.rmtree(code, ignore_errors=True)
+            file.unlink(missing_ok=True)
+        for entry in set(logs.iterdir()) - there if logs.is_dir() else ():
+            entry.unlink()
+        for folder_of_none in (logs, folder.checkpoints):
+            with suppress(OSError):
+                folder_of_none.rmdir()
+        raise
+
+
+def _submitted(executor: _Slurm, folder: RunFolder) -> Any:
+    """Raises RunError where sbatch refuses the job after all."""
+    try:
+        return executor.submit(Job(folder.path))
+    except (FailedJobError, FailedSubmissionError) as error:
+        refused = slurm.submission(str(error))
+        more = "; it may have queued a job all the same: squeue --me" if isinstance(refused, slurm.NoAnswer) else ""
+        raise type(refused)(f"{refused}{more}") from error
+
+
+def _check_site(config: Config) -> None:
+    """Raises RunError for options of sbatch that collide with ours, and for a signal that comes before it can help."""
+    for entry in config.site.sbatch:
+        slurm.option(entry)
+    limit, before = 60 * config.site.minutes, config.site.signal_seconds
+    if before + 60 >= limit:  # Slurm may send it a minute early
+        raise RunError(
+            f"site.signal_seconds={before} leaves no time in site.minutes={config.site.minutes}: each start would be "
+            "told to save as it begins (Slurm may do so a minute early); a longer site.minutes, or fewer seconds"
+        )
+
+
+def _try(script: str, config: Config, shape: Shape, dry_run: bool) -> None:
+    """Ask Slurm whether it would take the job and could ever start it; warn where it cannot do so now. Raises RunError
+    with its reason; dry_run: not where it does not answer."""
+    try:
+        refused = slurm.refusal(script)
+    except slurm.NoAnswer as error:
+        if not dry_run:
+            raise
+        _warn(f"Slurm was not asked whether it takes the job: {error}")
+        return
+    asked = config.site.partition or os.environ.get("SBATCH_PARTITION")
+    partitions = slurm.partitions(asked)
+    names = ",".join(p.name for p in partitions)
+    nodes = slurm.nodes(names) if names else []
+    cpus, mib = cores(config) * shape.processes, 1024 * (config.site.memory_gb or 0)
+    fit = [n for n in nodes if n.cpus >= cpus and n.mib >= mib and n.gpus >= shape.gpus]
+    # To --test-only, nodes that are down or drained are not there; in earnest sbatch lets the job wait for them.
+    away = [n for n in fit if not n.available]
+    later = slurm.BUSY.search(refused or "") or (away and len(fit) >= shape.nodes and slurm.ABSENT in (refused or ""))
+    if refused is not None and not later:
+        hint = (
+            f"; no node of partition {names} has GPUs"
+            if shape.gpus and nodes and not any(n.gpus for n in nodes)
+            else ""
+        )
+        raise RunError(f"Slurm refuses the job: {refused}{hint}; see the section site")
     # Many sites accept what is beyond a partition's limits, and let it wait for ever.
-    shown = subprocess.run(["scontrol", "show", "partition", "-o"], capture_output=True, text=True).stdout
-    partitions = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in shown.splitlines()]
-    for p in partitions:
-        if p["PartitionName"] != config.site.partition and (config.site.partition or p.get("Default") != "YES"):
-            continue
-        if (limit := _minutes(p.get("MaxTime", ""))) is not None and config.site.minutes > limit:
-            raise RunError(
-                f"site.minutes={config.site.minutes} is above the limit of partition {p['PartitionName']}, {limit}; "
-                "the run goes on beyond its time limit, so a shorter one will do"
-            )
-        if shape.nodes > int(p.get("TotalNodes", shape.nodes)):
-            raise RunError(f"{shape.nodes} nodes are asked of partition {p['PartitionName']}, it has {p['TotalNodes']}")
-
-
-def _minutes(limit: str) -> int | None:
-    """Of Slurm's [days-]hours:minutes:seconds; None: no limit."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):\d+", limit)
-    return None if match is None else int(match[1] or 0) * 1440 + int(match[2]) * 60 + int(match[3])
+    limits = [p.minutes for p in partitions]
+    if limits and None not in limits and config.site.minutes > (limit := max(m for m in limits if m is not None)):
+        raise RunError(
+            f"site.minutes={config.site.minutes} is above the limit of partition {names}, {limit}; "
+            "the run goes on beyond its time limit, so a shorter one will do"
+        )
+    if partitions and shape.nodes > (most := max(p.nodes for p in partitions)):
+        raise RunError(f"{shape.nodes} nodes are asked of partition {names}, it has {most}")
+    if refused is not None:
+        states = ", ".join(f"{n.name} {n.state}" for n in away[:4]) + (", ..." if len(away) > 4 else "")
+        _warn(f"Slurm cannot begin the job now, and it will wait ({states or refused})")
+    if not shape.gpus and (most := max((n.gpus for n in nodes), default=0)):
+        _warn(f"nodes of partition {names} have {most} GPUs, and none is asked for: --gpus-per-node {most}")
 
 
 def _code(folder: RunFolder) -> tuple[Path, Path]:
@@ -301,6 +419,12 @@ def _snapshot(folder: RunFolder) -> None:
         shutil.copytree(here / package, fresh / package)
     shutil.rmtree(place, ignore_errors=True)
     fresh.rename(place)
+
+
+def _start(folder: RunFolder) -> dict[str, Any]:
+    """What tells this start's words in the status from an earlier one's."""
+    job, restarts = (os.environ.get(name) for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
+    return {"job": job, "restarts": restarts, "started_at": folder.status().get("step")}
 
 
 def _known(folder: RunFolder) -> dict[str, Any]:

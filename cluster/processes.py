@@ -171,7 +171,7 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
     from .health import Watchdog
     from .train import Trainer
 
-    threads = config.train.threads or max(1, _cores() // planner.ranks_here(world))
+    threads = config.train.threads or max(1, _cores() // planner.ranks_here(world) - _loading(config))
     torch.set_num_threads(threads)
     if world == 1 and store is None and "MASTER_ADDR" not in os.environ:
         store = dist.HashStore()
@@ -224,6 +224,11 @@ def smaller(config: Config, world: int) -> str:
 
 def _cores() -> int:
     return int(os.environ.get("SLURM_CPUS_ON_NODE", 0)) or len(os.sched_getaffinity(0))
+
+
+def _loading(config: Config) -> int:
+    """The cores of a process that its loader workers have, where a job has asked for them."""
+    return config.data.workers if "SLURM_CPUS_ON_NODE" in os.environ else 0
 
 
 def describe(summary: dict[str, Any]) -> str:

@@ -368,3 +368,26 @@ def test_a_dry_run_prints_the_job(slurm, recipe: Path, tmp_path: Path) -> None:
         assert f"#SBATCH {line}\n" in done.stdout
     assert "\nmodule load cuda\n" in done.stdout and "--kill-on-bad-exit=1" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_that_dies_while_slurm_does_not_answer(slurm, recipe: Path, tmp_path: Path) -> None:
+    """The controller is stopped meanwhile; the job's last line, which asks for 2 seconds at a time here, asks again."""
+    run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
+    file = run.folder.path / "code" / "cluster" / "slurm.py"
+    file.write_text(file.read_text().replace("ANSWER = 60.0", "ANSWER = 2.0"))
+    run.in_its_step("time.sleep(0.5)")
+    run.until(5)
+    controller = int((slurm.folder / "run" / "slurmctld.pid").read_text())
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        kill_a_rank(run)
+        deadline = time.monotonic() + 100
+        while "Slurm does not answer" not in run.log():
+            assert time.monotonic() < deadline, run.log()
+            time.sleep(0.2)
+    finally:
+        os.kill(controller, signal.SIGCONT)
+    run.queued(1)
+    (crash,) = run.folder.crashes.read()
+    assert crash["job"] == run.id and crash["checkpoint"] == 4
+    assert run.folder.status()["state"] == "saved"
