@@ -256,7 +256,7 @@ def _slurm(config: Config, shape: Shape, folder: RunFolder) -> _Slurm:
     extra: dict[str, Any] = dict(map(slurm.option, site.sbatch))
     setup = [f"export PYTHONPATH={code} PYTHONSAFEPATH=1", *site.setup]
     if site.cpus_per_process is None:
-        why = f"site.cpus_per_process is not set: a process has 1 core to train on, and {config.data.workers} for its data.workers"
+        why = f"site.cpus_per_process is not set: it is 1 core, and {config.data.workers} for data.workers"
         setup.append(f'[ -n "$SLURM_RESTART_COUNT" ] || echo {shlex.quote(why)}')
     given = {
         "job_name": config.name,
