@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from tdformer.errors import first_line
 
 from .errors import NO_SPACE, RunError, disk_errors, thread_errors
+from .lock import check
 from .records import record, sync_folder, write_atomic
 from .run import STEP
 
@@ -63,6 +64,7 @@ def save(
         for path in hidden.iterdir():
             _sync(path)
         sync_folder(hidden)
+        check(root.parent)
         if final.exists():  # the same step again, after a fall-back past a damaged checkpoint
             _discard(final)
         os.rename(hidden, final)

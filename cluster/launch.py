@@ -28,7 +28,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from . import config as configs
 from . import jobs
 from .config import Config
-from .errors import NoMeeting, RunError, disk_errors, user_errors
+from .errors import NotNow, RunError, disk_errors, user_errors
 from .overrides import for_training, while_running
 from .records import write_atomic
 from .run import REVISION, RunFolder, revision
@@ -82,7 +82,7 @@ class Job:
         except user_errors() as error:
             line = " ".join(str(error).split())
             print(f"error: {line}", file=sys.stderr, flush=True)
-            code = 1 if isinstance(error, NoMeeting) else 2  # the next start may find a free port, or the other hosts
+            code = 1 if isinstance(error, NotNow) else 2  # the next start may find a free port, the others, its folder
             if code == 2:
                 with suppress(RunError):  # the line is in the log where the disk is full
                     folder.tell("failed", **_known(folder), reason=line)
