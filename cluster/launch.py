@@ -25,12 +25,14 @@ import submitit
 from submitit.local.local import LocalExecutor
 from submitit.slurm.slurm import SlurmExecutor
 
+from pipelines.index import INDEX
+
 from . import config as configs
 from . import jobs
 from .config import Config
 from .errors import NotNow, RunError, disk_errors, user_errors
 from .overrides import for_training, while_running
-from .records import write_atomic
+from .records import appears, write_atomic
 from .run import REVISION, RunFolder, revision
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
@@ -78,7 +80,7 @@ class Job:
                 folder.tell("starting", **_known(folder))
             from .processes import main
 
-            code = main(folder.stored("launch.yaml"), env.num_tasks)
+            code = main(_config(folder), env.num_tasks)
         except user_errors() as error:
             line = " ".join(str(error).split())
             print(f"error: {line}", file=sys.stderr, flush=True)
@@ -218,7 +220,8 @@ def _executor(config: Config, shape: Shape, folder: RunFolder, slurm: bool) -> A
         "signal_delay_s": site.signal_seconds,
         "stderr_to_stdout": True,
         # Safe: or a job started in a clone of the repository would run that and not the snapshot.
-        "setup": [f"export PYTHONPATH={code} PYTHONSAFEPATH=1", *site.setup],
+        # Where TERM reaches the script alone, the ranks and its last line go on.
+        "setup": ["trap : TERM", f"export PYTHONPATH={code} PYTHONSAFEPATH=1", *site.setup],
         # Slurm 22.05 and later do not pass sbatch's own number on.
         "srun_args": ["--kill-on-bad-exit=1"]
         + ([f"--cpus-per-task={site.cpus_per_process}"] if site.cpus_per_process else [])
@@ -301,6 +304,16 @@ def _snapshot(folder: RunFolder) -> None:
         shutil.copytree(here / package, fresh / package)
     shutil.rmtree(place, ignore_errors=True)
     fresh.rename(place)
+
+
+def _config(folder: RunFolder) -> Config:
+    """What the job was launched with, once this host sees it, and the data that it names."""
+    appears(folder.path / "launch.yaml")
+    config = folder.stored("launch.yaml")
+    if isinstance(config.data.folder, Path):
+        for split in ("train", "test"):
+            appears(config.data.folder / split / INDEX)
+    return config
 
 
 def _known(folder: RunFolder) -> dict[str, Any]:

@@ -368,3 +368,25 @@ def test_a_dry_run_prints_the_job(slurm, recipe: Path, tmp_path: Path) -> None:
         assert f"#SBATCH {line}\n" in done.stdout
     assert "\nmodule load cuda\n" in done.stdout and "--kill-on-bad-exit=1" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_a_term_that_slurm_did_not_send_is_heard_and_the_run_goes_on(slurm, recipe: Path, tmp_path: Path) -> None:
+    """To one rank, then to the job's script alone, which waits for the ranks."""
+    run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
+    run.in_its_step('time.sleep(0 if "SLURM_RESTART_COUNT" in __import__("os").environ else 1)')
+    run.until(3)
+    (script,) = (pid for pid in slurm.processes("slurm_script") if b"slurm_script" in _cmdline(pid))
+    os.kill(script, signal.SIGTERM)
+    run.until(5)
+    assert run.state() == "RUNNING"
+    os.kill(slurm.ranks()[-1], signal.SIGTERM)
+    run.queued(1)
+    assert "ended by SIGTERM, and not by Slurm: queued again" in run.log()
+    saved = run.saved_steps()[0]
+    run.begin()
+    run.finished()
+    assert run.starts() == [saved] and len(run.folder.metrics.read()) == TOTAL + 2
+
+
+def _cmdline(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
