@@ -146,7 +146,7 @@ def exclusive(folder: Path, wait: float = 0.0) -> Iterator[None]:
 def check(folder: Path) -> None:
     """Before a write that cannot be taken back: end this process if it holds `folder` and another has taken over."""
     for lock in list(_held):
-        if lock.fd >= 0 and lock.folder == folder.resolve():
+        if lock.fd >= 0 and lock.path is not None and lock.folder == folder.resolve():
             lock.check()
 
 
@@ -202,7 +202,7 @@ class _Lock:
                     f"{self.folder} is in use by {who}{heard}; wait for it, stop it, or use another folder (name=...)"
                 )
             if left > 2 * BEAT and pause >= 1 and not said:
-                print(f"{self.folder} is in use by {who}: waits for up to {left:.0f} s", flush=True)
+                _say(f"{self.folder} is in use by {who}: waits for up to {left:.0f} s")
                 said = True
             time.sleep(min(pause, left))
             pause = min(1.0, 1.5 * pause)
@@ -210,7 +210,7 @@ class _Lock:
             threading.Thread(target=self._beat, name="lock", daemon=True).start()
         self._tidy(number + 1)
         if fate is Fate.OVER:
-            print(f"{self.folder} is taken over from {holder}, which is gone: waits for {PAUSE:.0f} s", flush=True)
+            _say(f"{self.folder} is taken over from {holder}, which is gone: waits for {PAUSE:.0f} s")
             time.sleep(PAUSE)
             self.check()
 
@@ -219,9 +219,7 @@ class _Lock:
         with suppress(OSError, RunError):  # a folder that is away or was moved: whoever writes there will hear of it
             _, holder, _, _ = _newest(self.folder)
             if holder is not None and holder.token != self.me.token and not self._ended.is_set():
-                print(
-                    f"error: {self.folder} was taken over by {holder}: this process ends", file=sys.stderr, flush=True
-                )
+                _say(f"error: {self.folder} was taken over by {holder}: this process ends")
                 os._exit(1)
 
     def close(self) -> None:
@@ -374,6 +372,10 @@ def _flock_is_local(folder: Path) -> bool:
                 local = {"localflock", "local_lock=flock", "local_lock=all", "nolock", "nobrl"}
                 return of.startswith(("fuse", "beegfs")) or not local.isdisjoint(options)
     return False
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _kernel() -> str | None:

@@ -96,13 +96,9 @@ def ends(process: subprocess.Popen[str]) -> str:
     return out + err
 
 
-def held(process: subprocess.Popen[str]) -> list[str]:
-    """What it says before it has the folder."""
-    lines = []
-    while (line := process.stdout.readline()) != "held\n":
-        assert line, process.stderr.read()
-        lines.append(line)
-    return lines
+def held(process: subprocess.Popen[str]) -> None:
+    """Return once it has the folder."""
+    assert process.stdout.readline() == "held\n", process.stderr.read()
 
 
 # Every holder, whatever flock shows of it, whatever Slurm says, and however long it has been silent -------------------
@@ -262,12 +258,11 @@ def test_another_host_without_flock(tmp_path: Path, holder: Callable[..., Any]) 
     assert second.returncode == 1 and "is in use by process " in said and "heard of 0 s ago" in said
     ends(first)
     third = holder(elsewhere=True, flock=False)
-    assert held(third) == []
+    held(third)
     third.kill()
     fourth = holder(flock=False, wait=60)
-    said = "".join(held(fourth))
-    assert f"{tmp_path / 'run'} is taken over from process " in said
-    ends(fourth)
+    held(fourth)
+    assert f"{tmp_path / 'run'} is taken over from process " in ends(fourth)
 
 
 @other_hosts
@@ -285,11 +280,11 @@ def test_a_requeued_job_takes_over_from_a_host_that_is_cut_off(
     _, said = other.communicate(timeout=60)
     assert other.returncode == 1 and "is in use by process 1 on " in said and "(job 7)" in said
     again = holder(flock=flock, **job, SLURM_RESTART_COUNT="1")
-    assert "is taken over from process 1 on " in "".join(held(again))
+    held(again)
     os.kill(inside, signal.SIGCONT)
     out, said = first.communicate("\n", timeout=60)
     assert first.returncode == 1 and "wrote" not in out and "was taken over by process " in said
-    ends(again)
+    assert "is taken over from process 1 on " in ends(again)
 
 
 SQUEUE = """\
@@ -319,8 +314,8 @@ def test_a_job_that_slurm_calls_gone_has_nothing_any_more(tmp_path: Path, holder
         assert "(job 7)" in other.communicate(timeout=60)[1] and other.returncode == 1, state
     answer.write_text("gone")
     other = holder(**path)
-    assert "is taken over from process 1 on " in "".join(held(other))
-    ends(other)
+    held(other)
+    assert "is taken over from process 1 on " in ends(other)
 
 
 def test_a_launched_start_that_does_not_get_it_is_tried_again(tmp_path: Path) -> None:
