@@ -1,8 +1,9 @@
 """What is left to do when a job's ranks have ended: `python -m cluster.aftermath RUN EXIT_CODE`, the last line of its
 script. What its time limit or a preemption told to save (USR2) is queued again, unless two starts in a row had no time
 for it. A crash is queued again as long as `site.restarts` allows and there is a newer checkpoint than at the crash
-before; what Slurm or a time limit queued again counts for neither. A Slurm that does not answer is asked again, for
-`slurm.PATIENCE`."""
+before; what Slurm or a time limit queued again counts for neither. So is a run that TERM ended and that Slurm still
+calls running: nobody has decided to end the job, and nobody else would start it again. A Slurm that does not answer is
+asked again, for `slurm.PATIENCE`."""
 
 from __future__ import annotations
 
@@ -17,20 +18,23 @@ from . import config as configs
 from . import slurm
 from .config import SiteConfig
 from .errors import RunError
+from .lock import superseded
 from .run import RunFolder
 
 
 def verdict(crashes: list[dict[str, Any]], limit: int) -> str | None:
     """Why a job may not start again after the last of its crashes; None: it may.
 
-    crashes: rows of crashes.jsonl; limit: `site.restarts`.
+    crashes: rows of crashes.jsonl, those that are `saved` by TERM; limit: `site.restarts`, of the others.
     """
     crashes = [row for row in crashes if not row.get("limit")]
     code, step = crashes[-1]["exit_code"], crashes[-1]["checkpoint"]
-    if len(crashes) > limit:
-        return f"crashed (exit code {code}) {len(crashes)} times, site.restarts={limit}"
+    saved = crashes[-1].get("saved", False)
+    number = sum(not row.get("saved", False) for row in crashes)
+    if number > limit and not saved:
+        return f"crashed (exit code {code}) {number} times, site.restarts={limit}"
     if len(crashes) > 1 and step <= crashes[-2]["checkpoint"]:
-        return f"crashed (exit code {code}) twice from step {step} on"
+        return f"{'ended by SIGTERM' if saved else f'crashed (exit code {code})'} twice from step {step} on"
     return None
 
 
@@ -68,20 +72,23 @@ def _main(folder: RunFolder, code: int) -> int:
     job, start = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT")
     if (status.get("job"), status.get("restarts")) != (job, start):
         status["state"] = None  # an earlier start's words: this one ended without any
-    asked = status.get("state") == "saved" and status.get("reason") == f"stopped by {signal.SIGUSR2.name}"
-    if code == 0 or (status.get("state") in ("finished", "saved", "failed") and not asked):
+    heard = str(status.get("reason")) if status.get("state") == "saved" else ""
+    asked, stray = (heard == f"stopped by {kind.name}" for kind in (signal.SIGUSR2, signal.SIGTERM))
+    if code == 0 or (status.get("state") in ("finished", "saved", "failed") and not asked and not stray):
+        return code
+    if superseded(folder.path):
         return code
     now = slurm.settled(job)
     if now.word not in slurm.GOING and not now.unknown:
         return code  # whoever ended the job has decided what comes next
     facts = {k: v for k, v in status.items() if k not in ("state", "time", "reason")}
     site = configs.stored(folder.path / "launch.yaml").site
-    why = status["reason"] if asked else f"crashed (exit code {code})"
+    why = heard if asked else "ended by SIGTERM, and not by Slurm" if stray else f"crashed (exit code {code})"
     row = {"time": time.time(), "job": job, "exit_code": code, "checkpoint": folder.saved_step() or 0}
     rows = [row for row in folder.crashes.whole("exit_code", "checkpoint")[0] if row.get("job") == job]
     reason = None
     if not asked:
-        folder.crashes.append(row)
+        folder.crashes.append(row := {**row, "saved": True} if stray else row)
         reason = verdict([*rows, row], site.restarts)
     elif limited(now, status, site.signal_seconds):
         folder.crashes.append(row := {**row, "limit": True})

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,19 +25,32 @@ from safetensors.torch import load_file, save_file
 from tdformer.errors import first_line
 
 from .errors import NO_SPACE, RunError, disk_errors, thread_errors
-from .records import record, sync_folder, write_atomic
+from .lock import check
+from .records import record, refresh, sync_folder, write_atomic
 from .run import STEP
 
 Tensors = dict[str, torch.Tensor]
+Done = Callable[[int], None]
+"""Told of bytes, as they are done."""
 MANIFEST, STATE = "manifest.json", "state.json"
 FORMAT = 2
 """Of state.json, in which an absent one means 1: before `metrics_sha256`. A higher one is of a newer version."""
+BLOCK = 1 << 26
+"""Bytes that are synced at once."""
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds between two looks at a checkpoint that some ranks find whole and others do not: 15.5 in all."""
 _HIDDEN = re.compile(rf"\.{STEP.pattern}(\.old)?\.tmp")
 _FILE = re.compile(r"(manifest|state)\.json|\w+\.safetensors|\.tmp\w{6}")  # the last is what safetensors writes to
 
 
 def save(
-    root: Path, step: int, parts: dict[str, Tensors], state: dict[str, Any], keep: int, best: bool = False
+    root: Path,
+    step: int,
+    parts: dict[str, Tensors],
+    state: dict[str, Any],
+    keep: int,
+    best: bool = False,
+    done: Done = lambda _: None,
 ) -> Path:
     """Write `root/step-XXXXXXXX`: one safetensors file for each of `parts`, and `state` as JSON; keep the last `keep`,
     and the last one that was the `best` when it was written (named in `root/best`).
@@ -45,7 +60,7 @@ def save(
     untouched then.
     """
     final = root / f"step-{step:08d}"
-    hidden = root / f".{final.name}.tmp"
+    hidden = _hidden(root, step)
     root.mkdir(exist_ok=True)  # without parents: a run that was moved away is not begun again in its old place
     clean(root)
     for place in (final, hidden):
@@ -58,15 +73,17 @@ def save(
         for part, tensors in parts.items():
             save_file({k: v.contiguous() for k, v in tensors.items()}, hidden / f"{part}.safetensors")
         (hidden / STATE).write_text(json.dumps(state, indent=1))
-        files = {path.name: _facts(path) for path in sorted(hidden.iterdir())}
+        files = {path.name: _facts(path, done) for path in sorted(hidden.iterdir())}
         (hidden / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
         for path in hidden.iterdir():
-            _sync(path)
+            _sync(path, done)
         sync_folder(hidden)
+        check(root.parent)
         if final.exists():  # the same step again, after a fall-back past a damaged checkpoint
             _discard(final)
         os.rename(hidden, final)
         sync_folder(root)
+        done(1)
         write_atomic(root / "latest", f"{final.name}\n".encode())
         if best:
             write_atomic(root / "best", f"{final.name}\n".encode())
@@ -89,6 +106,8 @@ class Saver:
 
     def __init__(self, root: Path, keep: int) -> None:
         self.root, self.keep = root, keep
+        self._done = 0
+        self._hidden = root
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -101,23 +120,37 @@ class Saver:
             try:
                 with disk_errors(self.root):
                     first()
-                    save(self.root, step, parts, state, self.keep, best)
+                    save(self.root, step, parts, state, self.keep, best, self._count)
             except BaseException as error:
                 self._error = error
 
+        self._hidden = _hidden(self.root, step)
         thread = threading.Thread(target=run, name="checkpoint", daemon=True)
         with thread_errors("a checkpoint"):
             thread.start()
         self._thread = thread
 
-    def wait(self) -> None:
-        """Return when what was begun is on the disk. Raises what `save` raised."""
+    def wait(self, seconds: float | None = None) -> int | None:
+        """Wait for what was begun to be on the disk, or for some seconds: a number that differs from the last one's as
+        long as there is progress, None at the end. Raises what `save` raised."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                return self._done + self._written()
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+        return None
+
+    def _count(self, done: int) -> None:
+        self._done += done
+
+    def _written(self) -> int:
+        """Bytes in the files so far: safetensors says nothing until one is whole."""
+        with suppress(OSError):
+            return sum(entry.stat().st_size for entry in os.scandir(self._hidden))
+        return 0
 
 
 def complete(root: Path) -> list[Path]:
@@ -151,6 +184,29 @@ def verify(path: Path) -> str | None:
     except (RunError, OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     return None
+
+
+def verify_together(
+    path: Path, gather: Callable[[str | None], list[str | None]], look: Callable[[Path], str | None]
+) -> str | None:
+    """What the first rank that finds a fault says of a checkpoint: all use it or none. All ranks call it together.
+
+    A shared file system may show a host an older listing. So where ranks do not agree, those that find a fault look
+    again, a few times; where all find one there is nothing to wait for.
+
+    gather: every rank's word, by rank; look: this rank's: a fault, "" for none, None where others look for it.
+    """
+    said = look(path)
+    for pause in (*PAUSES, 0.0):
+        words = [word for word in gather(said) if word is not None]
+        faults = [word for word in words if word]
+        if not pause or len(faults) in (0, len(words)):
+            break
+        time.sleep(pause)
+        if said:
+            refresh(path / MANIFEST)
+            said = look(path)
+    return next(iter(faults), None)
 
 
 def newest_good(
@@ -218,6 +274,10 @@ def is_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in NO_SPACE or "No space left" in str(error)
 
 
+def _hidden(root: Path, step: int) -> Path:
+    return root / f".step-{step:08d}.tmp"
+
+
 def _named(pointer: Path) -> str:
     return pointer.read_text().strip() if pointer.exists() else ""
 
@@ -245,10 +305,11 @@ def _remove(hidden: Path) -> None:
         hidden.rmdir()
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Path, done: Done = lambda _: None) -> dict[str, Any]:
     digest = hashlib.sha256()
     for block in _blocks(path):
         digest.update(block)
+        done(len(block))
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
@@ -258,9 +319,16 @@ def _blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync(path: Path, done: Done) -> None:
+    """fsync, in blocks where the file system maps files into memory: of a whole file nothing is heard until its end."""
+    with path.open("r+b") as file:
+        whole = None
+        with suppress(OSError, ValueError):
+            whole = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        if whole is not None:
+            with whole:
+                for start in range(0, len(whole), BLOCK):
+                    whole.flush(start, min(BLOCK, len(whole) - start))
+                    done(BLOCK)
+        os.fsync(file.fileno())
+        done(1)

@@ -17,8 +17,16 @@ class RunError(Exception):
     """A configuration, run folder or checkpoint that cannot work: what is wrong, where, and what to do."""
 
 
-class NoMeeting(RunError):
-    """The ranks did not come together; another start of the same job may."""
+class NotNow(RunError):
+    """What another start of the same job may not meet."""
+
+
+class NoMeeting(NotNow):
+    """The ranks did not come together."""
+
+
+class InUse(NotNow):
+    """Another process has the folder."""
 
 
 @contextmanager

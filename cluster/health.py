@@ -22,8 +22,8 @@ RECENT = 50
 
 
 class Watchdog:
-    """Ends this process where no step, evaluation batch or save is done in time, with the stacks of its threads on
-    stderr. It is C code of its own thread: it barks in a collective, in a lock and in a loop alike."""
+    """Ends this process where no step, evaluation batch or part of a save is done in time, with the stacks of its
+    threads on stderr. It is C code of its own thread: it barks in a collective, in a lock and in a loop alike."""
 
     def __init__(self, minutes: float) -> None:
         self.seconds = 60 * minutes

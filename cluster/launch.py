@@ -25,12 +25,14 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.local.local import LocalExecutor
 from submitit.slurm.slurm import SlurmExecutor
 
+from pipelines.index import INDEX
+
 from . import config as configs
 from . import jobs, slurm
 from .config import Config
-from .errors import NoMeeting, RunError, disk_errors, user_errors
+from .errors import NotNow, RunError, disk_errors, user_errors
 from .overrides import for_training, while_running
-from .records import write_atomic
+from .records import appears, write_atomic
 from .run import REVISION, RunFolder, revision
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
@@ -80,11 +82,11 @@ class Job:
                 self._leave_to_aftermath(env.global_rank)
             from .processes import main
 
-            code = main(folder.stored("launch.yaml"), env.num_tasks)
+            code = main(_config(folder), env.num_tasks)
         except user_errors() as error:
             line = " ".join(str(error).split())
             print(f"error: {line}", file=sys.stderr, flush=True)
-            code = 1 if isinstance(error, NoMeeting) else 2  # the next start may find a free port, or the other hosts
+            code = 1 if isinstance(error, NotNow) else 2  # the next start may find a free port, the others, its folder
             if code == 2:
                 with suppress(RunError):  # the line is in the log where the disk is full
                     folder.tell("failed", **_known(folder), reason=line)
@@ -254,7 +256,8 @@ def _slurm(config: Config, shape: Shape, folder: RunFolder) -> _Slurm:
     site, code, cpus = config.site, shlex.quote(str(folder.path / "code")), cores(config)
     executor = _Slurm(folder.path / "logs", max_num_timeout=ENDLESS)
     extra: dict[str, Any] = dict(map(slurm.option, site.sbatch))
-    setup = [f"export PYTHONPATH={code} PYTHONSAFEPATH=1", *site.setup]
+    # Where TERM reaches the script alone, the ranks and its last line go on.
+    setup = ["trap : TERM", f"export PYTHONPATH={code} PYTHONSAFEPATH=1", *site.setup]
     if site.cpus_per_process is None:
         why = f"site.cpus_per_process is not set: it is 1 core, and {config.data.workers} for data.workers"
         setup.append(f'[ -n "$SLURM_RESTART_COUNT" ] || echo {shlex.quote(why)}')
@@ -425,6 +428,16 @@ def _start(folder: RunFolder) -> dict[str, Any]:
     """What tells this start's words in the status from an earlier one's."""
     job, restarts = (os.environ.get(name) for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
     return {"job": job, "restarts": restarts, "started_at": folder.status().get("step")}
+
+
+def _config(folder: RunFolder) -> Config:
+    """What the job was launched with, once this host sees it, and the data that it names."""
+    appears(folder.path / "launch.yaml")
+    config = folder.stored("launch.yaml")
+    if isinstance(config.data.folder, Path):
+        for split in ("train", "test"):
+            appears(config.data.folder / split / INDEX)
+    return config
 
 
 def _known(folder: RunFolder) -> dict[str, Any]:

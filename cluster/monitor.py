@@ -99,6 +99,7 @@ class Monitor:
         if not self.active:
             return
         row = _ordered(metrics)
+        self.run.check_lock()
         self.run.metrics.append(row)
         self._send(row)
         values = {k.removeprefix("eval_"): v for k, v in row.items() if k.startswith("eval_")}
@@ -113,6 +114,7 @@ class Monitor:
         total = self._before + self._done + self._lap
         speed = {"train_seconds": _round(total.seconds), "images_per_second": _round(total.rate)}
         self.draw()
+        self.run.check_lock()
         self.run.finish({**summary, **speed})
         self.tell("finished", int(summary["step"]))
         if self._wandb:
@@ -186,6 +188,7 @@ class Monitor:
             "images_per_second": _round(lap.rate),
             "data_wait_seconds": _round(lap.waited),
         }
+        self.run.check_lock()
         self.run.metrics.append(row)
         self.run.speed.append({"step": row["step"], **speed})
         self._send(row | speed | {f"firing/{name}": rate for name, rate in units.items()})

@@ -16,9 +16,9 @@ from pipelines.webdataset import TarDataset
 
 from . import config as configs
 from .errors import RunError, disk_errors
+from .lock import exclusive
 from .overrides import for_preparation, typed
 from .progress import progress, say
-from .run import exclusive
 from .samples import check_dataset, training_data
 
 FALL_BACK = "digits"

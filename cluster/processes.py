@@ -23,6 +23,7 @@ from pipelines.samples import Samples
 from . import planner
 from .config import BatchPlan, Config, resolve
 from .errors import NoMeeting, RunError, memory_errors, user_errors
+from .lock import WAIT
 from .memory import here
 from .model import build_model
 from .monitor import Monitor
@@ -58,7 +59,7 @@ def main(config: Config, processes: int) -> int:
             return worker(rank, world, None, config)
         return 0
     folder.check(config)
-    with folder.lock(wait=60 if launched else 0):  # a lost host's lock goes when its file system notices
+    with folder.lock(wait=WAIT if launched else 0):
         if done is not None:
             print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...", flush=True)
             return 0

@@ -7,12 +7,16 @@ import json
 import math
 import os
 import secrets
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import RunError, disk_errors
 
+PATIENCE = 15.0
+"""Seconds for a file that another host has just written to come into sight here."""
 RESTORE = "restore the file, or start a new run with name=..."
 
 
@@ -133,6 +137,24 @@ def record(path: Path, remedy: str, kinds: Mapping[str, Any]) -> dict[str, Any] 
         if type(value) not in (type(None) if k is None else k for k in kinds_of) or not _bounded(value):
             raise RunError(f"{path} has {repr(value)[:40]} as {key}; {remedy}")
     return content
+
+
+def refresh(path: Path) -> None:
+    """Let a shared file system look anew at what leads to a path: NFS does so where a folder is listed."""
+    for folder in (path.parent.parent, path.parent):
+        with suppress(OSError):
+            os.listdir(folder)
+
+
+def appears(path: Path) -> bool:
+    """Whether a file that another host has written is there, now or within PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
+    while not os.path.exists(path):  # False for a stale handle too
+        if time.monotonic() >= deadline:
+            return False
+        refresh(path)
+        time.sleep(0.2)
+    return True
 
 
 def check_file(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import itertools
 import json
@@ -14,7 +13,6 @@ import subprocess
 import sys
 import time
 import uuid
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 from . import config as configs
 from .config import Config
 from .errors import RunError, disk_errors
+from .lock import check, exclusive
 from .records import Rows, check_file, record, to_json, write_atomic
 
 REVISION = "revision.json"
@@ -48,7 +47,7 @@ class RunFolder:
     before-N/       what an attempt left that never saved, and was begun anew with other settings
     launch.yaml, job.json, code/, logs/    of a launched run: the configuration, the job, its code and output
     summary.json    the final line; it exists when the run is finished
-    lock            held by the process that writes here
+    lock.N          who writes here: see lock.py
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -68,11 +67,16 @@ class RunFolder:
     def lock(self, wait: float = 0.0) -> Iterator[None]:
         """Keep every other process out until the block ends or this process dies, however it dies.
 
-        wait: seconds to keep trying. Raises RunError, naming the holder, when the folder stays in use, or is no run's.
+        wait: seconds to keep trying. Raises InUse, naming the holder, when the folder stays in use; RunError, when it
+        is no run's.
         """
         self._check_ours()
         with exclusive(self.path, wait):
             yield
+
+    def check_lock(self) -> None:
+        """End this process if it has the lock and another has taken over; see `lock.check`."""
+        check(self.path)
 
     def mark(self) -> dict[str, Any]:
         """What tells this folder from its copies; see `made`."""
@@ -130,7 +134,7 @@ class RunFolder:
         if not self.path.is_dir() or of_a_run or self.starts.path.exists() or (self.path / "launch.yaml").exists():
             return
         # Of a start that was killed before it wrote those; an empty folder is nobody's loss.
-        begun = re.compile(r"lock|checkpoints|config\.yaml|\.config\.yaml\..*tmp")
+        begun = re.compile(r"lock(\.[0-9]+)?|\.lock\..*tmp|checkpoints|config\.yaml|\.config\.yaml\..*tmp")
         other = sorted(p.name for p in self.path.iterdir() if not begun.fullmatch(p.name) and not _is_empty(p))
         if other:
             raise RunError(f"{self.path} holds {other[0]} and is no run of tdformer; start the run with name=...")
@@ -250,19 +254,6 @@ class RunFolder:
         write_atomic(self.path / "wandb_step", str(step).encode())
 
 
-@contextmanager
-def exclusive(folder: Path, wait: float = 0.0) -> Iterator[None]:
-    """Make `folder` and keep every other process out of it; see `RunFolder.lock`."""
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        held = _Lock(folder / "lock")
-    try:
-        held.acquire(time.monotonic() + wait)
-        yield
-    finally:
-        held.close()
-
-
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
@@ -302,56 +293,3 @@ def _start() -> dict[str, Any]:
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "deepspeed", "numpy")},
     }
-
-
-_held: weakref.WeakSet[_Lock] = weakref.WeakSet()
-
-
-class _Lock:
-    """flock, which the system lets go of when its holder dies. A forked child (a loader worker) must not
-    keep it beyond that, so the copy that it inherits is closed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        _held.add(self)
-
-    def acquire(self, deadline: float) -> None:
-        while True:
-            try:
-                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as e:
-                if time.monotonic() >= deadline:
-                    raise RunError(
-                        f"{self.path.parent} is in use by {self._holder()}; "
-                        f"wait for it, stop it, or use another folder (name=...)"
-                    ) from e
-                time.sleep(0.05)
-        self._holder()
-        with disk_errors(self.path):
-            os.ftruncate(self.fd, 0)
-            os.pwrite(self.fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-
-    def _holder(self) -> str:
-        """Who holds it, or did. Raises RunError for a file that is no lock of ours."""
-        if not (content := os.pread(self.fd, 4096, 0)):
-            return "another process"
-        try:
-            holder = json.loads(content)
-            return f"process {holder['pid']} on {holder['host']}"
-        except (ValueError, KeyError, TypeError) as e:
-            raise RunError(f"{self.path} is a file that tdformer did not write; move it, or use another folder") from e
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-
-def _after_fork() -> None:
-    for lock in list(_held):
-        lock.close()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -154,6 +154,15 @@ def requeue(job: str) -> str | None:
     return f"Slurm has not answered for {PATIENCE / 60:.0f} minutes"
 
 
+def cluster() -> str | None:
+    """The name of the cluster; None: not known."""
+    try:
+        found = re.search(r"^ClusterName\s*=\s*(\S+)", _run("scontrol", "show", "config").stdout, re.MULTILINE)
+    except NoAnswer:
+        return None
+    return None if found is None else found[1]
+
+
 def requeues(job: str) -> bool | None:
     """Whether it may be queued again, as Slurm and the site have taken it; None: not known."""
     try:

@@ -82,6 +82,9 @@ class Trainer:
         self.best = False  # whether the weights, as they are, were evaluated and are the best so far
         self.saver = checkpoint.Saver(folder.checkpoints, config.checkpoint.keep)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        settled = [config.train.norm_batch]  # of the first rank: another may not see yet that the run was begun
+        dist.broadcast_object_list(settled)
+        config.train.norm_batch = settled[0]
         self.data, self.validation = training_data(config)
         self.plan = resolve(config, self.world, len(self.data))
         self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
@@ -359,7 +362,6 @@ class Trainer:
 
     def save(self) -> None:
         """Begin a checkpoint: all ranks gather it together, rank 0 writes it while training goes on."""
-        self.watchdog.alive()
         self.saved()
         parts = {"model": dict(engines.weights(self.engine)), "optimizer": dict(engines.moments(self.engine))}
         if self.ema is not None:
@@ -373,8 +375,15 @@ class Trainer:
         self.best = False
 
     def saved(self) -> None:
-        """Wait for the checkpoint that is being written; its failure is every rank's."""
-        self._agree(self.saver.wait)
+        """Wait for the checkpoint that is being written, however long it takes, as long as it gets on; its failure is
+        every rank's."""
+        rounds = min(5.0, self.watchdog.seconds / 4)
+        before = None
+        while (progress := self._agree(lambda: self.saver.wait(rounds))) is not None:
+            if progress != before:
+                self.watchdog.alive()
+            before = progress
+        self.watchdog.alive()
 
     def _agree(self, act: Any) -> Any:
         """Run `act` on rank 0 and give its result, or its error, to all ranks."""
@@ -392,9 +401,13 @@ class Trainer:
 
     def _verified_by_all(self, path: Path) -> str | None:
         """What the first rank that finds a fault says of a checkpoint: all use it or none."""
-        faults: list[str | None] = [None] * self.world
-        dist.all_gather_object(faults, checkpoint.verify(path))
-        return next((fault for fault in faults if fault is not None), None)
+
+        def gather(word: str | None) -> list[str | None]:
+            words: list[str | None] = [None] * self.world
+            dist.all_gather_object(words, word)
+            return words
+
+        return checkpoint.verify_together(path, gather, lambda path: checkpoint.verify(path) or "")
 
     def _warn(self, message: str) -> None:
         if self.rank == 0:

@@ -59,7 +59,44 @@ cli.main()
 """
 
 
-def start(folder: Path, ranks: int, trouble: str, *words: str) -> list[tuple[int, str, str]]:
+TIMEOUT = 8.0
+"""Seconds of `engine.timeout_minutes` where a write is waited for; other things take longer, beside other tests."""
+SLOW = f"""
+import datetime, os, signal, sys, threading, time
+import torch.distributed as dist
+import cluster.train
+from cluster import cli
+
+trouble, words = sys.argv[1], sys.argv[2:]
+step, saved, fsync = cluster.train.Trainer.step, cluster.train.Trainer.saved, os.fsync
+
+def steps(self, *given):
+    if trouble == "leave":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, *given)
+
+def limit(self, seconds):
+    self.watchdog.seconds = seconds
+    self.watchdog.alive()
+    dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds))
+
+def waits(self):
+    limit(self, {TIMEOUT})
+    saved(self)
+    limit(self, 100)
+
+def slow(fd):
+    if threading.current_thread().name == "checkpoint":
+        time.sleep(1000 if trouble == "stuck" else {TIMEOUT} / 4)
+    fsync(fd)
+
+cluster.train.Trainer.step, cluster.train.Trainer.saved, os.fsync = steps, waits, slow
+sys.argv = ["tdformer", "train", "recipe.yaml", *words]
+cli.main()
+"""
+
+
+def start(folder: Path, ranks: int, trouble: str, *words: str, program: str = PROGRAM) -> list[tuple[int, str, str]]:
     """Train with `ranks` processes and a trouble; returns each one's exit code, stdout and stderr."""
     if not (folder / "shards").exists():
         write_shards("digits", folder / "shards", samples_per_shard=500)
@@ -72,7 +109,7 @@ def start(folder: Path, ranks: int, trouble: str, *words: str) -> list[tuple[int
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
         env = os.environ | {k: str(v) for k, v in place.items()} if ranks > 1 else dict(os.environ)
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} if ranks > 1 else {}
-        running.append(Command(trouble, *words, cwd=folder, env=env, program=PROGRAM))
+        running.append(Command(trouble, *words, cwd=folder, env=env, program=program))
     ended = [process.completed() for process in running]
     return [(done.returncode, done.stdout, done.stderr) for done in ended]
 
@@ -116,6 +153,23 @@ def test_a_hang_ends_with_the_stacks_of_every_rank(tmp_path: Path) -> None:
     assert "Timeout" in done[1][2] and "in disturbed" in done[1][2], done[1][2]
     # Its own watchdog, or the end of the connection that it waited on: rank 1's may bark first.
     assert ("Timeout" in done[0][2] or "Connection closed" in done[0][2]) and "in step" in done[0][2], done[0][2]
+
+
+def test_a_write_may_take_longer_than_a_step_may(tmp_path: Path) -> None:
+    """Ten syncs, each a quarter of what a collective may take, are waited for before a run leaves."""
+    done = start(tmp_path, 2, "leave", "train.global_batch=400", "checkpoint.every_steps=1000", program=SLOW)
+    assert [code for code, _, _ in done] == [143, 143], done
+    folder = RunFolder(tmp_path / "runs" / "run")
+    assert folder.saved_step() == 1 and folder.status()["state"] == "saved"
+    assert checkpoint.newest_good(folder.checkpoints, pytest.fail) is not None
+
+
+def test_a_write_that_stands_still_ends_the_run(tmp_path: Path) -> None:
+    done = start(tmp_path, 2, "stuck", "train.global_batch=400", "checkpoint.every_steps=1", program=SLOW)
+    assert all(code for code, _, _ in done), done
+    assert any("Timeout" in err or "Timed out" in err for _, _, err in done), done
+    assert all("in saved" in err for _, _, err in done), done
+    assert RunFolder(tmp_path / "runs" / "run").saved_step() is None
 
 
 def test_a_slow_rank_is_named(tmp_path: Path) -> None:

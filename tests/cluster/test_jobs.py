@@ -150,3 +150,18 @@ def test_a_crash_is_tried_again_while_it_gains_checkpoints(steps: list[int], why
     said = verdict([{"exit_code": 1, "checkpoint": step} for step in steps], limit=2)
     assert (said is None) == (why is None)
     assert why is None or (said is not None and why in said)
+
+
+@pytest.mark.parametrize(
+    ("steps", "why"),
+    [
+        ([0], None),
+        ([4, 8, 12, 16], None),  # as often as preemption likes to send TERM ahead of it
+        ([4, 8, 8], "ended by SIGTERM twice from step 8 on"),
+    ],
+)
+def test_an_end_by_term_is_no_crash_while_it_gains_checkpoints(steps: list[int], why: str | None) -> None:
+    rows = [{"exit_code": 143, "checkpoint": step, "saved": True} for step in steps]
+    assert verdict(rows, limit=2) == why
+    crash = {"exit_code": 1, "checkpoint": 20}
+    assert verdict([*rows, crash], limit=1) is None  # they do not count for it

@@ -57,7 +57,7 @@ def test_a_killed_holder_frees_the_folder(tmp_path, python):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with run.lock():
-        assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
+        assert json.loads((run.path / "lock.2").read_text())["pid"] == os.getpid()
 
 
 def test_a_killed_holder_frees_the_folder_though_its_children_live(tmp_path, python):

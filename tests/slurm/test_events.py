@@ -391,3 +391,25 @@ def test_a_rank_that_dies_while_slurm_does_not_answer(slurm, recipe: Path, tmp_p
     (crash,) = run.folder.crashes.read()
     assert crash["job"] == run.id and crash["checkpoint"] == 4
     assert run.folder.status()["state"] == "saved"
+
+
+def test_a_term_that_slurm_did_not_send_is_heard_and_the_run_goes_on(slurm, recipe: Path, tmp_path: Path) -> None:
+    """To one rank, then to the job's script alone, which waits for the ranks."""
+    run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
+    run.in_its_step('time.sleep(0 if "SLURM_RESTART_COUNT" in __import__("os").environ else 1)')
+    run.until(3)
+    (script,) = (pid for pid in slurm.processes("slurm_script") if b"slurm_script" in _cmdline(pid))
+    os.kill(script, signal.SIGTERM)
+    run.until(5)
+    assert run.state() == "RUNNING"
+    os.kill(slurm.ranks()[-1], signal.SIGTERM)
+    run.queued(1)
+    assert "ended by SIGTERM, and not by Slurm: to be queued again" in run.log()
+    saved = run.saved_steps()[0]
+    run.begin()
+    run.finished()
+    assert run.starts() == [saved] and len(run.folder.metrics.read()) == TOTAL + 2
+
+
+def _cmdline(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
