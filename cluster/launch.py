@@ -117,7 +117,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         raise RunError(f"{shape.nodes} nodes need Slurm, and sbatch is not on the PATH; load its module, or --nodes 1")
     folder = RunFolder(config.run_path)
     folder.settle(config)
-    data, plan = check_inputs(config, shape.world)
+    (data, _), plan = check_inputs(config, shape.world)
     done = folder.summary()
     job = jobs.of(folder) if done is None else None
     state = job.state() if job is not None else ""

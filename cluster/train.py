@@ -35,7 +35,7 @@ from .health import Alarms, Stopwatch, Watchdog
 from .model import build_model, load_weights
 from .monitor import Monitor
 from .run import RunFolder
-from .samples import augmentation, training_data, view
+from .samples import Data, augmentation, view
 from .schedule import learning_rate
 from .signals import KINDS, Leave, Notice
 
@@ -74,15 +74,25 @@ class Trainer:
     """One rank of a run: the model in its engine, the data, the state; `run()` takes it to the end."""
 
     def __init__(
-        self, config: Config, folder: RunFolder, device: torch.device, notice: Notice, watchdog: Watchdog
+        self,
+        config: Config,
+        folder: RunFolder,
+        device: torch.device,
+        notice: Notice,
+        watchdog: Watchdog,
+        data: Data,
+        first_here: bool,
     ) -> None:
+        """first_here: of its machine's ranks this is the one that reads what is there for all of them."""
         self.config, self.folder, self.device, self.notice, self.watchdog = config, folder, device, notice, watchdog
         self.asked: signal.Signals | None = None
         self.damaged = 0  # samples that some rank could not read in the last step
         self.best = False  # whether the weights, as they are, were evaluated and are the best so far
         self.saver = checkpoint.Saver(folder.checkpoints, config.checkpoint.keep)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.data, self.validation = training_data(config)
+        self.data, self.validation = data
+        self.first_here = first_here
+        hosts = self._same_data()
         self.plan = resolve(config, self.world, len(self.data))
         self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
         self.total_steps = self.epoch_steps * config.train.epochs
@@ -115,12 +125,11 @@ class Trainer:
         norm_batch(model, self.plan.norm_batch, _together(self.plan.norm_ranks, config))
         self.ema = EMA(model.to(device), config.train.ema_decay) if config.train.ema_decay else None
         if self.ema is not None and "ema" in parts:
-            self.ema.average = {k: v.to(device) for k, v in parts["ema"].items()}
+            for name, value in parts["ema"].items():  # a copy: the file they are mapped from may be removed
+                self.ema.average[name].copy_(value)
         self.engine = engines.start(model, config, self.plan)
         if found is not None:
             engines.restore_moments(self.engine, parts["optimizer"], self.state.step - self.state.skipped)
-        hosts: list[str] = [""] * self.world
-        dist.all_gather_object(hosts, socket.gethostname())
         losses: list[float] = []
 
         def take_up() -> None:
@@ -390,10 +399,24 @@ class Trainer:
             raise RunError(outcome[1])
         return outcome[0]
 
+    def _same_data(self) -> list[str]:
+        """The host of each rank. Raises RunError, on all ranks, where theirs are not the same data."""
+        seen: list[tuple[str, str]] = [("", "")] * self.world
+        dist.all_gather_object(seen, (socket.gethostname(), self.data.digest))
+        (first, digest), *others = seen
+        for host, other in others:
+            if other != digest:
+                raise RunError(
+                    f"{self.data.folder} has digest {digest[:12]} on {first} and {other[:12]} on {host}; copy the same "
+                    "shards to all machines"
+                )
+        return [host for host, _ in seen]
+
     def _verified_by_all(self, path: Path) -> str | None:
-        """What the first rank that finds a fault says of a checkpoint: all use it or none."""
+        """What the first machine that finds a fault says of a checkpoint: all use it or none. Of its ranks one looks:
+        they have one cache of its file systems."""
         faults: list[str | None] = [None] * self.world
-        dist.all_gather_object(faults, checkpoint.verify(path))
+        dist.all_gather_object(faults, checkpoint.verify(path) if self.first_here else None)
         return next((fault for fault in faults if fault is not None), None)
 
     def _warn(self, message: str) -> None:
