@@ -3,8 +3,9 @@
     python -m benchmarks.start [--samples 1281167] [--model hst_4_384] [--processes 1 2] [--rounds 3]
 
 `tdformer train` goes on from a checkpoint on an index of that many samples, beside shard files of the right sizes that
-hold nothing, and is killed when it says that it runs. Seconds are of the processor, in user and system mode; MiB are what
-read(2) and its like gave, the interpreter's own files and the page cache among it, but not what is mapped. Medians.
+hold nothing, and is killed when it says that it runs. Seconds are of the processor, in user and system mode. MiB are
+what read(2) and its like gave, from the page cache too and the interpreter's own files among it, but not what is mapped.
+Medians.
 """
 
 from __future__ import annotations

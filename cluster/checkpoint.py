@@ -11,6 +11,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -89,6 +90,7 @@ class Saver:
 
     def __init__(self, root: Path, keep: int) -> None:
         self.root, self.keep = root, keep
+        self._begun = time.monotonic()  # the last save, or the start
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -108,7 +110,13 @@ class Saver:
         thread = threading.Thread(target=run, name="checkpoint", daemon=True)
         with thread_errors("a checkpoint"):
             thread.start()
-        self._thread = thread
+        self._thread, self._begun = thread, time.monotonic()
+
+    def due(self, minutes: float | None) -> bool:
+        """Whether one was begun so long ago (None: never), and is written: a slow disk puts the next one off."""
+        if minutes is None or (self._thread is not None and self._thread.is_alive()):
+            return False
+        return time.monotonic() - self._begun >= 60 * minutes
 
     def wait(self) -> None:
         """Return when what was begun is on the disk. Raises what `save` raised."""

@@ -87,6 +87,7 @@ class Trainer:
         self.config, self.folder, self.device, self.notice, self.watchdog = config, folder, device, notice, watchdog
         self.asked: signal.Signals | None = None
         self.damaged = 0  # samples that some rank could not read in the last step
+        self.due = False  # whether rank 0 found, in the last step, that it is time to save
         self.best = False  # whether the weights, as they are, were evaluated and are the best so far
         self.saver = checkpoint.Saver(folder.checkpoints, config.checkpoint.keep)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -190,7 +191,8 @@ class Trainer:
                     self.saved()
                     raise Leave(self.asked, state.step)
                 self.end_epoch(monitor)
-                if state.cursor.step == 0 or state.step % config.checkpoint.every_steps == 0:
+                every = config.checkpoint.every_steps
+                if state.cursor.step == 0 or self.due or (every and state.step % every == 0):
                     self.save()
                 waiting = time.perf_counter()
         self.saved()
@@ -220,7 +222,7 @@ class Trainer:
         lr = learning_rate(train, state.step, self.epoch_steps)
         engines.set_lr(self.engine, lr)
         logs = (state.step + 1) % config.log.every_steps == 0
-        sums = torch.zeros(4 + len(KINDS) + self.world, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(5 + len(KINDS) + self.world, dtype=torch.float64, device=self.device)
         measured: AbstractContextManager[dict[str, Firing]] = (
             measure_firing(self.engine.module) if logs else nullcontext({})
         )
@@ -243,14 +245,15 @@ class Trainer:
             sums[:3] = 0
         sums[3] = sum(len(batch.damaged) for batch in micro_batches)
         sums[4:6] = torch.tensor(self.notice.seen)
-        sums[6 + self.rank] = waited + self.stopwatch.read()
+        sums[6] = self.rank == 0 and self.saver.due(config.checkpoint.every_minutes)  # one clock for all ranks
+        sums[7 + self.rank] = waited + self.stopwatch.read()
         means = self.over_ranks(sums, statistics.means())
         if applied:
             statistics.move(means)
         if self.ema is not None and applied:
             self.ema.update(self.engine)
-        *own, damaged, usr2, term = sums[:6].tolist()
-        seconds, self.damaged = sums[6:].tolist(), int(damaged)
+        *own, damaged, usr2, term, due = sums[:7].tolist()
+        seconds, self.damaged, self.due = sums[7:].tolist(), int(damaged), bool(due)
         self.asked = self.notice.agreed([usr2, term])
         state.window = [a + b for a, b in zip(state.window, own, strict=True)]
         self.seconds = [a + b for a, b in zip(self.seconds, seconds, strict=True)]
