@@ -4,8 +4,7 @@
 
 `tdformer train` goes on from a checkpoint on an index of that many samples, beside shard files of the right sizes that
 hold nothing, and is killed when it says that it runs. Seconds are of the processor, in user and system mode. MiB are
-what read(2) and its like gave, from the page cache too and the interpreter's own files among it, but not what is mapped.
-Medians.
+what read(2) and its like gave, from the page cache too, Python's own files among it, but not what is mapped. Medians.
 """
 
 from __future__ import annotations
