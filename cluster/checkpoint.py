@@ -108,6 +108,7 @@ class Saver:
         self.root, self.keep = root, keep
         self._done = 0
         self._hidden = root
+        self._begun = time.monotonic()  # the last save, or the start
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -128,7 +129,13 @@ class Saver:
         thread = threading.Thread(target=run, name="checkpoint", daemon=True)
         with thread_errors("a checkpoint"):
             thread.start()
-        self._thread = thread
+        self._thread, self._begun = thread, time.monotonic()
+
+    def due(self, minutes: float | None) -> bool:
+        """Whether one was begun so long ago (None: never), and is written: a slow disk puts the next one off."""
+        if minutes is None or (self._thread is not None and self._thread.is_alive()):
+            return False
+        return time.monotonic() - self._begun >= 60 * minutes
 
     def wait(self, seconds: float | None = None) -> int | None:
         """Wait for what was begun to be on the disk, or for some seconds: a number that differs from the last one's as

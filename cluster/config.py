@@ -163,7 +163,8 @@ class RecomputeConfig:
 
 @dataclass
 class CheckpointConfig:
-    every_steps: int = setting(200, least=1)
+    every_minutes: float | None = setting(10.0, above=0, most=10**6)
+    every_steps: int | None = setting(None, least=1)
     keep: int = setting(2, least=1)
 
 
@@ -249,6 +250,7 @@ NEUTRAL = frozenset(
         "recompute.policy",
         "recompute.borders",
         "recompute.memory",
+        "checkpoint.every_minutes",
         "checkpoint.every_steps",
         "checkpoint.keep",
         "log.wandb",

@@ -30,6 +30,13 @@ from tdformer.attention import borrowed
 from .config import BatchPlan, Config
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+# torch imports its compiler (800 modules, a quarter of a start) when an optimizer is made, to keep that from being
+# compiled. Nothing is compiled here; as if it had been done (torch._compile._disable_dynamo, 2.13).
+for method in vars(torch.optim.Optimizer).values():
+    if hasattr(method, "__wrapped__"):
+        vars(method.__wrapped__).setdefault("__dynamo_disable", method.__wrapped__)
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -175,9 +182,9 @@ def restore_moments(engine: Any, saved: dict[str, Tensor], step: int) -> None:
         state["step"].fill_(step)
     for name, parameter in engine.module.named_parameters():
         for key in MOMENTS:
-            value = saved[f"{key}.{name}"].to(engine.device)
+            value = saved[f"{key}.{name}"]  # in a file that is mapped: of its bytes, a rank reads those that it keeps
             if hasattr(parameter, "ds_id"):
-                safe_set_local_optimizer_state(parameter, _share(value, parameter), key)
+                safe_set_local_optimizer_state(parameter, _share(value, parameter).to(engine.device), key)
             elif engine.zero_optimization():
                 safe_set_full_optimizer_state(parameter, value, key)
             else:
@@ -188,9 +195,8 @@ def _share(value: Tensor, parameter: nn.Parameter) -> Tensor:
     """This rank's part of `value` under ZeRO 3, the last one filled up with zeros: DeepSpeed 0.19.8 sets whole
     states only where the ranks divide them evenly."""
     size: int = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
-    flat = value.flatten()
-    flat = torch.cat([flat, flat.new_zeros(size * dist.get_world_size() - flat.numel())])
-    return flat[size * dist.get_rank() :][:size]
+    share = value.flatten()[size * dist.get_rank() :][:size]
+    return torch.cat([share, share.new_zeros(size - share.numel())])
 
 
 def _inner(engine: Any) -> torch.optim.Optimizer:

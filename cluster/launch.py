@@ -136,7 +136,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         _check_site(config)
     folder = RunFolder(config.run_path)
     folder.settle(config)
-    data, plan = check_inputs(config, shape.world)
+    (data, _), plan = check_inputs(config, shape.world)
     done = folder.summary()
     job = jobs.of(folder) if done is None else None
     now = job.look() if job is not None else slurm.State()

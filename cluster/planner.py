@@ -134,3 +134,8 @@ def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
 def ranks_here(world: int) -> int:
     """How many of the ranks share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world))
+
+
+def first_here(rank: int) -> bool:
+    """Whether it is the first of those that do."""
+    return int(os.environ.get("LOCAL_RANK", rank)) == 0

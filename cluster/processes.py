@@ -18,7 +18,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from pipelines.loader import check_shared_memory
-from pipelines.samples import Samples
 
 from . import planner
 from .config import BatchPlan, Config, resolve
@@ -28,7 +27,7 @@ from .memory import here
 from .model import build_model
 from .monitor import Monitor
 from .run import RunFolder
-from .samples import augmentation, training_data, view
+from .samples import Data, augmentation, training_data, view
 from .signals import Leave, Notice, heard
 
 START = "spawn"
@@ -48,16 +47,18 @@ def main(config: Config, processes: int) -> int:
     rank, world = place or (0, processes or torch.cuda.device_count() or 1)
     ranks = planner.ranks_here(world)
     folder.settle(config)
-    data, plan = check_inputs(config, world, ranks)
     done = folder.summary()
+    if launched and not planner.first_here(rank):  # the first one of a machine looks at what is the same for all there
+        # An FFCV file may take longer to compare than ranks wait for each other: all of them do it at once.
+        data = None if done is not None else training_data(config, trusted=config.data.format != "ffcv")
+        return 0 if data is None else worker(rank, world, None, config, data)
+    data, plan = check_inputs(config, world, ranks)
     if done is None:
-        warning = planner.check(config, data, plan, here(config, ranks))
+        warning = planner.check(config, data[0], plan, here(config, ranks))
         if warning and not rank:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
     if rank:  # the first rank speaks for all and keeps the folder
-        if done is None:
-            return worker(rank, world, None, config)
-        return 0
+        return 0 if done is not None else worker(rank, world, None, config, data)
     folder.check(config)
     with folder.lock(wait=WAIT if launched else 0):
         if done is not None:
@@ -65,7 +66,8 @@ def main(config: Config, processes: int) -> int:
             return 0
         folder.open(config)
         if world == 1 or launched:
-            return worker(rank, world, None, config)
+            return worker(rank, world, None, config, data)
+        del data
         return _spawn(config, world)
 
 
@@ -100,18 +102,19 @@ def given_place() -> tuple[int, int] | None:
     return numbers["RANK"], numbers["WORLD_SIZE"]
 
 
-def check_inputs(config: Config, world: int, here: int = 0) -> tuple[Samples, BatchPlan]:
+def check_inputs(config: Config, world: int, here: int = 0) -> tuple[Data, BatchPlan]:
     """Refuse data, a model or a batch that cannot work before a run folder is made or a process started; returns what
-    is trained on, and in which batches. here: how many of the `world` processes will be on this machine."""
+    is trained and evaluated on, and in which batches. here: how many of the `world` processes will be on this
+    machine."""
     resolve(config, world)
-    data, _ = training_data(config)
+    data, test = training_data(config)
     plan = resolve(config, world, len(data))
     with torch.device("meta"):
         build_model(config, data)
     augmentation(config, data)
     # At the end of an epoch each rank evaluates while its loader of the epoch is still there.
     check_shared_memory(data, view(config, data), plan.micro_batch, config.data.workers, 2 * here)
-    return data, plan
+    return (data, test), plan
 
 
 def _spawn(config: Config, world: int) -> int:
@@ -151,7 +154,8 @@ def _child(rank: int, world: int, store: str, config: Config, errors: Any) -> No
     die_with_parent()
     logging.getLogger("pipelines.index").setLevel(logging.ERROR)  # the parent has told
     try:
-        code = worker(rank, world, dist.FileStore(store, world), config)
+        data = training_data(config, trusted=True)
+        code = worker(rank, world, dist.FileStore(store, world), config, data)
     except user_errors() as error:
         errors.put(str(error))
         code = 2
@@ -165,9 +169,10 @@ def end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> int:
+def worker(rank: int, world: int, store: dist.Store | None, config: Config, data: Data) -> int:
     """One rank, from joining the group to the end of training or to a signal; returns the exit code."""
     notice = Notice().listen()
+    first = planner.first_here(rank)
     from .engine import init_distributed
     from .health import Watchdog
     from .train import Trainer
@@ -185,7 +190,7 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config) -> i
     folder = RunFolder(config.run_path)
     with Watchdog(config.engine.timeout_minutes) as watchdog:
         with memory_errors(smaller(config, world)):
-            trainer = Trainer(config, folder, device, notice, watchdog)
+            trainer = Trainer(config, folder, device, notice, watchdog, data, first)
         left: Leave | None = None
         with Monitor(folder, config, trainer.total_steps, rank, start=trainer.state.step) as monitor:
             if trainer.state.step:

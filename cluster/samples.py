@@ -23,13 +23,17 @@ from .config import Config, DataConfig, flat
 from .errors import RunError
 from .progress import progress
 
+Data = tuple[Samples, Samples]
+"""What is trained on, and what is evaluated on."""
 
-def training_data(config: Config) -> tuple[Samples, Samples]:
-    """The samples of `train` and `test`, whose classes have the numbers that they have in `train`.
+
+def training_data(config: Config, trusted: bool = False) -> Data:
+    """The samples of `train` and `test`, whose classes have the numbers that they have in `train`. trusted: another
+    process of this machine checks them, where they lie on it.
 
     Raises DataError where they are not whole or their classes differ; RunError where they are of another data set than
     the configuration asks for, or the windows of a remote set are too small."""
-    train, test = _read(config, "train"), _read(config, "test")
+    train, test = (_read(config, split, trusted) for split in ("train", "test"))
     test.number_as(train.class_names, str(train.folder))
     return train, test
 
@@ -42,14 +46,14 @@ def opened(config: Config, split: str) -> Samples:
     return data
 
 
-def _read(config: Config, split: str) -> TarDataset | RemoteTarDataset | BetonDataset:
+def _read(config: Config, split: str, trusted: bool = False) -> TarDataset | RemoteTarDataset | BetonDataset:
     folder = config.data.folder
     if isinstance(folder, Remote):
         data: TarDataset | RemoteTarDataset | BetonDataset = _fetched(config, folder, split)
     elif config.data.format == "ffcv":
-        data = BetonDataset(folder / split, progress(split, "bytes"))
+        data = BetonDataset(folder / split, progress(split, "bytes"), trusted)
     else:
-        data = TarDataset(folder / split)
+        data = TarDataset(folder / split, trusted)
     check_dataset(config.data.dataset, data)
     return data
 

@@ -35,7 +35,7 @@ from .health import Alarms, Stopwatch, Watchdog
 from .model import build_model, load_weights
 from .monitor import Monitor
 from .run import RunFolder
-from .samples import augmentation, training_data, view
+from .samples import Data, augmentation, view
 from .schedule import learning_rate
 from .signals import KINDS, Leave, Notice
 
@@ -74,18 +74,29 @@ class Trainer:
     """One rank of a run: the model in its engine, the data, the state; `run()` takes it to the end."""
 
     def __init__(
-        self, config: Config, folder: RunFolder, device: torch.device, notice: Notice, watchdog: Watchdog
+        self,
+        config: Config,
+        folder: RunFolder,
+        device: torch.device,
+        notice: Notice,
+        watchdog: Watchdog,
+        data: Data,
+        first_here: bool,
     ) -> None:
+        """first_here: of its machine's ranks this is the one that reads what is there for all of them."""
         self.config, self.folder, self.device, self.notice, self.watchdog = config, folder, device, notice, watchdog
         self.asked: signal.Signals | None = None
         self.damaged = 0  # samples that some rank could not read in the last step
+        self.due = False  # whether rank 0 found, in the last step, that it is time to save
         self.best = False  # whether the weights, as they are, were evaluated and are the best so far
         self.saver = checkpoint.Saver(folder.checkpoints, config.checkpoint.keep)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         settled = [config.train.norm_batch]  # of the first rank: another may not see yet that the run was begun
         dist.broadcast_object_list(settled)
         config.train.norm_batch = settled[0]
-        self.data, self.validation = training_data(config)
+        self.data, self.validation = data
+        self.first_here = first_here
+        hosts = self._same_data()
         self.plan = resolve(config, self.world, len(self.data))
         self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
         self.total_steps = self.epoch_steps * config.train.epochs
@@ -118,12 +129,11 @@ class Trainer:
         norm_batch(model, self.plan.norm_batch, _together(self.plan.norm_ranks, config))
         self.ema = EMA(model.to(device), config.train.ema_decay) if config.train.ema_decay else None
         if self.ema is not None and "ema" in parts:
-            self.ema.average = {k: v.to(device) for k, v in parts["ema"].items()}
+            for name, value in parts["ema"].items():  # a copy: the file they are mapped from may be removed
+                self.ema.average[name].copy_(value)
         self.engine = engines.start(model, config, self.plan)
         if found is not None:
             engines.restore_moments(self.engine, parts["optimizer"], self.state.step - self.state.skipped)
-        hosts: list[str] = [""] * self.world
-        dist.all_gather_object(hosts, socket.gethostname())
         losses: list[float] = []
 
         def take_up() -> None:
@@ -184,7 +194,8 @@ class Trainer:
                     self.saved()
                     raise Leave(self.asked, state.step)
                 self.end_epoch(monitor)
-                if state.cursor.step == 0 or state.step % config.checkpoint.every_steps == 0:
+                every = config.checkpoint.every_steps
+                if state.cursor.step == 0 or self.due or (every and state.step % every == 0):
                     self.save()
                 waiting = time.perf_counter()
         self.saved()
@@ -214,7 +225,7 @@ class Trainer:
         lr = learning_rate(train, state.step, self.epoch_steps)
         engines.set_lr(self.engine, lr)
         logs = (state.step + 1) % config.log.every_steps == 0
-        sums = torch.zeros(4 + len(KINDS) + self.world, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(5 + len(KINDS) + self.world, dtype=torch.float64, device=self.device)
         measured: AbstractContextManager[dict[str, Firing]] = (
             measure_firing(self.engine.module) if logs else nullcontext({})
         )
@@ -237,14 +248,15 @@ class Trainer:
             sums[:3] = 0
         sums[3] = sum(len(batch.damaged) for batch in micro_batches)
         sums[4:6] = torch.tensor(self.notice.seen)
-        sums[6 + self.rank] = waited + self.stopwatch.read()
+        sums[6] = self.rank == 0 and self.saver.due(config.checkpoint.every_minutes)  # one clock for all ranks
+        sums[7 + self.rank] = waited + self.stopwatch.read()
         means = self.over_ranks(sums, statistics.means())
         if applied:
             statistics.move(means)
         if self.ema is not None and applied:
             self.ema.update(self.engine)
-        *own, damaged, usr2, term = sums[:6].tolist()
-        seconds, self.damaged = sums[6:].tolist(), int(damaged)
+        *own, damaged, usr2, term, due = sums[:7].tolist()
+        seconds, self.damaged, self.due = sums[7:].tolist(), int(damaged), bool(due)
         self.asked = self.notice.agreed([usr2, term])
         state.window = [a + b for a, b in zip(state.window, own, strict=True)]
         self.seconds = [a + b for a, b in zip(self.seconds, seconds, strict=True)]
@@ -399,15 +411,31 @@ class Trainer:
             raise RunError(outcome[1])
         return outcome[0]
 
+    def _same_data(self) -> list[str]:
+        """The host of each rank. Raises RunError, on all ranks, where theirs are not the same data."""
+        seen: list[tuple[str, str]] = [("", "")] * self.world
+        dist.all_gather_object(seen, (socket.gethostname(), self.data.digest))
+        (first, digest), *others = seen
+        for host, other in others:
+            if other != digest:
+                raise RunError(
+                    f"{self.data.folder} has digest {digest[:12]} on {first} and {other[:12]} on {host}; copy the same "
+                    "shards to all machines"
+                )
+        return [host for host, _ in seen]
+
     def _verified_by_all(self, path: Path) -> str | None:
-        """What the first rank that finds a fault says of a checkpoint: all use it or none."""
+        """What the first machine that finds a fault says of a checkpoint: all use it or none. Of its ranks one looks:
+        they have one cache of its file systems."""
 
         def gather(word: str | None) -> list[str | None]:
             words: list[str | None] = [None] * self.world
             dist.all_gather_object(words, word)
             return words
 
-        return checkpoint.verify_together(path, gather, lambda path: checkpoint.verify(path) or "")
+        return checkpoint.verify_together(
+            path, gather, lambda path: (checkpoint.verify(path) or "") if self.first_here else None
+        )
 
     def _warn(self, message: str) -> None:
         if self.rank == 0:

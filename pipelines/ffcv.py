@@ -28,13 +28,16 @@ class BetonDataset(Index):
 
     FFCV itself opens a file that was cut or overwritten without a word. So opening compares it with its checksums,
     once: the file that was found whole is remembered by inode, size and time of change. progress: told of the bytes
-    compared and to compare. Raises DataError, naming the file and the first sample that is damaged.
+    compared and to compare. trusted: see `Index`; not even that is looked at. Raises DataError, naming the file and the
+    first sample that is damaged.
     """
 
     folder: Path
 
-    def __init__(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> None:
-        super().__init__(folder)
+    def __init__(
+        self, folder: str | Path, progress: Callable[[int, int], None] | None = None, trusted: bool = False
+    ) -> None:
+        super().__init__(folder, trusted)
         self.path = beton.path(self.folder)
         self._facts = self._read_facts()
         module = beton.installed()
@@ -47,7 +50,8 @@ class BetonDataset(Index):
             raise DataError(f"{self.path} has other samples than the index beside it; {AGAIN}")
         self.stored: str = str(self._facts["stored"])
         self._place, self._shape = self._layout(pictures, reader.handlers["image"])
-        self.verify(progress)
+        if not trusted:
+            self.verify(progress)
         self._bytes: NDArray[np.uint8] = np.memmap(self.path, np.uint8, "r")
 
     def image(self, i: int) -> Pixels:

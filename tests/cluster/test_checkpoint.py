@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,19 @@ def test_a_background_save_tells_its_failure_when_waited_for(tmp_path: Path) -> 
         saver.wait()
     saver.wait()
     assert [p.name for p in checkpoint.complete(tmp_path)] == ["step-00000001"]
+
+
+def test_a_save_by_minutes_waits_for_its_time_and_for_the_one_before(tmp_path: Path) -> None:
+    saver, slow_disk = checkpoint.Saver(tmp_path, 2), threading.Event()
+    assert saver.due(1e-9) and not saver.due(1) and not saver.due(None)
+    saver.begin(1, PARTS, {}, False, lambda: (slow_disk.wait(60), None)[1])
+    assert not saver.due(1e-9)
+    slow_disk.set()
+    while not saver.due(1e-9):
+        time.sleep(0.001)
+    assert checkpoint.verify(tmp_path / "step-00000001") is None and not saver.due(1)
+    saver.wait()
+    assert saver.due(1e-9) and not saver.due(None)
 
 
 def test_killed_at_fifty_random_moments_around_a_save(tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ def test_what_fits_closely_is_told_and_trained(cli: Any, recipe: Path) -> None:
 
 def _check(recipe: Path, *words: str, world: int = 1) -> str | None:
     config = load(recipe, words)
-    return planner.check(config, *check_inputs(config, world), memory.here(config, world))
+    (data, _), plan = check_inputs(config, world)
+    return planner.check(config, data, plan, memory.here(config, world))
 
 
 def test_what_may_be_lowered_is_named(recipe: Path) -> None:

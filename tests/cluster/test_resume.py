@@ -86,11 +86,21 @@ def kill_at(process: Command, runs: Path, moment: float) -> None:
     process.communicate()
 
 
-@pytest.mark.parametrize(("processes", "stage", "kills"), [(1, 0, 4), (2, 2, 3)])
+BY_CLOCK = ("checkpoint.every_steps=null", "checkpoint.every_minutes=0.004")
+
+
+@pytest.mark.parametrize(("processes", "stage", "kills", "saves"), [(1, 0, 4, ()), (2, 2, 3, BY_CLOCK)])
 def test_killed_at_random_moments_and_resumed_is_bit_identical(
-    recipe: Path, tmp_path: Path, whole: Callable[[int, int], Path], processes: int, stage: int, kills: int
+    recipe: Path,
+    tmp_path: Path,
+    whole: Callable[[int, int], Path],
+    processes: int,
+    stage: int,
+    kills: int,
+    saves: tuple[str, ...],
 ) -> None:
-    words = ["--processes", str(processes), f"engine.zero_stage={stage}"]
+    """saves: when the killed run does, where that is not when the whole one did."""
+    words = ["--processes", str(processes), f"engine.zero_stage={stage}", *saves]
     random_moments = random.Random(processes)
     killed = tmp_path / "killed"
     for _ in range(kills):
