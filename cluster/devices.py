@@ -96,10 +96,10 @@ def places(ranks: Sequence[Seen]) -> list[int] | None:
         host, gpus = ranks[rank].host, ranks[rank].gpus
         free = [number for number, gpu in enumerate(gpus) if (host, gpu) not in taken]
         if not free:
-            here = [r for r in ranks if r.host == host]
+            here = [r.gpus for r in ranks if r.host == host]
             raise RunError(
-                f"{len(here)} processes on {host} are shown {len({gpu for r in here for gpu in r.gpus})} GPUs: rank {rank} "
-                f"has none of its own ({', '.join(gpus)}); start a process for each GPU, or show each another one"
+                f"{len(here)} processes on {host} are shown {len(set().union(*here))} GPUs: rank {rank} has none of "
+                f"its own ({', '.join(gpus)}); start a process for each GPU, or show each another one"
             )
         chosen[rank] = free[0]
         taken.add((host, gpus[free[0]]))

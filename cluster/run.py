@@ -184,8 +184,8 @@ class RunFolder:
         before = starts[-1] if starts else {}
         if "device" not in before and now["device"] != "CPU":
             print(
-                f"{self.path} was begun by an earlier version, which on a GPU took TF32 for fp32's convolutions and summed "
-                f"in any order; it goes on with train.tf32={configs.show(config.train.tf32)} and "
+                f"{self.path} was begun by an earlier version, which on a GPU took TF32 for fp32's convolutions and "
+                f"summed in any order; it goes on with train.tf32={configs.show(config.train.tf32)} and "
                 f"engine.deterministic={configs.show(config.engine.deterministic)}",
                 flush=True,
             )
