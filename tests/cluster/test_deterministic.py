@@ -62,7 +62,14 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("stage", [0, 3])
 def test_no_step_of_training_uses_what_gives_other_bits_each_time(recipe: Path, tmp_path: Path, stage: int) -> None:
     done = Command(
-        *("train", recipe, f"engine.zero_stage={stage}", "train.global_batch=80", "engine.device=cpu"),
+        *(
+            "train",
+            recipe,
+            f"engine.zero_stage={stage}",
+            "train.global_batch=40",
+            "train.micro_batch=20",
+            "engine.device=cpu",
+        ),
         *("model.time_steps=2", "train.precision=bf16"),
         cwd=tmp_path,
         program=RECORDING,
@@ -78,7 +85,7 @@ def test_no_step_of_training_uses_what_gives_other_bits_each_time(recipe: Path, 
 
 
 def test_a_start_says_what_is_not_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run, config = RunFolder(tmp_path / "run"), Config()
+    run, config = RunFolder(tmp_path / "run"), load(None, ["train.norm_batch=64"])
     here = {"device": "CPU", "threads": 2, "torch": "2.13.0", "variables": {}}
     run.open(config, here)
     run.open(config, here | {"threads": 1})
