@@ -142,6 +142,7 @@ class TrainConfig:
     ema_decay: float = setting(0.0, least=0, below=1)
     alphas: list[float] | None = field(default=None, metadata={"least": 0})
     precision: str = setting("fp32", choices=("fp32", "bf16"))
+    tf32: bool = False
     eval_every_epochs: int = setting(1, least=1)
     processes: int = setting(0, least=0)
     threads: int = setting(0, least=0)
@@ -149,6 +150,8 @@ class TrainConfig:
 
 @dataclass
 class EngineConfig:
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+    deterministic: bool = True
     zero_stage: int = setting(0, choices=(0, 1, 2, 3))
     reduce: str = setting("fp32", choices=("fp32", "bf16"))
     timeout_minutes: float = setting(10.0, above=0, most=10**6)
@@ -229,8 +232,9 @@ class Config:
 RETIRED = {"train.sync_batchnorm": "train.norm_batch says over how many images BatchNorm takes its statistics"}
 """Settings of earlier versions. Runs that were begun with them go on without."""
 
-# What may differ when a run goes on: where things lie, how often they are kept, how the work is spread. The
-# rest decides the numbers. (Whether a checkpoint loads on other processes is for the checkpoint to say.)
+# What may differ when a run goes on: where things lie, how often they are kept, how the work is spread, and in which
+# order sums are taken (engine.deterministic; starts.jsonl notes it). The rest decides the numbers: train.tf32 is other
+# arithmetic. (Whether a checkpoint loads on other processes is for the checkpoint to say.)
 NEUTRAL = frozenset(
     (
         "name",
@@ -246,6 +250,8 @@ NEUTRAL = frozenset(
         "train.micro_batch",
         "train.processes",
         "train.threads",
+        "engine.device",
+        "engine.deterministic",
         "engine.zero_stage",
         "recompute.policy",
         "recompute.borders",

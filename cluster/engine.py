@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from tdformer.attention import borrowed
 
+from . import devices
 from .config import BatchPlan, Config
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -40,26 +41,33 @@ for method in vars(torch.optim.Optimizer).values():
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def init_distributed(rank: int, world: int, store: dist.Store | None, minutes: float = 10) -> torch.device:
-    """Join the process group (NCCL where there is a GPU for every rank of this host, else gloo); return the device.
+def init_distributed(
+    rank: int, world: int, store: dist.Store | None, minutes: float = 10, wanted: str = "auto"
+) -> torch.device:
+    """Join the process group (NCCL on GPUs, else gloo); return the device, which is of the same kind on all ranks.
 
-    store: where the ranks meet; None takes MASTER_ADDR and MASTER_PORT from the environment.
+    store: where the ranks meet; None takes MASTER_ADDR and MASTER_PORT from the environment. wanted: `engine.device`.
+    Raises RunError on all ranks where GPUs are asked for and one has none.
     """
     # DeepSpeed 0.19.8 would compile a shared-memory backend for gloo (2 minutes, and a killed build blocks later
     # runs); telling it that this operator is not available keeps plain gloo.
     from deepspeed.ops import __compatible_ops__
 
     __compatible_ops__["deepspeed_shm_comm"] = False
-    local = int(os.environ.get("LOCAL_RANK", rank))
-    cuda = torch.cuda.device_count() > local
-    backend = "nccl" if cuda else "gloo"
+    timeout = timedelta(minutes=minutes)
+    if store is None:
+        store, rank, world = next(dist.rendezvous("env://", rank, world, timeout=timeout))
+    store.set_timeout(timeout)
+    device = devices.agreed(store, rank, world, wanted)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    # DeepSpeed takes LOCAL_RANK for the number of the GPU, which it is not where a rank is shown only its own.
+    local = os.environ.get("LOCAL_RANK", rank) if device.index is None else device.index
     for name, value in (("RANK", rank), ("WORLD_SIZE", world), ("LOCAL_RANK", local)):
         os.environ[name] = str(value)
-    if cuda:
-        torch.cuda.set_device(local)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(minutes=minutes))
+    own = device if device.type == "cuda" else None
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout, device_id=own)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
-    return torch.device("cuda", local) if cuda else torch.device("cpu")
+    return device
 
 
 def deepspeed_config(config: Config, plan: BatchPlan) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pipelines.corruptions import BENCHMARK, SEVERITIES
 from pipelines.loader import NOT_COUNTED, eval_loader, time_first, to_device
 from pipelines.samples import Samples, Seen, has_events
 
-from . import checkpoint
+from . import checkpoint, devices
 from .config import Config, check_commands, resolve, stored
 from .errors import RunError
 from .model import trained_model
@@ -137,7 +137,9 @@ def _mean(accuracies: dict[str, list[float]]) -> dict[str, Any]:
 
 @contextmanager
 def computing(config: Config, device: torch.device) -> Iterator[None]:
-    """`train.precision` and `train.threads` of a configuration, while the block lasts."""
+    """`train.precision` and `train.threads` of a configuration, while the block lasts; and its way to calculate on a
+    GPU, from now on."""
+    devices.exact(config.train.tf32, config.engine.deterministic)
     before = torch.get_num_threads()
     torch.set_num_threads(config.train.threads or before)
     try:

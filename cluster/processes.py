@@ -19,7 +19,7 @@ import torch.multiprocessing as mp
 
 from pipelines.loader import check_shared_memory
 
-from . import planner
+from . import devices, planner
 from .config import BatchPlan, Config, resolve
 from .errors import NoMeeting, RunError, memory_errors, user_errors
 from .lock import WAIT
@@ -29,6 +29,7 @@ from .monitor import Monitor
 from .run import RunFolder
 from .samples import Data, augmentation, training_data, view
 from .signals import Leave, Notice, heard
+from .surroundings import surroundings
 
 START = "spawn"
 """How ranks are started: a process that has touched CUDA cannot be forked."""
@@ -42,6 +43,7 @@ def main(config: Config, processes: int) -> int:
     before anything starts.
     """
     folder = RunFolder(config.run_path)
+    devices.hide(config.engine.device)
     place = given_place()
     launched = place is not None
     rank, world = place or (0, processes or torch.cuda.device_count() or 1)
@@ -54,6 +56,8 @@ def main(config: Config, processes: int) -> int:
         return 0 if data is None else worker(rank, world, None, config, data)
     data, plan = check_inputs(config, world, ranks)
     if done is None:
+        if not launched:  # else all ranks look, and agree
+            devices.places([devices.look(config.engine.device)] * world)
         warning = planner.check(config, data[0], plan, here(config, ranks))
         if warning and not rank:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
@@ -64,7 +68,7 @@ def main(config: Config, processes: int) -> int:
         if done is not None:
             print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...", flush=True)
             return 0
-        folder.open(config)
+        folder.open(config, surroundings(config, plan, threads(config, world)))
         if world == 1 or launched:
             return worker(rank, world, None, config, data)
         del data
@@ -173,16 +177,16 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config, data
     """One rank, from joining the group to the end of training or to a signal; returns the exit code."""
     notice = Notice().listen()
     first = planner.first_here(rank)
+    devices.exact(config.train.tf32, config.engine.deterministic)
     from .engine import init_distributed
     from .health import Watchdog
     from .train import Trainer
 
-    threads = config.train.threads or max(1, _cores() // planner.ranks_here(world) - _loading(config))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads(config, world))
     if world == 1 and store is None and "MASTER_ADDR" not in os.environ:
         store = dist.HashStore()
     try:
-        device = init_distributed(rank, world, store, config.engine.timeout_minutes)
+        device = init_distributed(rank, world, store, config.engine.timeout_minutes, config.engine.device)
     except dist.DistError as error:
         where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
         why = str(error).splitlines()[0]
@@ -195,6 +199,7 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config, data
         with Monitor(folder, config, trainer.total_steps, rank, start=trainer.state.step) as monitor:
             if trainer.state.step:
                 monitor.say(f"goes on from step {trainer.state.step} of {trainer.total_steps}")
+            monitor.say(_arithmetic(config, world, device))
             if trainer.recompute is not None:
                 monitor.say(str(trainer.recompute))
             try:
@@ -226,6 +231,19 @@ def smaller(config: Config, world: int) -> str:
     if world > 1 and stage < 3:
         ways.append(f"raise engine.zero_stage ({stage} now)")
     return " or ".join(ways)
+
+
+def _arithmetic(config: Config, world: int, device: torch.device) -> str:
+    """On what and how a run computes, for its log."""
+    where = "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    words = [f"{world} x {where}", f"{threads(config, world)} threads", config.train.precision]
+    words += ["TF32"] * config.train.tf32 + ["not deterministic"] * (not config.engine.deterministic)
+    return ", ".join(words)
+
+
+def threads(config: Config, world: int) -> int:
+    """Of one process."""
+    return config.train.threads or max(1, _cores() // planner.ranks_here(world) - _loading(config))
 
 
 def _cores() -> int:

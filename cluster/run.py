@@ -160,8 +160,11 @@ class RunFolder:
             f"checkpoint; what that attempt left is in {aside}"
         )
 
-    def open(self, config: Config) -> None:
-        """Make the folder for `config`, or take up the one that is there, if it is its own."""
+    def open(self, config: Config, surroundings: Mapping[str, Any] | None = None) -> None:
+        """Make the folder for `config`, or take up the one that is there, if it is its own.
+
+        surroundings: what else decides the last bits of its numbers, noted with the start; what of it is not as it was
+        is said."""
         if (line := self.set_aside(config)) is not None:
             print(line, flush=True)
         with disk_errors(self.path):
@@ -175,7 +178,28 @@ class RunFolder:
             )
         if before is None:
             write_atomic(self.config_file, configs.to_yaml(config).encode())
-        self.starts.append(_start())
+        if surroundings and self.saved_step() is not None:
+            self._compare(surroundings, config)
+        self.starts.append(_start() | dict(surroundings or {}))
+
+    def _compare(self, now: Mapping[str, Any], config: Config) -> None:
+        """Say what differs from the start before."""
+        starts, _ = self.starts.whole()
+        before = starts[-1] if starts else {}
+        if "device" not in before and now["device"] != "CPU":
+            print(
+                f"{self.path} was begun by an earlier version, which on a GPU took TF32 for fp32's convolutions and "
+                f"summed in any order; it goes on with train.tf32={configs.show(config.train.tf32)} and "
+                f"engine.deterministic={configs.show(config.engine.deterministic)}",
+                flush=True,
+            )
+        show = configs.show
+        if changed := [f"{k} ({show(before[k])}, now {show(now[k])})" for k in now if before.get(k, now[k]) != now[k]]:
+            print(
+                f"{self.path} goes on elsewhere, or otherwise: {', '.join(changed)}; from here on the last bits of its "
+                "numbers can differ from those of a run without this change",
+                flush=True,
+            )
 
     def config(self) -> Config | None:
         """The configuration that the run was first started with; None where there is none yet."""

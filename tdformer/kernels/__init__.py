@@ -31,6 +31,7 @@ __all__ = [
     "fire_backward",
     "largest_integer",
     "norm_backward",
+    "of",
     "pack",
     "real",
     "statistics",
@@ -45,9 +46,12 @@ def chosen(x: Tensor) -> Any:
     """
     if x.is_meta:
         return shapes
-    if real(x).itemsize == 8 or os.environ.get("TDFORMER_KERNELS") == "reference":
-        return reference
-    return _load(x.device.type)
+    return reference if real(x).itemsize == 8 else of(x.device.type)
+
+
+def of(device: str) -> Any:
+    """The kernels for a kind of device, `cuda` or `cpu`, where values have at most 32 bits."""
+    return reference if os.environ.get("TDFORMER_KERNELS") == "reference" else _load(device)
 
 
 @lru_cache

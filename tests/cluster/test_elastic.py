@@ -50,8 +50,11 @@ def test_other_processes_and_stages_go_on_with_the_same_run(tmp_path: Path) -> N
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.replace("SHARDS", str(tmp_path / "shards")))
     train(recipe, tmp_path / "whole", 1, 0, None)
+    before = None
     for (processes, stage), rows in zip(STARTS, [*ROWS, None], strict=True):
-        train(recipe, tmp_path / "elastic", processes, stage, rows)
+        said = train(recipe, tmp_path / "elastic", processes, stage, rows)
+        assert before is None or f"goes on elsewhere, or otherwise: processes ({before}, now {processes}), " in said
+        before = processes
     folders = [RunFolder(tmp_path / name / "run") for name in ("whole", "elastic")]
     whole, elastic = (folder.metrics.read() for folder in folders)
     assert len(elastic) == len(whole) == 3 * 11 + 3
