@@ -240,8 +240,8 @@ class Trainer:
             statistics.move(means)
         if self.ema is not None and applied:
             self.ema.update(self.engine)
-        *own, damaged, usr2, term = sums[:6].tolist()
-        seconds, self.damaged = sums[6:].tolist(), int(damaged)
+        *own, damaged, usr2, term = (told := sums.tolist())[:6]
+        seconds, self.damaged = told[6:], int(damaged)
         self.asked = self.notice.agreed([usr2, term])
         state.window = [a + b for a, b in zip(state.window, own, strict=True)]
         self.seconds = [a + b for a, b in zip(self.seconds, seconds, strict=True)]
@@ -361,10 +361,11 @@ class Trainer:
         """Begin a checkpoint: all ranks gather it together, rank 0 writes it while training goes on."""
         self.watchdog.alive()
         self.saved()
-        parts = {"model": dict(engines.weights(self.engine)), "optimizer": dict(engines.moments(self.engine))}
-        if self.ema is not None:
-            parts["ema"] = {k: v.to("cpu", copy=True) for k, v in self.ema.average.items()}
-        if self.rank == 0:
+        keep = self.rank == 0
+        parts = {"model": engines.weights(self.engine, keep), "optimizer": engines.moments(self.engine, keep)}
+        if keep:
+            if self.ema is not None:
+                parts["ema"] = {k: v.to("cpu", copy=True) for k, v in self.ema.average.items()}
             metrics = self.folder.metrics
             self.state.metrics_bytes, self.state.metrics_sha256 = metrics.size(), metrics.digest()
             saved = {"format": checkpoint.FORMAT, "state": self.state.to_dict()}
