@@ -18,17 +18,19 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no accelerator
 import deepspeed
 from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
+    safe_get_local_fp32_param,
+    safe_get_local_optimizer_state,
     safe_set_full_optimizer_state,
     safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from tdformer.attention import borrowed
 
 from . import devices
 from .config import BatchPlan, Config
+from .planner import PERSISTENT, bucket, live
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
@@ -70,14 +72,22 @@ def init_distributed(
     return device
 
 
-def deepspeed_config(config: Config, plan: BatchPlan) -> dict[str, Any]:
-    """The JSON that DeepSpeed wants. Optimizer and schedule are ours."""
+def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[str, Any]:
+    """The JSON that DeepSpeed wants for `model`. Optimizer and schedule are ours."""
     train = config.train
+    zero: dict[str, Any] = {"stage": config.engine.zero_stage}
+    if (
+        config.engine.zero_stage
+    ):  # 5e8 elements by default: two buffers of 2 GB, and nothing to sum before backward ends
+        zero |= {"reduce_bucket_size": bucket(model), "overlap_comm": True}
+    if config.engine.zero_stage == 3:  # by default more than the model: all of it would be whole from its first use on
+        zero |= {"stage3_max_live_parameters": live(model), "stage3_max_reuse_distance": live(model)}
+        zero |= {"stage3_prefetch_bucket_size": bucket(model), "stage3_param_persistence_threshold": PERSISTENT}
     result: dict[str, Any] = {
         "train_batch_size": train.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_clipping": train.clip_grad if config.engine.zero_stage else 0.0,  # without ZeRO: `update`
-        "zero_optimization": {"stage": config.engine.zero_stage},
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
@@ -124,9 +134,57 @@ def start(model: nn.Module, config: Config, plan: BatchPlan) -> Any:
     if config.engine.zero_stage == 3:  # it gathers what a module holds, unless told of more
         for module, parameter in borrowed(model):
             deepspeed.zero.register_external_parameter(module, parameter)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan, model))
     _begin_moments(engine)
+    if not config.engine.zero_stage:
+        Sums(engine, bucket(model))
     return engine
+
+
+class Sums:
+    """The sums of gradients over the ranks without ZeRO, bucket by bucket while backward goes on: DeepSpeed 0.19.8
+    copies all of them into one buffer after it, also where there is one rank."""
+
+    def __init__(self, engine: Any, size: int) -> None:
+        self.engine, self.size = engine, size
+        self._ready: list[nn.Parameter] = []
+        self._begun: list[tuple[Tensor, dist.Work]] = []
+        self._of_all_ranks = dist.get_world_size() > 1
+        engine.allreduce_gradients = self.finish
+        if self._of_all_ranks:
+            for parameter in engine.module.parameters():
+                parameter.register_post_accumulate_grad_hook(self.add)
+
+    def add(self, parameter: nn.Parameter) -> None:
+        """A gradient is there; the order is autograd's, the same on all ranks."""
+        if not self.engine.is_gradient_accumulation_boundary():
+            return
+        if sum(p.numel() for p in self._ready) + parameter.numel() > self.size:
+            self._begin()
+        self._ready.append(parameter)
+
+    def _begin(self) -> None:
+        """Sum up what is ready; gradients are parts of the bucket from here on."""
+        if not self._ready:
+            return
+        flat = _flatten_dense_tensors([p.grad for p in self._ready])
+        for parameter, part in zip(self._ready, _unflatten_dense_tensors(flat, self._ready), strict=True):
+            parameter.grad = part
+        self._ready = []
+        self._begun.append((flat, dist.all_reduce(flat, async_op=True)))
+
+    def finish(self) -> None:
+        """Gradients become means over the ranks; what has none gets zeros, so that AdamW treats it alike."""
+        if not self.engine.is_gradient_accumulation_boundary():
+            return
+        for parameter in self.engine.module.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self._begin()
+        for flat, work in self._begun:
+            work.wait()
+            flat.mul_(1 / dist.get_world_size())
+        self._begun = []
 
 
 def update(engine: Any, clip_grad: float) -> tuple[bool, float | None]:
@@ -164,24 +222,71 @@ def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def weights(engine: Any) -> Iterator[tuple[str, Tensor]]:
-    """Name and a copy of every parameter (fp32) and buffer; all ranks call it together."""
-    for name, parameter in engine.module.named_parameters():
-        full = safe_get_full_fp32_param(parameter) if engine.zero_optimization() else parameter
-        yield name, full.detach().to("cpu", torch.float32, copy=True).view(_shape(parameter))
-    for name, buffer in engine.module.named_buffers():
-        yield name, buffer.detach().to("cpu", copy=True)
+def weights(engine: Any, keep: bool) -> dict[str, Tensor]:
+    """Every parameter (fp32) and buffer by name, in host memory of its own, if this rank is the first and is to `keep`
+    them, else nothing; all ranks call it together."""
+    found = _whole(engine, None, keep)
+    if keep:
+        found |= {name: buffer.detach().to("cpu", copy=True) for name, buffer in engine.module.named_buffers()}
+    return found
 
 
-def moments(engine: Any) -> Iterator[tuple[str, Tensor]]:
-    """`exp_avg.NAME` and `exp_avg_sq.NAME`, whole and in fp32; all ranks call it together."""
+def moments(engine: Any, keep: bool) -> dict[str, Tensor]:
+    """`exp_avg.NAME` and `exp_avg_sq.NAME`, whole and in fp32, as `weights`."""
+    return {f"{key}.{name}": value for key in MOMENTS for name, value in _whole(engine, key, keep).items()}
+
+
+@torch.no_grad()
+def _whole(engine: Any, key: str | None, keep: bool) -> dict[str, Tensor]:
+    """What AdamW keeps of each parameter as `key`, or (None) the parameters: a bucket of many at a time, to which every
+    rank adds its share, is gathered by the first rank."""
+    found: dict[str, Tensor] = {}
+    sharded = engine.zero_optimization_stage() > (2 if key is None else 0)  # ZeRO 1 and 2 leave weights whole
+    for named in _buckets(engine):
+        if not sharded and keep:
+            for name, parameter in named:
+                full = parameter if key is None else engine.optimizer.state[parameter][key]
+                found[name] = full.detach().to("cpu", torch.float32, copy=True)
+        if not sharded:
+            continue
+        flat = torch.zeros(sum(_shape(p).numel() for _, p in named), device=engine.device)
+        parts = flat.split([_shape(p).numel() for _, p in named])
+        for (_, parameter), part in zip(named, parts, strict=True):
+            start, own = _own(parameter, key)
+            part[start : start + len(own)].copy_(own[: len(part) - start])
+        if dist.get_world_size() > 1:
+            dist.reduce(flat.view(torch.int32), 0)  # one share is not zero; as floats -0 and 0 would become 0
+        if keep:
+            parts = flat.to("cpu").split([len(part) for part in parts])
+            found |= {name: part.view(_shape(p)) for (name, p), part in zip(named, parts, strict=True)}
+    return found
+
+
+def _buckets(engine: Any) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """Names and parameters, so many at a time as `bucket` has elements."""
+    found: list[tuple[str, nn.Parameter]] = []
+    left = size = bucket(engine.module)
     for name, parameter in engine.module.named_parameters():
-        for key in MOMENTS:
-            if engine.zero_optimization():
-                full = safe_get_full_optimizer_state(parameter, key)
-            else:
-                full = engine.optimizer.state[parameter][key]
-            yield f"{key}.{name}", full.detach().to("cpu", torch.float32, copy=True).view(_shape(parameter))
+        count = _shape(parameter).numel()
+        if count > left:
+            yield found
+            found, left = [], size
+        found.append((name, parameter))
+        left -= count
+    yield found
+
+
+def _own(parameter: nn.Parameter, key: str | None) -> tuple[int, Tensor]:
+    """Where this rank's share of a parameter begins, and the share, or AdamW's `key` of it, flat; under ZeRO 3 the last
+    ones go on beyond the parameter's end."""
+    if hasattr(parameter, "ds_id"):
+        get = safe_get_local_fp32_param if key is None else safe_get_local_optimizer_state
+        own = get(parameter, *([] if key is None else [key]))
+        return min(len(own) * dist.get_rank(), parameter.ds_numel), own  # type: ignore[attr-defined]
+    fragment = parameter._hp_mapping  # type: ignore[attr-defined]
+    if fragment is None:
+        return 0, parameter.new_empty(0)
+    return fragment.lp_fragment_address.start, fragment.get_hp_fragment(key)
 
 
 def restore_moments(engine: Any, saved: dict[str, Tensor], step: int) -> None:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from pipelines.samples import Samples
 from tdformer import TDFormer
@@ -116,8 +117,30 @@ def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders
     return Recompute(policy, borders, cost, cost.peak + state_bytes(model, config, plan))
 
 
+BUCKET = 25 * 2**18
+"""Elements, 25 MiB in fp32, as torch's DDP: small enough that the first is summed early in backward, and large enough
+that a network's latency is little beside it."""
+
+
+PERSISTENT = 100_000
+"""Elements, below which ZeRO 3 keeps a weight whole, its own default: to gather 0.4 MB is all latency."""
+
+
+def bucket(model: nn.Module) -> int:
+    """How many elements the ranks exchange at once: no more than the model has, and no parameter has more."""
+    sizes = [int(getattr(p, "ds_numel", p.numel())) for p in model.parameters()]
+    return min(sum(sizes), max(BUCKET, *sizes))
+
+
+def live(model: nn.Module) -> int:
+    """How many elements of weights ZeRO 3 gathers: of the modules that compute and, so that these do not wait for the
+    network, of those that do next."""
+    return 2 * bucket(model)
+
+
 def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
-    """Weights, gradients, AdamW's two moments (and ZeRO's fp32 copy of the weights) and the EMA, in one process.
+    """Weights, gradients, AdamW's two moments (and ZeRO's fp32 copy of the weights), what passes between the ranks and
+    the EMA, in one process.
 
     Over several segments autograd sums up whole gradients before it hands them on: a second set, unless that one
     becomes the gradient.
@@ -125,10 +148,15 @@ def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     count = sum(p.numel() for p in model.parameters())
     stage, world = config.engine.zero_stage, plan.world
     weights = 4 * count // (world if stage == 3 else 1)
+    if stage == 3:
+        small = sum(p.numel() for p in model.parameters() if p.numel() < PERSISTENT)
+        weights += 4 * min(count, live(model) + small)
     gradients = 4 * count // (world if stage >= 2 else 1)
     moments = (8 if stage == 0 else 12) * count // (world if stage >= 1 else 1)
     summed = 4 * count if model.segments > 1 and (stage >= 2 or plan.accumulation > 1) else 0
-    return weights + gradients + summed + moments + (4 * count if config.train.ema_decay else 0)
+    # A bucket that is filled, one that is summed over the ranks, and a copy of that.
+    buckets = 4 * bucket(model) * (3 if stage else int(world > 1))
+    return weights + gradients + summed + moments + buckets + (4 * count if config.train.ema_decay else 0)
 
 
 def ranks_here(world: int) -> int:

@@ -255,8 +255,8 @@ class Trainer:
             statistics.move(means)
         if self.ema is not None and applied:
             self.ema.update(self.engine)
-        *own, damaged, usr2, term, due = sums[:7].tolist()
-        seconds, self.damaged, self.due = sums[7:].tolist(), int(damaged), bool(due)
+        *own, damaged, usr2, term, due = (told := sums.tolist())[:7]
+        seconds, self.damaged, self.due = told[7:], int(damaged), bool(due)
         self.asked = self.notice.agreed([usr2, term])
         state.window = [a + b for a, b in zip(state.window, own, strict=True)]
         self.seconds = [a + b for a, b in zip(self.seconds, seconds, strict=True)]
@@ -375,10 +375,11 @@ class Trainer:
     def save(self) -> None:
         """Begin a checkpoint: all ranks gather it together, rank 0 writes it while training goes on."""
         self.saved()
-        parts = {"model": dict(engines.weights(self.engine)), "optimizer": dict(engines.moments(self.engine))}
-        if self.ema is not None:
-            parts["ema"] = {k: v.to("cpu", copy=True) for k, v in self.ema.average.items()}
-        if self.rank == 0:
+        keep = self.rank == 0
+        parts = {"model": engines.weights(self.engine, keep), "optimizer": engines.moments(self.engine, keep)}
+        if keep:
+            if self.ema is not None:
+                parts["ema"] = {k: v.to("cpu", copy=True) for k, v in self.ema.average.items()}
             metrics = self.folder.metrics
             self.state.metrics_bytes, self.state.metrics_sha256 = metrics.size(), metrics.digest()
             saved = {"format": checkpoint.FORMAT, "state": self.state.to_dict()}

@@ -39,30 +39,40 @@ def is_recomputing() -> bool:
 
 class StepStatistics:
     """What the forward passes of one optimizer step measured, of each BatchNorm and segment: the running statistics
-    move by its mean once, however the global batch was cut."""
+    move by its mean once, however the global batch was cut. Nothing is computed before `means`, and there for all of
+    them at once: on a GPU a launch for each would cost more than the arithmetic."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[BatchNorm, int], Tensor] = {}  # mean and unbiased variance, [2, C]
-        self._count: dict[tuple[BatchNorm, int], int] = {}
+        self._found: dict[tuple[BatchNorm, int], list[tuple[Tensor, Tensor, float]]] = {}
 
-    def add(self, norm: BatchNorm, segment: int, mean: Tensor, var: Tensor) -> None:
-        """One norm batch: mean and unbiased variance `[C]`."""
-        key, both = (norm, segment), torch.stack([mean, var])
-        self._sums[key] = self._sums[key] + both if key in self._sums else both
-        self._count[key] = self._count.get(key, 0) + 1
+    def add(self, norm: BatchNorm, segment: int, mean: Tensor, var: Tensor, correction: float) -> None:
+        """One norm batch: mean and biased variance `[C]`, and what to multiply that by to make it unbiased."""
+        self._found.setdefault((norm, segment), []).append((mean, var, correction))
 
     def means(self) -> Tensor:
-        """All of them behind one another `[n]`, for an average over ranks."""
-        parts = [(total / self._count[key]).flatten() for key, total in self._sums.items()]
-        return torch.cat(parts) if parts else torch.zeros(0)
+        """All of them behind one another `[n]`, first the means, then the variances, for an average over ranks."""
+        if not self._found:
+            return torch.zeros(0)
+        total: Tensor | None = None
+        rounds = list(zip(*self._found.values(), strict=True))  # each pass goes through every BatchNorm
+        for found in rounds:
+            mean, var, correction = zip(*found, strict=True)
+            both = torch.cat([*mean, *torch._foreach_mul(var, correction)])
+            total = both if total is None else total.add_(both)
+        assert total is not None
+        return total.div_(len(rounds)) if len(rounds) > 1 else total
 
     @torch.no_grad()
     def move(self, means: Tensor) -> None:
         """Move the running statistics towards `means`, which are those of `means()` or their average over ranks."""
-        for (norm, segment), part in zip(
-            self._sums, means.split([total.numel() for total in self._sums.values()]), strict=True
-        ):
-            norm.move(segment, *part.view(2, -1))
+        parts = means.split([norm.running_mean.shape[1] for norm, _ in self._found] * 2)
+        pairs: dict[tuple[int, float], tuple[list[Tensor], list[Tensor]]] = {}
+        for i, (norm, segment) in enumerate(self._found):  # segments may share a row, which then moves by one at a time
+            running, values = pairs.setdefault((segment, norm.momentum), ([], []))
+            running += norm.rows(segment)
+            values += [parts[i].to(running[-2].dtype), parts[i + len(self._found)].to(running[-1].dtype)]
+        for (_, momentum), (running, values) in sorted(pairs.items(), key=lambda pair: pair[0]):
+            torch._foreach_lerp_(running, values, momentum)
 
 
 @contextmanager
@@ -112,25 +122,25 @@ class BatchNorm(nn.Module):
         channel the statistics were taken (0: they are the running ones). In training the running statistics move, or
         `step_statistics` takes note."""
         if not self.training:
-            row = self._row(segment)
-            return self._norm(self.running_mean[row], self.running_var[row]), 0.0
+            return self._norm(*self.rows(segment)), 0.0
         mean, var = kernels.statistics(y)
         count = y.numel() / y.shape[1]
         if self.ranks is not None:
             mean, var = _joined(mean, var, self.ranks)
             count *= self.ranks.size()
         if not _frozen:
-            unbiased = var * (count / max(1.0, count - 1))
+            correction = count / max(1.0, count - 1)
             if _collecting is None:
-                self.move(segment, mean, unbiased)
+                for running, value in zip(self.rows(segment), (mean, var * correction), strict=True):
+                    running.lerp_(value.to(running.dtype), self.momentum)
             else:
-                _collecting.add(self, segment, mean, unbiased)
+                _collecting.add(self, segment, mean, var, correction)
         return self._norm(mean, var), count
 
-    def move(self, segment: int, mean: Tensor, var: Tensor) -> None:
-        """Let the running statistics of a segment follow a mean and an unbiased variance `[C]`."""
-        for running, value in ((self.running_mean, mean), (self.running_var, var)):
-            running[self._row(segment)].lerp_(value.to(running.dtype), self.momentum)
+    def rows(self, segment: int) -> tuple[Tensor, Tensor]:
+        """The running mean and variance `[C]` of a segment."""
+        row = self._row(segment)
+        return self.running_mean[row], self.running_var[row]
 
     def mean_gradients(self, total: Tensor, total_normal: Tensor, count: float) -> tuple[Tensor, Tensor]:
         """Sums over a group's images on this rank -> their means over the whole group, which BatchNorm's gradient

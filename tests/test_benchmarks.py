@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import tdformer
-from benchmarks import checkpoint, loader, order, peer
+from benchmarks import checkpoint, collectives, loader, order, peer
 from benchmarks.published import Published
 from tdformer import registry
 from tdformer.backbones import QKFormerSizes
@@ -113,6 +113,22 @@ def test_checkpoints_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     kill = next(row for row in rows if "kill" in row[0])
     assert float(kill[1]) > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_collectives_are_counted_and_follow_from_the_network(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two ranks take real steps; the rule by which a large model's cost is told is checked against what they did."""
+    collectives.main(["--worlds", "2", "--stages", "0", "1", "--segments", "2", "--images", "64"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    counted = {(row[1], row[3]): row[4:] for row in rows if row[0] == "2"}
+    assert len(counted) == 4
+    for found in counted.values():
+        assert 1 < int(found[6]) < int(found[0].split()[0])  # all but the last bucket are summed while backward goes on
+        assert int(found[7]) <= 3  # waits: for the sums of the step and the norm of the gradient
+    assert counted["0", "all ranks"][2].startswith("52 ") and counted["0", "a rank"][2] == "0"
+    modelled = {(row[2], row[3]): row[4:] for row in rows if row[0] == "64"}
+    for before, now in modelled.values():
+        for a, b in zip(before.split(" / "), now.split(" / "), strict=True):
+            assert 50 < float(a[:-1]) < float(b[:-1]) < 100
 
 
 def test_the_order_is_timed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,11 +48,22 @@ def test_zero_stages_shard_the_training_state() -> None:
         plan = BatchPlan(64, world, micro, accumulation, micro, 1)
         return planner.state_bytes(model, load(None, words), plan) / count
 
-    assert [each(f"engine.zero_stage={stage}") for stage in range(4)] == [16, 11, 8, 5]
+    # Of a model that is a single bucket: with ZeRO two are filled, one of them copied; ZeRO 3 has all weights whole.
+    assert [each(f"engine.zero_stage={stage}") for stage in range(4)] == [16 + 4, 11 + 12, 8 + 12, 5 + 12 + 4]
     assert each("train.ema_decay=0.9", world=1) == 20
     model.segments = 2  # autograd sums a weight's gradient over the segments beside the one that is there
-    assert [each(f"engine.zero_stage={stage}") for stage in range(4)] == [16, 11, 12, 9]
+    assert [each(f"engine.zero_stage={stage}") for stage in range(4)] == [16 + 4, 11 + 12, 12 + 12, 9 + 12 + 4]
     assert each(world=1, accumulation=2) == 20
+
+
+def test_buckets_are_small_beside_a_large_model() -> None:
+    plan = BatchPlan(64, 64, 1, 1, 1, 1)
+    with torch.device("meta"):
+        model = tdformer.create_model("hst_10_768")
+    count = sum(p.numel() for p in model.parameters())
+    assert 4 * planner.bucket(model) == 25 * 2**20 >= 4 * max(p.numel() for p in model.parameters())
+    found = [planner.state_bytes(model, load(None, [f"engine.zero_stage={s}"]), plan) / count for s in range(4)]
+    assert found == pytest.approx([16.4, 9.3, 5.4, 2.3], abs=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tdformer import TDFormer, segment_loss, unit
 from tdformer.errors import ModelError
-from tdformer.norm import norm_batch, step_statistics
+from tdformer.norm import BatchNorm, frozen_statistics, norm_batch, step_statistics
 
 TARGETS = torch.tensor([0, 1, 2, 3, 4, 0])
 
@@ -103,3 +104,31 @@ def test_what_is_not_made_of_norm_batches_is_refused(tiny) -> None:
     with pytest.raises(ModelError, match="6 images are not made of norm batches of 4"):
         model(torch.rand(6, 3, 16, 16, dtype=torch.float64))
     assert model.eval()(torch.rand(6, 3, 16, 16, dtype=torch.float64)).shape == (6, 5)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is computed: everything but views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += not func.is_view and "split" not in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("segment_norm", ["shared", "per_segment"])
+def test_statistics_of_a_step_cost_a_handful_of_operations(tiny, segment_norm: str) -> None:
+    """Collecting is free; all of them move together."""
+    model = tiny("tiny_hst", segments=2, feedback="all", segment_norm=segment_norm)
+    x = torch.rand(6, 3, 16, 16, dtype=torch.float64)
+    with frozen_statistics(), Operations() as neither:
+        model(x)
+    with step_statistics() as statistics, Operations() as collecting:
+        model(x)
+    assert collecting.count == neither.count
+    with Operations() as moving:
+        statistics.move(statistics.means())
+    units = sum(isinstance(module, BatchNorm) for module in model.modules())
+    assert moving.count <= 2 + 2 < units  # _foreach_mul and cat; one _foreach_lerp_ a segment

@@ -1,0 +1,361 @@
+"""What passes between the ranks in a step, and what it costs on many GPUs.
+
+    python -m benchmarks.collectives [--worlds 1 2 4] [--stages 0 1 2 3] [--segments 1 2 4] [--model hst_10_768]
+
+Counted: real steps of the quick start on gloo, one process a rank: collectives by kind, the bytes that a rank gives to
+them, and how often the host reads a value of the device and so waits for it. Modelled: the same for --model, whose
+collectives follow from its units and parameters by the rule that the counted ones are checked against; their time on
+nodes of 8 H100 as NCCL itself models it (`Network`); and from that the efficiency of weak scaling. No figure of the
+second table was measured on NCCL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+import tdformer
+from cluster import planner
+from cluster.config import load
+from cluster.prepare import write_shards
+from cluster.run import RunFolder
+from pipelines.loader import train_loader
+from tdformer.norm import BatchNorm
+
+from . import machine, table
+
+SHARE = 4
+"""Images of a rank in a step that is counted."""
+BUCKET = 50_000
+"""Elements, instead of those of `planner`, or the quick start would be one bucket."""
+KINDS = ("gradients", "weights", "BatchNorm forward", "BatchNorm backward", "norms", "statistics")
+OPTIONS: dict[str, Any] = {"time_steps": 4, "feedback": "all"}
+NONE = (0, 0)
+Counts = dict[str, tuple[int, int]]
+"""Number and bytes by kind; of `gradients begun in backward` and `waits` the number alone."""
+
+
+class Tally:
+    """Counts while `on`; put where torch hands a collective to its backend, and where Python reads a tensor."""
+
+    def __init__(self) -> None:
+        self.on, self.phase = False, ""
+        self.number: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    def collective(self, name: str, given: tuple[Any, ...]) -> None:
+        kind = self._kind(name)
+        size = next(size for arg in reversed(given) if (size := _nbytes(arg)))  # the input comes last
+        self.number[kind] += 1
+        self.bytes[kind] += size
+        if kind == "gradients" and torch._C._current_graph_task_id() >= 0:
+            self.number["gradients begun in backward"] += 1
+
+    def _kind(self, name: str) -> str:
+        frame, callers = sys._getframe(), set()
+        while frame is not None:
+            callers.add((Path(frame.f_code.co_filename).name, frame.f_code.co_name))
+            frame = frame.f_back  # type: ignore[assignment]
+        if any(file == "norm.py" for file, _ in callers):
+            return f"BatchNorm {self.phase}"
+        if any(function == "over_ranks" for _, function in callers):
+            return "statistics"
+        if "gather" in name:
+            return "weights"
+        return "gradients" if self.phase == "backward" else "norms"
+
+    def read(self) -> None:
+        caller = sys._getframe(3).f_code.co_filename
+        if "/torch/" not in caller:  # AdamW reads its step, which is on the host
+            self.number["waits"] += 1
+
+    def install(self) -> None:
+        def wrap(owner: Any, name: str, act: Callable[..., None]) -> None:
+            call = getattr(owner, name)
+
+            def wrapped(*given: Any, **named: Any) -> Any:
+                if self.on:
+                    act(name, given[1:])
+                return call(*given, **named)
+
+            setattr(owner, name, wrapped)
+
+        for name in dir(dist.ProcessGroup):
+            if any(word in name for word in ("reduce", "gather", "scatter")):
+                wrap(dist.ProcessGroup, name, self.collective)
+        for name in ("item", "tolist", "__float__", "__int__", "__bool__"):
+            wrap(torch.Tensor, name, lambda *_: self.read())
+
+    @contextmanager
+    def during(self, owner: Any, **phases: str) -> Iterator[None]:
+        """Calls of these functions of `owner` are phases."""
+        before = {name: getattr(owner, name) for name in phases}
+
+        def phase(name: str) -> Callable[..., Any]:
+            def call(*given: Any, **named: Any) -> Any:
+                self.phase = phases[name]
+                return before[name](*given, **named)
+
+            return call
+
+        for name in phases:
+            setattr(owner, name, phase(name))
+        try:
+            yield
+        finally:
+            for name, call in before.items():
+                setattr(owner, name, call)
+
+
+def _nbytes(argument: Any) -> int:
+    if isinstance(argument, torch.Tensor):
+        return argument.nbytes
+    return sum(map(_nbytes, argument)) if isinstance(argument, list | tuple) else 0
+
+
+@dataclass(frozen=True)
+class Case:
+    stage: int
+    segments: int
+    world: int
+    together: bool
+    """Whether all ranks' images are one norm batch."""
+
+    def words(self, folder: Path) -> list[str]:
+        images = SHARE * self.world
+        return [
+            f"runs_dir={folder}",
+            f"name=z{self.stage}-n{self.segments}-{self.together}-{self.world}",
+            f"data.root={folder / 'shards'}",
+            "data.dataset=digits",
+            "train.threads=1",
+            f"train.global_batch={images}",
+            f"train.norm_batch={images if self.together else SHARE}",
+            "model.name=quickstart",
+            "model.time_steps=4",
+            f"model.segments={self.segments}",
+            "model.feedback=all",
+            f"engine.zero_stage={self.stage}",
+        ]
+
+
+def rank(number: int, folder: str, cases: list[Case]) -> None:
+    """Counts steps of this rank; the first writes what it found."""
+    from cluster import engine
+    from cluster.health import Watchdog
+    from cluster.signals import Notice
+    from cluster.train import Trainer
+
+    torch.set_num_threads(1)
+    planner.BUCKET = BUCKET
+    world = cases[0].world
+    device = engine.init_distributed(number, world, dist.FileStore(f"{folder}/meet-{world}", world))
+    counter = Tally()
+    counter.install()
+    found = []
+    for case in cases:
+        config = load(None, case.words(Path(folder)))
+        run = RunFolder(config.run_path)
+        if not number:
+            run.path.mkdir(parents=True, exist_ok=True)
+        dist.barrier()
+        trainer = Trainer(config, run, device, Notice(), Watchdog(10))
+        batches = train_loader(
+            trainer.data,
+            trainer.state.cursor,
+            rank=number,
+            world=world,
+            micro_batch=trainer.plan.micro_batch,
+            accumulation=trainer.plan.accumulation,
+            augment=None,
+            workers=0,
+        )
+        trainer.engine.train()
+        with (
+            counter.during(trainer.engine, forward="forward", backward="backward"),
+            counter.during(engine, update="step"),
+        ):
+            for step, batch in zip(range(3), batches, strict=False):  # in the first ones ZeRO 3 learns the order
+                counter.on = step == 2
+                counter.number.clear()
+                counter.bytes.clear()
+                trainer.step(batch, 0.0)
+        counter.on = False
+        found.append({kind: (count, counter.bytes[kind]) for kind, count in counter.number.items()})
+        dist.barrier()
+    if not number:
+        Path(folder, f"counts-{world}.json").write_text(json.dumps(found))
+    dist.barrier()
+    os._exit(0)  # nothing is left to do but to free memory
+
+
+def counted(cases: list[Case], folder: Path) -> Iterator[tuple[Case, Counts]]:
+    for world in sorted({case.world for case in cases}):
+        own = [case for case in cases if case.world == world]
+        mp.start_processes(rank, (str(folder), own), nprocs=world, start_method="spawn")
+        yield from zip(own, json.loads((folder / f"counts-{world}.json").read_text()), strict=True)
+
+
+class Rule:
+    """The collectives of a step as they follow from a network: bytes that a rank gives to each."""
+
+    def __init__(self, model: nn.Module, segments: int, bucket: int) -> None:
+        self.sizes = [p.numel() for p in model.parameters()]
+        self.segments = segments
+        self.parameters = 4 * sum(self.sizes)
+        units = [m.weight.numel() for m in model.modules() if isinstance(m, BatchNorm)]
+        self.batchnorm = [8 * channels for channels in units] * segments
+        """In each direction: two numbers a channel."""
+        self.gradients = [0]
+        for size in reversed(self.sizes):  # as backward comes to them
+            if self.gradients[-1] + 4 * size > 4 * bucket:
+                self.gradients.append(0)
+            self.gradients[-1] += 4 * size
+
+    def check(self, case: Case, found: Counts) -> None:
+        """Raises AssertionError where what was counted is something else."""
+        together = case.together and case.world > 1
+        expected = (len(self.batchnorm), sum(self.batchnorm)) if together else NONE
+        for direction in ("forward", "backward"):
+            assert tuple(found.get(f"BatchNorm {direction}", NONE)) == expected, (case, found)
+        number, size = found.get("gradients", NONE)
+        if case.world == 1 and not number:
+            return
+        assert abs(number - len(self.gradients)) <= 2, (case, found, len(self.gradients))
+        assert self.parameters <= size <= 1.01 * self.parameters, (case, found, self.parameters)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Seconds of a collective by NCCL's own model (`src/graph/tuning.cc`, constants of 2.28: a base, hops over NVLink
+    and over the network, bytes by bus bandwidth; the better of ring and tree, of the protocols LL and Simple).
+
+    nvlink: 450 GB/s a direction. net: 400 Gb/s. Of each `reached` arrives (assumed). Between nodes a byte is taken to
+    pass one GPU's own 50 GB/s; NCCL uses all 8 of a node at once, so this is an upper bound of the time."""
+
+    node: int = 8
+    nvlink: float = 450e9
+    net: float = 50e9
+    reached: float = 0.8
+    switch: float = 10e-6
+    """From the computing stream to NCCL's and back: two events and a launch (assumed)."""
+    wait: float = 50e-6
+    """What the GPU stands idle after the host has waited for it, until there is work again (assumed)."""
+    copy: float = 2.5e-6
+    """A small kernel (assumed)."""
+
+    def seconds(self, size: float, ranks: int, allreduce: bool) -> float:
+        """size: what each rank gives."""
+        if ranks == 1:
+            return 0.0
+        nodes = -(-ranks // self.node)
+        local, times = ranks // nodes, 2 if allreduce else 1
+        moved = times * size * (ranks - 1) / (ranks if allreduce else 1)
+        rate = self.reached * (self.net if nodes > 1 else self.nvlink)
+        base, hop, over = 6.6e-6, (1.0e-6 if nodes > 1 else 0.6e-6), 2.7e-6
+        low = base + times * ((ranks - nodes) * hop + (nodes - 1) * over) + moved / (rate / 2)
+        base, hop, over = 8.4e-6, 3.4e-6, 14e-6
+        simple = base + times * ((ranks - nodes) * hop + (nodes - 1) * over) + moved / rate
+        tree = math.inf
+        if allreduce:
+            tree = 6.8e-6 + 2 * ((local - 1) * 0.6e-6 + math.log2(nodes) * 5e-6) + 2 * size / (rate / 3.8)
+        return min(low, simple, tree) + self.switch
+
+
+def exposed(
+    rule: Rule, network: Network, ranks: int, group: int, compute: float, stage: int, found: Counts, before: bool
+) -> float:
+    """Seconds of a step in which a GPU does nothing but wait for others. group: ranks that share a norm batch; found:
+    what was counted at this ZeRO stage; before: as at commit 7590ad3."""
+    seconds = 0.0
+    for size in rule.batchnorm if group > 1 else []:
+        seconds += network.seconds(size, group, False) + network.seconds(size, group, True)
+        if before:  # a list of outputs, copied one by one, and the number of images read by the host
+            seconds += group * network.copy + network.wait
+    if before:
+        seconds += network.seconds(rule.parameters, ranks, True)
+    else:  # a gradient is whole when backward comes to the first segment; the last bucket has nothing to hide behind
+        *early, last = [network.seconds(size, ranks, True) for size in rule.gradients]
+        seconds += max(0.0, sum(early) - compute * 2 / 3 / rule.segments) + last
+    if stage:
+        gathers, _ = found["weights"]
+        seconds += gathers * network.seconds(rule.parameters / gathers / ranks, ranks, False)
+    seconds += found.get("norms", NONE)[0] * network.seconds(8, ranks, True)
+    seconds += network.seconds(2 * sum(rule.batchnorm), ranks, True)  # running statistics, in double precision
+    return seconds + found["waits"][0] * network.wait
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--stages", nargs="+", type=int, default=[0, 1, 2, 3])
+    parser.add_argument("--segments", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--model", default="hst_10_768")
+    parser.add_argument("--ms", type=float, default=4.4, help="of computing, an image")
+    parser.add_argument("--images", nargs="+", type=int, default=[64, 8], help="a GPU and step")
+    asked = parser.parse_args(arguments)
+    print(f"{machine()}\n", flush=True)
+    cases = [
+        Case(stage, segments, world, together)
+        for world in asked.worlds
+        for stage in asked.stages
+        for segments in asked.segments
+        for together in ([False, True] if world > 1 else [False])
+    ]
+    results: dict[Case, Counts] = {}
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        write_shards("digits", Path(place) / "shards")
+        for case, found in counted(cases, Path(place)):
+            with torch.device("meta"):
+                small = tdformer.create_model(
+                    "quickstart", segments=case.segments, **OPTIONS, in_channels=1, image_size=8
+                )
+            sizes = [p.numel() for p in small.parameters()]
+            Rule(small, case.segments, min(sum(sizes), max(BUCKET, *sizes))).check(case, found)
+            results[case] = found
+            cells = [f"{n} ({size / 1e3:.0f} kB)" if n else "0" for n, size in (found.get(k, NONE) for k in KINDS)]
+            begun, waits = (str(found.get(kind, NONE)[0]) for kind in ("gradients begun in backward", "waits"))
+            of = [str(case.world), str(case.stage), str(case.segments), "all ranks" if case.together else "a rank"]
+            rows.append([*of, *cells, begun, waits])
+    head = ["ranks", "ZeRO", "N", "norm batch of", *KINDS, "gradients begun in backward", "waits"]
+    print("A step of the quick start (digits, T = 4, feedback to all), counted:\n")
+    print(table(head, rows), flush=True)
+
+    rows = []
+    for images in asked.images:
+        for segments in asked.segments:
+            with torch.device("meta"):
+                model = tdformer.create_model(asked.model, segments=segments, **OPTIONS)
+            rule, compute = Rule(model, segments, planner.bucket(model)), asked.ms * images / 1e3
+            for stage in (stage for stage in asked.stages if stage < 2):
+                found = results[Case(stage, segments, max(asked.worlds), False)]
+                for name, most in (("a GPU", 1), ("a node", Network.node), ("all GPUs", 128)):
+                    cells = []
+                    for before in (True, False):
+                        for ranks in (8, 64, 128):
+                            lost = exposed(rule, Network(), ranks, min(ranks, most), compute, stage, found, before)
+                            cells.append(f"{compute / (compute + lost):.1%}")
+                    of = [str(images), str(segments), str(stage), name]
+                    rows.append([*of, " / ".join(cells[:3]), " / ".join(cells[3:])])
+    print(f"\nWeak scaling of {asked.model} at {asked.ms} ms an image, modelled, at 8 / 64 / 128 GPUs:\n")
+    print(table(["images a GPU", "N", "ZeRO", "norm batch of", "before", "now"], rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
