@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pipelines.loader import check_shared_memory
 from pipelines.samples import Samples
 
 from . import planner
@@ -47,7 +46,7 @@ def main(config: Config, processes: int) -> int:
     rank, world = place or (0, processes or torch.cuda.device_count() or 1)
     ranks = planner.ranks_here(world)
     folder.settle(config)
-    data, plan = check_inputs(config, world, ranks)
+    data, plan = check_inputs(config, world)
     done = folder.summary()
     if done is None:
         warning = planner.check(config, data, plan, here(config, ranks))
@@ -99,17 +98,16 @@ def given_place() -> tuple[int, int] | None:
     return numbers["RANK"], numbers["WORLD_SIZE"]
 
 
-def check_inputs(config: Config, world: int, here: int = 0) -> tuple[Samples, BatchPlan]:
+def check_inputs(config: Config, world: int) -> tuple[Samples, BatchPlan]:
     """Refuse data, a model or a batch that cannot work before a run folder is made or a process started; returns what
-    is trained on, and in which batches. here: how many of the `world` processes will be on this machine."""
+    is trained on, and in which batches."""
     resolve(config, world)
     data, _ = training_data(config)
     plan = resolve(config, world, len(data))
     with torch.device("meta"):
         build_model(config, data)
     augmentation(config, data)
-    # At the end of an epoch each rank evaluates while its loader of the epoch is still there.
-    check_shared_memory(data, view(config, data), plan.micro_batch, config.data.workers, 2 * here)
+    view(config, data)
     return data, plan
 
 
