@@ -21,6 +21,7 @@ from pipelines.corrupted import Made, published
 from pipelines.corruptions import BENCHMARK, SEVERITIES
 from pipelines.loader import NOT_COUNTED, eval_loader, time_first, to_device
 from pipelines.samples import Samples, Seen, has_events
+from pipelines.workers import Workers
 
 from . import checkpoint, devices
 from .config import Config, check_commands, resolve, stored
@@ -36,7 +37,7 @@ def evaluate(
     data: Samples,
     device: torch.device,
     batch_size: int,
-    workers: int,
+    workers: int | Workers,
     each: Callable[[], None] = lambda: None,
     view: Seen | None = None,
     numbers: Sequence[int] | None = None,

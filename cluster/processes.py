@@ -17,8 +17,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pipelines.loader import check_shared_memory
-
 from . import devices, planner
 from .config import BatchPlan, Config, resolve
 from .errors import NoMeeting, RunError, memory_errors, user_errors
@@ -54,7 +52,7 @@ def main(config: Config, processes: int) -> int:
         # An FFCV file may take longer to compare than ranks wait for each other: all of them do it at once.
         data = None if done is not None else training_data(config, trusted=config.data.format != "ffcv")
         return 0 if data is None else worker(rank, world, None, config, data)
-    data, plan = check_inputs(config, world, ranks)
+    data, plan = check_inputs(config, world)
     if done is None:
         if not launched:  # else all ranks look, and agree
             devices.places([devices.look(config.engine.device)] * world)
@@ -106,18 +104,16 @@ def given_place() -> tuple[int, int] | None:
     return numbers["RANK"], numbers["WORLD_SIZE"]
 
 
-def check_inputs(config: Config, world: int, here: int = 0) -> tuple[Data, BatchPlan]:
+def check_inputs(config: Config, world: int) -> tuple[Data, BatchPlan]:
     """Refuse data, a model or a batch that cannot work before a run folder is made or a process started; returns what
-    is trained and evaluated on, and in which batches. here: how many of the `world` processes will be on this
-    machine."""
+    is trained and evaluated on, and in which batches."""
     resolve(config, world)
     data, test = training_data(config)
     plan = resolve(config, world, len(data))
     with torch.device("meta"):
         build_model(config, data)
     augmentation(config, data)
-    # At the end of an epoch each rank evaluates while its loader of the epoch is still there.
-    check_shared_memory(data, view(config, data), plan.micro_batch, config.data.workers, 2 * here)
+    view(config, data)
     return (data, test), plan
 
 

@@ -22,6 +22,7 @@ from pipelines.errors import DataError
 from pipelines.loader import Batch, time_first, to_device, train_loader
 from pipelines.mix import mix, soft_targets
 from pipelines.order import Cursor, epoch_order, global_batch, steps_per_epoch
+from pipelines.workers import Workers
 from tdformer.measure import Firing, measure_firing
 from tdformer.norm import norm_batch, step_statistics
 
@@ -103,6 +104,7 @@ class Trainer:
         self.classes = list(self.data.class_names)  # of the run, in the order of the head's outputs
         self.view = view(config, self.data)
         self.augment = augmentation(config, self.data)
+        self.workers = Workers(config.data.workers, self.data, self.validation)
 
         model = build_model(config, self.data)
         self.recompute = planner.planned(config, self.data, self.plan)
@@ -163,7 +165,7 @@ class Trainer:
                 micro_batch=self.plan.micro_batch,
                 accumulation=self.plan.accumulation,
                 augment=self.augment,
-                workers=config.data.workers,
+                workers=self.workers,
                 view=self.view,
                 skip=config.data.on_error == "skip",
                 window=config.data.window,
@@ -359,7 +361,7 @@ class Trainer:
                 self.validation,
                 self.device,
                 self.plan.micro_batch,
-                self.config.data.workers,
+                self.workers,
                 self.watchdog.alive,
                 self.view,
             )

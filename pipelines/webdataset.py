@@ -170,6 +170,7 @@ class RemoteTarDataset(_Tars):
         self, batches: Sequence[NDArray[np.int64]], windows: NDArray[np.int64] | None
     ) -> Iterator[Callable[[int], None]]:
         """See `Samples`."""
+        self._close()  # their turn was another
         self._windows = np.arange(len(self.items)) if windows is None else windows
         if not batches:
             yield lambda number: None

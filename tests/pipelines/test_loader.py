@@ -109,12 +109,13 @@ def test_a_damaged_sample_is_one_line_from_any_worker(copy: Path, workers: int):
     assert "\n" not in str(error.value)
 
 
-def test_a_worker_that_is_killed_is_one_line(data: TarDataset):
-    class Killer(Augment):
-        def __call__(self, image: np.ndarray, epoch: int, sample_id: int) -> np.ndarray:
-            os.kill(os.getpid(), signal.SIGKILL)
-            return image
+class Killer(Augment):
+    def __call__(self, image: np.ndarray, epoch: int, sample_id: int) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return image
 
+
+def test_a_worker_that_is_killed_is_one_line(data: TarDataset):
     loader = train_loader(
         data, cursor(data), rank=0, world=1, micro_batch=48, accumulation=1, augment=Killer(), workers=1
     )

@@ -1,0 +1,285 @@
+"""What reads batches of samples: this process, or worker processes that last over epochs and write pixels into memory
+that they share with it."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .errors import DamagedSample, DataError
+from .order import Ids
+from .samples import Array, Samples, Seen
+from .stand_in import StandIns
+
+Augmentation = Callable[[Array, int, int], Array]
+"""Of a sample, the epoch and the sample's id."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is done with the samples of an epoch or, epoch None, in evaluation.
+
+    view: None: pictures as they are. seed, damaged: of `StandIns`, None: a damaged sample is an error. windows: see
+    `Samples.following`.
+    """
+
+    view: Seen | None
+    augment: Augmentation | None = None
+    epoch: int | None = None
+    seed: int | None = None
+    damaged: frozenset[int] = frozenset()
+    windows: Ids | None = None
+
+
+class Layout(NamedTuple):
+    """How a batch lies in memory. last: colours lie side by side, as decoders give them; then samples are copied in
+    long pieces."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    last: bool
+
+    @classmethod
+    def of(cls, sample: Array, count: int) -> Layout:
+        last = sample.ndim == 3 and sample.strides[0] < sample.strides[2]
+        return cls((count, *sample.shape), sample.dtype.str, last)
+
+    def on(self, memory: memoryview | Array) -> Array:
+        """The batch at the beginning of `memory`, `[B, ...]`."""
+        shape = (self.shape[0], *self.shape[2:], self.shape[1]) if self.last else self.shape
+        batch = np.frombuffer(memory, self.dtype, math.prod(shape)).reshape(shape)
+        return batch.transpose(0, 3, 1, 2) if self.last else batch
+
+
+class Read(NamedTuple):
+    """images `[B, ...]`; ids: of the samples that were read, those that stand in for others among them; damaged: what
+    could not be read and why, by id."""
+
+    images: Array
+    ids: Ids
+    damaged: dict[int, str]
+
+
+class Reader:
+    """Reads, decodes and augments the samples of a batch, and puts them together."""
+
+    def __init__(self, data: Samples, how: Reading) -> None:
+        self.data, self.how = data, how
+        self.stand_ins = None if how.seed is None else StandIns(how.seed, data.shard_of, how.damaged)
+
+    def read(self, wanted: Ids, memory: memoryview | None = None) -> tuple[Layout, Read]:
+        """The samples `wanted`, at the beginning of `memory`, or in memory of their own. Raises DataError."""
+        damaged: dict[int, str] = {}
+        ids = np.array(wanted)
+        for k, i in enumerate(wanted.tolist()):
+            ids[k], sample = self._sample(i, damaged)
+            if k == 0:
+                layout = Layout.of(sample, len(ids))
+                batch = layout.on(np.empty(len(ids) * sample.nbytes, np.uint8) if memory is None else memory)
+            batch[k] = sample
+        return layout, Read(batch, ids, damaged)
+
+    def _sample(self, i: int, damaged: dict[int, str]) -> tuple[int, Array]:
+        """Sample i, or the one that stands in for it, as it is seen; what cannot be read is added to `damaged`."""
+        if self.stand_ins is None or self.how.epoch is None:
+            return i, self._seen(i)
+        for other in self.stand_ins.of(self.how.epoch, i):
+            try:
+                return other, self._seen(other)
+            except DamagedSample as error:
+                damaged[other] = str(error)
+        raise DataError(f"neither sample {i} nor any of those drawn from its shard can be read; look at the disk")
+
+    def _seen(self, i: int) -> Array:
+        view, augment, epoch = self.how.view, self.how.augment, self.how.epoch
+        sample = self.data.image(i) if view is None else view.see(self.data, i, epoch)
+        return sample if augment is None or epoch is None else augment(sample, epoch, i)
+
+
+_AHEAD = 2
+"""Batches that a worker is asked for before one is taken, and for which it has memory."""
+
+
+class Workers:
+    """`count` processes that read `sets`; with none, this process does. They are forked when first needed, so what they
+    read must be there by then, and last until `close`, or until this process ends, however it does.
+
+    Batches lie in memory that has no name, so nothing is left of it, and the size of /dev/shm does not matter. Requests
+    and answers are small and go through a pipe for each worker: its end is how either side learns that the other is
+    gone.
+    """
+
+    def __init__(self, count: int, *sets: Samples) -> None:
+        self.count, self.sets, self._owner = count, sets, os.getpid()
+        self._room = 0  # bytes for a batch
+        self._due = 0  # answers that are to be taken
+        self._memory = mmap.mmap(-1, 1)
+        self._pipes: list[Connection] = []
+        self._processes: list[BaseProcess] = []
+
+    @property
+    def pids(self) -> list[int | None]:
+        """Those that run."""
+        return [process.pid for process in self._processes]
+
+    def start(self, room: int) -> None:
+        """Let them run, with room for batches of so many bytes. Called before `data.following` is: threads that fetch
+        are not to be there when a process is forked."""
+        if not self.count or (self._pipes and room <= self._room):
+            return
+        self.close()
+        context = multiprocessing.get_context("fork")
+        try:
+            self._room = room
+            self._memory = mmap.mmap(-1, max(1, self.count * _AHEAD * room))
+            with _left_to_us():
+                for k in range(self.count):
+                    ours, theirs = context.Pipe()
+                    self._pipes.append(ours)
+                    self._processes.append(context.Process(target=self._work, args=(k, theirs), daemon=True))
+                    self._processes[k].start()
+                    theirs.close()
+        except OSError as error:
+            self.close()
+            raise DataError(
+                f"{self.count} data workers cannot be started ({error.strerror}); free memory, or make data.workers "
+                "smaller"
+            ) from error
+
+    def read(self, data: Samples, how: Reading, asked: Sequence[Ids]) -> Generator[Read, None, None]:
+        """What is read of each of `asked`, in their order; data: one of `sets`. They end where not all of it is taken.
+        Raises DataError."""
+        if not self.count:
+            reader = Reader(data, how)
+            yield from (reader.read(ids)[1] for ids in asked)
+            return
+        if self._due:
+            raise RuntimeError("these workers are in the middle of an epoch")
+        number = [one is data for one in self.sets].index(True)
+        try:
+            for k in range(self.count):
+                self._send(k, (number, how))
+            for taken in range(len(asked)):
+                for ids in asked[taken + self._due : taken + _AHEAD * self.count]:
+                    self._send((taken + self._due) % self.count, ids)
+                    self._due += 1
+                layout, ids, damaged = self._receive(taken % self.count)
+                # numpy copies on one thread; torch would keep all of them busy for it.
+                images = layout.on(self._slot(taken % self.count, taken // self.count)).copy("K")
+                self._due -= 1
+                yield Read(images, ids, damaged)
+        finally:
+            if self._due:  # nobody takes them
+                self.close()
+
+    def close(self) -> None:
+        """End them; they start again when they are needed."""
+        if self._owner != os.getpid():
+            return
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            if process.pid is not None:
+                process.terminate()
+                process.join()
+        self._pipes, self._processes, self._due = [], [], 0
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _slot(self, k: int, turn: int) -> memoryview:
+        """Memory of worker k for its batch of this turn."""
+        begin = (k * _AHEAD + turn % _AHEAD) * self._room
+        return memoryview(self._memory)[begin : begin + self._room]
+
+    def _send(self, k: int, what: Any) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # `_receive` tells
+            self._pipes[k].send(what)
+
+    def _receive(self, k: int) -> Any:
+        try:
+            answer = self._pipes[k].recv()
+        except (EOFError, ConnectionResetError):
+            self._processes[k].join()
+            code = self._processes[k].exitcode or 0
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise DataError(f"a data worker died ({how}); free memory, or make data.workers smaller") from None
+        if isinstance(answer, DataError):
+            raise answer
+        if isinstance(answer, str):
+            raise RuntimeError(f"in a data worker:\n{answer}")
+        return answer
+
+    def _work(self, k: int, pipe: Connection) -> None:
+        """A worker: told which set it reads and how, then for which ids, until the pipe ends."""
+        for ours in self._pipes:  # which must end with the trainer
+            ours.close()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _heed_parent()
+        torch.set_num_threads(1)
+        turn, reader, following = 0, None, ExitStack()
+        with suppress(EOFError, ConnectionResetError, BrokenPipeError):
+            while True:
+                asked = pipe.recv()
+                if isinstance(asked, tuple):
+                    number, how = asked
+                    following.close()
+                    following.enter_context(self.sets[number].following([], how.windows))
+                    turn, reader = 0, Reader(self.sets[number], how)
+                    continue
+                assert reader is not None
+                pipe.send(_answer(reader, asked, self._slot(k, turn)))
+                turn += 1
+        os._exit(0)
+
+
+def _answer(reader: Reader, asked: Ids, memory: memoryview) -> Any:
+    """Layout, ids and damaged ones; or an error, as a value: a defect's as the text of its traceback."""
+    try:
+        layout, read = reader.read(asked, memory)
+    except DataError as error:
+        return error
+    except Exception:
+        return traceback.format_exc()
+    return layout, read.ids, read.damaged
+
+
+STOPS = {signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP}
+"""What asks a run to stop. Slurm, a closed terminal and `kill -- -GROUP` send them to every process."""
+
+
+@contextmanager
+def _left_to_us() -> Iterator[None]:
+    """Processes that are forked meanwhile begin with STOPS blocked: one that died of them would end the trainer with an
+    error before it has saved."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _heed_parent() -> None:
+    """In a worker: of STOPS only a TERM of the process that started it counts, which is how that one ends it."""
+
+    def wait() -> None:
+        while True:
+            told = signal.sigwaitinfo(STOPS)
+            if told.si_signo == signal.SIGTERM and told.si_pid == os.getppid():
+                os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
