@@ -198,7 +198,8 @@ def _executor(config: Config, shape: Shape, folder: RunFolder, slurm: bool) -> A
             stderr_to_stdout=True,
         )
         return executor
-    executor = SlurmExecutor(logs, max_num_timeout=ENDLESS)
+    python = site.python or shlex.quote(sys.executable)
+    executor = SlurmExecutor(logs, max_num_timeout=ENDLESS, python=python)
     code = shlex.quote(str(folder.path / "code"))
     extra: dict[str, Any] = dict(entry.partition("=")[::2] for entry in site.sbatch)
     given = {
@@ -223,7 +224,7 @@ def _executor(config: Config, shape: Shape, folder: RunFolder, slurm: bool) -> A
         "srun_args": ["--kill-on-bad-exit=1"]
         + ([f"--cpus-per-task={site.cpus_per_process}"] if site.cpus_per_process else [])
         + site.srun,
-        "teardown": [f"exec {shlex.quote(sys.executable)} -m cluster.aftermath {shlex.quote(str(folder.path))} $?"],
+        "teardown": [f"exec {python} -m cluster.aftermath {shlex.quote(str(folder.path))} $?"],
         "additional_parameters": {"requeue": True, **{k: v or True for k, v in extra.items()}},
     }
     executor._internal_update_parameters(**{k: v for k, v in given.items() if v is not None})
