@@ -207,6 +207,7 @@ class SiteConfig:
     setup: list[str] = field(default_factory=list)
     sbatch: list[str] = field(default_factory=list)
     srun: list[str] = field(default_factory=list)
+    python: str | None = None
 
 
 @dataclass
@@ -300,7 +301,7 @@ def _site(file: Path | None) -> list[dict[str, Any]]:
     return [] if file is None else [_layer(values.file_text(file), str(file), "site")]
 
 
-COMMANDS = ("data.root", "site.setup", "site.sbatch", "site.srun")
+COMMANDS = ("data.root", "site.setup", "site.sbatch", "site.srun", "site.python")
 """Settings that can hold commands; data.root where it is `pipe:`."""
 
 

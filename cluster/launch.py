@@ -254,7 +254,8 @@ def cores(config: Config) -> int:
 
 def _slurm(config: Config, shape: Shape, folder: RunFolder) -> _Slurm:
     site, code, cpus = config.site, shlex.quote(str(folder.path / "code")), cores(config)
-    executor = _Slurm(folder.path / "logs", max_num_timeout=ENDLESS)
+    python = site.python or shlex.quote(sys.executable)
+    executor = _Slurm(folder.path / "logs", max_num_timeout=ENDLESS, python=python)
     extra: dict[str, Any] = dict(map(slurm.option, site.sbatch))
     # Where TERM reaches the script alone, the ranks and its last line go on.
     setup = ["trap : TERM", f"export PYTHONPATH={code} PYTHONSAFEPATH=1", *site.setup]
@@ -282,7 +283,7 @@ def _slurm(config: Config, shape: Shape, folder: RunFolder) -> _Slurm:
         # Slurm 22.05 and later do not pass sbatch's own number on; and what the script exports goes to the ranks, also
         # where sbatch was told to export nothing.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--export=ALL", *site.srun],
-        "teardown": [f"exec {shlex.quote(sys.executable)} -m cluster.aftermath {shlex.quote(str(folder.path))} $?"],
+        "teardown": [f"exec {python} -m cluster.aftermath {shlex.quote(str(folder.path))} $?"],
         "additional_parameters": {"requeue": True, **{k: v or True for k, v in extra.items()}},
     }
     executor._internal_update_parameters(**{k: v for k, v in given.items() if v is not None})

@@ -164,8 +164,8 @@ def check_file(path: Path) -> None:
 
 
 def _bounded(value: Any) -> bool:
-    """Whether a value, if it is a number, can be counted with and printed."""
-    return not isinstance(value, (int, float)) or abs(value) < 2**63
+    """Whether a value, if it is a number, can be counted with and printed. Inodes can take all of 64 bits."""
+    return not isinstance(value, (int, float)) or abs(value) < 2**64
 
 
 def _parsed(line: bytes, numbers: tuple[str, ...]) -> dict[str, Any] | None:

@@ -205,7 +205,8 @@ def test_the_text_settings_are_these():
     assert [
         *("data.augment.rand_augment", "data.cache", "data.dataset", "data.root", "data.source", "log.wandb_project"),
         *("model.name", "name", "runs_dir"),
-        *("site.account", "site.constraint", "site.mail", "site.mail_on", "site.partition", "site.qos"),
+        *("site.account", "site.constraint", "site.mail", "site.mail_on", "site.partition", "site.python"),
+        "site.qos",
     ] == TEXT_SETTINGS
     assert TEXT_LISTS == ["data.augment.rand_augment_ops", "site.sbatch", "site.setup", "site.srun"]
 

@@ -101,6 +101,16 @@ def test_a_copy_is_told_from_what_was_moved(
             folder.stored("launch.yaml", [word])
 
 
+def test_an_inode_takes_all_of_64_bits(tmp_path: Path) -> None:
+    """As GlusterFS gives them: half of its folders have the highest one set."""
+    run = RunFolder(tmp_path / "run")
+    run.open(Config())
+    run.tell("running")
+    largest = 2**64 - 1
+    run.status_file.write_text(json.dumps(run.said() | {"inode": largest}))
+    assert run.said()["inode"] == largest
+
+
 def test_ids_of_wandb_written_before_are_kept(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()

@@ -117,8 +117,9 @@ def commands(run: Path, key: str) -> list[Any]:
         ("site.setup", lambda touch: [touch]),
         ("site.srun", lambda touch: [f"--task-prolog={touch}"]),
         ("site.sbatch", lambda touch: [f"prolog={touch}"]),
+        ("site.python", lambda touch: f"{touch}; python"),
     ],
-    ids=["pipe", "upper", "setup", "srun", "sbatch"],
+    ids=["pipe", "upper", "setup", "srun", "sbatch", "python"],
 )
 def test_a_stored_command_is_not_run(run: Path, tmp_path: Path, key: str, make: Any) -> None:
     stored(run, key, make(f"touch {tmp_path}/ran"))
@@ -129,8 +130,9 @@ def test_a_stored_command_is_not_run(run: Path, tmp_path: Path, key: str, make: 
             command("data.workers=0")
     assert not (tmp_path / "ran").exists()
     path, site = run / "run" / "config.yaml", tmp_path / "site.yaml"
-    site.write_text("setup: [module load cuda]\nsbatch: [exclusive]\nsrun: []\n")
-    for words, file in (([f"{key}=null" if key == "data.root" else f"{key}=[]"], None), (["data.root=x"], site)):
+    site.write_text("setup: [module load cuda]\nsbatch: [exclusive]\nsrun: []\npython: null\n")
+    none = "null" if key in ("data.root", "site.python") else "[]"
+    for words, file in (([f"{key}={none}"], None), (["data.root=x"], site)):
         config = configs.stored(path, words, site=file)
         check_commands(config, path, words, site=file)
     assert (config.site.setup, config.site.sbatch, config.site.srun) == (["module load cuda"], ["exclusive"], [])
