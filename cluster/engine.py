@@ -33,13 +33,6 @@ from .config import BatchPlan, Config
 from .planner import PERSISTENT, bucket, live
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-
-# torch imports its compiler (800 modules, a quarter of a start) when an optimizer is made, to keep that from being
-# compiled. Nothing is compiled here; as if it had been done (torch._compile._disable_dynamo, 2.13).
-for method in vars(torch.optim.Optimizer).values():
-    if hasattr(method, "__wrapped__"):
-        vars(method.__wrapped__).setdefault("__dynamo_disable", method.__wrapped__)
-
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
