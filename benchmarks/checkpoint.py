@@ -1,14 +1,18 @@
 """Checkpoints: how long training stands still, how long saving and loading take, and a kill until the next step.
 
     python -m benchmarks.checkpoint [--models quickstart hst_4_384 hst_10_768] [--rounds 3] [--folder DIR]
+        [--worlds 1 2 4] [--stages 0 1 3] [--of hst_4_384]
 
 A checkpoint holds weights and AdamW's two moments in fp32. Training stands still while they are copied to host memory;
-a thread writes them. Times are medians; ratios are against that writing, measured in the same rounds.
+a thread writes them. Times are medians; ratios are against that writing, measured in the same rounds. With several
+ranks (of the engine itself, on gloo) it stands still until the last one has done its part; `host` is what each keeps.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import json
 import os
 import shutil
 import signal
@@ -20,9 +24,12 @@ import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 import tdformer
 from cluster import checkpoint
+from cluster.config import BatchPlan, load
 from cluster.prepare import write_shards
 from cluster.run import RunFolder
 
@@ -62,6 +69,48 @@ def times(name: str, rounds: int, root: Path) -> list[str]:
     stall, save, load = (statistics.median(v) for v in found.values())
     parts_of = [f"{stall:.3f}", f"{save:.2f}", f"{load:.2f}", f"{stall / save:.3f}", f"{load / save:.2f}"]
     return [name, f"{size:.0f}", *parts_of]
+
+
+def stall(number: int, world: int, stages: list[int], name: str, rounds: int, folder: str) -> None:
+    """One rank: at each ZeRO stage, how long gathering weights and moments takes until all are done, and the bytes that
+    this rank then holds."""
+    from cluster import engine
+
+    torch.set_num_threads(1)
+    device = engine.init_distributed(number, world, dist.FileStore(f"{folder}/meet-{world}", world))
+    for stage in stages:
+        torch.manual_seed(0)
+        running = engine.start(
+            tdformer.create_model(name).to(device),
+            load(None, [f"engine.zero_stage={stage}", f"train.global_batch={world}", "train.norm_batch=1"]),
+            BatchPlan(world, world, 1, 1, 1, 1),
+        )
+        times, kept = [], 0
+        for _ in range(rounds + 1):
+            dist.barrier()
+            begun = time.perf_counter()
+            parts = [engine.weights(running, number == 0), engine.moments(running, number == 0)]
+            dist.barrier()
+            times.append(time.perf_counter() - begun)
+            kept = sum(value.nbytes for part in parts for value in part.values())
+            del parts
+        del running
+        gc.collect()
+        found = Path(folder, f"stall-{world}-{stage}-{number}.json")
+        found.write_text(json.dumps([statistics.median(times[1:]), kept]))  # the first one makes pages and connections
+    dist.barrier()
+    os._exit(0)  # nothing is left to do but to free memory
+
+
+def stalls(worlds: list[int], stages: list[int], name: str, rounds: int, folder: Path) -> list[list[str]]:
+    rows = []
+    for world in worlds:
+        mp.start_processes(stall, (world, stages, name, rounds, str(folder)), nprocs=world, start_method="spawn")
+        for stage in stages:
+            ranks = [json.loads((folder / f"stall-{world}-{stage}-{i}.json").read_text()) for i in range(world)]
+            host = " + ".join(f"{kept / 2**20:.0f}" for _, kept in ranks)
+            rows.append([str(world), str(stage), f"{max(seconds for seconds, _ in ranks):.3f}", host])
+    return rows
 
 
 def after_a_kill(rounds: int, folder: Path) -> list[list[str]]:
@@ -107,12 +156,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--models", nargs="+", default=["quickstart", "hst_4_384", "hst_10_768"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
+    parser.add_argument("--worlds", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--stages", nargs="+", type=int, default=[0, 1, 3])
+    parser.add_argument("--of", default="hst_4_384", help="the model of several ranks")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(os.cpu_count() or 1)
     print(f"{machine()}; {asked.rounds} rounds\n")
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         rows = [times(name, asked.rounds, Path(folder) / "checkpoints") for name in asked.models]
         print(table(["model", "MiB", "stall s", "save s", "load s", "stall / save", "load / save"], rows))
+        rows = stalls(asked.worlds, asked.stages, asked.of, asked.rounds, Path(folder))
+        print(table([f"ranks, {asked.of}", "ZeRO", "stall s", "host MiB by rank"], rows))
         print(table(["one process, quick start on digits", "s", "ratio"], after_a_kill(asked.rounds, Path(folder))))
 
 
