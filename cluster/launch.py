@@ -77,7 +77,7 @@ class Job:
         folder = RunFolder(self.folder)
         try:
             if env.global_rank == 0:
-                folder.tell("starting", **_known(folder) | _start(folder))
+                folder.tell("starting", **_known(folder) | _this_start())
             if env.name() == "slurm":
                 self._leave_to_aftermath(env.global_rank)
             from .processes import main
@@ -103,8 +103,11 @@ class Job:
         folder = RunFolder(self.folder)
 
         def leave(*_: Any) -> None:
+            known = _known(folder)
+            if folder.status().get("state") == "starting":
+                known["started_at"] = known.get("step")  # it has not begun
             with suppress(RunError):
-                folder.tell("saved", **_known(folder), reason=f"stopped by {signal.SIGUSR2.name}")
+                folder.tell("saved", **known, reason=f"stopped by {signal.SIGUSR2.name}")
             sys.stdout.flush()
             os._exit(128 + signal.SIGTERM)
 
@@ -425,10 +428,9 @@ def _snapshot(folder: RunFolder) -> None:
     fresh.rename(place)
 
 
-def _start(folder: RunFolder) -> dict[str, Any]:
+def _this_start() -> dict[str, Any]:
     """What tells this start's words in the status from an earlier one's."""
-    job, restarts = (os.environ.get(name) for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
-    return {"job": job, "restarts": restarts, "started_at": folder.status().get("step")}
+    return {"job": os.environ.get("SLURM_JOB_ID"), "restarts": os.environ.get("SLURM_RESTART_COUNT")}
 
 
 def _config(folder: RunFolder) -> Config:

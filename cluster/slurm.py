@@ -112,7 +112,7 @@ def states(jobs: Sequence[str]) -> dict[str, State]:
         return found
     command = ("squeue", "-h", "--states=all", "-j", ",".join(jobs), "-o", "%i|%T|%L|%r")
     try:
-        said = _asked(*command, unless="Invalid job id")
+        said = asked(*command, unless="Invalid job id")
     except NoAnswer as error:
         return dict.fromkeys(jobs, State(UNKNOWN, str(error)))
     for line in said.splitlines():
@@ -123,7 +123,7 @@ def states(jobs: Sequence[str]) -> dict[str, State]:
 
 def cancel(job: str) -> None:
     """Raises NoAnswer."""
-    _asked("scancel", job)
+    asked("scancel", job)
 
 
 def settled(job: str) -> State:
@@ -185,7 +185,7 @@ def _patiently() -> Iterator[None]:
         pause = min(2 * pause, 30.0)
 
 
-def _asked(*command: str, unless: str | None = None) -> str:
+def asked(*command: str, unless: str | None = None) -> str:
     """What a command prints. Raises NoAnswer where it fails, unless it says so."""
     done = _run(*command)
     if done.returncode and (unless is None or unless not in done.stderr):
