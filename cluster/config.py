@@ -159,7 +159,7 @@ class EngineConfig:
 
 @dataclass
 class RecomputeConfig:
-    policy: str = setting("unit", choices=("none", "block", "time", "unit", "auto"))
+    policy: str = setting("auto", choices=("none", "block", "time", "unit", "auto"))
     borders: int = setting(1, least=1)
     memory: float | None = setting(None, above=0)
 

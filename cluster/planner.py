@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from pipelines.samples import Samples
@@ -21,37 +22,52 @@ from .values import first_line
 
 @dataclass(frozen=True)
 class Recompute:
-    """A choice of `recompute.policy` and `recompute.borders`, its cost for one micro-batch, and the bytes of all."""
+    """A choice of `recompute.policy` and `recompute.borders`, the bytes of all, and its cost for one micro-batch (None:
+    `total` is a bound)."""
 
     policy: str
     borders: int
-    cost: Cost
-    total: int
+    total: float
+    cost: Cost | None = None
 
     def __str__(self) -> str:
         borders = f", every {self.borders}th border kept" if self.borders > 1 else ""
-        return f"recompute {self.policy}{borders}: {self.total / GIB:.2f} GiB planned"
+        bound = "at most " if self.cost is None else ""
+        return f"recompute {self.policy}{borders}: {bound}{self.total / GIB:.2f} GiB planned"
 
 
 def planned(config: Config, data: Samples, plan: BatchPlan) -> Recompute | None:
-    """What `recompute.policy: auto` chooses; None where the config says it. Raises RunError where nothing fits."""
+    """What `recompute.policy: auto` chooses, the same on all ranks, which call it together; None where the config says
+    it. What cannot be priced gets the policy that needs least. Raises RunError where nothing fits."""
     if config.recompute.policy != "auto":
         return None
+    memories: list[Memory] = [here(config, ranks_here(plan.world))] * plan.world
+    if plan.world > 1:  # under ZeRO 3 backward gathers what it computes again: they must agree, so the least counts
+        dist.all_gather_object(memories, memories[0])
+    least = min(memories, key=lambda memory: memory.size)
     with torch.device("meta"):
-        return choose(build_model(config, data), config, plan)
+        model = build_model(config, data)
+        try:
+            return choose(model, config, plan, least)
+        except RuntimeError:  # `check` has told
+            return Recompute("unit", 1, at_most(model, config, plan))
 
 
-def choose(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory | None = None) -> Recompute:
-    """The cheapest recomputation whose peak fits into `memory` (None: that of this process); `model` is on meta.
+def choose(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> Recompute:
+    """The fastest recomputation that leaves a tenth of `memory` free; `model` is on meta.
 
-    Candidates by their operations: keep everything, units, then units with fewer borders kept. Raises RunError, naming
-    what the smallest would need, where none fits.
+    Candidates as fast as they were on an H100: keep everything, blocks, units, then units with fewer borders kept
+    (`time` computes as much again as `block`, and needs more). Raises RunError, naming what the smallest would need,
+    where none fits, and RuntimeError where a step cannot be priced.
     """
-    memory = (memory or here(config, ranks_here(plan.world)))._replace(usable=1 - RESERVE)
+    memory = memory._replace(usable=1 - RESERVE)
+    room, bound = memory.size * memory.usable, at_most(model, config, plan)
+    if bound <= room:
+        return Recompute("none", 1, bound)
     tried: list[Recompute] = []
-    for policy, borders in [("none", 1)] + [("unit", 2**i) for i in range(model.segments.bit_length())]:
+    for policy, borders in [("none", 1), ("block", 1)] + [("unit", 2**i) for i in range(model.segments.bit_length())]:
         tried.append(price(model, config, plan, policy, borders))
-        if tried[-1].total <= memory.size * memory.usable:
+        if tried[-1].total <= room:
             return tried[-1]
     raise RunError(_too_large(min(tried, key=lambda choice: choice.total), model, config, plan, memory))
 
@@ -63,10 +79,10 @@ def check(config: Config, data: Samples, plan: BatchPlan, memory: Memory) -> str
         model = build_model(config, data)
         if at_most(model, config, plan) <= memory.size * (memory.usable - RESERVE):
             return None
-        if config.recompute.policy == "auto":
-            choose(model, config, plan, memory)
-            return None
         try:
+            if config.recompute.policy == "auto":
+                choose(model, config, plan, memory)
+                return None
             needed = price(model, config, plan, config.recompute.policy, config.recompute.borders)
         except RuntimeError as e:
             return f"the memory of a step is not known beforehand ({first_line(e)})"
@@ -88,9 +104,10 @@ def _needs(needed: Recompute, plan: BatchPlan, memory: Memory) -> str:
 def _too_large(needed: Recompute, model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> str:
     """What is needed, and what there is to change."""
     remedies = ["lower train.micro_batch"] if plan.micro_batch > 1 else []
-    if needed.policy in ("none", "block", "time"):
+    asked = config.recompute.policy  # auto has tried what needs less
+    if asked in ("none", "block", "time"):
         remedies.append("set recompute.policy=unit")
-    elif needed.borders < model.segments:
+    elif asked == "unit" and needed.borders < model.segments:
         remedies.append(f"raise recompute.borders, up to {model.segments}")
     if plan.world > 1 and config.engine.zero_stage < 3:
         remedies.append("raise engine.zero_stage")
@@ -108,13 +125,20 @@ def at_most(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     return 2 * activations + state_bytes(model, config, plan)
 
 
+_priced: dict[str, Cost] = {}
+
+
 def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders: int) -> Recompute:
-    """What one choice costs."""
-    before = model.recompute, model.keep.borders
-    model.set_recompute(policy, borders)
-    cost, _ = measure_step(model, example(model, plan.micro_batch, "meta"), config.train.precision == "bf16")
-    model.set_recompute(*before)
-    return Recompute(policy, borders, cost, cost.peak + state_bytes(model, config, plan))
+    """What one choice costs; seconds for a large model, so a process that checks and then trains does it once."""
+    bf16 = config.train.precision == "bf16"
+    key = repr((model.config, plan.micro_batch, bf16, policy, borders))
+    if key not in _priced:
+        before = model.recompute, model.keep.borders
+        model.set_recompute(policy, borders)
+        _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), bf16)
+        model.set_recompute(*before)
+    cost = _priced[key]
+    return Recompute(policy, borders, cost.peak + state_bytes(model, config, plan), cost)
 
 
 BUCKET = 25 * 2**18

@@ -21,7 +21,7 @@ from . import devices, planner
 from .config import BatchPlan, Config, resolve
 from .errors import NoMeeting, RunError, memory_errors, user_errors
 from .lock import WAIT
-from .memory import here
+from .memory import GIB, here
 from .model import build_model
 from .monitor import Monitor
 from .run import RunFolder
@@ -220,7 +220,10 @@ def smaller(config: Config, world: int) -> str:
     """What to change in a run whose step does not fit."""
     recompute, stage = config.recompute, config.engine.zero_stage
     ways = [f"lower train.micro_batch ({resolve(config, world).micro_batch} now)"]
-    if recompute.policy in ("unit", "auto"):
+    if recompute.policy == "auto":
+        memory = here(config, planner.ranks_here(world))
+        ways.append(f"set recompute.memory, by which auto chooses, lower ({memory.size / GIB:.2f} GiB now)")
+    elif recompute.policy == "unit":
         ways.append(f"raise recompute.borders ({recompute.borders} now)")
     else:
         ways.append(f"set recompute.policy=unit ({recompute.policy} now)")

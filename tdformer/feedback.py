@@ -70,6 +70,7 @@ class Processing(nn.Module):
     def current(self, x: Tensor, w: Tensor) -> Tensor:
         """What drives the neuron, from the high-level spikes and the vector."""
         if self.core:
+            x = x.view_as(x)  # its two gradients meet here, before those of other blocks: in this order with any policy
             x = x * attention_map(x, w, self.low, self.high)
         if self.biased:
             x = x + w.to(x.dtype).view(-1, 1, 1)

@@ -7,8 +7,8 @@ All give the same gradients and BatchNorm statistics, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -42,13 +42,22 @@ def recomputed(part: nn.Module, call: Callable[..., Any], state: State, *inputs:
         result = call(*tensors[: len(inputs)], inner)
         return result, [inner.membrane.get(k) for k in names]
 
+    first = inputs[0]
+    assert first is not None
+    mode = autocast_type(first)
+
+    @contextmanager
+    def as_before() -> Iterator[None]:
+        with frozen_statistics(), autocast(first, mode):  # checkpoint knows no autocast on the meta device
+            yield
+
     result, after = checkpoint(
         run,
         *inputs,
         *(state.membrane.get(k) for k in names),
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), frozen_statistics()),
+        context_fn=lambda: (nullcontext(), as_before()),
     )
     state.membrane.update({k: v for k, v in zip(names, after, strict=True) if v is not None})
     return result

@@ -77,9 +77,9 @@ Trainer.step = lambda self, *given: run(self, *given) if self.rank == 0 else os.
         ),
         (
             KILLED,
-            ["--processes", "2"],
+            ["--processes", "2", "recompute.policy=auto", "recompute.memory=8"],
             "process 1 was ended by SIGKILL: memory has run out, if nobody sent it; ",
-            ["lower train.micro_batch (700 now", "raise engine.zero_stage (0 now)"],
+            ["lower train.micro_batch (700 now", "set recompute.memory, by which auto chooses, lower (8.00 GiB now)"],
             "running",
             1,
         ),

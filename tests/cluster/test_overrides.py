@@ -51,9 +51,8 @@ def check(words: list[str], launched: bool = False, slurm: bool = False) -> None
 
 @pytest.mark.parametrize("word", NEEDS)
 def test_a_setting_that_needs_another_is_refused_without_it(word: str) -> None:
-    off = ["recompute.policy=block"] if key(word) == "recompute.borders" else []
     with pytest.raises(RunError, match=f"^{key(word)} changes nothing here: ") as error:
-        check([*off, word])
+        check([word])
     assert "\n" not in str(error.value)
     check([*NEEDS[word], word])
 
@@ -67,8 +66,8 @@ def test_what_else_is_refused_is_of_another_command() -> None:
         except RunError as error:
             assert str(error).startswith(f"{name} changes nothing here: ")
             refused.add(name)
-    # by default recompute.policy is unit and no block is fed back
-    assert refused == {*map(key, NEEDS), "data.source", *SITE} - {"recompute.borders", "model.feedback"}
+    # by default no block is fed back
+    assert refused == {*map(key, NEEDS), "data.source", *SITE} - {"model.feedback"}
 
 
 def test_a_launch_takes_the_site_s_settings_on_slurm_alone() -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from forked import Command
+from same_run import assert_equal
 
 import tdformer
 from cluster import memory, planner
@@ -15,28 +21,30 @@ from cluster.config import BatchPlan, load
 from cluster.errors import RunError
 from cluster.prepare import write_shards
 from cluster.processes import check_inputs
+from cluster.run import RunFolder
 
 GIB = 2**30
 
 
-def choose(memory: float, *words: str) -> planner.Recompute:
-    config = load(None, ["recompute.policy=auto", f"recompute.memory={memory}", *words])
+def choose(gib: float, *words: str) -> planner.Recompute:
+    config = load(None, words)
     with torch.device("meta"):
-        model = tdformer.create_model("quickstart", image_size=64, segments=2, feedback="all")
-        return planner.choose(model, config, BatchPlan(32, 1, 32, 1, 32, 1))
+        model = tdformer.create_model("hst_4_384", segments=2, feedback="all")
+        return planner.choose(model, config, BatchPlan(32, 1, 32, 1, 32, 1), memory.Memory(gib * GIB, "a test's"))
 
 
-def test_the_cheapest_that_fits_is_taken() -> None:
-    plenty = choose(1000)
-    assert (plenty.policy, plenty.borders) == ("none", 1)
-    less = choose(plenty.total / GIB)  # a tenth stays free
-    assert (less.policy, less.borders) == ("unit", 1)
-    assert less.cost.flops > plenty.cost.flops and less.total < plenty.total
-    least = choose(less.total / GIB)
-    assert least.policy == "unit" and least.borders > 1
-    assert least.cost.flops > less.cost.flops and least.total < less.total
-    with pytest.raises(RunError, match="a micro-batch of 32 needs .* GiB a process with recompute.policy=unit"):
-        choose(0.01)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_fastest_that_fits_is_taken(precision: str) -> None:
+    words = [f"train.precision={precision}"]
+    found = [choose(1000, *words), choose(4, *words)]
+    assert found[0].cost is None and found[1].cost is not None  # where there is plenty, nothing is counted
+    while (found[-1].policy, found[-1].borders) != ("unit", 2):
+        found.append(choose(0.999 * found[-1].total / 0.9 / GIB, *words))  # a tenth stays free
+    assert [(c.policy, c.borders) for c in found] == [("none", 1), ("none", 1), ("block", 1), ("unit", 1), ("unit", 2)]
+    assert all(after.total < before.total for before, after in pairwise(found))
+    with pytest.raises(RunError, match="a micro-batch of 32 needs .* GiB a process with recompute.policy=unit") as none:
+        choose(0.01, *words)
+    assert str(none.value).endswith("; lower train.micro_batch or set recompute.memory, if there is more")
 
 
 def test_zero_stages_shard_the_training_state() -> None:
@@ -110,6 +118,53 @@ def test_what_fits_closely_is_told_and_trained(cli: Any, recipe: Path) -> None:
     done = cli("train", recipe, "train.epochs=1", "name=auto", "recompute.policy=auto", "recompute.memory=8")
     assert done.returncode == 0, done.stderr
     assert "recompute none: " in done.stdout
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_goes_on_with_other_memory(tmp_path: Path, recipe: Path, precision: str) -> None:
+    """By default the memory chooses what is computed again: another one at each start, and the same bits."""
+    cut = ("model.time_steps=4", "model.segments=2", "model.feedback=all", "model.clamp=[-9,9]", "train.ema_decay=0.9")
+    words = (
+        recipe,
+        *cut,
+        "train.epochs=1",
+        "train.global_batch=240",
+        f"train.precision={precision}",
+        "train.threads=1",
+    )
+    said = []
+    for runs, sizes in (("whole", ["2"]), ("again", ["2", "0.023", "0.015"])):
+        for size in sizes:
+            command = ("train", *words, f"runs_dir={runs}", f"recompute.memory={size}", "log.every_steps=1")
+            process = Command(*command, "checkpoint.every_steps=1", cwd=tmp_path, merged=True)
+            if size != sizes[-1]:
+                metrics = RunFolder(tmp_path / runs / "run").metrics
+                rows = len(metrics.read()) + 2
+                while len(metrics.read()) < rows and process.returncode is None:
+                    time.sleep(0.005)
+                process.kill()
+            said.append(process.communicate()[0])
+    assert [re.search("recompute ([a-z]+)", one)[1] for one in said] == ["none", "none", "block", "unit"]
+    assert_equal(tmp_path / "whole", tmp_path / "again")
+
+
+def test_the_least_memory_of_all_ranks_counts(tmp_path: Path, recipe: Path) -> None:
+    """Two machines may differ in memory, and with ZeRO 3 what is computed again is gathered again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = [
+        Command(
+            *("train", recipe, "train.epochs=1", "engine.zero_stage=3", f"recompute.memory={size}"),
+            cwd=tmp_path,
+            env=os.environ | place | {"RANK": str(rank)},
+            merged=True,
+        )
+        for rank, size in enumerate(("2", "0.006"))
+    ]
+    said = [rank.communicate()[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert "recompute unit: " in said[0]
 
 
 def _check(recipe: Path, *words: str, world: int = 1) -> str | None:
