@@ -147,7 +147,7 @@ def row(folder: RunFolder) -> dict[str, str]:
 def aftermath(folder: RunFolder, code: int = 1, program: str = "") -> str:
     """The job's last line, in the environment of a job; what it says."""
     program += f"import sys; from cluster.aftermath import main; sys.exit(main({str(folder.path)!r}, '{code}'))"
-    env = os.environ | {"SLURM_JOB_ID": "12"}
+    env = os.environ | {"SLURM_JOB_ID": "12", "SLURM_CLUSTER_NAME": "here"}
     out, err = Command(cwd=folder.path, env=env, program=program).communicate()
     assert not err, err
     return out
