@@ -85,7 +85,7 @@ def _main(folder: RunFolder, code: int) -> int:
     site = configs.stored(folder.path / "launch.yaml").site
     why = heard if asked else "ended by SIGTERM, and not by Slurm" if stray else f"crashed (exit code {code})"
     row = {"time": time.time(), "job": job, "exit_code": code, "checkpoint": folder.saved_step() or 0}
-    rows = [row for row in folder.crashes.whole("exit_code", "checkpoint")[0] if row.get("job") == job]
+    rows = [r for r in folder.crashes.whole("exit_code", "checkpoint")[0] if r.get("job") == job]
     reason = None
     if not asked:
         folder.crashes.append(row := {**row, "saved": True} if stray else row)
