@@ -44,10 +44,14 @@ SHARE = 4
 BUCKET = 50_000
 """Elements, instead of those of `planner`, or the quick start would be one bucket."""
 KINDS = ("gradients", "weights", "BatchNorm forward", "BatchNorm backward", "norms", "statistics")
-OPTIONS: dict[str, Any] = {"time_steps": 4, "feedback": "all"}
 NONE = (0, 0)
 Counts = dict[str, tuple[int, int]]
 """Number and bytes by kind; of `gradients begun in backward` and `waits` the number alone."""
+
+
+def options(segments: int) -> dict[str, Any]:
+    """Of a model; feedback from a segment before it needs one."""
+    return {"time_steps": 4, "segments": segments, "feedback": "all" if segments > 1 else "none"}
 
 
 class Tally:
@@ -147,9 +151,7 @@ class Case:
             f"train.global_batch={images}",
             f"train.norm_batch={images if self.together else SHARE}",
             "model.name=quickstart",
-            "model.time_steps=4",
-            f"model.segments={self.segments}",
-            "model.feedback=all",
+            *(f"model.{key}={value}" for key, value in options(self.segments).items()),
             f"engine.zero_stage={self.stage}",
         ]
 
@@ -341,7 +343,7 @@ def main(arguments: list[str]) -> None:
     for images in asked.images:
         for segments in asked.segments:
             with torch.device("meta"):
-                model = tdformer.create_model(asked.model, segments=segments, **OPTIONS)
+                model = tdformer.create_model(asked.model, **options(segments))
             rule, compute = Rule(model, segments, planner.bucket(model)), asked.ms * images / 1e3
             for stage in (stage for stage in asked.stages if stage < 2):
                 found = results[Case(stage, segments, max(asked.worlds), False)]
