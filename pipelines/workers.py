@@ -8,13 +8,13 @@ import mmap
 import multiprocessing
 import os
 import signal
-import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,12 +124,13 @@ class Workers:
     """
 
     def __init__(self, count: int, *sets: Samples) -> None:
-        self.count, self.sets, self._owner = count, sets, os.getpid()
+        self.count, self.sets = count, sets
         self._room = 0  # bytes for a batch
         self._due = 0  # answers that are to be taken
         self._memory = mmap.mmap(-1, 1)
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []
+        self._end: Callable[[], Any] = lambda: None
 
     @property
     def pids(self) -> list[int | None]:
@@ -146,6 +147,8 @@ class Workers:
         try:
             self._room = room
             self._memory = mmap.mmap(-1, max(1, self.count * _AHEAD * room))
+            # Also when this object or this process ends; not in its forks.
+            self._end = Finalize(self, _ended, (self._pipes, self._processes), exitpriority=0)
             with _left_to_us():
                 for k in range(self.count):
                     ours, theirs = context.Pipe()
@@ -177,29 +180,19 @@ class Workers:
                 for ids in asked[taken + self._due : taken + _AHEAD * self.count]:
                     self._send((taken + self._due) % self.count, ids)
                     self._due += 1
-                layout, ids, damaged = self._receive(taken % self.count)
+                layout, others, damaged = self._receive(taken % self.count)
                 # numpy copies on one thread; torch would keep all of them busy for it.
                 images = layout.on(self._slot(taken % self.count, taken // self.count)).copy("K")
                 self._due -= 1
-                yield Read(images, ids, damaged)
+                yield Read(images, asked[taken] if others is None else others, damaged)
         finally:
             if self._due:  # nobody takes them
                 self.close()
 
     def close(self) -> None:
         """End them; they start again when they are needed."""
-        if self._owner != os.getpid():
-            return
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            if process.pid is not None:
-                process.terminate()
-                process.join()
+        self._end()
         self._pipes, self._processes, self._due = [], [], 0
-
-    def __del__(self) -> None:
-        self.close()
 
     def _slot(self, k: int, turn: int) -> memoryview:
         """Memory of worker k for its batch of this turn."""
@@ -229,7 +222,6 @@ class Workers:
         for ours in self._pipes:  # which must end with the trainer
             ours.close()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _heed_parent()
         torch.set_num_threads(1)
         turn, reader, following = 0, None, ExitStack()
         with suppress(EOFError, ConnectionResetError, BrokenPipeError):
@@ -247,15 +239,25 @@ class Workers:
         os._exit(0)
 
 
+def _ended(pipes: list[Connection], processes: list[BaseProcess]) -> None:
+    for pipe in pipes:
+        pipe.close()
+    for process in processes:
+        if process.pid is not None:
+            process.kill()  # they write nothing that lasts, and heed no other signal
+            process.join()
+
+
 def _answer(reader: Reader, asked: Ids, memory: memoryview) -> Any:
-    """Layout, ids and damaged ones; or an error, as a value: a defect's as the text of its traceback."""
+    """Layout, the ids that were read where they are not those asked for, and damaged ones; or an error, as a value: a
+    defect's as the text of its traceback."""
     try:
         layout, read = reader.read(asked, memory)
     except DataError as error:
         return error
     except Exception:
         return traceback.format_exc()
-    return layout, read.ids, read.damaged
+    return layout, None if np.array_equal(read.ids, asked) else read.ids, read.damaged
 
 
 STOPS = {signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP}
@@ -264,22 +266,10 @@ STOPS = {signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP}
 
 @contextmanager
 def _left_to_us() -> Iterator[None]:
-    """Processes that are forked meanwhile begin with STOPS blocked: one that died of them would end the trainer with an
-    error before it has saved."""
+    """Processes that are forked meanwhile have STOPS blocked, for good: one that died of them would end the trainer
+    with an error before it has saved."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _heed_parent() -> None:
-    """In a worker: of STOPS only a TERM of the process that started it counts, which is how that one ends it."""
-
-    def wait() -> None:
-        while True:
-            told = signal.sigwaitinfo(STOPS)
-            if told.si_signo == signal.SIGTERM and told.si_pid == os.getppid():
-                os._exit(0)
-
-    threading.Thread(target=wait, daemon=True).start()

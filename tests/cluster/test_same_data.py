@@ -163,34 +163,18 @@ def test_240_shards_are_read_with_200_descriptors(shards: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
 
 
-SHARED = """
-import subprocess, sys
-from cluster.cli import main
-sys.argv = ["tdformer", "train", "recipe.yaml", "data.workers=2", "train.epochs=1"]
-for size in sys.stdin.read().split():
-    subprocess.run(["mount", "-o", f"remount,size={size}", "/dev/shm"], check=True)
-    try:
-        main()
-    except SystemExit as end:
-        print("ended with", end.code, flush=True)
-"""
-
-
-def test_too_little_shared_memory_is_one_line_with_the_size_that_does(shards: Path, tmp_path: Path) -> None:
-    """4 batches of 240 pictures of 64 bytes for each of 2 workers in training and 2 in evaluation, 4 pages each."""
+def test_workers_need_no_shared_memory_of_a_container(shards: Path, tmp_path: Path) -> None:
+    """A page of /dev/shm, where batches of 240 pictures of 64 bytes take 4."""
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
-    inside = ["unshare", "--mount", *user, "sh", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', "sh"]
+    inside = ["unshare", "--mount", *user, "sh", "-c", 'mount -t tmpfs -o size=4k none /dev/shm && exec "$@"', "sh"]
     if subprocess.run([*inside, "true"], capture_output=True).returncode:
         pytest.skip("it needs the right to mount a tmpfs (root, or user namespaces)")
     done = subprocess.run(
-        [*inside, sys.executable, "-c", SHARED],
+        [*inside, sys.executable, "-m", "cluster.cli", "train", "recipe.yaml", "data.workers=2", "train.epochs=1"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        input="444k 448k",
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.stdout.split("ended with ")[1].startswith("2\n") and done.stdout.endswith("ended with 0\n"), done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert "/dev/shm has 0.43 MiB free, and the batches of 4 data workers need 0.44 MiB; make it larger" in line
+    assert done.returncode == 0, done.stderr

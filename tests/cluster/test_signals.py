@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(place: Path, name: str, program: str, processes: int, workers: int) -> tuple[Command, RunFolder]:
-    """A run that has done some steps of its second epoch or a later one, so that its workers were started twice."""
+    """A run that has done some steps of its second epoch or a later one: its workers have seen an evaluation."""
     words = ["recipe.yaml", f"name={name}", "--processes", processes, f"data.workers={workers}"]
     command = Command("train", *words, cwd=place, program=program, merged=True)
     folder = RunFolder(place / "runs" / name)
@@ -69,13 +69,22 @@ def test_a_signal_to_all_processes_saves(place: Path, kind: signal.Signals, proc
     assert found is not None and checkpoint.step_of(found) == steps[-1]
 
 
-def test_nohup_is_heeded(place: Path) -> None:
+def test_nohup_is_heeded_and_workers_last_over_epochs(place: Path) -> None:
     command, folder = started(place, "nohup", NOHUP, 1, 2)
     os.killpg(command.pid, signal.SIGHUP)
-    before = len(folder.metrics.read())
+    before, workers = last_epoch(folder), children(command.pid)
     deadline = time.monotonic() + 60
-    while len(folder.metrics.read()) < before + 5:
+    while last_epoch(folder) < before + 2:
         assert command.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
+    assert len(workers) == 2 and children(command.pid) == workers
     os.killpg(command.pid, signal.SIGTERM)
     assert command.communicate(timeout=60) and command.returncode == 143
+
+
+def last_epoch(folder: RunFolder) -> int:
+    return max(row["epoch"] for row in folder.metrics.read())
+
+
+def children(pid: int) -> set[str]:
+    return {pid for tasks in Path(f"/proc/{pid}/task").glob("*/children") for pid in tasks.read_text().split()}

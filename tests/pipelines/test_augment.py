@@ -73,6 +73,15 @@ def test_flip_happens_as_often_as_asked(flip: float):
     assert abs(flipped / 1000 - flip) < 0.05
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_flipped_picture_lies_in_memory_as_the_picture_does():
+    """Colours side by side, as decoders give them; they also give what cannot be written."""
+    picture = np.frombuffer(PHOTO.tobytes(), np.uint8).reshape(32, 32, 3).transpose(2, 0, 1)
+    for image in (picture, picture.copy("K"), PHOTO):
+        flipped = Augment(flip=1.0, erasing=1e-9)(image, 0, 1)
+        assert np.array_equal(flipped, image[:, :, ::-1]) and flipped.strides == image.strides
+
+
 def test_erasing_blanks_one_rectangle_in_all_channels():
     image = np.ones((2, 28, 28), np.uint8)
     erased = 0
@@ -140,6 +149,14 @@ def test_rand_augment_draws_operations_and_magnitudes_as_timm(monkeypatch: pytes
     degrees = np.array([a[0] for n, a in drawn if n == "Rotate"])
     assert 0.35 < (degrees > 0).mean() < 0.65
     assert abs(np.abs(degrees).mean() - 27) < 0.3
+
+
+def test_posterize_may_keep_no_bit():
+    """A magnitude of 10, which rand-m9-mstd0.5 draws too: Pillow 13 raised ValueError."""
+    ours = Augment(rand_augment="rand-m10-inc1", rand_augment_ops=("PosterizeIncreasing",), mean=MEAN, std=STD)
+    seen = [ours(PHOTO, 0, i) for i in range(20)]
+    black = sum(not image.any() for image in seen)
+    assert 0 < black < 20 and black + sum(np.array_equal(image, PHOTO) for image in seen) == 20
 
 
 def test_the_cifar_recipe_draws_one_of_the_named_operations(monkeypatch: pytest.MonkeyPatch):

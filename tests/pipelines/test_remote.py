@@ -28,7 +28,9 @@ from pipelines.cache import Cache, Item
 from pipelines.errors import DataError
 from pipelines.loader import eval_loader, train_loader
 from pipelines.remote import Patience, Remote
+from pipelines.samples import Samples
 from pipelines.webdataset import RemoteTarDataset, TarDataset
+from pipelines.workers import Workers
 
 ROOT = Path(__file__).parents[2]
 QUICK = Patience(tries=3, pause=0.01, timeout=0.5)
@@ -318,6 +320,30 @@ def test_the_folder_never_holds_more_than_its_limit(server: fs.FileServer, copy:
         watching.join()
     assert max(largest) < most[0] <= sum(largest)
     assert sum(server.requests.values()) > 6 and (folder / "notes.txt").exists()
+
+
+def test_workers_that_last_read_each_epoch_by_its_own_windows(server: fs.FileServer, copy: Path, tmp_path: Path):
+    """And let go of the files of the epoch before, which would take up space after they have left the cache."""
+    largest = sorted(path.stat().st_size for path in copy.glob("*.tar"))[-2:]
+    data, local = remote(server.url, tmp_path / "cache", limit=sum(largest)), TarDataset(copy)
+    pool = Workers(2, data)
+
+    def batches(of: Samples, number: int, workers: int | Workers) -> Iterator[torch.Tensor]:
+        at = order.Cursor(5, number, 0, 24, data.digest)
+        sizes = {"rank": 0, "world": 1, "micro_batch": 24, "accumulation": 1}
+        for (batch,) in train_loader(of, at, augment=None, workers=workers, window=1, **sizes):
+            yield batch.images
+
+    def opened(pid: int | None) -> list[str]:
+        links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+        return [link for link in links if link.startswith(str(data.cache.folder))]
+
+    for number in range(4):
+        for k, (got, expected) in enumerate(zip(batches(data, number, pool), batches(local, number, 0), strict=True)):
+            assert torch.equal(got, expected)
+            if k == 0:
+                assert all(len(opened(pid)) <= 1 for pid in pool.pids)
+    pool.close()
 
 
 def test_a_cache_for_less_than_two_windows_is_refused(server: fs.FileServer, copy: Path, tmp_path: Path):
