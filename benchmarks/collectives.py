@@ -325,9 +325,7 @@ def main(arguments: list[str]) -> None:
         write_shards("digits", Path(place) / "shards")
         for case, found in counted(cases, Path(place)):
             with torch.device("meta"):
-                small = tdformer.create_model(
-                    "quickstart", segments=case.segments, **OPTIONS, in_channels=1, image_size=8
-                )
+                small = tdformer.create_model("quickstart", **options(case.segments), in_channels=1, image_size=8)
             sizes = [p.numel() for p in small.parameters()]
             Rule(small, case.segments, min(sum(sizes), max(BUCKET, *sizes))).check(case, found)
             results[case] = found
