@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import multiprocessing
 import resource
 import sys
 import tempfile
@@ -151,7 +152,11 @@ def ffcv_itself(photos: Photographs) -> Iterator[Any]:
 _COMPILED: dict[str, Loader] = {}
 
 
-def ours(photos: Photographs, data: Samples | None = None) -> Iterator[Any]:
+def ours(
+    photos: Photographs,
+    data: Samples | None = None,
+    augment: Augment = Augment(flip=0.5),  # noqa: B008 - frozen
+) -> Iterator[Any]:
     """As `tdformer train` reads them: bicubic, bytes, which become floats on the device."""
     data = data or photos.data
     cursor = order.Cursor(0, 0, 0, BATCH, data.digest)
@@ -162,11 +167,18 @@ def ours(photos: Photographs, data: Samples | None = None) -> Iterator[Any]:
         "accumulation": 1,
         "workers": photos.workers,
     }
-    yield from train_loader(data, cursor, augment=Augment(flip=0.5), view=View(SIZE), **options)
+    yield from train_loader(data, cursor, augment=augment, view=View(SIZE), **options)
 
 
 def ours_from_ffcv(photos: Photographs) -> Iterator[Any]:
     return ours(photos, photos.copy)
+
+
+def ours_by_the_recipe(photos: Photographs) -> Iterator[Any]:
+    """With the augmentation of the published ImageNet recipe."""
+    colours = {"mean": tuple(photos.data.mean), "std": tuple(photos.data.std)}
+    recipe = Augment(flip=0.5, rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25, erasing_mode="pixel", **colours)
+    return ours(photos, augment=recipe)
 
 
 def ours_as_floats(photos: Photographs) -> Iterator[Any]:
@@ -182,6 +194,7 @@ LOADERS: dict[str, Callable[[Photographs], Iterable[Any]]] = {
     "ffcv's own loader, pixels, uint8": ffcv_itself,
     "ours, shards, uint8": ours,
     "ours, shards, normalised float32": ours_as_floats,
+    "ours, shards, RandAugment and erasing, uint8": ours_by_the_recipe,
     "ours, FFCV pixels, uint8": ours_from_ffcv,
 }
 """Each passes over the photographs once, with its workers, and gives batches. The first is the base of the ratios."""
@@ -198,11 +211,27 @@ def floors(photos: Photographs) -> dict[str, Callable[[], float]]:
     def each(step: Callable[[int], Any]) -> Callable[[], float]:
         return lambda: times * _used(lambda: _passed(map(step, range(len(read)))))
 
+    def at_once(step: Callable[[int], Any]) -> Callable[[], float]:
+        def by_all() -> None:
+            context = multiprocessing.get_context("fork")
+            passes = [
+                context.Process(target=lambda: _passed(map(step, range(len(read))))) for _ in range(photos.workers)
+            ]
+            for one in passes:
+                one.start()
+            for one in passes:
+                one.join()
+
+        return lambda: times * _used(by_all) / photos.workers
+
     return {
         "Pillow decodes": each(lambda k: Image.open(io.BytesIO(read[k])).convert("RGB")),
         "simplejpeg decodes": each(lambda k: simplejpeg.decode_jpeg(read[k])),
         "torch brings the box to size": each(lambda k: resized(decoded[k], boxes[k], SIZE)),
         "both, as ours does": each(lambda k: crop(read[k], 3, boxes[k], SIZE)),
+        "the same, by as many processes at once as there are workers": at_once(
+            lambda k: crop(read[k], 3, boxes[k], SIZE)
+        ),
     }
 
 

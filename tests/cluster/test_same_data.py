@@ -175,6 +175,6 @@ def test_workers_need_no_shared_memory_of_a_container(shards: Path, tmp_path: Pa
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
