@@ -1,0 +1,218 @@
+"""Real runs of the `tdformer` command: the same twice, killed and resumed, fed from JPEGs, and held up by a save."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+POLICIES = ("none", "unit", "block", "time")
+
+
+class Site:
+    """A folder to run in, on one kind of device. small: a rehearsal."""
+
+    def __init__(self, folder: Path, device: str, small: bool) -> None:
+        self.folder, self.small, self.cpu = folder, small, device == "cpu"
+        own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"} | ({"CUDA_VISIBLE_DEVICES": ""} if self.cpu else {})
+        self.env = os.environ | own
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *words: str, module: str = "cluster.cli") -> subprocess.Popen[str]:
+        command, pipe = [sys.executable, "-m", module, *words], subprocess.PIPE
+        self.started.append(
+            subprocess.Popen(command, cwd=self.folder, env=self.env, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+        )
+        return self.started[-1]
+
+    def finish(self, *words: str, module: str = "cluster.cli") -> str:
+        """What it wrote. Raises RuntimeError with its last line where it fails."""
+        process = self.start(*words, module=module)
+        said, _ = process.communicate()
+        if process.returncode:
+            last = (said.splitlines() or [""])[-1]
+            raise RuntimeError(f"{' '.join(words[:2])} ended with {process.returncode}: {last}")
+        return said
+
+    def end(self) -> None:
+        """Kill what still runs: its time is over."""
+        for process in self.started:
+            process.kill()
+
+    def rows(self, run: str, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
+        path = self.folder / "runs" / run / file
+        return (
+            [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
+            if path.exists()
+            else []
+        )
+
+
+def exactness(site: Site, workers: int) -> Iterator[dict[str, Any]]:
+    """Digits: each ZeRO stage and each policy twice, and killed halfway and resumed. Yields a row for each."""
+    site.finish("prepare", str(ROOT / "configs" / "digits.yaml"))
+    cases = (
+        [(1, "unit")]
+        if site.small
+        else [(0, "none"), *((s, "none") for s in (1, 2, 3)), *((0, p) for p in POLICIES[1:])]
+    )
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from pool.map(lambda case: _exact(site, *case), cases)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _exact(site: Site, stage: int, policy: str) -> dict[str, Any]:
+    names = [f"{word}-{stage}-{policy}" for word in ("once", "again", "killed")]
+    size = ["train.epochs=1", "train.global_batch=480"] if site.small else ["train.epochs=3"]
+    words = [
+        *("train", str(ROOT / "configs" / "digits.yaml"), "--processes", "1", *size),
+        *(
+            f"engine.zero_stage={stage}",
+            f"recompute.policy={policy}",
+            "log.every_steps=1",
+            f"checkpoint.every_steps={1 if site.small else 5}",
+        ),
+    ]
+    for name in names[:2]:
+        site.finish(*words, f"name={name}")
+    killed, half = site.start(*words, f"name={names[2]}"), len(site.rows(names[0])) // 2
+    while len(site.rows(names[2])) < half and killed.poll() is None:
+        time.sleep(0.002)
+    killed.kill()
+    killed.communicate()
+    at = len(site.rows(names[2]))
+    site.finish(*words, f"name={names[2]}")
+    once, again, resumed = (_bytes(site.folder / "runs" / name) for name in names)
+    steps = len(site.rows(names[0]))
+    return {
+        "stage": stage,
+        "policy": policy,
+        "steps": steps,
+        "twice": once == again,
+        "killed_at": at,
+        "resumed": once == resumed,
+    }
+
+
+def _bytes(run: Path) -> dict[str, bytes]:
+    """The metrics, and weights and moments at the end."""
+    newest = max((run / "checkpoints").glob("step-*"), key=lambda path: path.name)
+    return {file.name: file.read_bytes() for file in (run / "metrics.jsonl", *sorted(newest.glob("*.safetensors")))}
+
+
+def pictures(folder: Path, count: int, different: int = 64) -> None:
+    """JPEGs of 500 x 375 with structure and noise, in ten classes; `different` of them, the others are links."""
+    for i in range(count):
+        for split in ("train", "test")[: 1 + (i < 16)]:
+            path = folder / split / f"{i % 10}" / f"{i:05d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            first = folder / "train" / f"{i % different % 10}" / f"{i % different:05d}.jpg"
+            if first.exists():
+                path.hardlink_to(first)
+            else:
+                path.write_bytes(_jpeg(i))
+
+
+def _jpeg(number: int) -> bytes:
+    rng, out = np.random.default_rng(number), io.BytesIO()
+    coarse = Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)).resize(
+        (500, 375), Image.Resampling.BICUBIC
+    )
+    pixels = np.asarray(coarse) + rng.normal(0, 6, (375, 500, 3))
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def recipe(site: Site) -> list[str]:
+    """Words of a training run on JPEGs."""
+    model, size, batch = ("quickstart", 32, 16) if site.small else ("hst_10_768", 224, 128)
+    words = [f"model.name={model}", f"data.size={size}", f"train.global_batch={batch}", "data.augment.flip=0.5"]
+    cores = len(os.sched_getaffinity(0))
+    workers = 1 if site.small else max(1, min(14, cores - 2))
+    words += [f"data.workers={workers}", "data.dataset=folder", f"data.root={site.folder / 'pictures'}"]
+    return [*words, "train.precision=bf16", "log.every_steps=1"]
+
+
+def loader(site: Site) -> Iterator[dict[str, Any]]:
+    """From JPEGs in shards to steps: images a second, and the share of the time that training waits for data."""
+    pictures(site.folder / "raw", 64 if site.small else 2560)
+    site.finish("shard", "folder", str(site.folder / "pictures"), "--source", str(site.folder / "raw"))
+    (site.folder / "empty.yaml").write_text("{}\n")
+    site.finish(
+        "train", "empty.yaml", "--processes", "1", *recipe(site), "name=pictures", "checkpoint.every_steps=100000"
+    )
+    rows = site.rows("pictures", "speed.jsonl")
+    rows = rows[len(rows) // 4 :]  # the first ones start workers and choose kernels
+    seconds, images, waited = (sum(row[key] for row in rows) for key in ("seconds", "images", "data_wait_seconds"))
+    yield {"images_per_second": images / seconds, "waiting": waited / seconds, "steps": len(rows)}
+
+
+def checkpoints(site: Site) -> Iterator[dict[str, Any]]:
+    """Seconds that a save holds training up, by ZeRO stage: each in a process of its own."""
+    for stage in (1,) if site.small else (0, 1):
+        said = site.finish(
+            *recipe(site), f"engine.zero_stage={stage}", f"name=save-{stage}", module="benchmarks.gpu.runs"
+        )
+        yield json.loads(said.splitlines()[-1]) | {"stage": stage}
+
+
+def kernels(site: Site) -> Iterator[dict[str, Any]]:
+    """The compiled kernels against the reference."""
+    command = ["-q", "-m", "gpu", "-p", "no:cacheprovider", str(ROOT / "tests" / "tdformer" / "test_gpu_kernels.py")]
+    yield {"said": site.finish(*command, module="pytest").splitlines()[-1].strip("= ")}
+
+
+def hold_up(words: list[str], saves: int = 3) -> dict[str, Any]:
+    """What `checkpoints` runs: a trainer before its first step, saved several times."""
+    import torch.distributed as dist
+
+    from cluster.config import load
+    from cluster.engine import init_distributed
+    from cluster.health import Watchdog
+    from cluster.processes import check_inputs
+    from cluster.run import RunFolder
+    from cluster.signals import Notice
+    from cluster.train import Trainer
+
+    config = load(None, words)
+    folder = RunFolder(config.run_path)
+    folder.settle(config)
+    check_inputs(config, 1)
+    device = init_distributed(0, 1, dist.HashStore())
+    folder.open(config)
+    with Watchdog(config.engine.timeout_minutes) as watchdog:
+        trainer = Trainer(config, folder, device, Notice(), watchdog)
+        held, whole = _saved(trainer.save, trainer.saved, trainer, saves)
+    size = sum(file.stat().st_size for file in next(folder.checkpoints.glob("step-*")).iterdir())
+    dist.destroy_process_group()
+    return {"held_up_s": held, "written_s": whole, "mib": size / 2**20}
+
+
+def _saved(save: Callable[[], None], wait: Callable[[], None], trainer: Any, saves: int) -> tuple[float, float]:
+    held, whole = [], []
+    for _ in range(saves + 1):
+        trainer.state.step += 1
+        begun = time.perf_counter()
+        save()
+        held.append(time.perf_counter() - begun)
+        wait()
+        whole.append(time.perf_counter() - begun)
+    return statistics.median(held[1:]), statistics.median(whole[1:])  # the first one makes files and buffers
+
+
+if __name__ == "__main__":
+    print(json.dumps(hold_up(sys.argv[1:])), flush=True)

@@ -1,0 +1,172 @@
+"""Training steps and evaluations of one model: ours by policy, and the published style with each neuron at its best."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import tdformer
+from benchmarks import peer
+from benchmarks.published import LIF, Published
+from tdformer.measure import measure_step
+from tdformer.neuron import lif
+from tdformer.options import NeuronOptions
+
+from .device import Device
+
+GIB = 2**30
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is run: a model of the registry on `batch` images of `pixels`^2, in evaluation on twice as many."""
+
+    model: str
+    pixels: int
+    batch: int
+    warm: int
+    rounds: int
+    backend: str = "inductor"  # of torch.compile
+
+
+class Fused(LIF):
+    """The published neuron in one kernel of ours a direction: what a peer with a fused neuron can be."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes, v = lif(x, None if isinstance(self.v, float) else self.v, NeuronOptions(threshold=self.threshold))
+        self.v = v
+        return spikes
+
+
+class SpikingJelly(LIF):
+    """spikingjelly 2.0's neuron with its state in fp32: with another one its dispatch takes plain PyTorch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        from spikingjelly.activation_based import functional, surrogate
+
+        v = torch.zeros_like(x[0], dtype=torch.float32) if isinstance(self.v, float) else self.v
+        slope = surrogate.Sigmoid(4.0)
+        spikes, self.v, _ = functional.lif_multi_step(x, v, 2.0, True, self.threshold, 0.0, slope, True)
+        return spikes
+
+
+def published(work: Work, neuron: type[LIF]) -> nn.Module:
+    model = Published(work.model, 1, 4)
+    for place, module in list(model.named_modules()):
+        if isinstance(module, LIF):
+            model.set_submodule(place, neuron(module.threshold))
+    return model
+
+
+def ours(work: Work, policy: str, segments: int = 1, borders: int = 1) -> tdformer.TDFormer:
+    fed = "all" if segments > 1 else "none"
+    options: dict[str, Any] = {"image_size": work.pixels, "num_classes": 1000, "time_steps": 4}
+    model = tdformer.create_model(work.model, segments=segments, feedback=fed, **options)
+    model.set_recompute(policy, borders)
+    return model
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    make: Callable[[Work], nn.Module]
+    type: str = "bf16"
+    train: bool = True
+    channels_last: bool = False
+    compiled: bool = False
+
+
+def _of_ours(name: str, *choice: Any) -> Contender:
+    return Contender(f"ours, {name}", lambda work: ours(work, *choice))
+
+
+def _peers(train: bool) -> Iterator[Contender]:
+    neurons: dict[str, type[LIF]] = {"fused neuron (ours)": Fused}
+    if peer.INSTALLED:
+        neurons["spikingjelly"] = SpikingJelly
+    neurons["PyTorch neuron"] = LIF
+    for word, neuron in neurons.items():
+        for kind in TYPES if train else ("bf16",):
+            yield Contender(f"published, {word}, {kind}", lambda work, n=neuron: published(work, n), kind, train)
+
+
+OURS = [
+    _of_ours("none, N = 1", "none"),
+    _of_ours("unit, N = 1", "unit"),
+    _of_ours("block, N = 1", "block"),
+    _of_ours("none, N = 2", "none", 2),
+    _of_ours("unit, N = 2", "unit", 2),
+    _of_ours("unit, borders = 2, N = 4", "unit", 4, 2),
+]
+PEERS = [
+    *_peers(True),
+    Contender("published, fused neuron (ours), channels_last", lambda w: published(w, Fused), channels_last=True),
+]
+EVALUATIONS = [Contender("ours", lambda work: ours(work, "unit"), train=False), *_peers(False)]
+COMPILED = [
+    Contender("published, PyTorch neuron, torch.compile", lambda w: published(w, LIF), compiled=True),
+    Contender(
+        "published, PyTorch neuron, channels_last, torch.compile",
+        lambda w: published(w, LIF),
+        channels_last=True,
+        compiled=True,
+    ),
+]
+
+
+def measured(contender: Contender, work: Work, device: Device) -> dict[str, Any]:
+    """One row: times by image, memory, launches, kernels, and what the planner says of it."""
+    torch.manual_seed(0)
+    device.free()
+    batch = work.batch if contender.train else 2 * work.batch
+    row: dict[str, Any] = {"name": contender.name, "train": contender.train, "batch": batch}
+    model: Any = contender.make(work).to(device.kind).train(contender.train)
+    if contender.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    images = torch.rand(batch, 3, work.pixels, work.pixels, device=device.kind)
+    labels = torch.zeros(batch, dtype=torch.long, device=device.kind)
+    called = torch.compile(model, backend=work.backend) if contender.compiled else model
+
+    def step() -> None:
+        with torch.autocast(device.kind, TYPES[contender.type]), torch.set_grad_enabled(contender.train):
+            logits = called(images)
+        if contender.train:
+            tdformer.segment_loss(logits, labels).backward()
+            model.zero_grad()
+
+    for _ in range(work.warm):
+        step()
+    times = [ms / batch for ms in device.milliseconds(step, work.rounds)]
+    row |= {"ms_per_image": statistics.median(times), "least": min(times), "most": max(times)}
+    row |= {"launch_ms": device.launch(step), "peak_gib": device.peak(step, model) / GIB}
+    kernels = device.kernels(step)
+    row |= {"launches": sum(count for _, _, count in kernels), "kernels": kernels[:20]}
+    row["fused"] = sorted({name for name, _, _ in kernels if re.search("_fire|lif(?!t)", name, re.IGNORECASE)})
+    if contender.train:
+        if isinstance(model, tdformer.TDFormer):
+            row["planned_gib"] = planned(contender, work, batch)
+        if device.peak_rate:
+            row["mfu"] = operations(work) / (row["ms_per_image"] * 1e-3 * device.peak_rate)
+    return row
+
+
+def planned(contender: Contender, work: Work, batch: int) -> float:
+    """GiB that the planner's model of the step says."""
+    with torch.device("meta"):
+        model = contender.make(work).train()
+        cost, _ = measure_step(model, torch.zeros(batch, 3, work.pixels, work.pixels), bf16=True)  # type: ignore[arg-type]
+    return cost.peak / GIB
+
+
+def operations(work: Work) -> int:
+    """Of one image's training step without recomputation."""
+    with torch.device("meta"):
+        cost, _ = measure_step(ours(work, "none"), torch.zeros(1, 3, work.pixels, work.pixels), bf16=True)
+    return cost.flops

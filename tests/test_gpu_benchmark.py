@@ -1,0 +1,77 @@
+"""`python -m benchmarks.gpu`, rehearsed where there is no GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from forked import Command
+
+from benchmarks import peer, published
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import runs, steps
+from benchmarks.gpu.device import Device
+
+TINY = """
+import sys
+from tdformer import registry
+from tdformer.backbones import QKFormerSizes
+registry.MODELS["tiny"] = registry.Entry(QKFormerSizes("imagenet", (16, 24, 32), (1, 1, 2), 4), 32, 3, 10)
+from benchmarks.gpu.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_the_gpu_s_benchmark_is_rehearsed(tmp_path: Path) -> None:
+    """Every section, on the CPU: what only CUDA does is in `Device`."""
+    words = ("--device=cpu", "--size=small", "--model=tiny", "--out=found", "--seconds=900")
+    rehearsal = Command(*words, cwd=tmp_path, program=TINY)
+    done = rehearsal.completed(timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found" / "gpu.json").read_text())
+    sections = found["sections"]
+    rows = [row for section in sections.values() for row in section["rows"]]
+    assert not [name for name, section in sections.items() if "left_out" in section or not section["rows"]], sections
+    assert not [row["error"] for row in rows if "error" in row]
+    (exact,) = sections["exactness"]["rows"]
+    assert exact["twice"] and exact["resumed"]
+    assert all(row["kernels"] and row["ms_per_image"] > 0 for row in rows if "name" in row)
+    assert sections["loader"]["rows"][0]["images_per_second"] > 0
+    assert 0 < sections["checkpoint"]["rows"][0]["held_up_s"] <= sections["checkpoint"]["rows"][0]["written_s"]
+    assert (tmp_path / "found" / "gpu.md").read_text() in done.stdout
+    again = Command(*words, cwd=tmp_path, program=TINY).completed()
+    assert again.returncode == 2 and "gpu.json is there already" in again.stderr
+
+
+def test_the_gpu_s_benchmark_needs_one(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert gpu.main([]) == 2
+    assert capsys.readouterr().err.startswith("error: torch sees no GPU here")
+
+
+def test_what_does_not_fit_the_gpu_s_time_is_named(tmp_path: Path) -> None:
+    found = {"sections": {}}
+    work = steps.Work("tiny", 32, 2, 1, 1)
+    gpu.measure(found, runs.Site(tmp_path, "cpu", True), work, Device("cpu"), 0.2, tmp_path)
+    assert len(found["sections"]) == 8
+    assert all("time was" in section["left_out"] for section in found["sections"].values())
+    assert json.loads((tmp_path / "gpu.json").read_text()) == found
+
+
+def test_a_fused_neuron_is_the_published_one() -> None:
+    """What stands in for the peer at its best computes what the peer does."""
+    x = torch.randn(4, 2, 8, 5, 5)
+    found = []
+    for neuron in (published.LIF, steps.Fused, *([steps.SpikingJelly] if peer.INSTALLED else [])):
+        own = x.clone().requires_grad_()
+        layer = neuron(0.5)
+        spikes = torch.cat([layer(own[:2]), layer(own[2:])])
+        (spikes * x.roll(1, 1)).sum().backward()
+        found.append((spikes.detach(), own.grad))
+    assert 0 < found[0][0].mean() < 1
+    for spikes, grad in found[1:]:
+        torch.testing.assert_close(spikes, found[0][0])
+        torch.testing.assert_close(grad, found[0][1])
