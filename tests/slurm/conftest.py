@@ -4,6 +4,8 @@ each of pytest's workers."""
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import itertools
 import os
 import shutil
 import signal
@@ -14,19 +16,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from forked import Command
 
 ROOT = Path(__file__).parents[2]
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
+PORT = 26800
+"""Of the first cluster's controller."""
+PATIENCE = 600
+"""Seconds: longer than anything takes on a busy machine, and waited in full only where a test fails. The limits of
+Slurm below are as wide, so that it ends nothing by itself that is only slow."""
 CONF = """\
 ClusterName=ci
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/sock,cred_expire=6
+AuthInfo=socket={folder}/munge/sock,cred_expire=30
 CredType=cred/munge
 SlurmctldPort={port}
 FirstJobId={first}
@@ -50,20 +58,23 @@ SelectTypeParameters=CR_CPU_Memory
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-KillWait=10
+KillWait=60
+OverTimeLimit=5
+BatchStartTimeout=300
 KillOnBadExit=0
-UnkillableStepTimeout=20
+UnkillableStepTimeout=300
 InactiveLimit=0
-SlurmdTimeout=30
+SlurmdTimeout=300
 SlurmctldTimeout=10
 MinJobAge=3600
-MessageTimeout=10
+MessageTimeout=100
+TCPTimeout=30
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 {nodes}
 PartitionName=low   Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE MaxTime=60 DefMemPerCPU=1000 State=UP
-PartitionName=grace Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=20 MaxTime=60 DefMemPerCPU=1000 State=UP
+PartitionName=grace Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=300 MaxTime=60 DefMemPerCPU=1000 State=UP
 PartitionName=high  Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60 DefMemPerCPU=1000 State=UP
 """
 
@@ -74,7 +85,7 @@ class Slurm:
     def __init__(self, folder: Path, nodes: int, number: int) -> None:
         """number: of this cluster among those that are up at once; their jobs have other numbers, hence other ports."""
         self.folder, self.number = folder, number
-        self.port = 26800 + 20 * number
+        self.port = PORT + 20 * number
         self.nodes = {f"127.0.{number}.{11 + i}": self.port + 1 + i for i in range(nodes)}
         self.last = [*self.nodes][-1]
         self.env = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(ROOT), "COLUMNS": "250"}
@@ -119,9 +130,12 @@ class Slurm:
 
     def clear(self) -> None:
         """End every job, and have all nodes back."""
+        up = self.processes("slurmd")
         for name in self.nodes:
-            if not _runs(self.node_pid(name)):
+            if self.node_pid(name) not in up:
                 self.start_node(name)
+            again = ["scontrol", "update", f"nodename={name}", "state=resume"]
+            subprocess.run(again, env=self.env, capture_output=True)  # refused where nobody has set it down
         subprocess.run(["scancel", "--state=PENDING"], env=self.env, capture_output=True)
         if self.run("squeue", "-h", "-o", "%i"):
             for pid in self.ranks():  # also one that was stopped, which hears nothing else
@@ -133,48 +147,58 @@ class Slurm:
         subprocess.run(["scancel", "--state=RUNNING"], env=self.env, capture_output=True)
         for pid in self.ranks():
             _kill(pid)
-        for file in self.folder.glob("run/*.pid"):
-            _kill(int(file.read_text()))
-        for pid in self.processes("slurmstepd"):
+        for pid in self.processes("slurm|munged|srun|pt_data_worker"):
             _kill(pid)
 
     def run(self, *command: str) -> str:
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def cli(self, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """The `tdformer` command as a user of this cluster."""
         command = [sys.executable, "-m", "cluster.cli", *map(str, words)]
-        return subprocess.run(command, env=self.env, cwd=cwd, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=self.env, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
 
     def launch(self, *words: object) -> subprocess.CompletedProcess[str]:
         """`tdformer launch`, forked; see `forked`."""
-        return Command("launch", *words, cwd=self.folder, env=self.env).completed()
+        return Command("launch", *words, cwd=self.folder, env=self.env).completed(PATIENCE)
 
     def job(self, job: str, what: str = "%T") -> str:
         return self.run("squeue", "-h", "--states=all", "-j", job, "-o", what).strip()
 
     def empty(self) -> bool:
         """Whether nothing is left of any job."""
-        return not self.ranks() and not self.processes("srun|slurmstepd")
+        return not self.ranks() and not self.processes("srun|slurmstepd|pt_data_worker")
 
-    def ranks(self) -> list[int]:
-        """Processes of submitit's tasks, oldest first."""
-        return [pid for pid in self.processes("python") if b"submitit.core._submit" in _read(pid, "cmdline")]
+    def ranks(self, number: int | None = None) -> list[int]:
+        """Processes of submitit's tasks; of all or of this one."""
+        found = [pid for pid in self.processes("python") if b"submitit.core._submit" in _read(pid, "cmdline")]
+        task = f"\0SLURM_PROCID={number}\0".encode()
+        return [pid for pid in found if number is None or task in _read(pid, "environ")]
+
+    def workers(self) -> list[int]:
+        """Processes that read data for the ranks."""
+        return self.processes("pt_data_worker")
 
     def processes(self, name: str) -> list[int]:
-        """Of this cluster, whose program is called so, oldest first."""
+        """Of this cluster, whose program is called so."""
         ours = f"SLURM_CONF={self.folder}/".encode()
         found = subprocess.run(["pgrep", name], capture_output=True, text=True).stdout.split()
-        return sorted(pid for pid in map(int, found) if ours in _read(pid, "environ"))
+        return [pid for pid in map(int, found) if ours in _read(pid, "environ")]
 
     def wait(self, holds: Callable[[], object], what: str, log: Callable[[], str] = str) -> None:
-        """Until it `holds`. Raises AssertionError after 3 minutes, with `log` and the last lines of the daemons'."""
-        deadline = time.monotonic() + 180
-        while not holds():
-            assert time.monotonic() < deadline, f"waited in vain: {what}\n{log()}\n{self.tails()}"
-            time.sleep(0.5)
+        """Until it `holds`. Raises AssertionError after PATIENCE, with `log` and the last lines of the daemons'."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            said = ""
+            try:
+                if holds():
+                    return
+            except AssertionError as error:  # a command of Slurm: daemons that are busy or just begin do not answer
+                said = str(error)
+            assert time.monotonic() < deadline, f"waited in vain: {what}\n{said}\n{log()}\n{self.tails()}"
+            time.sleep(0.2)
 
     def tails(self) -> str:
         """The last 30 lines of each daemon's log, and what runs."""
@@ -190,13 +214,32 @@ def _read(pid: int, what: str) -> bytes:
         return b""  # it has ended
 
 
-def _runs(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _number() -> Iterator[int]:
+    """Of a cluster: one that no other on this machine has, of these tests or of another checkout's; it decides the
+    ports of the daemons and of the jobs."""
+    for number in itertools.count():
+        with open(Path(tempfile.gettempdir()) / f"tdformer-slurm-{number}.lock", "w") as lock:
+            if _free(lock, PORT + 20 * number):
+                yield number
+                return
+
+
+def _free(lock: IO[str], port: int) -> bool:
+    """Whether the lock is ours now, and nothing uses the port: a daemon can be left of tests that were killed."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with socket.socket() as ours:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            ours.bind(("", port))
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
@@ -208,10 +251,11 @@ def slurm() -> Iterator[Slurm]:
     os.environ["PATH"] = path
     folder = Path(tempfile.mkdtemp(prefix="tdformer-slurm-"))
     folder.chmod(0o755)  # or munge does not trust its path
-    cluster = Slurm(folder, nodes=2, number=int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
-    try:
-        cluster.up()
-        yield cluster
-    finally:
-        cluster.down()
-        shutil.rmtree(folder, ignore_errors=True)
+    with _number() as number:
+        cluster = Slurm(folder, nodes=2, number=number)
+        try:
+            cluster.up()
+            yield cluster
+        finally:
+            cluster.down()
+            shutil.rmtree(folder, ignore_errors=True)

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,22 +21,43 @@ from same_run import assert_equal
 from cluster import checkpoint
 from cluster.config import load
 from cluster.prepare import write_shards
+from cluster.records import write_atomic
 from cluster.run import RunFolder, exclusive
 
-pytestmark = pytest.mark.timeout(600)  # six starts of four ranks on two cores
+pytestmark = pytest.mark.timeout(3000)  # six starts of four ranks on two cores, which others may keep busy
 
 RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}
-data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5}}
+data: {dataset: digits, root: SHARDS, workers: 1, augment: {crop_padding: 1, flip: 0.5}}
 train: {epochs: 2, global_batch: 140, lr: 0.003, ema_decay: 0.9, threads: 1}
-engine: {timeout_minutes: 0.4}
+engine: {timeout_minutes: 5}
 recompute: {policy: none}
 checkpoint: {every_steps: 4, keep: 2}
 log: {every_steps: 1}
 site: {minutes: 20, signal_seconds: 30}
 """
 EPOCH, TOTAL = 10, 20
+HELD = """\
+import os, signal, time
+from pathlib import Path
+
+def hold(trainer):
+    last = trainer.rank == trainer.world - 1
+    while True:
+        step, *cut_off = Path("{file}").read_text().split()
+        if trainer.state.step < int(step) or any(trainer.notice.seen):
+            return
+        if not last:
+            trainer.watchdog.seconds = 5 if cut_off else 300
+            return
+        if cut_off:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        trainer.watchdog.alive()
+        time.sleep(0.05)
+"""
+"""After a step, the last rank waits for another one to be named or to be asked to stop, and the others wait for it in
+the next step. There the run meets what happens to it, however long that takes to come."""
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +81,7 @@ class Run:
     def __init__(self, slurm, recipe: Path, runs: Path, processes: int, *words: str) -> None:
         self.slurm, self.runs = slurm, runs
         shape = ("--nodes", 2, "--processes-per-node", processes)
+        self.last = 2 * processes - 1  # rank; it is on the last node
         done = slurm.launch(recipe, f"runs_dir={runs}", *shape, *words)
         assert done.returncode == 0, done.stderr
         self.folder = RunFolder(runs / "run")
@@ -73,6 +96,21 @@ class Run:
         self.slurm.run("scontrol", "release", self.id)
         self.slurm.wait(lambda: self.state() == "RUNNING", "it starts")
         self.begun = time.monotonic()
+
+    def start_held(self, step: int) -> None:
+        """Let a run that is held by Slurm start, to be held after that step by `HELD`."""
+        self.hold(step)
+        (self.folder.path / "code" / "cluster" / "held.py").write_text(HELD.format(file=self.runs / "hold"))
+        self.in_its_step('__import__("cluster.held").held.hold(self)')
+
+    def hold(self, step: int, *words: str) -> None:
+        """After this step from now on."""
+        self.held = step
+        write_atomic(self.runs / "hold", " ".join([str(step), *words]).encode())
+
+    def reach(self, step: int) -> None:
+        rows = self.folder.metrics.read
+        self.slurm.wait(lambda: any(row["step"] >= step for row in rows()), f"step {step}", self.log)
 
     def rows(self) -> int:
         return len(self.folder.metrics.read())
@@ -89,13 +127,14 @@ class Run:
         own."""
         self.slurm.wait(lambda: f" Restarts={restarts} " in self.facts(), "queued again", self.log)
         self.slurm.wait(lambda: self.state() == "RUNNING" or self.slurm.empty(), "the old start is gone")
-        # slurmd refuses what was started in the second in which it ended the job, and Slurm then fails it.
-        time.sleep(2)
 
     def begin(self) -> None:
         """Let it begin at once."""
         # Asked while it is completing, Slurm may forget that it is to be queued again.
         self.slurm.wait(lambda: self.state() in ("PENDING", "RUNNING"), "is queued", self.log)
+        # slurmd refuses what was started in the second in which it ended the job, and Slurm then fails it.
+        second = int(time.time())
+        self.slurm.wait(lambda: int(time.time()) > second, "the next second")
         now = ["scontrol", "update", f"jobid={self.id}", "TimeLimit=20", "StartTime=now"]
         subprocess.run(now, env=self.slurm.env, capture_output=True)  # refused where it runs already
         self.slurm.wait(lambda: self.state() == "RUNNING", "starts again", self.log)
@@ -108,7 +147,7 @@ class Run:
         self.slurm.wait(lambda: self.state() in ("COMPLETED", "FAILED", "CANCELLED"), "ends", self.log)
         assert self.state() == "COMPLETED", self.log()
         assert self.folder.status()["state"] == "finished" and self.folder.summary() is not None
-        assert not self.slurm.ranks()
+        self.slurm.wait(self.slurm.empty, "nothing is left")
 
     def log(self) -> str:
         return "\n".join(p.read_text() for p in sorted(self.folder.path.glob("logs/*.out")))
@@ -129,11 +168,11 @@ def undisturbed(slurm, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -
 
     def get(processes: int) -> Path:
         runs = base / f"undisturbed-{processes}"
-        with exclusive(runs, wait=400):
-            config = load(recipe, [f"runs_dir={runs}"])
+        with exclusive(runs, wait=1500):
+            config = load(recipe, [f"runs_dir={runs}", "data.workers=0"])
             if RunFolder(config.run_path).summary() is None:
                 with Ranks(config, 2 * processes, slurm.env) as ranks:
-                    assert ranks.end(200) == [0] * 2 * processes
+                    assert ranks.end(600) == [0] * 2 * processes
             assert len(RunFolder(config.run_path).metrics.read()) == TOTAL + 2
         return runs
 
@@ -161,18 +200,24 @@ def node_down(run: Run) -> None:
 
 
 def time_limit(run: Run) -> None:
-    """A new one, in whole minutes since the start, for a job that asked for USR2 55 seconds before its end."""
+    """A new one, in whole minutes since the start, for a job that asked for USR2 90 seconds before its end, and that
+    Slurm ends five minutes after it."""
     minutes = int(time.monotonic() - run.begun + 30) // 60 + 1
     run.slurm.run("scontrol", "update", f"jobid={run.id}", f"TimeLimit={minutes}")
 
 
 def kill_a_rank(run: Run) -> None:
-    os.kill(run.slurm.ranks()[-1], signal.SIGKILL)
+    (pid,) = run.slurm.ranks(run.last)
+    os.kill(pid, signal.SIGKILL)
 
 
 def cut_off(run: Run) -> None:
-    """A peer that neither answers nor hangs up, as behind a network that drops everything."""
-    os.kill(run.slurm.ranks()[-1], signal.SIGSTOP)
+    """A peer that neither answers nor hangs up, as behind a network that drops everything: it stops itself, and the
+    others give it 5 seconds."""
+    (pid,) = run.slurm.ranks(run.last)
+    run.hold(run.held + 1, "cut off")
+    run.slurm.wait(lambda: run.slurm.ranks() == [pid], "the others end", run.log)
+    os.kill(pid, signal.SIGKILL)  # Slurm would, after its KillWait
 
 
 def lose_host(run: Run) -> None:
@@ -184,11 +229,12 @@ def lose_host(run: Run) -> None:
 
 
 def kill_a_daemon(run: Run) -> None:
-    """Of a run that does not notice, and is slowed: commands take seconds, and it is not over by then."""
-    run.in_its_step("time.sleep(1)")
-    run.until(3)
+    """Of a run that does not notice; it is held, or would be over before the commands that follow."""
+    run.start_held(3)
+    run.reach(3)
     os.kill(run.slurm.node_pid(run.slurm.last), signal.SIGKILL)
-    run.until(6)
+    run.hold(6)
+    run.reach(6)
     assert run.state() == "RUNNING"
     run.slurm.start_node(run.slurm.last)
 
@@ -225,22 +271,24 @@ def test_it_goes_on_as_if_nothing_had_happened(
 ) -> None:
     """One run, one event after the other."""
     whole = undisturbed(processes)
-    words = (f"site.partition={partition}", "site.sbatch=[hold]", "site.signal_seconds=55", "site.restarts=9")
+    words = (f"site.partition={partition}", "site.sbatch=[hold]", "site.signal_seconds=90", "site.restarts=9")
     run = Run(slurm, recipe, tmp_path, processes, *words)
-    # Slurm looks at time limits every 30 seconds, and at preemption every few: the run is not over by then.
-    slow = 5 if time_limit in events else 0
-    run.in_its_step(f'time.sleep(0.5 if "SLURM_RESTART_COUNT" in __import__("os").environ else {slow})')
-    for number, event in enumerate(events, 1):
-        run.until(run.rows() + 2)
-        reached = run.folder.metrics.read()[-1]["step"]
+    steps = [*range(3, 3 * len(events) + 1, 3), TOTAL + 1]
+    for number, (event, step, following) in enumerate(zip(events, steps, steps[1:], strict=False), 1):
+        if number == 1:
+            run.start_held(step)
+        run.reach(step)
+        slurm.wait(lambda: len(slurm.workers()) >= 2 * processes, "loader workers of all ranks", run.log)
         event(run)
         run.queued(number)
+        run.hold(following)
         run.begin()
-        run.slurm.wait(lambda n=number: len(run.starts()) == n, "goes on", run.log)
+        slurm.wait(lambda n=number: len(run.starts()) == n, "goes on", run.log)
         begun = run.starts()[-1]
-        assert begun >= reached - 4, (event, run.log())  # a checkpoint every 4 steps
         if event in IN_TIME or (event is preempt and partition == "grace"):
+            assert begun == step + 1, (event, run.log())
             assert f"stopped by SIGUSR2 after step {begun}, saved" in run.log(), (event, run.log())
+        assert begun > step - 4, (event, run.log())  # a checkpoint every 4 steps
     run.finished()
     assert run.folder.status()["restarts"] == str(len(events))
     assert_equal(whole, tmp_path)
@@ -291,7 +339,10 @@ def test_a_bug_that_raises_is_tried_again_until_nothing_is_gained(
     slurm, recipe: Path, tmp_path: Path, processes: int
 ) -> None:
     """The bug is put into the run's own snapshot of the code: that is what runs."""
-    run = Run(slurm, recipe, tmp_path, processes, "site.sbatch=[hold]")
+    python = f"env {sys.executable}"  # as a container's would be
+    run = Run(slurm, recipe, tmp_path, processes, "site.sbatch=[hold]", f"site.python={python}")
+    script = slurm.run("scontrol", "write", "batch_script", run.id, "-")
+    assert f" {python} -u -m submitit.core._submit " in script and f"exec {python} -m cluster.aftermath " in script
     run.in_its_step('assert state.step != 6, "a bug"')
     run.queued(1)
     run.begin()
