@@ -235,7 +235,8 @@ def smaller(config: Config, world: int) -> str:
 def _arithmetic(config: Config, world: int, device: torch.device) -> str:
     """On what and how a run computes, for its log."""
     where = "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    words = [f"{world} x {where}", f"{threads(config, world)} threads", config.train.precision]
+    count = threads(config, world)
+    words = [f"{world} x {where}", f"{count} thread{'s' * (count > 1)}", config.train.precision]
     words += ["TF32"] * config.train.tf32 + ["not deterministic"] * (not config.engine.deterministic)
     return ", ".join(words)
 
