@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -242,16 +242,9 @@ def _whole(engine: Any, key: str | None, keep: bool) -> dict[str, Tensor]:
                 found[name] = full.detach().to("cpu", torch.float32, copy=True)
         if not sharded:
             continue
-        flat = torch.zeros(sum(_shape(p).numel() for _, p in named), device=engine.device)
-        parts = flat.split([_shape(p).numel() for _, p in named])
-        for (_, parameter), part in zip(named, parts, strict=True):
-            start, own = _own(parameter, key)
-            part[start : start + len(own)].copy_(own[: len(part) - start])
-        if dist.get_world_size() > 1:
-            dist.reduce(flat.view(torch.int32), 0)  # one share is not zero; as floats -0 and 0 would become 0
+        whole = (_gathered if engine.zero_optimization_stage() == 3 else _summed)([p for _, p in named], key, keep)
         if keep:
-            parts = flat.to("cpu").split([len(part) for part in parts])
-            found |= {name: part.view(_shape(p)) for (name, p), part in zip(named, parts, strict=True)}
+            found |= {name: part.view(_shape(p)) for (name, p), part in zip(named, whole, strict=True)}
     return found
 
 
@@ -269,17 +262,30 @@ def _buckets(engine: Any) -> Iterator[list[tuple[str, nn.Parameter]]]:
     yield found
 
 
-def _own(parameter: nn.Parameter, key: str | None) -> tuple[int, Tensor]:
-    """Where this rank's share of a parameter begins, and the share, or AdamW's `key` of it, flat; under ZeRO 3 the last
-    ones go on beyond the parameter's end."""
-    if hasattr(parameter, "ds_id"):
-        get = safe_get_local_fp32_param if key is None else safe_get_local_optimizer_state
-        own = get(parameter, *([] if key is None else [key]))
-        return min(len(own) * dist.get_rank(), parameter.ds_numel), own  # type: ignore[attr-defined]
-    fragment = parameter._hp_mapping  # type: ignore[attr-defined]
-    if fragment is None:
-        return 0, parameter.new_empty(0)
-    return fragment.lp_fragment_address.start, fragment.get_hp_fragment(key)
+def _summed(parameters: list[nn.Parameter], key: str | None, keep: bool) -> Sequence[Tensor]:
+    """ZeRO 1 and 2: a rank has parts of some parameters, as they lie in one flat group."""
+    sizes = [p.numel() for p in parameters]
+    flat = torch.zeros(sum(sizes), device=parameters[0].device)
+    for parameter, part in zip(parameters, flat.split(sizes), strict=True):
+        fragment = parameter._hp_mapping  # type: ignore[attr-defined]
+        if fragment is not None:
+            place = fragment.lp_fragment_address
+            part[place.start : place.start + place.numel].copy_(fragment.get_hp_fragment(key))
+    if dist.get_world_size() > 1:
+        dist.reduce(flat.view(torch.int32), 0)  # one share is not zero; as floats -0 and 0 would become 0
+    return flat.to("cpu").split(sizes) if keep else ()
+
+
+def _gathered(parameters: list[nn.Parameter], key: str | None, keep: bool) -> Sequence[Tensor]:
+    """ZeRO 3: a rank has an equal share of each parameter, the last ones filled up."""
+    own = [safe_get_local_optimizer_state(p, key) if key else safe_get_local_fp32_param(p) for p in parameters]
+    mine = torch.cat(own)
+    every = [torch.empty_like(mine) for _ in range(dist.get_world_size())] if keep else None
+    dist.gather(mine, every, 0)
+    if every is None:
+        return ()
+    shares = zip(*(one.to("cpu").split([len(part) for part in own]) for one in every), strict=True)
+    return [torch.cat(share)[: _shape(p).numel()] for share, p in zip(shares, parameters, strict=True)]
 
 
 def restore_moments(engine: Any, saved: dict[str, Tensor], step: int) -> None:
