@@ -212,17 +212,17 @@ def floors(photos: Photographs) -> dict[str, Callable[[], float]]:
         return lambda: times * _used(lambda: _passed(map(step, range(len(read)))))
 
     def at_once(step: Callable[[int], Any]) -> Callable[[], float]:
-        def by_all() -> None:
-            context = multiprocessing.get_context("fork")
-            passes = [
-                context.Process(target=lambda: _passed(map(step, range(len(read))))) for _ in range(photos.workers)
-            ]
-            for one in passes:
-                one.start()
-            for one in passes:
-                one.join()
+        again = max(1, round(times))
 
-        return lambda: times * _used(by_all) / photos.workers
+        def by_all() -> None:
+            one = lambda: _passed(map(step, [*range(len(read))] * again))  # noqa: E731
+            passes = [multiprocessing.get_context("fork").Process(target=one) for _ in range(photos.workers)]
+            for process in passes:
+                process.start()
+            for process in passes:
+                process.join()
+
+        return lambda: times / again * _used(by_all) / photos.workers
 
     return {
         "Pillow decodes": each(lambda k: Image.open(io.BytesIO(read[k])).convert("RGB")),
