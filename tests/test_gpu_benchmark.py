@@ -26,7 +26,7 @@ sys.exit(main())
 
 def test_the_gpu_s_benchmark_is_rehearsed(tmp_path: Path) -> None:
     """Every section, on the CPU: what only CUDA does is in `Device`."""
-    words = ("--device=cpu", "--size=small", "--model=tiny", "--out=found", "--seconds=900")
+    words = ("--device=cpu", "--size=small", "--model=tiny", "--out=found", "--seconds=3000")
     rehearsal = Command(*words, cwd=tmp_path, program=TINY)
     done = rehearsal.completed(timeout=280)
     assert done.returncode == 0, done.stderr
