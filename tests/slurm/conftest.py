@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -155,14 +154,12 @@ class Slurm:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def cli(self, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """The `tdformer` command as a user of this cluster."""
-        command = [sys.executable, "-m", "cluster.cli", *map(str, words)]
-        return subprocess.run(command, env=self.env, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
+    def cli(self, *words: object) -> subprocess.CompletedProcess[str]:
+        """The `tdformer` command as a user of this cluster; forked, see `forked`."""
+        return Command(*words, cwd=self.folder, env=self.env).completed(PATIENCE)
 
     def launch(self, *words: object) -> subprocess.CompletedProcess[str]:
-        """`tdformer launch`, forked; see `forked`."""
-        return Command("launch", *words, cwd=self.folder, env=self.env).completed(PATIENCE)
+        return self.cli("launch", *words)
 
     def job(self, job: str, what: str = "%T") -> str:
         return self.run("squeue", "-h", "--states=all", "-j", job, "-o", what).strip()
