@@ -276,6 +276,8 @@ class Network:
         tree = math.inf
         if allreduce:
             tree = 6.8e-6 + 2 * ((local - 1) * 0.6e-6 + math.log2(nodes) * 5e-6) + 2 * size / (rate / 3.8)
+            large = 8.4e-6 + 2 * ((local - 1) * 4e-6 + math.log2(nodes) * 14e-6) + 2 * size / (rate * 0.92)
+            tree = min(tree, large)
         return min(low, simple, tree) + self.switch
 
 
