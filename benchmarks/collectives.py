@@ -160,6 +160,7 @@ def rank(number: int, folder: str, cases: list[Case]) -> None:
     """Counts steps of this rank; the first writes what it found."""
     from cluster import engine
     from cluster.health import Watchdog
+    from cluster.samples import training_data
     from cluster.signals import Notice
     from cluster.train import Trainer
 
@@ -176,7 +177,7 @@ def rank(number: int, folder: str, cases: list[Case]) -> None:
         if not number:
             run.path.mkdir(parents=True, exist_ok=True)
         dist.barrier()
-        trainer = Trainer(config, run, device, Notice(), Watchdog(10))
+        trainer = Trainer(config, run, device, Notice(), Watchdog(10), training_data(config), not number)
         batches = train_loader(
             trainer.data,
             trainer.state.cursor,
