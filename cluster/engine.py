@@ -69,9 +69,7 @@ def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[
     """The JSON that DeepSpeed wants for `model`. Optimizer and schedule are ours."""
     train = config.train
     zero: dict[str, Any] = {"stage": config.engine.zero_stage}
-    if (
-        config.engine.zero_stage
-    ):  # 5e8 elements by default: two buffers of 2 GB, and nothing to sum before backward ends
+    if config.engine.zero_stage:  # by default 5e8 elements: two buffers of 2 GB, and no sum before backward ends
         zero |= {"reduce_bucket_size": bucket(model), "overlap_comm": True}
     if config.engine.zero_stage == 3:  # by default more than the model: all of it would be whole from its first use on
         zero |= {"stage3_max_live_parameters": live(model), "stage3_max_reuse_distance": live(model)}

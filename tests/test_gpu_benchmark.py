@@ -54,7 +54,7 @@ def test_the_gpu_s_benchmark_needs_one(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_what_does_not_fit_the_gpu_s_time_is_named(tmp_path: Path) -> None:
     found = {"sections": {}}
-    work = steps.Work("tiny", 32, 2, 1, 1)
+    work = steps.Work("hst_10_384", 224, 2, 1, 1)
     gpu.measure(found, runs.Site(tmp_path, "cpu", True), work, Device("cpu"), 0.2, tmp_path)
     assert len(found["sections"]) == 8
     assert all("time was" in section["left_out"] for section in found["sections"].values())

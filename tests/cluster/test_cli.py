@@ -275,4 +275,4 @@ finally:
 def test_a_full_disk_is_one_line_and_leaves_no_shards(on_small_disk: Any):
     done = on_small_disk("-c", LIST, "shard", "digits", "disk/digits")
     assert "no space left" in refused(done)
-    assert done.stdout.split() == ["disk/digits", "disk/digits/lock"]
+    assert done.stdout.split() == ["disk/digits", "disk/digits/lock.1"]

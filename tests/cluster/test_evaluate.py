@@ -153,6 +153,7 @@ READS = (
 )
 # A valid value of each other setting whose default's neighbour is none.
 OTHERS = {
+    "checkpoint.every_steps": 5,
     "name": "other",
     "seed": 1,
     "runs_dir": "other",

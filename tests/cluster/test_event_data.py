@@ -20,7 +20,7 @@ from cluster.config import Config, load
 from cluster.errors import RunError
 from cluster.evaluate import evaluate_run
 from cluster.export import evaluate_export, export
-from cluster.model import example
+from cluster.model import build_model, example
 from cluster.prepare import verify_shards, write_shards
 from cluster.processes import check_inputs
 from cluster.run import RunFolder
@@ -134,14 +134,14 @@ def test_frames_follow_the_model_and_the_settings(shards: Path) -> None:
 
 def test_memory_is_planned_for_frames(shards: Path) -> None:
     """A picture enters once for all time steps, frames enter at each."""
-    words = ["recompute.policy=auto", "recompute.memory=64", "train.micro_batch=8"]
-    data = opened(config(shards), "train")
-    plan = planner.planned(config(shards, *words), data, planner.BatchPlan(8, 1, 8, 1, 8, 1))
+    asked, plan = config(shards, "train.micro_batch=8"), planner.BatchPlan(8, 1, 8, 1, 8, 1)
     with torch.device("meta"):
         options = {"time_steps": 2, "segments": 2, "feedback": "all", "image_size": 16}
         grey = tdformer.create_model("quickstart", in_channels=1, **options)
-    picture = planner.choose(grey, config(shards, *words), planner.BatchPlan(8, 1, 8, 1, 8, 1))
-    assert plan is not None and plan.cost.flops > picture.cost.flops and plan.total > picture.total
+        frames, picture = (
+            planner.price(model, asked, plan, "none", 1) for model in (build_model(asked, opened(asked, "train")), grey)
+        )
+    assert frames.cost.flops > picture.cost.flops and frames.total > picture.total
 
 
 @pytest.mark.parametrize("name", ["hst_2_256", "spikformer_2_256"])

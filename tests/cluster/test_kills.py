@@ -32,19 +32,12 @@ UNSAVED = "checkpoint.every_steps=1000"
 MOMENTS = 50
 BOUND = 60.0
 """Seconds in which the other rank must have ended; `engine.timeout_minutes` is half of it."""
-PHASES = {"step": 0.3, "gather": 0.4, "write": 0.03, "rename": 0.01}
+PHASES = {"step": 0.3, "gather": 0.004, "write": 0.03, "rename": 0.01}
 """Of a save after every step, with the most seconds into it that a kill waits: a step is computed and nothing saved;
 rank 0 has its row and gathers; its thread writes the hidden folder; that has its manifest, is synced and renamed, and
 an older one is removed."""
 
-AIMS = (
-    "step",
-    "gather",
-    "write",
-    "write",
-    "rename",
-    "rename",
-)  # the short ones twice: some kills come too late for them
+AIMS = ("step", *("gather", "write", "rename") * 2)  # the short ones twice: some kills come too late for them
 
 
 class Pair(Ranks):

@@ -293,7 +293,7 @@ echo "$@" >>"$0.log"
 case "$(cat "$0.state")" in
 silent) echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2; exit 1;;
 gone) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1;;
-*) echo RUNNING;;
+*) echo "7|RUNNING|1:00:00|None";;
 esac
 """
 

@@ -82,10 +82,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "recipe.yaml"
 
 
-def needed(recipe: Path, *words: str) -> float:
-    """GiB of one step on one process."""
+def needed(recipe: Path, *words: str, world: int = 1) -> float:
+    """GiB of one step on one of `world` processes."""
     config = load(recipe, words)
-    _, plan = check_inputs(config, 1)
+    _, plan = check_inputs(config, world)
     with torch.device("meta"):
         model = tdformer.create_model(config.model.name, in_channels=1, image_size=8, num_classes=10)
         return planner.price(model, config, plan, config.recompute.policy, 1).total / GIB
@@ -150,6 +150,9 @@ def test_a_run_goes_on_with_other_memory(tmp_path: Path, recipe: Path, precision
 
 def test_the_least_memory_of_all_ranks_counts(tmp_path: Path, recipe: Path) -> None:
     """Two machines may differ in memory, and with ZeRO 3 what is computed again is gathered again."""
+    unit, block = (
+        needed(recipe, "engine.zero_stage=3", f"recompute.policy={policy}", world=2) for policy in ("unit", "block")
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -160,7 +163,7 @@ def test_the_least_memory_of_all_ranks_counts(tmp_path: Path, recipe: Path) -> N
             env=os.environ | place | {"RANK": str(rank)},
             merged=True,
         )
-        for rank, size in enumerate(("2", "0.006"))
+        for rank, size in enumerate((2, (unit + block) / 2 / 0.9))
     ]
     said = [rank.communicate()[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said

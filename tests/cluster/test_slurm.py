@@ -535,6 +535,11 @@ def test_gpus_that_are_not_there(site: Site, asked: Any) -> None:
         launch(asked(), Shape(1, 1, 4), "slurm")
 
 
+def _files(folder: Path) -> dict[Path, bytes]:
+    """All but its lock's."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.name.startswith("lock.")}
+
+
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("said", ["QOSMaxSubmitJobPerUserLimit", "Socket timed out on send/recv operation"])
 def test_a_refusal_in_earnest_leaves_things_as_they_were(
@@ -545,11 +550,11 @@ def test_a_refusal_in_earnest_leaves_things_as_they_were(
     site.says("COMPLETED")
     if there:
         request.getfixturevalue("run")
-    before = {p: p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file() and p.name != "lock"}
+    before = _files(tmp_path / "runs")
     with pytest.raises(RunError, match=re.escape(said)) as refused:
         launch(asked("site.minutes=99"), Shape(1, 1, 0), "slurm")
     assert ("may have queued" in str(refused.value)) == ("timed out" in said)
-    after = {p: p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file() and p.name != "lock"}
+    after = _files(tmp_path / "runs")
     assert {p: content for p, content in after.items() if "code" not in p.parts} == before
     assert there or not (tmp_path / "runs" / "run").exists()
 

@@ -42,7 +42,7 @@ def maps():
 
 told(index, "read_facts", lambda folder: "open")
 told(index, "table_digest", lambda columns: "digest")
-told(checkpoint, "_facts", lambda path: "write" if path.parent.name.startswith(".") else path.parent.name)
+told(checkpoint, "_facts", lambda path, *_: "write" if path.parent.name.startswith(".") else path.parent.name)
 told(cluster.train.Trainer, "step", lambda *given: "mapped" if maps() else "step")
 """
 DAMAGED = """\
