@@ -146,7 +146,7 @@ class Slurm:
         subprocess.run(["scancel", "--state=RUNNING"], env=self.env, capture_output=True)
         for pid in self.ranks():
             _kill(pid)
-        for pid in self.processes("slurm|munged|srun|pt_data_worker"):
+        for pid in self.processes("slurm|munged|srun|data_worker"):
             _kill(pid)
 
     def run(self, *command: str) -> str:
@@ -166,7 +166,7 @@ class Slurm:
 
     def empty(self) -> bool:
         """Whether nothing is left of any job."""
-        return not self.ranks() and not self.processes("srun|slurmstepd|pt_data_worker")
+        return not self.ranks() and not self.processes("srun|slurmstepd|data_worker")
 
     def ranks(self, number: int | None = None) -> list[int]:
         """Processes of submitit's tasks; of all or of this one."""
@@ -176,7 +176,7 @@ class Slurm:
 
     def workers(self) -> list[int]:
         """Processes that read data for the ranks."""
-        return self.processes("pt_data_worker")
+        return self.processes("data_worker")
 
     def processes(self, name: str) -> list[int]:
         """Of this cluster, whose program is called so."""
