@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from .errors import RunError
+from .values import first_line
 
 NO_GPU = ("", "-1", "NoDevFiles")
 """What CUDA_VISIBLE_DEVICES says where no GPU is to be seen; the last one is Slurm's."""
@@ -55,7 +56,7 @@ def look(wanted: str) -> Seen:
         torch.cuda.init()
         gpus = tuple(_address(i) for i in range(torch.cuda.device_count()))
     except (RuntimeError, AssertionError) as error:  # no driver, an old one, a broken one
-        return Seen(host, asked, fault=f"CUDA does not start: {_line(error)}")
+        return Seen(host, asked, fault=f"CUDA does not start: {first_line(error).rstrip('. ')}")
     return Seen(host, asked, gpus, None if gpus else "CUDA sees no GPU")
 
 
@@ -122,7 +123,7 @@ def agreed(store: dist.Store, rank: int, world: int, wanted: str) -> torch.devic
             torch.cuda.set_device(device)
             torch.zeros(1, device=device)
         except RuntimeError as error:  # in use by others, fallen off its bus, ...
-            fault = f"{ranks[rank].gpus[device.index]} does not work: {_line(error)}"
+            fault = f"{ranks[rank].gpus[device.index]} does not work: {first_line(error).rstrip('. ')}"
         faults = _told(store, rank, world, fault, "fault")
         places([Seen(r.host, r.asked, r.gpus, fault) for r, fault in zip(ranks, faults, strict=True)])
         return device
@@ -171,7 +172,3 @@ def exact(tf32: bool, deterministic: bool) -> None:
 def _address(number: int) -> str:
     gpu: Any = torch.cuda.get_device_properties(number)
     return f"{gpu.pci_domain_id:04x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}"
-
-
-def _line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(". ")

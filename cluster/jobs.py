@@ -17,13 +17,11 @@ from typing import Any
 from . import config as configs
 from . import slurm
 from .errors import RunError
+from .lock import SILENT
 from .monitor import duration
 from .records import record
 from .run import MARK, RunFolder
 from .slurm import State
-
-SILENT = 120.0
-"""Seconds after which a run that nobody here can look for counts as gone."""
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def end(code: int) -> NoReturn:
 def worker(rank: int, world: int, store: dist.Store | None, config: Config, data: Data) -> int:
     """One rank, from joining the group to the end of training or to a signal; returns the exit code."""
     notice = Notice().listen()
-    first = planner.first_here(rank)
+    first = planner.first_here(rank)  # before LOCAL_RANK becomes the number of a GPU
     devices.exact(config.train.tf32, config.engine.deterministic)
     from .engine import init_distributed
     from .health import Watchdog
