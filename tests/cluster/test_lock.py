@@ -157,6 +157,18 @@ def test_what_has_become_of_a_holder(name: str) -> None:
 
 # Real ones ------------------------------------------------------------------------------------------------------------
 
+
+def told(program: str, folder: Path) -> list[str]:
+    """The lines of a program that refuses itself what file systems may lack."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, str(folder)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    if done.returncode == 77:
+        pytest.skip("needs seccomp")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 WITHOUT = (
     BEATS
     + REFUSE
@@ -199,13 +211,7 @@ for name in ("ENOSYS", "EOPNOTSUPP", "ENOLCK", "EINVAL"):
 
 def test_where_there_is_no_flock(tmp_path: Path) -> None:
     """Each error that a file system may give: held by a living process, freed by its death and at the end."""
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", WITHOUT, str(tmp_path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-    if done.returncode == 77:
-        pytest.skip("needs seccomp")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:-1] == [f"{n} lock.3" for n in ("ENOSYS", "EOPNOTSUPP", "ENOLCK", "EINVAL")]
+    assert told(WITHOUT, tmp_path) == [f"{n} lock.3" for n in ("ENOSYS", "EOPNOTSUPP", "ENOLCK", "EINVAL")]
 
 
 CROWD = (
@@ -238,13 +244,7 @@ for name in ("flock", "none", "no-links"):
 
 
 def test_a_crowd_has_it_one_at_a_time(tmp_path: Path) -> None:
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", CROWD, str(tmp_path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-    if done.returncode == 77:
-        pytest.skip("needs seccomp")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:-1] == [f"{name} 24 count lock.24" for name in ("flock", "none", "no-links")]
+    assert told(CROWD, tmp_path) == [f"{name} 24 count lock.24" for name in ("flock", "none", "no-links")]
 
 
 @other_hosts
