@@ -53,6 +53,6 @@ uv install --no-deps -c .ci/constraints.txt -r pyproject.toml --extra corruption
 # Python compiles what it imports when it first does. What starts need, now: on a cluster many would do it at the same time,
 # and where they may not write to .venv, each anew. All of it would take four times as long as the rest of the install.
 env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c '
-import cluster.evaluate, cluster.export, cluster.prepare, cluster.processes, cluster.train
+import cluster.train.evaluate, cluster.results.export, cluster.build.shards, cluster.jobs.processes, cluster.train.loop
 import hypothesis, matplotlib.pyplot, numba, pytest, scipy.io, sklearn.datasets, wandb, xdist'
 touch "$stamp"

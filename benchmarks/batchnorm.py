@@ -15,11 +15,11 @@ import sys
 import torch
 
 import tdformer
-from cluster import checkpoint
+from cluster.build.model import load_weights
 from cluster.config import load
-from cluster.model import load_weights
+from cluster.run import checkpoint
 from pipelines.loader import eval_loader, to_device
-from pipelines.webdataset import TarDataset
+from pipelines.store.tars import TarDataset
 from tdformer.measure import measure_firing
 from tdformer.state import State
 

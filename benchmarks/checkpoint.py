@@ -28,10 +28,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import tdformer
-from cluster import checkpoint
+from cluster.build.shards import write_shards
 from cluster.config import BatchPlan, load
-from cluster.prepare import write_shards
-from cluster.run import RunFolder
+from cluster.run import checkpoint
+from cluster.run.folder import RunFolder
 
 from . import machine, table
 
@@ -74,7 +74,7 @@ def times(name: str, rounds: int, root: Path) -> list[str]:
 def stall(number: int, world: int, stages: list[int], name: str, rounds: int, folder: str) -> None:
     """One rank: at each ZeRO stage, how long gathering weights and moments takes until all are done, and the bytes that
     this rank then holds."""
-    from cluster import engine
+    from cluster.train import engine
 
     torch.set_num_threads(1)
     device = engine.init_distributed(number, world, dist.FileStore(f"{folder}/meet-{world}", world))

@@ -30,10 +30,10 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import tdformer
-from cluster import planner
+from cluster.build import planner
+from cluster.build.shards import write_shards
 from cluster.config import load
-from cluster.prepare import write_shards
-from cluster.run import RunFolder
+from cluster.run.folder import RunFolder
 from pipelines.loader import train_loader
 from tdformer.norm import BatchNorm
 
@@ -158,11 +158,11 @@ class Case:
 
 def rank(number: int, folder: str, cases: list[Case]) -> None:
     """Counts steps of this rank; the first writes what it found."""
-    from cluster import engine
-    from cluster.health import Watchdog
-    from cluster.samples import training_data
+    from cluster.build.data import training_data
     from cluster.signals import Notice
-    from cluster.train import Trainer
+    from cluster.train import engine
+    from cluster.train.health import Watchdog
+    from cluster.train.loop import Trainer
 
     torch.set_num_threads(1)
     planner.BUCKET = BUCKET

@@ -36,15 +36,18 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 
-from pipelines import beton, catalog, order, shards
-from pipelines.augment import Augment
-from pipelines.boxes import Box, View
-from pipelines.ffcv import BetonDataset
+from pipelines import order
 from pipelines.loader import to_device, train_loader
-from pipelines.pictures import crop, decode, resized
+from pipelines.raw import catalog
 from pipelines.samples import Samples
-from pipelines.vision import torchvision
-from pipelines.webdataset import TarDataset
+from pipelines.store import beton_writer as beton
+from pipelines.store import tar_writer as shards
+from pipelines.store.beton import BetonDataset
+from pipelines.store.tars import TarDataset
+from pipelines.views.augment import Augment
+from pipelines.views.boxes import Box, View
+from pipelines.views.pictures import crop, decode, resized
+from pipelines.views.vision import torchvision
 
 from . import machine, table
 

@@ -20,8 +20,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import catalog, index, order, shards
-from pipelines.webdataset import TarDataset
+from pipelines import order
+from pipelines.raw import catalog
+from pipelines.store import index
+from pipelines.store import tar_writer as shards
+from pipelines.store.tars import TarDataset
 
 from . import machine, table
 

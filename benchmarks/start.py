@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 
-from cluster import checkpoint
+from cluster.build.data import training_data
+from cluster.build.model import build_model
 from cluster.config import Config, flat, load
-from cluster.model import build_model
-from cluster.run import RunFolder
-from cluster.samples import training_data
-from cluster.train import TrainState
+from cluster.run import checkpoint
+from cluster.run.folder import RunFolder
+from cluster.train.loop import TrainState
 from pipelines.order import Cursor
 
 from . import machine, order, table

@@ -10,10 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from .boxes import Box
-from .pictures import Pixels
-from .recordings import Events
+from .raw.recordings import Events
 from .remote import Remote
+from .views.boxes import Box
+from .views.pictures import Pixels
 
 Array = NDArray[Any]
 

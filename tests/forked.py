@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from cluster import processes
 from cluster.config import Config
-from cluster.run import RunFolder
+from cluster.jobs import processes
+from cluster.run.folder import RunFolder
 
 TESTS = Path(__file__).parent
 TDFORMER = "from cluster.cli import main; main()"

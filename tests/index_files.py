@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines import index
+from pipelines.store import index
 
 
 def edit(folder: Path, **changes: Any) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from cluster import checkpoint
-from cluster.run import RunFolder
+from cluster.run import checkpoint
+from cluster.run.folder import RunFolder
 
 
 def result(runs: Path) -> tuple[bytes, dict[str, dict[str, torch.Tensor]], dict[str, Any]]:

@@ -8,8 +8,8 @@ import PIL.Image
 import torch
 from deepspeed.ops import __compatible_ops__  # noqa: F401
 
-import cluster.processes
-import cluster.train  # noqa: F401
+import cluster.jobs.processes
+import cluster.train.loop  # noqa: F401
 import tdformer
 
 PIL.Image.init()

@@ -181,12 +181,12 @@ def hold_up(words: list[str], saves: int = 3) -> dict[str, Any]:
     import torch.distributed as dist
 
     from cluster.config import load
-    from cluster.engine import init_distributed
-    from cluster.health import Watchdog
-    from cluster.processes import check_inputs
-    from cluster.run import RunFolder
+    from cluster.jobs.processes import check_inputs
+    from cluster.run.folder import RunFolder
     from cluster.signals import Notice
-    from cluster.train import Trainer
+    from cluster.train.engine import init_distributed
+    from cluster.train.health import Watchdog
+    from cluster.train.loop import Trainer
 
     config = load(None, words)
     folder = RunFolder(config.run_path)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import catalog, shards
-from pipelines.webdataset import TarDataset
+from pipelines.raw import catalog
+from pipelines.store import tar_writer as shards
+from pipelines.store.tars import TarDataset
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import beton, catalog, shards
 from pipelines.errors import DataError
-from pipelines.webdataset import TarDataset
+from pipelines.raw import catalog
+from pipelines.store import beton_writer as beton
+from pipelines.store import tar_writer as shards
+from pipelines.store.tars import TarDataset
 
 Damage = Callable[[random.Random, Path, Path], None]
 
@@ -132,7 +134,7 @@ def test_damage_to_shards_and_index_is_found_or_changes_nothing(small: tuple[Pat
 
 def test_damage_to_an_ffcv_copy_is_found_or_changes_nothing(small: tuple[Path, Path]) -> None:
     pytest.importorskip("ffcv", reason="ffcv is not installed (.ci/install.sh)")
-    from pipelines.ffcv import BetonDataset
+    from pipelines.store.beton import BetonDataset
 
     for folder in small:
         beton.write(folder)

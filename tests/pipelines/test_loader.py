@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import order
-from pipelines.augment import Augment
 from pipelines.errors import DataError
 from pipelines.loader import NOT_COUNTED, Batch, eval_loader, to_device, train_loader
 from pipelines.samples import Samples
-from pipelines.webdataset import TarDataset
+from pipelines.store.tars import TarDataset
+from pipelines.views.augment import Augment
 
 AUGMENT = Augment(crop_padding=1, flip=0.5, erasing=0.3, seed=5)
 
@@ -53,8 +53,8 @@ def test_ranks_micro_batches_and_workers_change_no_bit(data: TarDataset, world: 
 def readers(written: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Samples]:
     """The same samples as shards and as an FFCV file of pixels."""
     pytest.importorskip("ffcv", reason="ffcv is not installed (make ffcv)")
-    from pipelines import beton
-    from pipelines.ffcv import BetonDataset
+    from pipelines.store import beton_writer as beton
+    from pipelines.store.beton import BetonDataset
 
     folder = Path(shutil.copytree(written, tmp_path_factory.mktemp("readers") / "test"))
     beton.write(folder)

@@ -15,7 +15,7 @@ from pipelines import order
 from pipelines.errors import DataError
 from pipelines.loader import Batch, eval_loader, train_loader
 from pipelines.stand_in import StandIns
-from pipelines.webdataset import TarDataset
+from pipelines.store.tars import TarDataset
 
 
 def damage(data: TarDataset, ids: list[int]) -> None:

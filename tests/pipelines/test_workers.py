@@ -15,10 +15,10 @@ import torch
 from global_batches import same
 
 from pipelines import order
-from pipelines.augment import Augment
 from pipelines.loader import Batch, eval_loader, train_loader
 from pipelines.samples import Samples
-from pipelines.webdataset import TarDataset
+from pipelines.store.tars import TarDataset
+from pipelines.views.augment import Augment
 from pipelines.workers import Workers
 
 AUGMENT = Augment(crop_padding=1, flip=0.5, erasing=0.3, seed=5)

@@ -19,11 +19,11 @@ import pytest
 from forked import Ranks
 from same_run import assert_equal
 
-from cluster import checkpoint
+from cluster.build.shards import write_shards
 from cluster.config import load
-from cluster.prepare import write_shards
-from cluster.records import write_atomic
-from cluster.run import RunFolder, exclusive
+from cluster.run import checkpoint
+from cluster.run.folder import RunFolder, exclusive
+from cluster.run.records import write_atomic
 
 pytestmark = pytest.mark.timeout(3000)  # six starts of four ranks on two cores, which others may keep busy
 
@@ -344,7 +344,7 @@ def test_a_bug_that_raises_is_tried_again_until_nothing_is_gained(
     python = f"env {sys.executable}"  # as a container's would be
     run = Run(slurm, recipe, tmp_path, processes, "site.sbatch=[hold]", f"site.python={python}")
     script = slurm.run("scontrol", "write", "batch_script", run.id, "-")
-    assert f" {python} -u -m submitit.core._submit " in script and f"exec {python} -m cluster.aftermath " in script
+    assert f" {python} -u -m submitit.core._submit " in script and f"exec {python} -m cluster.jobs.aftermath " in script
     run.in_its_step('assert state.step != 6, "a bug"')
     run.queued(1)
     run.begin()

@@ -1,0 +1,79 @@
+"""The model that a configuration asks for, fitted to its data, and weights put into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import tdformer
+from pipelines.samples import Samples
+
+from ..config import Config
+from ..errors import RunError
+from .data import view
+
+
+def build_model(config: Config, data: Samples) -> tdformer.TDFormer:
+    """The configured model, with classes, channels and size taken from the data where the config leaves them open.
+
+    Raises RunError when the config asks for what the data does not have.
+    """
+    options = _fitted({"num_classes": data.classes} | config.model.options(), config, data)
+    torch.manual_seed(config.seed)
+    return tdformer.create_model(config.model.name, **options)
+
+
+def trained_model(
+    options: Mapping[str, Any], weights: Mapping[str, Tensor], config: Config, data: Samples, where: Path
+) -> tdformer.TDFormer:
+    """The model of trained weights in evaluation mode, made with `options` for pictures of the size of `data`.
+
+    A segment that was not trained has the BatchNorm statistics of the last one that was. Raises RunError where weights,
+    options and data do not fit.
+    """
+    model = tdformer.create_model(**_fitted(options, config, data, "evaluate it on data of its own kind"))
+    rows = {name: len(buffer) for name, buffer in model.named_buffers()}
+    kept = {k: v[torch.arange(rows[k]).clamp(max=len(v) - 1)] if k in rows else v for k, v in weights.items()}
+    load_weights(model, kept, where)
+    return model.eval()
+
+
+def _fitted(options: Mapping[str, Any], config: Config, data: Samples, remedy: str = "set it null") -> dict[str, Any]:
+    """`options` with the channels and the size of the data where the config leaves them open. Raises RunError."""
+    channels, *size = data.shape
+    if (seen_as := view(config, data)) is not None:
+        size = list(seen_as.grid)
+    asked = size if config.model.image_size is None else config.model.image_size
+    square = [asked, asked] if isinstance(asked, int) else list(asked)
+    options = {"in_channels": channels, **options, "image_size": square}
+    for key, has, fits in (
+        ("num_classes", data.classes, options["num_classes"] >= data.classes),
+        ("in_channels", channels, options["in_channels"] == channels),
+        ("image_size", size, square == size),
+    ):
+        if not fits:
+            mend = "set it null" if key == "image_size" else remedy
+            raise RunError(f"model.{key} is {options[key]}, the data in {config.data.folder} has {has}; {mend}")
+    return options
+
+
+def example(model: tdformer.TDFormer, batch: int, device: str = "cpu") -> Tensor:
+    """Zeros as the model is given: pictures `[B, C, H, W]`, or frames `[T, B, 2, H, W]` where it takes two channels."""
+    steps = [model.time_steps] if model.config["in_channels"] == 2 else []
+    return torch.zeros(*steps, batch, model.config["in_channels"], *model.config["image_size"], device=device)
+
+
+def load_weights(model: tdformer.TDFormer, weights: dict[str, Tensor], where: Path) -> None:
+    """Load a checkpoint's weights. Raises RunError when it is of another model, naming the first difference."""
+    own = model.state_dict()
+    odd = sorted(own.keys() ^ weights.keys()) or [k for k in own if own[k].shape != weights[k].shape]
+    if odd:
+        mine, theirs = ("nothing" if odd[0] not in d else f"shape {list(d[odd[0]].shape)}" for d in (own, weights))
+        raise RunError(
+            f"{where} is of another model: {odd[0]} is {theirs} there and {mine} here; use the config it was made with"
+        )
+    model.load_state_dict(weights)

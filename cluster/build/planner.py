@@ -1,0 +1,193 @@
+"""What a training step needs: the memory of one process, and the cheapest recomputation that fits into it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pipelines.samples import Samples
+from tdformer import TDFormer
+from tdformer.measure import Cost, measure_step
+
+from ..config import BatchPlan, Config, either
+from ..config.values import first_line
+from ..errors import RunError
+from .memory import GIB, RESERVE, Memory, here
+from .model import build_model, example
+
+
+@dataclass(frozen=True)
+class Recompute:
+    """A choice of `recompute.policy` and `recompute.borders`, the bytes of all, and its cost for one micro-batch (None:
+    `total` is a bound)."""
+
+    policy: str
+    borders: int
+    total: float
+    cost: Cost | None = None
+
+    def __str__(self) -> str:
+        borders = f", every {self.borders}th border kept" if self.borders > 1 else ""
+        bound = "at most " if self.cost is None else ""
+        return f"recompute {self.policy}{borders}: {bound}{self.total / GIB:.2f} GiB planned"
+
+
+def planned(config: Config, data: Samples, plan: BatchPlan) -> Recompute | None:
+    """What `recompute.policy: auto` chooses, the same on all ranks, which call it together; None where the config says
+    it. What cannot be priced gets the policy that needs least. Raises RunError where nothing fits."""
+    if config.recompute.policy != "auto":
+        return None
+    memories: list[Memory] = [here(config, ranks_here(plan.world))] * plan.world
+    if plan.world > 1:  # under ZeRO 3 backward gathers what it computes again: they must agree, so the least counts
+        dist.all_gather_object(memories, memories[0])
+    least = min(memories, key=lambda memory: memory.size)
+    with torch.device("meta"):
+        model = build_model(config, data)
+        try:
+            return choose(model, config, plan, least)
+        except RuntimeError:  # `check` has told
+            return Recompute("unit", 1, at_most(model, config, plan))
+
+
+def choose(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> Recompute:
+    """The fastest recomputation that leaves a tenth of `memory` free; `model` is on meta.
+
+    Candidates as fast as they were on an H100: keep everything, blocks, units, then units with fewer borders kept
+    (`time` computes as much again as `block`, and needs more). Raises RunError, naming what the smallest would need,
+    where none fits, and RuntimeError where a step cannot be priced.
+    """
+    memory = memory._replace(usable=1 - RESERVE)
+    room, bound = memory.size * memory.usable, at_most(model, config, plan)
+    if bound <= room:
+        return Recompute("none", 1, bound)
+    tried: list[Recompute] = []
+    for policy, borders in [("none", 1), ("block", 1)] + [("unit", 2**i) for i in range(model.segments.bit_length())]:
+        tried.append(price(model, config, plan, policy, borders))
+        if tried[-1].total <= room:
+            return tried[-1]
+    raise RunError(_too_large(min(tried, key=lambda choice: choice.total), model, config, plan, memory))
+
+
+def check(config: Config, data: Samples, plan: BatchPlan, memory: Memory) -> str | None:
+    """Compare what a step needs with the memory before it is taken. Returns a warning where little is left, or where
+    there is no knowing. Raises RunError where it does not fit."""
+    with torch.device("meta"):
+        model = build_model(config, data)
+        if at_most(model, config, plan) <= memory.size * (memory.usable - RESERVE):
+            return None
+        try:
+            if config.recompute.policy == "auto":
+                choose(model, config, plan, memory)
+                return None
+            needed = price(model, config, plan, config.recompute.policy, config.recompute.borders)
+        except RuntimeError as e:
+            return f"the memory of a step is not known beforehand ({first_line(e)})"
+    if needed.total > memory.size * memory.usable:
+        raise RunError(_too_large(needed, model, config, plan, memory))
+    if needed.total > memory.size * (memory.usable - RESERVE):
+        return _needs(needed, plan, memory)
+    return None
+
+
+def _needs(needed: Recompute, plan: BatchPlan, memory: Memory) -> str:
+    return (
+        f"a micro-batch of {plan.micro_batch} needs {needed.total / GIB:.2f} GiB a process with recompute.policy="
+        f"{needed.policy}, and {memory.size * memory.usable / GIB:.2f} of {memory.size / GIB:.2f} GiB may be used "
+        f"({memory.whose})"
+    )
+
+
+def _too_large(needed: Recompute, model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> str:
+    """What is needed, and what there is to change."""
+    remedies = ["lower train.micro_batch"] if plan.micro_batch > 1 else []
+    asked = config.recompute.policy  # auto has tried what needs less
+    if asked in ("none", "block", "time"):
+        remedies.append("set recompute.policy=unit")
+    elif asked == "unit" and needed.borders < model.segments:
+        remedies.append(f"raise recompute.borders, up to {model.segments}")
+    if plan.world > 1 and config.engine.zero_stage < 3:
+        remedies.append("raise engine.zero_stage")
+    if "shared" in memory.whose:
+        remedies.append("start fewer processes on a machine")
+    remedies.append(f"{'raise' if memory.whose == 'recompute.memory' else 'set'} recompute.memory, if there is more")
+    return f"{_needs(needed, plan, memory)}; {either(remedies)}"
+
+
+def at_most(model: TDFormer, config: Config, plan: BatchPlan) -> int:
+    """More than a step needs with any policy, at no cost: as if each unit's output had the size of the picture."""
+    height, width = model.config["image_size"]
+    channels = sum(p.shape[0] for p in model.parameters() if p.dim() > 1)
+    activations = 4 * channels * height * width * model.time_steps * plan.micro_batch
+    return 2 * activations + state_bytes(model, config, plan)
+
+
+_priced: dict[str, Cost] = {}
+
+
+def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders: int) -> Recompute:
+    """What one choice costs; seconds for a large model, so a process that checks and then trains does it once."""
+    bf16 = config.train.precision == "bf16"
+    key = repr((model.config, plan.micro_batch, bf16, policy, borders))
+    if key not in _priced:
+        before = model.recompute, model.keep.borders
+        model.set_recompute(policy, borders)
+        _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), bf16)
+        model.set_recompute(*before)
+    cost = _priced[key]
+    return Recompute(policy, borders, cost.peak + state_bytes(model, config, plan), cost)
+
+
+BUCKET = 25 * 2**18
+"""Elements, 25 MiB in fp32, as torch's DDP: small enough that the first is summed early in backward, and large enough
+that a network's latency is little beside it."""
+
+
+PERSISTENT = 100_000
+"""Elements, below which ZeRO 3 keeps a weight whole, its own default: to gather 0.4 MB is all latency."""
+
+
+def bucket(model: nn.Module) -> int:
+    """How many elements the ranks exchange at once: no more than the model has, and no parameter has more."""
+    sizes = [int(getattr(p, "ds_numel", p.numel())) for p in model.parameters()]
+    return min(sum(sizes), max(BUCKET, *sizes))
+
+
+def live(model: nn.Module) -> int:
+    """How many elements of weights ZeRO 3 gathers: of the modules that compute and, so that these do not wait for the
+    network, of those that do next."""
+    return 2 * bucket(model)
+
+
+def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
+    """Weights, gradients, AdamW's two moments (and ZeRO's fp32 copy of the weights), what passes between the ranks and
+    the EMA, in one process.
+
+    Over several segments autograd sums up whole gradients before it hands them on: a second set, unless that one
+    becomes the gradient.
+    """
+    count = sum(p.numel() for p in model.parameters())
+    stage, world = config.engine.zero_stage, plan.world
+    weights = 4 * count // (world if stage == 3 else 1)
+    if stage == 3:
+        small = sum(p.numel() for p in model.parameters() if p.numel() < PERSISTENT)
+        weights += 4 * min(count, live(model) + small)
+    gradients = 4 * count // (world if stage >= 2 else 1)
+    moments = (8 if stage == 0 else 12) * count // (world if stage >= 1 else 1)
+    summed = 4 * count if model.segments > 1 and (stage >= 2 or plan.accumulation > 1) else 0
+    # A bucket that is filled, one that is summed over the ranks, and a copy of that.
+    buckets = 4 * bucket(model) * (3 if stage else int(world > 1))
+    return weights + gradients + summed + moments + buckets + (4 * count if config.train.ema_decay else 0)
+
+
+def ranks_here(world: int) -> int:
+    """How many of the ranks share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world))
+
+
+def first_here(rank: int) -> bool:
+    """Whether it is the first of those that do."""
+    return int(os.environ.get("LOCAL_RANK", rank)) == 0

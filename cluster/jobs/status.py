@@ -1,0 +1,252 @@
+"""The jobs of launched runs: what Slurm or this machine says of them, their output, and stopping them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .. import config as configs
+from .. import slurm
+from ..errors import RunError
+from ..run.folder import MARK, RunFolder
+from ..run.lock import SILENT
+from ..run.monitor import duration
+from ..run.records import record
+from ..slurm import State
+
+
+@dataclass(frozen=True)
+class Job:
+    """A launched run's job, from its job.json. It belongs to the folder that it was launched in; to a copy of that it
+    has ended."""
+
+    folder: RunFolder
+    record: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return self.record["id"]
+
+    @property
+    def slurm(self) -> bool:
+        return self.record["slurm"]
+
+    @property
+    def own(self) -> bool:
+        return self.folder.made(self.record)
+
+    @property
+    def place(self) -> Path:
+        """Where the run was when it became this job."""
+        return Path(self.record["folder"])
+
+    @property
+    def moved(self) -> bool:
+        return self.place != self.folder.path.resolve()
+
+    def look(self) -> State:
+        """What Slurm says of it, or of a local job RUNNING; ENDED where nobody knows it any more, UNKNOWN where Slurm
+        does not answer."""
+        if not self.own:
+            return State()
+        return slurm.state(self.id) if self.slurm else self.look_here()
+
+    def look_here(self) -> State:
+        """The same of a local job."""
+        return State("RUNNING" if self._runs() else slurm.ENDED)
+
+    def state(self) -> str:
+        return self.look().word
+
+    def stop(self) -> bool:
+        """Ask the ranks to save and end; False: they have ended. Raises RunError where it cannot be done from here."""
+        if not self.own:
+            raise RunError(
+                f"{self.folder.path} is a copy of {self.place}, whose job {self.id} is; "
+                f"tdformer resume {self.folder.path} launches one of its own"
+            )
+        if (now := self.look()).unknown:
+            raise RunError(
+                f"job {self.id} of {self.folder.path} was not asked to stop: {now.reason}; again when it does"
+            )
+        if not now.alive:
+            return False
+        if self.slurm:
+            slurm.cancel(self.id)
+        elif self._elsewhere:
+            raise RunError(f"job {self.id} of {self.folder.path} is of {self.record['host']}; stop it there")
+        else:
+            os.kill(int(self.id), signal.SIGTERM)
+        return True
+
+    def log(self, rank: int) -> Path:
+        return self.folder.path / "logs" / f"{self.id}_{rank}_log.out"
+
+    @property
+    def _elsewhere(self) -> bool:
+        return self.record.get("host") not in (None, socket.gethostname())
+
+    def _runs(self) -> bool:
+        if self._elsewhere:
+            return time.time() - self.folder.status().get("time", 0) < SILENT
+        try:
+            words = Path(f"/proc/{self.id}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return any(Path(os.fsdecode(word)).resolve() == self.place / "logs" for word in words)
+
+
+def of(folder: RunFolder) -> Job | None:
+    """The job that a run was last launched as; None where it was not. Raises RunError where job.json is damaged."""
+    file, remedy = folder.path / "job.json", "delete it, and launch the run again"
+    kinds = {"id": str, "slurm": bool, "nodes": int, "processes": int, "gpus": int, "host": str | None, **MARK}
+    if (found := record(file, remedy, kinds)) is None:
+        return None
+    if not re.fullmatch("[0-9]+", found["id"]) or min(found["nodes"], found["processes"], found["gpus"] + 1) < 1:
+        raise RunError(f"{file} describes no job; {remedy}")
+    if found.get("folder") is None:  # written before copies were told from their originals
+        found["folder"] = str(configs.stored(folder.path / "launch.yaml").run_path)
+    return Job(folder, found)
+
+
+def existing(run: Path) -> Job:
+    """The job of a launched run. Raises RunError where there is none."""
+    job = of(RunFolder(run))
+    if job is None:
+        raise RunError(f"{run} is not a launched run (it has no job.json); give a folder in runs_dir")
+    return job
+
+
+def table(runs: Path) -> list[dict[str, str]]:
+    """A row for each run folder in `runs`, or for the run that it is: what its job and its status file say. What is
+    wrong with one of them is the reason in its own row."""
+    folders = [runs] if _holds_run(runs, "config.yaml") else sorted(p for p in runs.iterdir() if _holds_run(p))
+    found = [(folder, *_tried(partial(of, folder), None)) for folder in map(RunFolder, folders)]
+    told = slurm.states([job.id for _, job, _ in found if job is not None and job.slurm and job.own])
+    return [_row(folder, job, told, wrong) for folder, job, wrong in found]
+
+
+def _holds_run(folder: Path, *more: str) -> bool:
+    try:
+        return not {"status.json", "job.json", *more}.isdisjoint(os.listdir(folder))
+    except PermissionError:  # it may be one
+        return True
+    except OSError:
+        return False
+
+
+def show(runs_dir: Path, watch: bool) -> None:
+    """Print the table; with watch renew it until Ctrl-C."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    if not watch:
+        console.print(_drawn(table(runs_dir)))
+        return
+    with Live(_drawn(table(runs_dir)), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(5)
+            live.update(_drawn(table(runs_dir)), refresh=True)
+
+
+def _drawn(rows: list[dict[str, str]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return "no runs"
+    filled = [key for key in rows[0] if any(row[key] for row in rows)]
+    drawn = Table(*filled, box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        drawn.add_row(*(Text(_printable(row[key])) for key in filled))
+    return drawn
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would act on, and what is not UTF-8 in a name."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _tried(read: Callable[[], Any], otherwise: Any) -> tuple[Any, list[str]]:
+    """What `read` gives, and what is wrong with it."""
+    try:
+        return read(), []
+    except RunError as error:
+        return otherwise, [" ".join(str(error).split())]
+
+
+def _row(folder: RunFolder, job: Job | None, told: dict[str, State], wrong: list[str]) -> dict[str, str]:
+    """told: what Slurm says of its jobs; wrong: with job.json."""
+    (status, unread), (saved, lost) = _tried(folder.said, {}), _tried(folder.saved_step, None)
+    wrong = [*unread, *wrong]
+    now = State()
+    if job is not None and job.own:
+        now = told[job.id] if job.slurm else job.look_here()
+    total, step, loss, rate = (status.get(k) for k in ("total", "step", "loss", "images_per_second"))
+    left = status.get("seconds_left")
+    said = status.get("state", "damaged" if wrong else "queued")
+    wrong += lost
+    age = time.time() - status.get("time", 0)
+    alive = now.alive or now.unknown or (job is None and age < SILENT)
+    own = folder.made(status) if status else job is None or job.own
+    if said in ("starting", "running", "queued") and not own:  # it is so of the run that this is a copy of
+        said = "queued" if now.alive else "copied"
+    if said in ("starting", "running") and now.waits:
+        said = "queued"  # its start ended without a word, and another one comes
+    if said == "queued" and job is not None and job.own and not alive:
+        said = "cancelled" if now.word == "CANCELLED" else "lost"  # before it had begun
+        wrong.append(f"tdformer resume {folder.path}")
+    if said in ("starting", "running") and not alive:
+        said = "lost"  # it ended without a word; started again it goes on
+    if now.held and said in ("queued", "saved"):
+        said = "held"
+    if job and job.moved and now.alive:
+        wrong.append(f"moved from {job.place}, where its job cannot write any more: stop it, then resume")
+    return {
+        "run": folder.path.resolve().name,
+        "state": said,
+        "job": f"{job.id} {now.word.lower()}" if job and job.own else "",
+        "step": f"{step}/{total}" if total else "",
+        "loss": "" if loss is None else f"{loss:.4g}",
+        "images/s": "" if rate is None else f"{rate:.0f}",
+        "restarts": status.get("restarts") or "0",
+        "to do": duration(left) if left is not None and said == "running" else "",
+        "job's limit": now.left if now.word == "RUNNING" else "",
+        "heard": f"{duration(age)} ago" if said in ("starting", "running", "lost") and status else "",
+        "checkpoint": "" if saved is None else str(saved),
+        "reason": "; ".join(filter(None, [status.get("reason"), now.why(job.id) if job else "", *wrong])),
+    }
+
+
+def follow(job: Job, rank: int, until_end: bool) -> Iterator[str]:
+    """A rank's output so far, and with until_end what comes until the job ends, or, where Slurm does not answer, until
+    the run says that it has."""
+    path, place, told = job.log(rank), 0, False
+    while True:
+        now = job.look() if until_end else State()
+        ended = not now.alive
+        if now.unknown:
+            ended = job.folder.status().get("state") in ("finished", "failed")
+            if not told:
+                print(f"warning: {now.reason}; going on", file=sys.stderr, flush=True)
+        told = now.unknown
+        if path.is_file():
+            with path.open(errors="replace") as file:
+                file.seek(place)
+                text = file.read()
+                place = file.tell()
+            if text:
+                yield text
+        if ended:
+            return
+        time.sleep(1)

@@ -1,0 +1,1 @@
+"""What a trained run gives: its evaluation, and files for others."""

@@ -1,0 +1,1 @@
+"""The folder of a run: who writes it, its rows, checkpoints, and what it tells."""

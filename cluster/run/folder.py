@@ -1,0 +1,314 @@
+"""The run folder: one place for what a run is, what it measured and what it kept; one process at a time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from .. import config as configs
+from ..config import Config
+from ..errors import RunError, disk_errors
+from .lock import check, exclusive
+from .records import Rows, check_file, record, to_json, write_atomic
+
+REVISION = "revision.json"
+"""In a snapshot of the code: what `revision` said where it was taken."""
+STEP = re.compile(r"step-([0-9]{8,})")
+"""The name of a checkpoint, with its optimizer step."""
+MARK: dict[str, Any] = {"folder": str | None, "inode": int | None}
+"""What `RunFolder.mark` puts into a record; older records have none."""
+
+
+class RunFolder:
+    """Paths and files of one run. The run is where its folder is: moved, it is the same run; copied, it is another.
+
+    config.yaml     the whole configuration, as first started
+    metrics.jsonl   what was measured; no clock in it, so a killed and an undisturbed run write the same bytes
+    speed.jsonl     what the clock says: images/s, data wait, pauses
+    curves.png      metrics.jsonl drawn
+    checkpoints/    see checkpoint.py
+    health.jsonl    what it warned of; steps left out, with the ids of their batch
+    starts.jsonl    each start: code revision, versions, machine
+    crashes.jsonl   each crash of a job: its exit code, and the newest checkpoint there was
+    status.json     what the run last said of itself; see `RunFolder.tell`
+    before-N/       what an attempt left that never saved, and was begun anew with other settings
+    launch.yaml, job.json, code/, logs/    of a launched run: the configuration, the job, its code and output
+    summary.json    the final line; it exists when the run is finished
+    lock.N          who writes here: see lock.py
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.curves = self.path / "curves.png"
+        self.checkpoints = self.path / "checkpoints"
+        self.summary_file = self.path / "summary.json"
+        self.status_file = self.path / "status.json"
+        self.metrics = Rows(self.path / "metrics.jsonl")
+        self.speed = Rows(self.path / "speed.jsonl")
+        self.health = Rows(self.path / "health.jsonl")
+        self.starts = Rows(self.path / "starts.jsonl")
+        self.crashes = Rows(self.path / "crashes.jsonl")
+
+    @contextmanager
+    def lock(self, wait: float = 0.0) -> Iterator[None]:
+        """Keep every other process out until the block ends or this process dies, however it dies.
+
+        wait: seconds to keep trying. Raises InUse, naming the holder, when the folder stays in use; RunError, when it
+        is no run's.
+        """
+        self._check_ours()
+        with exclusive(self.path, wait):
+            yield
+
+    def check_lock(self) -> None:
+        """End this process if it has the lock and another has taken over; see `lock.check`."""
+        check(self.path)
+
+    def mark(self) -> dict[str, Any]:
+        """What tells this folder from its copies; see `made`."""
+        return {"folder": str(self.path.resolve()), "inode": self.path.stat().st_ino}
+
+    def made(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record with a `mark` was written in this folder, by whatever name it went: False in a copy. True
+        for a record that has no mark."""
+        if record.get("folder") is None:
+            return True
+        here = self.path.stat()
+        try:
+            there = Path(record["folder"]).stat()
+        except (OSError, ValueError):  # nothing is there: renamed, or seen from a machine that mounts it elsewhere
+            return record.get("inode") in (None, here.st_ino)
+        return os.path.samestat(here, there) or record.get("inode") == here.st_ino != there.st_ino
+
+    def stored(self, file: str, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
+        """The configuration in one of its files, as of where the folder is now; see `config.stored`."""
+        place = self.path.resolve()
+        for override in overrides:
+            if override.partition("=")[0].strip() in ("name", "runs_dir"):
+                raise RunError(f"{override}: a run is where its folder is, {self.path}; copy that to make another one")
+        check_file(self.path / file)
+        config = configs.stored(self.path / file, overrides, site=site)
+        config.runs_dir, config.name = str(place.parent), place.name
+        return config
+
+    def settle(self, config: Config) -> None:
+        """Fill in what decides numbers and is derived: as the run was begun with, or as `config` gives it."""
+        before = None if self.unsaved() else self.config()
+        if config.train.norm_batch is None:
+            config.train.norm_batch = configs.norm_batch(before or config)
+
+    def unsaved(self) -> bool:
+        """Whether it has neither a checkpoint nor an end, so that nothing is lost when it begins anew."""
+        return self.saved_step() is None and self.summary() is None
+
+    def check(self, config: Config, running: bool = False) -> None:
+        """Raises RunError where the folder holds a run with other settings, unless that is not `running` and `unsaved`.
+        Writes nothing."""
+        before = self.config()
+        if before is not None and (changed := configs.differences(before, config)) and (running or not self.unsaved()):
+            raise RunError(
+                f"{self.path} holds a run with other settings: {', '.join(changed)}; "
+                f"set them back, or start a new run with name=..."
+            )
+        if before is None and (self.metrics.size() or any(self.checkpoints.glob("*"))):
+            raise RunError(f"{self.path} holds results but no config.yaml; start a new run with name=...")
+        self._check_ours()
+
+    def _check_ours(self) -> None:
+        """Raises RunError for a folder that we did not write: it may be anybody's, and nothing in it is touched."""
+        of_a_run = self.config_file.exists() and self.checkpoints.is_dir()
+        if not self.path.is_dir() or of_a_run or self.starts.path.exists() or (self.path / "launch.yaml").exists():
+            return
+        # Of a start that was killed before it wrote those; an empty folder is nobody's loss.
+        begun = re.compile(r"lock(\.[0-9]+)?|\.lock\..*tmp|checkpoints|config\.yaml|\.config\.yaml\..*tmp")
+        other = sorted(p.name for p in self.path.iterdir() if not begun.fullmatch(p.name) and not _is_empty(p))
+        if other:
+            raise RunError(f"{self.path} holds {other[0]} and is no run of tdformer; start the run with name=...")
+
+    def set_aside(self, config: Config) -> str | None:
+        """Let `config` begin anew where an attempt with other settings never saved: what that left goes into a folder
+        of its own. Returns a line that says so; None: there was nothing of the kind. Under the lock only."""
+        self.check(config)
+        before = self.config()
+        if before is None or not (changed := configs.differences(before, config)):
+            return None
+        aside = next(p for n in itertools.count(1) if not (p := self.path / f"before-{n}").exists())
+        # The configuration goes last: as long as it is here, a kill in between is taken up by the next start.
+        results = [self.status_file, self.curves, self.metrics.path, self.speed.path, self.health.path]
+        wandb = [self.path / name for name in ("wandb", "wandb_id", "wandb_step")]
+        with disk_errors(aside):
+            aside.mkdir()
+            for file in (*results, *wandb, self.config_file):
+                with suppress(FileNotFoundError):
+                    file.rename(aside / file.name)
+        return (
+            f"{self.path} begins anew: it was begun with other settings ({', '.join(changed)}) and never saved a "
+            f"checkpoint; what that attempt left is in {aside}"
+        )
+
+    def open(self, config: Config, surroundings: Mapping[str, Any] | None = None) -> None:
+        """Make the folder for `config`, or take up the one that is there, if it is its own.
+
+        surroundings: what else decides the last bits of its numbers, noted with the start; what of it is not as it was
+        is said."""
+        if (line := self.set_aside(config)) is not None:
+            print(line, flush=True)
+        with disk_errors(self.path):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        before = self.config()
+        if before is not None and before.train.norm_batch is None:
+            print(
+                f"{self.path} was begun by an earlier version, in which BatchNorm saw each process's share of a batch; "
+                f"it goes on with statistics over {config.train.norm_batch} images (train.norm_batch)",
+                flush=True,
+            )
+        if before is None:
+            write_atomic(self.config_file, configs.to_yaml(config).encode())
+        if surroundings and self.saved_step() is not None:
+            self._compare(surroundings, config)
+        self.starts.append(_start() | dict(surroundings or {}))
+
+    def _compare(self, now: Mapping[str, Any], config: Config) -> None:
+        """Say what differs from the start before."""
+        starts, _ = self.starts.whole()
+        before = starts[-1] if starts else {}
+        if "device" not in before and now["device"] != "CPU":
+            print(
+                f"{self.path} was begun by an earlier version, which on a GPU took TF32 for fp32's convolutions and "
+                f"summed in any order; it goes on with train.tf32={configs.show(config.train.tf32)} and "
+                f"engine.deterministic={configs.show(config.engine.deterministic)}",
+                flush=True,
+            )
+        show = configs.show
+        if changed := [f"{k} ({show(before[k])}, now {show(now[k])})" for k in now if before.get(k, now[k]) != now[k]]:
+            print(
+                f"{self.path} goes on elsewhere, or otherwise: {', '.join(changed)}; from here on the last bits of its "
+                "numbers can differ from those of a run without this change",
+                flush=True,
+            )
+
+    def config(self) -> Config | None:
+        """The configuration that the run was first started with; None where there is none yet."""
+        check_file(self.config_file)
+        return configs.stored(self.config_file) if self.config_file.exists() else None
+
+    def summary(self) -> dict[str, Any] | None:
+        """The final line of a finished run; None while it is not finished."""
+        kinds = {"accuracy": int | float, "epochs": int, "step": int}
+        return record(self.summary_file, "delete it to let the run finish again", kinds)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the final line: from now on the run is finished."""
+        self.metrics.sync()
+        write_atomic(self.summary_file, (to_json(summary) + "\n").encode())
+
+    def tell(self, state: str, **facts: Any) -> None:
+        """Replace status.json: `state` is starting, running, saved (it ended, and goes on when started again),
+        failed or finished; the time; any facts; and the folder's mark."""
+        with disk_errors(self.status_file):
+            said = {"state": state, "time": time.time(), **facts, **self.mark()}
+        write_atomic(self.status_file, (to_json(said) + "\n").encode())
+
+    def status(self) -> dict[str, Any]:
+        """What `tell` last wrote; {} before the first start, or where that is damaged."""
+        try:
+            return self.said()
+        except RunError:
+            return {}
+
+    def said(self) -> dict[str, Any]:
+        """The same. Raises RunError where it is damaged."""
+        numbers = {key: int | float | None for key in ("loss", "images_per_second", "seconds_left")}
+        kinds = {"state": str, "time": int | float, "step": int | None, "total": int | None, **numbers, **MARK}
+        kinds |= {"restarts": str | None, "reason": str | None}
+        return record(self.status_file, "the run's next start writes it again", kinds) or {}
+
+    def saved_step(self) -> int | None:
+        """The step of the newest checkpoint, by its name; None before the first."""
+        try:
+            names = os.listdir(self.checkpoints)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as e:
+            raise RunError(f"{self.checkpoints} cannot be read ({e.strerror})") from e
+        return max((int(found[1]) for name in names if (found := STEP.fullmatch(name))), default=None)
+
+    def wandb_id(self) -> str:
+        """One id for all starts of this run; a copy of it gets its own, and wandb has nothing of that yet."""
+        file, remedy = self.path / "wandb_id", "delete it: for wandb it is another run then"
+        text = file.read_text(errors="replace").strip() if file.exists() else ""
+        known = {"id": text}  # as it was before copies got their own
+        if text.startswith("{"):
+            known = record(file, remedy, {"id": str, **MARK}) or known
+        if text and not re.fullmatch(r"[\w-]+", known["id"], re.ASCII):
+            raise RunError(f"{file} is damaged; {remedy}")
+        own = bool(text) and self.made(known)
+        if own and "folder" in known:
+            return known["id"]
+        with disk_errors(file):
+            if not own:
+                (self.path / "wandb_step").unlink(missing_ok=True)
+            new = {"id": known["id"] if own else uuid.uuid4().hex[:8], **self.mark()}
+        write_atomic(file, (json.dumps(new) + "\n").encode())
+        return new["id"]
+
+    def wandb_step(self) -> int:
+        """The step up to which wandb has every row, whatever a kill has cost it since."""
+        try:
+            return int((self.path / "wandb_step").read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def wandb_has(self, step: int) -> None:
+        """Note it; see `wandb_step`."""
+        write_atomic(self.path / "wandb_step", str(step).encode())
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def revision() -> dict[str, Any]:
+    """The commit of the code that runs, and whether files differ from it; None where it is not in git."""
+    here = Path(__file__).resolve().parents[2]
+    if (here / REVISION).exists():  # a snapshot, which knows what it was taken from
+        kinds = {"commit": str | None, "dirty": bool | None}
+        return record(here / REVISION, "launch the run again", kinds) or {}
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(here), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit, changes = git("rev-parse", "--verify", "HEAD"), git("status", "--porcelain")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _start() -> dict[str, Any]:
+    from .surroundings import version  # imports torch, which `tdformer status` does without
+
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "command": sys.argv,
+        **revision(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "deepspeed", "numpy")},
+    }

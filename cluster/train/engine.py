@@ -1,0 +1,330 @@
+"""The DeepSpeed engine: made from our config, and read and restored by parameter name at every ZeRO stage."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no accelerator
+import deepspeed
+from deepspeed.utils import (
+    safe_get_local_fp32_param,
+    safe_get_local_optimizer_state,
+    safe_set_full_optimizer_state,
+    safe_set_local_optimizer_state,
+)
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from tdformer.attention import borrowed
+
+from ..build import devices
+from ..build.planner import PERSISTENT, bucket, live
+from ..config import BatchPlan, Config
+
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def init_distributed(
+    rank: int, world: int, store: dist.Store | None, minutes: float = 10, wanted: str = "auto"
+) -> torch.device:
+    """Join the process group (NCCL on GPUs, else gloo); return the device, which is of the same kind on all ranks.
+
+    store: where the ranks meet; None takes MASTER_ADDR and MASTER_PORT from the environment. wanted: `engine.device`.
+    Raises RunError on all ranks where GPUs are asked for and one has none.
+    """
+    # DeepSpeed 0.19.8 would compile a shared-memory backend for gloo (2 minutes, and a killed build blocks later
+    # runs); telling it that this operator is not available keeps plain gloo.
+    from deepspeed.ops import __compatible_ops__
+
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    timeout = timedelta(minutes=minutes)
+    if store is None:
+        store, rank, world = next(dist.rendezvous("env://", rank, world, timeout=timeout))
+    store.set_timeout(timeout)
+    device = devices.agreed(store, rank, world, wanted)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    # DeepSpeed takes LOCAL_RANK for the number of the GPU, which it is not where a rank is shown only its own.
+    local = os.environ.get("LOCAL_RANK", rank) if device.index is None else device.index
+    for name, value in (("RANK", rank), ("WORLD_SIZE", world), ("LOCAL_RANK", local)):
+        os.environ[name] = str(value)
+    own = device if device.type == "cuda" else None
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout, device_id=own)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+    return device
+
+
+def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[str, Any]:
+    """The JSON that DeepSpeed wants for `model`. Optimizer and schedule are ours."""
+    train = config.train
+    zero: dict[str, Any] = {"stage": config.engine.zero_stage}
+    if config.engine.zero_stage:  # by default 5e8 elements: two buffers of 2 GB, and no sum before backward ends
+        zero |= {"reduce_bucket_size": bucket(model), "overlap_comm": True}
+    if config.engine.zero_stage == 3:  # by default more than the model: all of it would be whole from its first use on
+        zero |= {"stage3_max_live_parameters": live(model), "stage3_max_reuse_distance": live(model)}
+        zero |= {"stage3_prefetch_bucket_size": bucket(model), "stage3_param_persistence_threshold": PERSISTENT}
+    result: dict[str, Any] = {
+        "train_batch_size": train.global_batch,
+        "train_micro_batch_size_per_gpu": plan.micro_batch,
+        "gradient_clipping": train.clip_grad if config.engine.zero_stage else 0.0,  # without ZeRO: `update`
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+    if train.precision == "bf16":  # parameters and BatchNorm's buffers stay in fp32; `bf16.enabled` would cast them
+        result["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        if config.engine.reduce == "fp32":  # the layers whose gradients ZeRO reduces, and weights it gathers, in bf16
+            result["torch_autocast"]["lower_precision_safe_modules"] = []
+    return result
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: vectors (norms, biases, PM weights, tau) are not decayed; with layer_decay < 1 a part's learning
+    rate is scaled by layer_decay^(number of parts between it and the head)."""
+    depths = {name: _depth(name) for name, _ in model.named_parameters()}
+    order = {depth: i for i, depth in enumerate(sorted(set(depths.values())))}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        decay = weight_decay if parameter.dim() > 1 else 0.0
+        scale = layer_decay ** (len(order) - 1 - order[depths[name]])
+        group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale, "lr": 0.0})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _depth(name: str) -> tuple[int, ...]:
+    """Where a parameter lies between the input and the head, as a tuple that sorts."""
+    if name.startswith("head."):
+        return (2,)
+    if match := re.match(r"backbone\.embeds\.(\d+)\.", name):
+        return (1, int(match[1]), 0)
+    if match := re.match(r"backbone\.stages\.(\d+)\.(\d+)\.", name):
+        return (1, int(match[1]), 1 + int(match[2]))
+    if match := re.match(r"backbone\.blocks\.(\d+)\.", name):
+        return (1, 0, 1 + int(match[1]))
+    return (0,)
+
+
+def start(model: nn.Module, config: Config, plan: BatchPlan) -> Any:
+    """DeepSpeed's engine around `model`, whose weights are those it trains from."""
+    train = config.train
+    groups = parameter_groups(model, train.weight_decay, train.layer_decay)
+    optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=(train.betas[0], train.betas[1]), eps=train.eps)
+    if config.engine.zero_stage == 3:  # it gathers what a module holds, unless told of more
+        for module, parameter in borrowed(model):
+            deepspeed.zero.register_external_parameter(module, parameter)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan, model))
+    _begin_moments(engine)
+    if not config.engine.zero_stage:
+        Sums(engine, bucket(model))
+    return engine
+
+
+class Sums:
+    """The sums of gradients over the ranks without ZeRO, bucket by bucket while backward goes on: DeepSpeed 0.19.8
+    copies all of them into one buffer after it, also where there is one rank."""
+
+    def __init__(self, engine: Any, size: int) -> None:
+        self.engine, self.size = engine, size
+        self._ready: list[nn.Parameter] = []
+        self._begun: list[tuple[Tensor, dist.Work]] = []
+        self._of_all_ranks = dist.get_world_size() > 1
+        engine.allreduce_gradients = self.finish
+        if self._of_all_ranks:
+            for parameter in engine.module.parameters():
+                parameter.register_post_accumulate_grad_hook(self.add)
+
+    def add(self, parameter: nn.Parameter) -> None:
+        """A gradient is there; the order is autograd's, the same on all ranks."""
+        if not self.engine.is_gradient_accumulation_boundary():
+            return
+        if sum(p.numel() for p in self._ready) + parameter.numel() > self.size:
+            self._begin()
+        self._ready.append(parameter)
+
+    def _begin(self) -> None:
+        """Sum up what is ready; gradients are parts of the bucket from here on."""
+        if not self._ready:
+            return
+        flat = _flatten_dense_tensors([p.grad for p in self._ready])
+        for parameter, part in zip(self._ready, _unflatten_dense_tensors(flat, self._ready), strict=True):
+            parameter.grad = part
+        self._ready = []
+        self._begun.append((flat, dist.all_reduce(flat, async_op=True)))
+
+    def finish(self) -> None:
+        """Gradients become means over the ranks; what has none gets zeros, so that AdamW treats it alike."""
+        if not self.engine.is_gradient_accumulation_boundary():
+            return
+        for parameter in self.engine.module.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self._begin()
+        for flat, work in self._begun:
+            work.wait()
+            flat.mul_(1 / dist.get_world_size())
+        self._begun = []
+
+
+def update(engine: Any, clip_grad: float) -> tuple[bool, float | None]:
+    """Take a micro-batch's gradients in and, with the last one, the optimizer step: unless the gradient, over all
+    ranks, is not finite. Returns whether weights and moments may have moved, and the gradient's norm before
+    clipping, None where there is no step yet; the same on all ranks."""
+    last = engine.is_gradient_accumulation_boundary()
+    norm = None
+    if last and not engine.zero_optimization():  # with ZeRO, DeepSpeed does the same itself
+        parameters = list(engine.module.parameters())
+        total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = float(total)
+        if not math.isfinite(norm):
+            engine.module.zero_grad(set_to_none=True)  # AdamW leaves alone what has no gradient
+        elif clip_grad:
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, total)
+    engine.step()
+    if not last:
+        return True, None
+    if norm is None:
+        norm = float(engine.get_global_grad_norm())
+    return math.isfinite(norm), norm
+
+
+def set_lr(engine: Any, lr: float) -> None:
+    """Set this step's learning rate, scaled for each parameter group."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
+    """Whole parameters to read on every rank: ZeRO-3 keeps only a share of each between uses."""
+    if any(hasattr(p, "ds_id") for p in parameters):
+        return deepspeed.zero.GatheredParameters(parameters)
+    return nullcontext()
+
+
+def weights(engine: Any, keep: bool) -> dict[str, Tensor]:
+    """Every parameter (fp32) and buffer by name, in host memory of its own, if this rank is the first and is to `keep`
+    them, else nothing; all ranks call it together."""
+    found = _whole(engine, None, keep)
+    if keep:
+        found |= {name: buffer.detach().to("cpu", copy=True) for name, buffer in engine.module.named_buffers()}
+    return found
+
+
+def moments(engine: Any, keep: bool) -> dict[str, Tensor]:
+    """`exp_avg.NAME` and `exp_avg_sq.NAME`, whole and in fp32, as `weights`."""
+    return {f"{key}.{name}": value for key in MOMENTS for name, value in _whole(engine, key, keep).items()}
+
+
+@torch.no_grad()
+def _whole(engine: Any, key: str | None, keep: bool) -> dict[str, Tensor]:
+    """What AdamW keeps of each parameter as `key`, or (None) the parameters: a bucket of many at a time, to which every
+    rank adds its share, is gathered by the first rank."""
+    found: dict[str, Tensor] = {}
+    sharded = engine.zero_optimization_stage() > (2 if key is None else 0)  # ZeRO 1 and 2 leave weights whole
+    for named in _buckets(engine):
+        if not sharded and keep:
+            for name, parameter in named:
+                full = parameter if key is None else engine.optimizer.state[parameter][key]
+                found[name] = full.detach().to("cpu", torch.float32, copy=True)
+        if not sharded:
+            continue
+        whole = (_gathered if engine.zero_optimization_stage() == 3 else _summed)([p for _, p in named], key, keep)
+        if keep:
+            found |= {name: part.view(_shape(p)) for (name, p), part in zip(named, whole, strict=True)}
+    return found
+
+
+def _buckets(engine: Any) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """Names and parameters, so many at a time as `bucket` has elements."""
+    found: list[tuple[str, nn.Parameter]] = []
+    left = size = bucket(engine.module)
+    for name, parameter in engine.module.named_parameters():
+        count = _shape(parameter).numel()
+        if count > left:
+            yield found
+            found, left = [], size
+        found.append((name, parameter))
+        left -= count
+    yield found
+
+
+def _summed(parameters: list[nn.Parameter], key: str | None, keep: bool) -> Sequence[Tensor]:
+    """ZeRO 1 and 2: a rank has parts of some parameters, as they lie in one flat group."""
+    sizes = [p.numel() for p in parameters]
+    flat = torch.zeros(sum(sizes), device=parameters[0].device)
+    for parameter, part in zip(parameters, flat.split(sizes), strict=True):
+        fragment = parameter._hp_mapping  # type: ignore[attr-defined]
+        if fragment is not None:
+            place = fragment.lp_fragment_address
+            part[place.start : place.start + place.numel].copy_(fragment.get_hp_fragment(key))
+    if dist.get_world_size() > 1:
+        dist.reduce(flat.view(torch.int32), 0)  # one share is not zero; as floats -0 and 0 would become 0
+    return flat.to("cpu").split(sizes) if keep else ()
+
+
+def _gathered(parameters: list[nn.Parameter], key: str | None, keep: bool) -> Sequence[Tensor]:
+    """ZeRO 3: a rank has an equal share of each parameter, the last ones filled up."""
+    own = [safe_get_local_optimizer_state(p, key) if key else safe_get_local_fp32_param(p) for p in parameters]
+    mine = torch.cat(own)
+    every = [torch.empty_like(mine) for _ in range(dist.get_world_size())] if keep else None
+    dist.gather(mine, every, 0)
+    if every is None:
+        return ()
+    shares = zip(*(one.to("cpu").split([len(part) for part in own]) for one in every), strict=True)
+    return [torch.cat(share)[: _shape(p).numel()] for share, p in zip(shares, parameters, strict=True)]
+
+
+def restore_moments(engine: Any, saved: dict[str, Tensor], step: int) -> None:
+    """Put AdamW back to where it was after `step` steps, from `moments` of any ZeRO stage and number of ranks."""
+    for state in _inner(engine).state.values():
+        state["step"].fill_(step)
+    for name, parameter in engine.module.named_parameters():
+        for key in MOMENTS:
+            value = saved[f"{key}.{name}"]  # in a file that is mapped: of its bytes, a rank reads those that it keeps
+            if hasattr(parameter, "ds_id"):
+                safe_set_local_optimizer_state(parameter, _share(value, parameter).to(engine.device), key)
+            elif engine.zero_optimization():
+                safe_set_full_optimizer_state(parameter, value, key)
+            else:
+                engine.optimizer.state[parameter][key].copy_(value)
+
+
+def _share(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """This rank's part of `value` under ZeRO 3, the last one filled up with zeros: DeepSpeed 0.19.8 sets whole
+    states only where the ranks divide them evenly."""
+    size: int = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+    share = value.flatten()[size * dist.get_rank() :][:size]
+    return torch.cat([share, share.new_zeros(size - share.numel())])
+
+
+def _inner(engine: Any) -> torch.optim.Optimizer:
+    """AdamW itself, which ZeRO wraps and gives flat shares of the parameters."""
+    return engine.optimizer.optimizer if engine.zero_optimization() else engine.optimizer
+
+
+def _begin_moments(engine: Any) -> None:
+    """Make AdamW's state now instead of at the first step: ZeRO 1 and 2 tie parameter names to it once, and do so
+    after the first parameter group's first step, when the other groups have none yet (DeepSpeed 0.19.8)."""
+    inner = _inner(engine)
+    shares = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)  # ZeRO 3 keeps its groups empty at rest
+    for share in shares or [share for group in inner.param_groups for share in group["params"]]:
+        inner.state[share] = {"step": torch.tensor(0.0)} | {key: torch.zeros_like(share) for key in MOMENTS}
+    link = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
+    if link is not None:
+        link()
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    return getattr(parameter, "ds_shape", parameter.shape)

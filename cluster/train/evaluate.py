@@ -1,0 +1,168 @@
+"""Exact evaluation: every sample once, on any number of ranks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipelines.classes import mapping
+from pipelines.loader import NOT_COUNTED, eval_loader, time_first, to_device
+from pipelines.samples import Samples, Seen, has_events
+from pipelines.views.boxes import View
+from pipelines.views.corrupted import Made, published
+from pipelines.views.corruptions import BENCHMARK, SEVERITIES
+from pipelines.workers import Workers
+
+from ..build import devices
+from ..build.data import check_kind, opened, view
+from ..build.model import trained_model
+from ..config import Config, check_commands, resolve, stored
+from ..config.overrides import UNBOUND, for_evaluation
+from ..errors import RunError
+from ..run import checkpoint
+
+
+@torch.no_grad()
+def evaluate(
+    model: Callable[[Tensor], Tensor],
+    data: Samples,
+    device: torch.device,
+    batch_size: int,
+    workers: int | Workers,
+    each: Callable[[], None] = lambda: None,
+    view: Seen | None = None,
+    numbers: Sequence[int] | None = None,
+) -> dict[str, float]:
+    """Accuracy and cross-entropy of a model in evaluation mode; all ranks call it together. each: called for every
+    batch. numbers: the model's number of each class of `data`; None: the same."""
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers, view=view):
+        each()
+        images = to_device(batch.images, data.mean, data.std, device)
+        labels = renumbered(batch.labels, numbers).to(device)
+        logits = model(time_first(images)).float()
+        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        correct = (logits.argmax(1) == labels).sum()
+        sums += torch.stack([loss, correct, (labels != NOT_COUNTED).sum()])
+    if world > 1:
+        dist.all_reduce(sums)
+    loss_sum, correct_sum, count = sums.tolist()
+    if count != len(data):
+        raise RuntimeError(f"evaluation saw {count:.0f} of {len(data)} samples")
+    return {"accuracy": correct_sum / count, "loss": loss_sum / count}
+
+
+def renumbered(labels: Tensor, numbers: Sequence[int] | None) -> Tensor:
+    """Labels of a data set, `[B]`, as the model's, from the model's number of each of its classes."""
+    if numbers is None:
+        return labels
+    return torch.where(labels == NOT_COUNTED, labels, torch.tensor(numbers)[labels.clamp(min=0)])
+
+
+def class_numbers(classes: Sequence[str] | None, data: Samples, of: Path) -> list[int] | None:
+    """The number of each class of `data` in `classes`, those that the model in `of` was trained on; None: the same.
+
+    Raises DataError, naming the first difference, where they are other classes. A model of an earlier version does not
+    say its classes: a warning, and nothing is compared.
+    """
+    if classes is None:
+        _warn(f"{of} does not name its classes (an earlier version wrote it): not compared with those of {data.folder}")
+        return None
+    return mapping(classes, data.class_names, str(of), str(data.folder))
+
+
+def evaluate_run(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    corruptions: Sequence[str] = (),
+    corrupted_set: Path | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Evaluate the newest good checkpoint of a run folder, or one checkpoint, on the run's test set; then with each of
+    `corruptions` (kinds, or `all`) at severities 1 to 5, made here or read from `corrupted_set`, and their mean.
+
+    Raises RunError when there is no checkpoint, or it is damaged, or for an override that would have no effect;
+    DataError for a set that is not whole, or has other classes or shapes than the run.
+    """
+    file, found = located(Path(path))
+    check_commands(stored(file, [*UNBOUND, *overrides]), file, overrides, ["data.root"])
+    weights, saved = checkpoint.load_weights(found)
+    made = bool(corruptions) and corrupted_set is None
+    read = partial(stored, file)
+    config, options = for_evaluation(read, overrides, saved["model"], corruptions=made)
+    data = opened(config, "test")
+    check_kind(config.data, data)
+    numbers = class_numbers(saved.get("classes"), data, found)
+    if corruptions and has_events(data):
+        raise RunError(f"--corruptions are of pictures, and the samples in {data.folder} are events; leave them out")
+    source = published(corrupted_set, data) if corrupted_set else Made(data, config.seed)
+    kinds = source.kinds if list(corruptions) == ["all"] else tuple(corruptions)
+    for kind in kinds:
+        source.read(kind, SEVERITIES[0])  # what is wrong with it shows before the first evaluation
+    seen = view(config, data)
+    uncropped = replace(seen, crop_ratio=1.0) if isinstance(seen, View) and source.cropped else seen
+    model = trained_model(options, weights, config, data, found)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with computing(config, device):
+        model.to(device)
+        batch = resolve(config, 1).micro_batch
+
+        def result(samples: Samples, view: Seen | None) -> dict[str, float]:
+            return evaluate(model, samples, device, batch, config.data.workers, view=view, numbers=numbers)
+
+        yield {"checkpoint": str(found), "samples": len(data)} | result(data, seen)
+        accuracies: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for kind, severity in product(kinds, SEVERITIES):
+            row = result(source.read(kind, severity), uncropped)
+            accuracies[kind].append(row["accuracy"])
+            yield {"corruption": kind, "severity": severity} | row
+        if kinds:
+            yield _mean(accuracies)
+        if set(BENCHMARK) < set(kinds):
+            yield _mean({kind: accuracies[kind] for kind in BENCHMARK})
+
+
+def _mean(accuracies: dict[str, list[float]]) -> dict[str, Any]:
+    every = [accuracy for of in accuracies.values() for accuracy in of]
+    return {"corruption": "mean", "kinds": len(accuracies), "accuracy": sum(every) / len(every)}
+
+
+@contextmanager
+def computing(config: Config, device: torch.device) -> Iterator[None]:
+    """`train.precision` and `train.threads` of a configuration, while the block lasts; and its way to calculate on a
+    GPU, from now on."""
+    devices.exact(config.train.tf32, config.engine.deterministic)
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.train.threads or before)
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def located(path: Path) -> tuple[Path, Path]:
+    """A run's configuration file and newest good checkpoint, or the checkpoint that `path` is. Raises RunError."""
+    root = path if (path / "config.yaml").is_file() else path.absolute().parent.parent
+    if not (root / "config.yaml").is_file():
+        raise RunError(
+            f"{path} is neither a run folder nor a checkpoint in one; give runs/NAME or a step-XXXXXXXX in it"
+        )
+    found = checkpoint.newest_good(root / "checkpoints", _warn) if path == root else path
+    if found is None:
+        raise RunError(f"{root} has no checkpoint yet; train it first")
+    return root / "config.yaml", found
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""What people have: the data sets, and readers of their raw files."""

@@ -1,0 +1,63 @@
+"""The data sets of event cameras: which recording, or which part of one, is a sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError
+from ..order import permutation
+from .recordings import AGAIN, read_labels, read_text
+
+CIFAR10_DVS_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_MIXED = 0x6D697865
+
+
+@dataclass(frozen=True)
+class Part:
+    """A sample: of the recording at path all events, or those with start <= t < end in microseconds."""
+
+    path: Path
+    label: int
+    start: int | None = None
+    end: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.start is None else f"{self.path} from {self.start} to {self.end} us"
+
+
+def cifar10_dvs(split: str, folder: Path) -> list[Part]:
+    """CIFAR10-DVS, a folder for each class with cifar10_CLASS_NUMBER.aedat, mixed by a fixed permutation.
+
+    The data set has no split of its own. This is the one of Spikformer and QKFormer, spikingjelly's
+    split_to_train_test_set(0.9): of each class the first 90 % of the names in alphabetical order (0, 1, 10, 100, ...)
+    are for training. Raises DataError.
+    """
+    files = {name: sorted((folder / name).glob("*.aedat")) for name in CIFAR10_DVS_CLASSES}
+    sizes = {name: len(paths) for name, paths in files.items()}
+    # A recording that is missing would move others from one split to the other.
+    short = min(sizes, key=lambda name: sizes[name])
+    if sizes[short] < max(sizes.values()) or not sizes[short]:
+        raise DataError(
+            f"{folder / short} has {sizes[short]} .aedat files, other classes {max(sizes.values())}; {AGAIN}"
+        )
+    cut = -(-9 * sizes[short] // 10)  # rounded up
+    part = slice(cut) if split == "train" else slice(cut, None)
+    parts = [Part(path, label) for label, name in enumerate(CIFAR10_DVS_CLASSES) for path in files[name][part]]
+    return [parts[i] for i in permutation(_MIXED, 0, len(parts))]
+
+
+def dvs128_gesture(split: str, folder: Path) -> list[Part]:
+    """DVS128 Gesture, in the order of trials_to_train.txt or trials_to_test.txt: the parts of a recording, which are of
+    all classes, are neighbours.
+
+    A sample is one row of the recording's *_labels.csv, as in spikingjelly: 1176 and 288 samples. Raises DataError.
+    """
+    trials = read_text(folder / f"trials_to_{split}.txt").split()
+    if not trials:
+        raise DataError(f"{folder / f'trials_to_{split}.txt'} names no recordings; {AGAIN}")
+    return [
+        Part(folder / name, label, start, end)
+        for name in trials
+        for label, start, end in read_labels((folder / name).with_name(f"{Path(name).stem}_labels.csv"))
+    ]

@@ -1,0 +1,148 @@
+"""Reading FFCV files by sample number, with the index of the shards that they were made from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DamagedSample, DataError
+from ..views.boxes import Box
+from ..views.pictures import Pixels, crop, decode, resized
+from . import beton_writer as beton
+from . import ours
+from .index import Index
+
+AGAIN = "write it again with tdformer shard --to ffcv"
+
+
+class BetonDataset(Index):
+    """The samples of one split folder, from its FFCV file: the same ids, labels and boxes as from its shards.
+
+    FFCV itself opens a file that was cut or overwritten without a word. So opening compares it with its checksums,
+    once: the file that was found whole is remembered by inode, size and time of change. progress: told of the bytes
+    compared and to compare. trusted: see `Index`; not even that is looked at. Raises DataError, naming the file and the
+    first sample that is damaged.
+    """
+
+    folder: Path
+
+    def __init__(
+        self, folder: str | Path, progress: Callable[[int, int], None] | None = None, trusted: bool = False
+    ) -> None:
+        super().__init__(folder, trusted)
+        self.path = beton.path(self.folder)
+        self._facts = self._read_facts()
+        module = beton.installed()
+        try:
+            reader = module.reader.Reader(str(self.path))
+            pictures, labels = reader.metadata["f0"], reader.metadata["f1"]
+        except Exception as error:  # ffcv reads a damaged head without a check: whatever numpy then says
+            raise DataError(f"{self.path} cannot be read ({type(error).__name__}); {AGAIN}") from error
+        if len(labels) != len(self) or not np.array_equal(labels, self.labels):
+            raise DataError(f"{self.path} has other samples than the index beside it; {AGAIN}")
+        self.stored: str = str(self._facts["stored"])
+        self._place, self._shape = self._layout(pictures, reader.handlers["image"])
+        if not trusted:
+            self.verify(progress)
+        self._bytes: NDArray[np.uint8] = np.memmap(self.path, np.uint8, "r")
+
+    def image(self, i: int) -> Pixels:
+        """Sample i, uint8 `[C, H, W]`."""
+        content = self._kept(i)
+        if self.stored == "files":
+            return decode(content.tobytes(), self.shape[0], math.prod(self.size(i)))
+        return content if all(self.shape) else content.transpose(2, 0, 1)
+
+    def crop(self, i: int, box: Box, size: int) -> Pixels:
+        """A box of sample i, in pixels of the original, at size x size: uint8 `[C, size, size]`. Of stored pixels no
+        more than the box is read."""
+        content = self._kept(i)
+        if self.stored == "files":
+            return crop(content.tobytes(), self.shape[0], box, size, math.prod(self.size(i)))
+        if all(self.shape):
+            content = content.transpose(1, 2, 0)
+        if content.shape[:2] != self.size(i):
+            y, x = (there / original for there, original in zip(content.shape, self.size(i), strict=False))
+            box = box[0] * y, box[1] * x, box[2] * y, box[3] * x
+        return resized(content, box, size)
+
+    def verify(self, progress: Callable[[int, int], None] | None = None, again: bool = False) -> None:
+        """Compare the file with its checksums, if this very file was not found whole before, or `again`."""
+        expected, note = self._facts["crc32"], self.path.with_name(f".{self.path.name}.whole")
+        facts = self.path.stat()
+        this = {"inode": facts.st_ino, "bytes": facts.st_size, "changed": facts.st_mtime_ns}
+        try:
+            known = json.loads(note.read_text()) == this
+        except (OSError, ValueError):
+            known = False
+        if known and not again:
+            return
+        for k, (found, wanted) in enumerate(zip(beton.crcs(self.path), expected, strict=True)):
+            if found != wanted:
+                start, end = k * beton.BLOCK, (k + 1) * beton.BLOCK
+                hit = np.flatnonzero((self._place[:, 0] < end) & (self._place.sum(1) > start))
+                where = f" (first at sample {hit[0]})" if len(hit) else ""
+                raise DataError(f"{self.path} is damaged in its bytes {start} to {end}{where}; {AGAIN}")
+            if progress is not None:
+                progress(min((k + 1) * beton.BLOCK, facts.st_size), facts.st_size)
+        if note.exists() and not ours.is_note(note):
+            return
+        temporary = note.with_name(f"{note.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            with temporary.open("x") as file:
+                file.write(json.dumps(this))
+            os.replace(temporary, note)
+        except OSError:  # where nothing can be written, it is compared at every opening
+            temporary.unlink(missing_ok=True)
+
+    def _read_facts(self) -> dict[str, NDArray[Any]]:
+        checks = beton.checks(self.path)
+        for needed in (self.path, checks):
+            if not needed.is_file():
+                raise DataError(f"{needed} is missing; {AGAIN}")
+        try:
+            with np.load(checks, allow_pickle=False) as table:
+                facts = {key: table[key] for key in ("digest", "bytes", "stored", "crc32")}
+        except Exception as error:  # zipfile and numpy raise half a dozen kinds
+            raise DataError(f"{checks} cannot be read ({type(error).__name__}); {AGAIN}") from error
+        if str(facts["digest"]) != self.digest:
+            raise DataError(f"{self.path} was made from other shards than the index beside it; {AGAIN}")
+        size = self.path.stat().st_size
+        if size != int(facts["bytes"]):
+            raise DataError(f"{self.path} has {size} bytes instead of {int(facts['bytes'])}; {AGAIN}")
+        return facts
+
+    def _layout(self, pictures: NDArray[Any], field: Any) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """Each sample's first byte and number of bytes, `[n, 2]`; height and width of stored pixels, `[n, 2]`."""
+        shape = None
+        if self.stored == "files":
+            first, size = pictures["ptr"], pictures["size"]
+        elif all(self.shape):
+            first, size = pictures, np.full(len(self), int(field.element_size))
+        else:
+            first, shape = pictures["data_ptr"], np.stack([pictures["height"], pictures["width"]], 1).astype(np.int64)
+            size = 3 * shape.prod(1)
+        place = np.stack([first, size], 1).astype(np.int64)
+        wrong = np.flatnonzero((place < 0).any(1) | (place.sum(1) > self.path.stat().st_size))
+        if len(wrong):
+            raise DataError(f"{self.path} has sample {wrong[0]} outside the file; {AGAIN}")
+        return place, shape
+
+    def _kept(self, i: int) -> NDArray[np.uint8]:
+        """Stored pixels `[H, W, 3]` or `[C, H, W]`, or the bytes of a file."""
+        first, size = self._place[i]
+        content = self._bytes[first : first + size]
+        if self.stored == "files":
+            if zlib.crc32(content.data) != int(self.table["crc32"][i]):
+                raise DamagedSample(f"{self.path}: sample {i} is damaged (checksum); {AGAIN}")
+            return content
+        return content.reshape(self.shape if self._shape is None else (*self._shape[i], 3))

@@ -1,0 +1,240 @@
+"""Writing the shards of a split a second time, as one FFCV file: a derived copy, whose checksums are kept beside it.
+
+SPLIT.beton      pictures as pixels, which take more disk and no decoding, or as the files they were
+SPLIT.beton.npz  the digest of the index that it was made from, its size, and a CRC-32 of each block of 8 MiB
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import secrets
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from ..samples import has_events
+from . import ours
+from .tar_writer import sync
+from .tars import TarDataset
+
+BLOCK = 1 << 23
+STORED = ("pixels", "files")
+PAGE = 1 << 23  # a sample lies in one page; the smallest page that a writer takes here
+
+
+def path(folder: Path) -> Path:
+    """Where the FFCV file of a split's folder is."""
+    return folder / f"{folder.name}.beton"
+
+
+def checks(beton: Path) -> Path:
+    """Where the checksums of an FFCV file are."""
+    return beton.with_name(f"{beton.name}.npz")
+
+
+def check(folder: Path) -> None:
+    """Raises DataError where a file that we did not write is in the place of a split's FFCV file."""
+    for place in (path(folder), checks(path(folder))):
+        if place.exists() and not ours.has_copy(path(folder)):
+            raise DataError(f"{place} was not written by tdformer, or its checksums are damaged; move it away")
+
+
+def write(
+    folder: Path,
+    *,
+    stored: str = "pixels",
+    max_side: int | None = None,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write the shards in `folder` as FOLDER/SPLIT.beton, sample by sample in the order of the index.
+
+    stored: `pixels`, or `files`: the original bytes, no larger than the shards. max_side: pixels are brought down to
+    this longer side, averaged over areas. The file appears when it is whole and synced. Raises DataError for a
+    damaged sample, a full disk, where ffcv is missing or something is in the way (see `check`); then nothing is left
+    behind.
+    """
+    if stored not in STORED:
+        raise DataError(f"an FFCV file cannot hold {stored!r}; choose one of {', '.join(STORED)}")
+    if max_side is not None and stored == "files":
+        raise DataError("original files keep their size; leave max-side out, or store pixels")
+    data = TarDataset(folder)
+    if has_events(data):
+        raise DataError(f"{folder} holds events, of which there is no FFCV copy; train from the shards")
+    final = path(folder)
+    check(folder)
+    for left in ours.unfinished(folder, folder.name):  # by a writer that was killed
+        left.unlink()
+    hidden = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
+    need = _bytes(data, stored, max_side)
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise DataError(
+            f"no space left to write {final}: it takes {need / 2**30:.1f} GiB, and {free / 2**30:.1f} are free; free "
+            "some, or store less with --max-side or --stored files"
+        )
+    try:
+        _write(hidden, data, stored, max_side, processes, progress)
+        sync(hidden)
+        facts = {"digest": np.array(data.digest), "bytes": np.array(hidden.stat().st_size), "stored": np.array(stored)}
+        with checks(hidden).open("wb") as file:
+            np.savez(file, allow_pickle=False, crc32=np.fromiter(crcs(hidden), np.uint32), **facts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(checks(hidden), checks(final))
+        os.rename(hidden, final)
+        sync(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"no space left to write {final}; free some and run it again") from error
+        raise DataError(f"cannot write {final} ({error.strerror}); choose another folder") from error
+    finally:
+        for left in (hidden, checks(hidden)):
+            left.unlink(missing_ok=True)
+    return final
+
+
+def crcs(beton: Path) -> Iterator[int]:
+    """CRC-32 of each block of 8 MiB."""
+    with beton.open("rb") as file:
+        while block := file.read(BLOCK):
+            yield zlib.crc32(block)
+
+
+def installed() -> Any:
+    """The module `ffcv`. Raises DataError, saying how to install it, where it does not import."""
+    try:
+        import ffcv.reader
+        import ffcv.writer
+    except (ImportError, OSError) as error:
+        raise DataError(
+            f"ffcv does not import ({str(error).splitlines()[0]}); run make ffcv in the project's folder"
+        ) from error
+    return ffcv
+
+
+def _bytes(data: TarDataset, stored: str, max_side: int | None) -> int:
+    """What the file takes, about; never less but for a few pages."""
+    return int(_sizes(data, stored, max_side).sum() * 1.02) + 2 * PAGE
+
+
+def _sizes(data: TarDataset, stored: str, max_side: int | None) -> NDArray[np.float64]:
+    """Bytes of each sample, `[n]`."""
+    if stored == "files":
+        return data.table["size"].astype(float)
+    height, width = (data.table[side].astype(float) for side in ("height", "width"))
+    longer = np.maximum(height, width)
+    scale = np.minimum(1, (max_side or np.inf) / longer)
+    return data.shape[0] * height * width * scale**2
+
+
+class _Source:
+    """A split as ffcv's writer takes it."""
+
+    def __init__(self, data: TarDataset, stored: str) -> None:
+        self.data, self.stored = data, stored
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i: int) -> tuple[NDArray[np.uint8], int]:
+        if self.stored == "files":
+            content, label = self.data.read(i)
+            return np.frombuffer(content, np.uint8), label
+        pixels = self.data.image(i)
+        seen = pixels if all(self.data.shape) else pixels.transpose(1, 2, 0)
+        return np.ascontiguousarray(seen), int(self.data.labels[i])
+
+
+def _write(
+    target: Path,
+    data: TarDataset,
+    stored: str,
+    max_side: int | None,
+    processes: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """ffcv's own writer waits for ever for a worker that died, so its workers are started and watched here."""
+    installed()
+    from ffcv.fields import BytesField, IntField, NDArrayField, RGBImageField
+    from ffcv.memory_allocator import MemoryAllocator
+    from ffcv.writer import DatasetWriter
+
+    if stored == "files":
+        field: Any = BytesField()
+    elif all(data.shape):
+        field = NDArrayField(np.dtype(np.uint8), data.shape)
+    else:
+        field = RGBImageField(write_mode="raw", max_resolution=max_side)
+    largest = int(_sizes(data, stored, max_side).max()) + 1
+    page = max(PAGE, 1 << (largest - 1).bit_length())
+    writer = DatasetWriter(str(target), {"image": field, "label": IntField()}, page, processes)
+    writer.num_samples = len(data)
+    context = multiprocessing.get_context("fork")
+    with _prepared(writer):
+        todo, told, failed = context.Queue(), context.Queue(), context.SimpleQueue()
+        done = context.Value("Q", 0)
+        for i in range(0, len(data), 100):
+            todo.put([(k, k) for k in range(i, min(i + 100, len(data)))])
+        for _ in range(processes):
+            todo.put(None)
+        allocator = MemoryAllocator(str(target), writer.data_region_start, page)
+        asked = (todo, writer.metadata_sm, writer.metadata_type, writer.fields, allocator, done, told)
+        workers = [
+            context.Process(target=_work, args=(failed, *asked, _Source(data, stored)), daemon=True)
+            for _ in range(processes)
+        ]
+        for worker in workers:
+            worker.start()
+        try:
+            allocations: list[Any] = []
+            while len(allocations) < processes:
+                if not failed.empty():
+                    _raise(failed.get())
+                if any(worker.exitcode not in (None, 0) for worker in workers):
+                    raise DataError("a process that wrote the FFCV file died; free memory, or use fewer --processes")
+                while not told.empty():
+                    allocations.append(told.get())
+                if progress is not None:
+                    progress(done.value, len(data))
+                time.sleep(0.05)
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.join()
+        writer.finalize([row for rows in allocations for row in rows])
+
+
+@contextmanager
+def _prepared(writer: Any) -> Iterator[None]:
+    """The head of the file is written, and the shared memory for its table there."""
+    writer.prepare()
+    try:
+        yield
+    finally:
+        writer.metadata_sm.close()
+        writer.metadata_sm.unlink()
+
+
+def _work(failed: Any, *asked: Any) -> None:
+    from ffcv.writer import worker_job_indexed_dataset
+
+    try:
+        worker_job_indexed_dataset(*asked)
+    except (DataError, OSError) as error:
+        failed.put((type(error) is DataError, str(error), getattr(error, "errno", None)))
+
+
+def _raise(told: tuple[bool, str, int | None]) -> NoReturn:
+    of_data, line, number = told
+    raise DataError(line) if of_data else OSError(number, line)

@@ -1,0 +1,1 @@
+"""What a model sees of a sample: boxes, frames, augmentation, mixing, corruption."""

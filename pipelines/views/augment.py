@@ -1,0 +1,184 @@
+"""Augmentation whose draws are keyed by (seed, epoch, sample id): the same on any rank and in any worker.
+
+The published ImageNet recipe (QKFormer's) is a random box (boxes.py), flip 0.5, rand_augment "rand-m9-mstd0.5-inc1"
+and erasing 0.25 in mode "pixel". Its CIFAR recipe is flip 0.5, "rand-m9-n1-mstd0.4-inc1", erasing 0.25 in mode "const"
+and mixup 0.5, without crops; Spikformer's is the same with the operations SPIKFORMER_OPS.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from ..errors import DataError
+from ..order import keyed_rng
+from .boxes import first_that_fits
+from .vision import torchvision
+
+Pixels = NDArray[np.uint8]
+Draws = NDArray[np.float64]
+
+SPIKFORMER_OPS = ("Equalize", "Rotate", "ShearX", "TranslateXRel", "TranslateYRel")
+ERASING_MODES = ("black", "const", "pixel")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """In this order: crop, flip, RandAugment, colour jitter, erasing.
+
+    crop_padding: pixels of zero padding before a random crop back to size. flip, erasing: probabilities.
+    rand_augment: a recipe as timm writes it; rand_augment_ops: timm's names of the operations it draws from, None for
+    its own. color_jitter: brightness, contrast and saturation times 1 +- this, one after the other in random order.
+    erasing_mode: "black" blanks 2 to 20 % of the picture; "const" and "pixel" are timm's, 2 to 33 % with the mean
+    colour or with noise. timm adds noise after normalising, so there it has no bounds; here it ends at 0 and 255.
+    mean, std: of each channel of the data, scaled to 0..1.
+
+    Raises DataError where a setting cannot work.
+    """
+
+    crop_padding: int = 0
+    flip: float = 0.0
+    erasing: float = 0.0
+    seed: int = 0
+    rand_augment: str | None = None
+    rand_augment_ops: tuple[str, ...] | None = None
+    color_jitter: float = 0.0
+    erasing_mode: str = "black"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.erasing_mode not in ERASING_MODES:
+            raise DataError(f"erasing_mode is {self.erasing_mode!r}; choose one of {', '.join(ERASING_MODES)}")
+        if (self.rand_augment or self.erasing_mode != "black") and not (self.mean and len(self.mean) == len(self.std)):
+            raise DataError("rand_augment and erasing_mode fill with the mean colour; give mean and std of the data")
+        if self.rand_augment:
+            self._rand_augment(224)  # a mistake in the recipe shows here and not in a worker
+
+    def __call__(self, image: Pixels, epoch: int, sample_id: int) -> Pixels:
+        """uint8 `[C, H, W]` -> uint8 `[C, H, W]`. Raises DataError for colour operations on a grey picture."""
+        colour = self.rand_augment or self.color_jitter
+        if not (self.crop_padding or self.flip or self.erasing or colour):
+            return image
+        if colour and len(image) != 3:
+            raise DataError(
+                f"rand_augment and color_jitter work on colours, but the pictures have {len(image)} channel(s); "
+                "set data.augment.rand_augment=null and data.augment.color_jitter=0"
+            )
+        rng = keyed_rng(self.seed, epoch, sample_id)
+        draws = rng.random(8)
+        _, height, width = image.shape
+        if self.crop_padding:
+            p = self.crop_padding
+            top, left = (int(d * (2 * p + 1)) for d in draws[:2])
+            padded = np.pad(image, ((0, 0), (p, p), (p, p)))
+            image = padded[:, top : top + height, left : left + width]
+        if draws[2] < self.flip:
+            image = _mirrored(image)
+        if colour:
+            image = self._coloured(image, rng)
+        if draws[3] < self.erasing:
+            image = image.copy("K")
+            if self.erasing_mode == "black":
+                _blank(image, draws[4:])
+            else:
+                self._erase(image, rng)
+        return image
+
+    def _coloured(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+        if self.rand_augment:
+            recipe = self._rand_augment(min(picture.size))
+            weights = recipe.choice_weights
+            chosen = rng.choice(len(recipe.ops), recipe.num_layers, replace=weights is None, p=weights)
+            with _python_random(int(rng.integers(2**32))):
+                for i in chosen:
+                    picture = recipe.ops[i](picture)
+        if self.color_jitter:
+            low, high = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
+            enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+            order, factors = rng.permutation(3), rng.uniform(low, high, 3)
+            for i in order:
+                picture = enhancers[i](picture).enhance(float(factors[i]))
+        return np.asarray(picture).transpose(2, 0, 1)
+
+    def _rand_augment(self, size: int) -> Any:
+        fill = tuple(min(255, round(255 * m)) for m in self.mean)
+        return _parsed(self.rand_augment or "", self.rand_augment_ops, fill, size)
+
+    def _erase(self, image: Pixels, rng: np.random.Generator) -> None:
+        """timm's RandomErasing: a box smaller than the picture, or none where ten draws give none."""
+        channels, height, width = image.shape
+        box = first_that_fits(rng.random(40), height, width, (0.02, 1 / 3), (0.3, 1 / 0.3), (height - 1, width - 1))
+        if box is None:
+            return
+        top, left, h, w = box
+        mean, std = (np.array(x)[:, None, None] for x in (self.mean, self.std))
+        noise = rng.standard_normal((channels, h, w)) if self.erasing_mode == "pixel" else np.zeros((channels, h, w))
+        image[:, top : top + h, left : left + w] = np.clip(np.rint(255 * (mean + std * noise)), 0, 255)
+
+
+def _mirrored(image: Pixels) -> Pixels:
+    """A copy that lies in memory as the picture does, by torch: numpy takes ten times as long where colours lie side
+    by side."""
+    source = image if image.flags.writeable else image.copy("K")  # torch would warn
+    return torch.from_numpy(source).flip(2).numpy()
+
+
+def _blank(image: Pixels, draws: Draws) -> None:
+    _, height, width = image.shape
+    area, ratio = height * width * (0.02 + 0.18 * draws[0]), 0.3 * (1 / 0.09) ** draws[1]
+    h = min(height, max(1, round((area * ratio) ** 0.5)))
+    w = min(width, max(1, round((area / ratio) ** 0.5)))
+    top, left = int(draws[2] * (height - h + 1)), int(draws[3] * (width - w + 1))
+    image[:, top : top + h, left : left + w] = 0
+
+
+@lru_cache
+def _parsed(recipe: str, ops: tuple[str, ...] | None, fill: tuple[int, ...], size: int) -> Any:
+    """timm's RandAugment, for its operations; size: the shorter side of a picture."""
+    torchvision()  # timm needs it
+    try:
+        from timm.data.auto_augment import rand_augment_transform
+    except ImportError as error:
+        raise DataError("rand_augment needs timm; pip install 'tdformer[augment]'") from error
+    options = {"translate_const": int(size * 0.45), "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
+    try:
+        if not re.fullmatch(r"rand(-(m|n|p|mstd|mmax|inc)[\d.]+|-t(weights|3aw?))*", recipe):
+            raise ValueError("unknown part")  # timm passes over some
+        made = rand_augment_transform(recipe, options, transforms=list(ops) if ops else None)
+    except (AssertionError, ValueError, KeyError) as error:
+        raise DataError(
+            f"timm does not know rand_augment={recipe}{' of ' + ', '.join(ops) if ops else ''} ({error!r}); "
+            "write it like rand-m9-mstd0.5-inc1"
+        ) from error
+    for op in made.ops:
+        if op.name.startswith("Posterize"):
+            op.aug_fn = partial(_posterize, op.aug_fn)
+    return made
+
+
+def _posterize(how: Callable[..., Image.Image], picture: Image.Image, bits: int, **options: Any) -> Image.Image:
+    """timm keeps no bit where a magnitude is drawn at its end; Pillow made that black, and refuses it from 13 on."""
+    return how(picture, bits, **options) if bits else Image.new(picture.mode, picture.size)
+
+
+@contextmanager
+def _python_random(seed: int) -> Iterator[None]:
+    """Python's global generator, which timm's operations draw from, as `seed` sets it; afterwards as it was."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)

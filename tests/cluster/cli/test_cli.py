@@ -1,0 +1,278 @@
+"""The `tdformer` command in real processes: what it prints, what it leaves, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tdformer
+from cluster.build import shards as prepares
+from cluster.config import load
+from pipelines.raw import catalog
+
+ROOT = Path(__file__).parents[3]
+CONFIGS = ROOT / "configs"
+
+SMALL = """\
+name: small
+model: {time_steps: 2, segments: 2, feedback: all}
+data: {dataset: digits, root: shards}
+train: {epochs: 1, global_batch: 250, threads: 1}
+log: {every_steps: 2}
+"""
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a command that refused what it was given."""
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0].removeprefix("error: ")
+
+
+def test_config_show_prints_what_it_loads(cli: Any, tmp_path: Path):
+    done = cli("config", "show", CONFIGS / "digits.yaml", "train.lr=1e-4", "name=mine")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "shown.yaml").write_text(done.stdout)
+    assert load(tmp_path / "shown.yaml") == load(CONFIGS / "digits.yaml", ["train.lr=1e-4", "name=mine"])
+    assert "lr: 0.5" in cli("config", "show", "train.lr=0.5").stdout
+
+
+@pytest.mark.parametrize("module", ["cli", "run", "jobs", "launch", "aftermath"])
+def test_commands_that_need_no_model_do_not_import_it(module: str):
+    """help, status, stop, logs, and the last line of every job."""
+    program = f"import sys, cluster.{module}; sys.exit(any(m in sys.modules for m in ('torch', 'wandb')))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "none.yaml"], "none.yaml: no such configuration file"),
+        (["train", CONFIGS / "digits.yaml", "train.lrr=1"], "the nearest is train.lr"),
+        (["train", CONFIGS / "digits.yaml", "train.lr=fast"], "expected a number"),
+        (["train", CONFIGS / "digits.yaml", "train.global_batch=9", "--processes", "2"], "not divisible by the 2"),
+        (["train", CONFIGS / "digits.yaml", "model.segments=3"], "choose 1, 2 or 4"),
+        (["config", "show", "nothing=1"], "nothing is not a setting"),
+        (["train", CONFIGS / "digits.yaml", "site.minutes=5"], "site.minutes changes nothing here: it is for Slurm"),
+        (["train", CONFIGS / "digits.yaml", "train.processes=2", "--processes", "3"], "train.processes=2 differ"),
+        (["launch", CONFIGS / "digits.yaml", "train.processes=2"], "train.processes changes nothing here"),
+        (["launch", CONFIGS / "digits.yaml", "--where", "local", "site.qos=a"], "site.qos changes nothing here"),
+        (
+            [
+                "launch",
+                CONFIGS / "digits.yaml",
+                "--where",
+                "local",
+                "--site",
+                CONFIGS.parent / "tests/cluster/site.yaml",
+            ],
+            "site.yaml is for Slurm",
+        ),
+        (["prepare", CONFIGS / "digits.yaml", "train.lr=1"], "train.lr is not of where the data lie"),
+        (["status", ".", "--json", "-w"], "choose one"),
+        (["export", "runs/none", "m.pt", "--batch", "2"], "--batch is of .pt2 programs"),
+        (["shard", "digits", "data", "--stored", "files"], "--stored is of FFCV files"),
+        (["shard", "digits", "data", "--max-side", "9"], "--max-side is of FFCV files"),
+        (["import", "w", "--model", "hst_2_256", "--out", "x", "name=hst_4_384"], "name is what --model says"),
+        (["eval", "runs/none"], "no such run folder"),
+        (["eval", "."], "neither a run folder nor a checkpoint"),
+        (["shard", "digit", "data"], "did you mean digits?"),
+        (["shard", "digits", "data", "--source", "none"], "no such folder to read digits from"),
+        (["shard", "verify", "."], "holds no shards"),
+        (["import", "none.pth", "--model", "hst_10_384", "--out", "x.safetensors"], "no such file"),
+    ],
+    ids=lambda x: " ".join(str(w) for w in x if not isinstance(w, Path)) if isinstance(x, list) else "",
+)
+def test_bad_input_is_one_line_and_leaves_nothing(cli: Any, tmp_path: Path, words: list[Any], expected: str):
+    before = sorted(tmp_path.rglob("*"))
+    assert expected in refused(cli(*words))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_import_refuses_models_and_options_that_there_are_not(cli: Any, tmp_path: Path):
+    (tmp_path / "w.pth").write_bytes(b"")
+    words = ("import", "w.pth", "--out", "w.safetensors", "--model")
+    assert "did you mean 'hst_10_384'" in refused(cli(*words, "hst_10_383"))
+    assert "model.leaky is not a setting; the nearest is model.leaky_proj_lif" in refused(
+        cli(*words, "hst_2_256", "leaky=true")
+    )
+    assert "leaky_proj_lif belongs to QKFormer" in refused(cli(*words, "sdt_2_256", "leaky_proj_lif=true"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["w.pth"]
+
+
+def test_import_writes_a_model_that_starts_as_the_backbone(cli: Any, on_small_disk: Any, tmp_path: Path):
+    torch.manual_seed(0)
+    plain = tdformer.create_model("quickstart", image_size=8).eval()
+    tdformer.save_pretrained(plain, tmp_path / "plain.safetensors")
+    options = ("image_size=8", "feedback=all")
+    words = ("import", "plain.safetensors", *options, "--model", "quickstart", "--out")
+    done = cli(*words, "fed.safetensors")
+    assert done.returncode == 0, done.stderr
+    fed = tdformer.from_pretrained(tmp_path / "fed.safetensors").eval()
+    assert fed.config["feedback"] == [0]
+    assert f"{len(plain.state_dict())} loaded" in done.stdout
+    new = fed.state_dict().keys() - plain.state_dict().keys()
+    assert new and all(f"new {name}: " in done.stdout for name in new)
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(fed(images), plain(images))
+    line = refused(on_small_disk("-m", "cluster.cli", *words, "disk/fed.safetensors"))
+    assert line.startswith("no space left to write disk/fed.safetensors")
+
+
+def test_a_wrong_command_is_a_usage_error(cli: Any):
+    done = cli("trian")
+    assert done.returncode == 2
+    assert "train" in done.stderr
+
+
+def test_an_interrupt_ends_with_130(tmp_path: Path, python: Any):
+    # A suite in the background of a shell has SIGINT ignored, and so have its children.
+    listen = "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    tell = "sleep = time.sleep; time.sleep = lambda seconds: (print('on', flush=True), sleep(seconds))"
+    process = python(f"{listen}; {tell}; from cluster.cli import main; main()", "status", "--watch", tmp_path)
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the digits as shards and a small run that was trained, by the command."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "small.yaml").write_text(SMALL)
+    for words in (["shard", "digits", "shards", "--samples-per-shard", "500"], ["train", "small.yaml"]):
+        done = _tdformer(folder, *words)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def _tdformer(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "cluster.cli", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+
+
+def test_a_run_leaves_what_it_should(trained: Path):
+    run = trained / "runs" / "small"
+    names = {p.name for p in run.iterdir()}
+    assert names >= {"config.yaml", "metrics.jsonl", "speed.jsonl", "curves.png", "checkpoints", "summary.json"}
+    assert load(run / "config.yaml") == load(trained / "small.yaml", ["train.norm_batch=125"])  # what is derived, too
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [2, 4, 5]  # 1,437 images in batches of 250; the last row is the evaluation
+    assert rows[0]["loss"] > 0
+    assert 0 <= rows[-1]["eval_accuracy"] <= 1
+    assert json.loads((run / "summary.json").read_text())["step"] == 5
+
+
+def test_the_same_command_again_says_that_it_is_finished(trained: Path):
+    before = (trained / "runs/small/metrics.jsonl").read_bytes()
+    done = _tdformer(trained, "train", "small.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "runs/small is finished" in done.stdout
+    assert (trained / "runs/small/metrics.jsonl").read_bytes() == before
+
+
+def test_other_settings_in_a_run_folder_are_refused(trained: Path):
+    line = refused(_tdformer(trained, "train", "small.yaml", "train.lr=0.5"))
+    assert "train.lr (0.001, now 0.5)" in line
+    assert "name=" in line
+
+
+def test_a_run_folder_in_use_is_refused(trained: Path, python: Any):
+    program = (
+        "import sys; from cluster.run import RunFolder\n"
+        "with RunFolder(sys.argv[1]).lock():\n    print('held', flush=True); sys.stdin.readline()"
+    )
+    holder = python(program, trained / "runs/small")
+    assert holder.stdout.readline() == "held\n"
+    assert f"runs/small is in use by process {holder.pid}" in refused(_tdformer(trained, "train", "small.yaml"))
+
+
+def test_eval_prints_what_training_measured(trained: Path):
+    done = _tdformer(trained, "eval", "runs/small")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    rows = [json.loads(line) for line in (trained / "runs/small/metrics.jsonl").read_text().splitlines()]
+    assert result["accuracy"] == rows[-1]["eval_accuracy"]
+    assert result["samples"] == 360
+
+
+def test_shards_are_verified_and_damage_is_named(trained: Path, tmp_path: Path):
+    done = _tdformer(trained, "shard", "verify", "shards")
+    assert done.stdout.splitlines() == [
+        "shards/test: 360 samples, as in the index",
+        "shards/train: 1,437 samples, as in the index",
+    ]
+    again = _tdformer(tmp_path, "shard", "digits", "shards", "--samples-per-shard", "500")
+    assert again.returncode == 0
+    for file in (tmp_path / "shards").glob("*/*"):
+        assert file.read_bytes() == (trained / file.relative_to(tmp_path)).read_bytes()
+    shard = tmp_path / "shards/train/train-000001.tar"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert "train-000001.tar is damaged" in refused(_tdformer(tmp_path, "shard", "verify", "shards"))
+    shard.unlink()
+    assert "train-000001.tar is missing" in refused(_tdformer(tmp_path, "shard", "verify", "shards"))
+
+
+def test_the_word_write_may_be_left_out(cli: Any):
+    whole, own, verify = (cli("shard", *words, "--help").stdout for words in ([], ["digits"], ["verify"]))
+    assert "write" in whole and "verify" in whole
+    assert "--source" in own and own == cli("shard", "write", "--help").stdout
+    assert "--source" not in verify and "FOLDER" in verify
+    assert "did you mean digits?" in refused(cli("shard", "--processes", "1", "digit", "data"))
+    assert "No such option: --source" in cli("shard", "verify", "--source", ".", ".").stderr
+
+
+def test_prepare_writes_once_and_prints_the_configuration(cli: Any, tmp_path: Path):
+    config = CONFIGS / "digits.yaml"
+    first = cli("prepare", config)
+    assert (first.returncode, first.stdout) == (0, f"{config}\n")
+    assert "wrote data/digits/train: 1,437 samples" in first.stderr
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*.tar")}
+    second = cli("prepare", config)
+    assert (second.returncode, second.stdout) == (0, f"{config}\n")
+    assert "wrote" not in second.stderr
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*.tar")} == written
+    other = refused(cli("prepare", CONFIGS / "quickstart.yaml", "data.root=data/digits"))
+    assert "holds digits, the configuration asks for fashion_mnist" in other
+
+
+def test_prepare_takes_the_digits_where_there_is_no_fashion_mnist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(catalog, "FASHION_MNIST_FOLDER", tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert prepares.prepare(CONFIGS / "quickstart.yaml") == CONFIGS / "digits.yaml"
+    assert "taking scikit-learn's 1,797 digits instead" in capsys.readouterr().err
+    assert (tmp_path / "data/digits/test/index.json").exists()
+    assert not (tmp_path / "data/fashion_mnist/train").exists()
+
+
+LIST = """
+from pathlib import Path
+from cluster.cli import main
+try:
+    main()
+finally:
+    print(*Path("disk").rglob("*"))
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_shards(on_small_disk: Any):
+    done = on_small_disk("-c", LIST, "shard", "digits", "disk/digits")
+    assert "no space left" in refused(done)
+    assert done.stdout.split() == ["disk/digits", "disk/digits/lock.1"]

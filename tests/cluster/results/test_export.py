@@ -1,0 +1,75 @@
+"""A trained model as one file: the same numbers from each format as from the checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import tdformer
+from cluster.build.shards import write_shards
+from cluster.results.export import program
+from tdformer.norm import fold
+
+RECIPE = """\
+name: run
+model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
+data: {dataset: digits, root: shards}
+train: {epochs: 1, global_batch: 200, threads: 1, ema_decay: 0.9}
+"""
+
+
+def test_every_format_evaluates_as_the_checkpoint_does(cli: Any, tmp_path: Path) -> None:
+    write_shards("digits", tmp_path / "shards", samples_per_shard=500)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    assert cli("train", "recipe.yaml").returncode == 0
+    expected = json.loads(cli("eval", "runs/run").stdout)
+    for name, *words in (("m.safetensors",), ("m.pt",), ("m.pt2", "--batch", "64")):
+        done = cli("export", "runs/run", name, *words)
+        assert done.returncode == 0 and done.stdout.startswith(f"{name}: step 7 of runs/run, "), done.stderr
+        found = cli("eval", name)
+        assert found.returncode == 0, found.stderr
+        found = json.loads(found.stdout)
+        assert (found["samples"], found["step"], found["accuracy"]) == (360, 7, expected["accuracy"])
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+    plain = torch.load(tmp_path / "m.pt", weights_only=True)
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        assert sorted(file.keys()) == sorted(plain)
+    operators = {str(n.target) for n in _nodes(torch.export.load(tmp_path / "m.pt2").graph_module)}
+    assert any("conv2d" in o for o in operators) and not any("norm" in o or "rsqrt" in o for o in operators)
+    (tmp_path / "m.pt").write_bytes((tmp_path / "m.pt").read_bytes()[:5000])
+    for words, said in (
+        (("export", "runs/run", "m.onnx"), "end it with one of .safetensors, .pt, .pt2"),
+        (("export", "runs/none", "n.pt"), "neither a run folder nor a checkpoint"),
+        (("export", "runs/run", "none/m.pt"), "none: no such folder"),
+        (("eval", "m.pt"), "m.pt and m.pt.json are not what was exported (SHA-256)"),
+        (("eval", "recipe.yaml"), "recipe.yaml.json cannot be read"),
+        (("sync", "runs/run"), "nothing logged offline"),
+    ):
+        done = cli(*words)
+        assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, (words, done.stderr)
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def _nodes(module: Any) -> Any:
+    for part in module.modules():
+        if hasattr(part, "graph"):
+            yield from (node for node in part.graph.nodes if node.op == "call_function")
+
+
+def test_folding_changes_no_bit_and_needs_no_statistics() -> None:
+    torch.manual_seed(0)
+    model = tdformer.create_model("quickstart", segments=2, feedback="all", segment_norm="per_segment")
+    shape = (model.config["in_channels"], *model.config["image_size"])
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.rand(8, *shape))
+        images = torch.rand(4, *shape)
+        folded = fold(model)
+        assert torch.equal(folded(images), model.eval()(images))
+    assert not any("running" in name for name in folded.state_dict())
+    assert program(model, 1).module()(images[:1]).shape == (1, model.config["num_classes"])

@@ -1,0 +1,191 @@
+"""The run folder: one process at a time, rows whole or not at all, and never two runs in one place."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.config import Config, load
+from cluster.errors import RunError
+from cluster.run.folder import RunFolder, revision
+from cluster.run.records import Rows, write_atomic
+
+HOLD = """
+import sys, time
+from cluster.run import RunFolder
+with RunFolder(sys.argv[1]).lock():
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+HOLD_AND_FORK = """
+import os, sys, time
+from cluster.run import RunFolder
+with RunFolder(sys.argv[1]).lock():
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    sys.stdin.readline()
+"""
+
+
+def test_a_folder_in_use_names_its_holder(tmp_path, python):
+    run = RunFolder(tmp_path / "run")
+    holder = python(HOLD, run.path)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(RunError) as failure, run.lock(wait=0.2):
+        pass
+    assert f"process {holder.pid} on {socket.gethostname()}" in str(failure.value)
+    holder.communicate("\n")
+    assert holder.returncode == 0
+    with run.lock():
+        pass
+
+
+def test_a_killed_holder_frees_the_folder(tmp_path, python):
+    run = RunFolder(tmp_path / "run")
+    holder = python(HOLD, run.path)
+    assert holder.stdout.readline() == "held\n"
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with run.lock():
+        assert json.loads((run.path / "lock.2").read_text())["pid"] == os.getpid()
+
+
+def test_a_killed_holder_frees_the_folder_though_its_children_live(tmp_path, python):
+    run = RunFolder(tmp_path / "run")
+    holder = python(HOLD_AND_FORK, run.path)
+    child = int(holder.stdout.readline())
+    try:
+        with pytest.raises(RunError), run.lock():
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        os.kill(child, 0)  # still there
+        with run.lock():
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_waiting_for_a_holder_that_leaves(tmp_path, python):
+    run = RunFolder(tmp_path / "run")
+    holder = python(HOLD, run.path)
+    assert holder.stdout.readline() == "held\n"
+    holder.stdin.write("\n")
+    holder.stdin.flush()
+    began = time.monotonic()
+    with run.lock(wait=30):
+        assert time.monotonic() - began < 30
+    with run.lock():  # and again, in the same process
+        pass
+
+
+def test_a_lock_is_given_back_after_an_error(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(KeyError), run.lock():
+        raise KeyError
+    with run.lock(), pytest.raises(RunError, match="in use"), RunFolder(run.path).lock():
+        pass
+
+
+def test_rows_keep_order_and_every_digit(tmp_path):
+    rows = Rows(tmp_path / "rows.jsonl")
+    rows.append({"b": 0.1 + 0.2, "a": np.float32(0.1), "t": torch.tensor(3), "n": float("nan"), "l": [1, None]})
+    text = '{"b": 0.30000000000000004, "a": 0.10000000149011612, "t": 3, "n": null, "l": [1, null]}\n'
+    assert rows.path.read_text() == text
+    assert rows.size() == len(text)
+    rows.sync()
+
+
+def test_rows_go_back_to_a_size(tmp_path):
+    rows = Rows(tmp_path / "rows.jsonl")
+    rows.truncate(0)
+    rows.append({"step": 1})
+    rows.sync()
+    size = rows.size()
+    rows.append({"step": 2})
+    with rows.path.open("a") as f:
+        f.write('{"step": 3, "lo')  # killed while writing
+    assert rows.read() == [{"step": 1}, {"step": 2}]
+    rows.truncate(size)
+    assert rows.read() == [{"step": 1}]
+    with pytest.raises(RunError, match=f"has {size} bytes"):
+        rows.truncate(size + 1)
+
+
+def test_a_run_is_taken_up_with_the_same_settings_only(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    config = load(None, ["train.lr=0.002"])
+    run.open(config)
+    run.open(load(None, ["train.lr=0.002", "data.workers=2"]))
+    assert run.config() == config
+    (run.checkpoints / "step-00000001").mkdir()
+    with pytest.raises(RunError, match=r"train\.lr \(0\.002, now 0\.001\)"):
+        run.open(Config())
+    starts = run.starts.read()
+    assert [s["pid"] for s in starts] == [os.getpid()] * 2
+    assert starts[0]["torch"] == torch.__version__
+    assert {"commit", "dirty", "time", "host", "command"} <= starts[0].keys()
+
+
+def test_results_without_a_configuration_are_not_overwritten(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.metrics.append({"step": 1})
+    with pytest.raises(RunError, match=r"no config\.yaml"):
+        run.open(Config())
+    assert not run.config_file.exists()
+
+
+def test_a_start_that_was_killed_at_once_can_be_taken_up(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    (run.path / ".config.yaml.0123abcd.tmp").write_text("na")
+    run.open(Config())
+    assert run.config() == Config()
+
+
+def test_a_run_is_finished_when_it_has_a_summary(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.open(Config())
+    assert run.summary() is None
+    run.finish({"accuracy": 0.875, "epochs": 1, "step": 8})
+    assert run.summary() == {"accuracy": 0.875, "epochs": 1, "step": 8}
+    run.summary_file.write_text('{"accu')
+    with pytest.raises(RunError, match=r"summary\.json is not JSON"):
+        run.summary()
+
+
+def test_the_revision_is_that_of_the_code():
+    root = Path(__file__).parents[3]
+    head = subprocess.run(["git", "-C", root, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True)
+    changes = subprocess.run(["git", "-C", root, "status", "--porcelain"], capture_output=True, text=True)
+    assert revision() == {
+        "commit": head.stdout.strip() if head.returncode == 0 else None,
+        "dirty": bool(changes.stdout) if changes.returncode == 0 else None,
+    }
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write"), RunFolder(tmp_path / "file" / "run").lock():
+        pass
+
+
+def test_an_atomic_write_replaces_and_leaves_nothing_else(tmp_path):
+    for content in (b"old", b"new"):
+        write_atomic(tmp_path / "f", content)
+        assert (tmp_path / "f").read_bytes() == content
+    (tmp_path / "d").mkdir()
+    with pytest.raises(RunError, match="cannot write"):
+        write_atomic(tmp_path / "d", b"a folder is in the way")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "f"]
