@@ -29,12 +29,14 @@ log: {every_steps: 1}
 """
 PROGRAM = """
 import sys, time
-import tdformer, cluster.train
+import tdformer
+from cluster.train import loop
 from cluster.config import load
-from cluster import cli, processes
+from cluster import cli
+from cluster.jobs import processes
 
 trouble, words = sys.argv[1], sys.argv[2:]
-loss, step, inputs = tdformer.segment_loss, cluster.train.Trainer.step, cluster.train.Trainer.inputs
+loss, step, inputs = tdformer.segment_loss, loop.Trainer.step, loop.Trainer.inputs
 here = dict(rank=0, step=0)
 
 def noted(self, batches, waited):
@@ -52,7 +54,7 @@ def poisoned(*args):
     once = trouble == "once" and here["rank"] == 1 and here["step"] == 3
     return loss(*args) * (float("inf") if once or (trouble == "ever" and here["step"] > 2) else 1)
 
-cluster.train.Trainer.step, cluster.train.Trainer.inputs = noted, disturbed
+loop.Trainer.step, loop.Trainer.inputs = noted, disturbed
 tdformer.segment_loss = poisoned
 sys.argv = ["tdformer", "train", "recipe.yaml", *words]
 cli.main()
@@ -64,11 +66,11 @@ TIMEOUT = 8.0
 SLOW = f"""
 import datetime, os, signal, sys, threading, time
 import torch.distributed as dist
-import cluster.train
+from cluster.train import loop
 from cluster import cli
 
 trouble, words = sys.argv[1], sys.argv[2:]
-step, saved, fsync = cluster.train.Trainer.step, cluster.train.Trainer.saved, os.fsync
+step, saved, fsync = loop.Trainer.step, loop.Trainer.saved, os.fsync
 
 def steps(self, *given):
     if trouble == "leave":
@@ -90,7 +92,7 @@ def slow(fd):
         time.sleep(1000 if trouble == "stuck" else {TIMEOUT} / 4)
     fsync(fd)
 
-cluster.train.Trainer.step, cluster.train.Trainer.saved, os.fsync = steps, waits, slow
+loop.Trainer.step, loop.Trainer.saved, os.fsync = steps, waits, slow
 sys.argv = ["tdformer", "train", "recipe.yaml", *words]
 cli.main()
 """
