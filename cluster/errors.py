@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+from pipelines import disk
+from pipelines.disk import NO_SPACE as NO_SPACE
+
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -35,11 +37,9 @@ def disk_errors(path: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        number = getattr(e, "errno", None)
-        if number is None and (said := re.search(r"\(os error ([0-9]+)\)", str(e))):  # as safetensors does
-            number = int(said[1])
-        if number in NO_SPACE or "No space left on device" in str(e):
-            raise RunError(f"no space left to write {path}; free some and run the same command again") from e
+        number = disk.number(e)
+        if disk.is_full(e):
+            raise RunError(disk.no_space(f"to write {path}")) from e
         if number == errno.ENOENT:
             raise RunError(f"cannot write {path}: its folder is gone; go on where that is now") from e
         if number in (*NOT_ALLOWED, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):

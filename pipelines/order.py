@@ -12,35 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .draws import ORDER, SHARDS
 from .errors import DataError
 
 Ids = NDArray[np.int64]
 
-_SHARDS = 0x5EA2D  # keeps the draws of shards apart from those of samples
-
-
-def keyed_rng(*key: int) -> np.random.Generator:
-    """A generator whose draws depend on the key alone. Raises ValueError for a negative part."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-
 
 def permutation(seed: int, epoch: int, n: int) -> Ids:
-    """The order of one epoch: every id of 0..n-1 once.
-
-    Ids are sorted by random 64-bit keys, because raw generator output is stable between numpy versions and
-    `Generator.permutation` need not be.
-    """
-    return np.argsort(_keys(n, seed, epoch), kind="stable")
-
-
-def _keys(n: int, *key: int) -> NDArray[np.uint64]:
-    return np.random.Philox(np.random.SeedSequence(key)).random_raw(n)
+    """The order of one epoch: every id of 0..n-1 once."""
+    return ORDER.order(n, seed, epoch)
 
 
 def windows(seed: int, epoch: int, shards: int, window: int | None) -> Ids:
     """The window of the epoch that each of `shards` shards is read in, `[shards]`: they are permuted and taken `window`
     at a time; None: all at once."""
-    place = np.argsort(np.argsort(_keys(shards, _SHARDS, seed, epoch), kind="stable"))
+    place = np.argsort(SHARDS.order(shards, seed, epoch), kind="stable")
     return place // (window or max(shards, 1))
 
 
@@ -54,7 +40,7 @@ def epoch_order(cursor: Cursor, shard_of: NDArray[np.integer[Any]], window: int 
     if window is None:
         return permutation(seed, epoch, n)
     read_in = windows(seed, epoch, shards_in(shard_of), window)
-    ids = np.lexsort((_keys(n, seed, epoch), read_in[shard_of]))
+    ids = np.lexsort((ORDER.raw(n, seed, epoch), read_in[shard_of]))
     return ids[np.lexsort((shard_of[ids], np.arange(n) // cursor.global_batch))]
 
 

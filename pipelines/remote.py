@@ -39,11 +39,11 @@ LATER = "the same command goes on when it can be"
 
 
 class Failure(Exception):
-    """One try failed. final: another cannot succeed."""
+    """One try failed. final: another cannot succeed; pause: seconds before it, as whoever refused it wants."""
 
-    def __init__(self, cause: str, final: bool = False, remedy: str = LATER) -> None:
+    def __init__(self, cause: str, final: bool = False, remedy: str = LATER, pause: float = 0.0) -> None:
         super().__init__(cause)
-        self.final, self.remedy = final, remedy
+        self.final, self.remedy, self.pause = final, remedy, pause
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ class Remote:
                     count = "1 try" if tried == 1 else f"{tried} tries"
                     line = f"{self} cannot be fetched ({masked(str(failure))}; {count}); {failure.remedy}"
                     raise DataError(line) from failure
-            time.sleep(min(pause * 2 ** (tried - 1), LONGEST_PAUSE))
+                wait = max(pause * 2 ** (tried - 1), failure.pause)
+            time.sleep(min(wait, LONGEST_PAUSE))
         raise AssertionError("unreachable")
 
     def _pieces(self) -> Generator[bytes, None, None]:
@@ -230,7 +231,10 @@ def _downloaded(url: str, timeout: float) -> Iterator[bytes]:
                 raise Failure(f"cut {missing} bytes before its end")
     except HTTPError as error:
         passes = error.code >= 500 or error.code in (408, 425, 429)
-        raise Failure(f"HTTP status {error.code}", final=not passes, remedy=LATER if passes else _CHECK) from error
+        asked = error.headers.get("Retry-After", "")
+        pause = float(asked) if asked.isascii() and asked.isdigit() else 0.0  # a date is passed over
+        remedy = LATER if passes else _CHECK
+        raise Failure(f"HTTP status {error.code}", final=not passes, remedy=remedy, pause=pause) from error
     except (HTTPException, OSError, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, TimeoutError):

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .order import keyed_rng
+from .draws import STAND_IN
 
 TRIES = 20
-_DOMAIN = 0x73706172  # keeps these draws apart from those of augmentation, which has a key of the same length
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class StandIns:
         if i not in self.damaged:
             yield i
         near = np.flatnonzero(self.shard_of == self.shard_of[i])
-        for draw in keyed_rng(_DOMAIN, self.seed, epoch, i).random(TRIES):
+        for draw in STAND_IN.rng(self.seed, epoch, i).random(TRIES):
             other = int(near[int(draw * len(near))])
             if other != i and other not in self.damaged:
                 yield other

@@ -82,8 +82,15 @@ def flipped(handler: BaseHTTPRequestHandler, content: bytes) -> None:
     whole(handler, content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :])
 
 
-def status(code: int) -> Fault:
-    return lambda handler, _: handler.send_error(code)
+def status(code: int, retry_after: str | None = None) -> Fault:
+    def refuse(handler: BaseHTTPRequestHandler, _: bytes) -> None:
+        handler.send_response(code)
+        handler.send_header("Content-Length", "0")
+        if retry_after is not None:
+            handler.send_header("Retry-After", retry_after)
+        handler.end_headers()
+
+    return refuse
 
 
 def slow(seconds: float) -> Fault:

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import tdformer
+from pipelines import disk
 from tdformer.digest import DIGEST, beside, described, of_file
 from tdformer.errors import ModelError
 from tdformer.norm import fold
@@ -60,7 +59,7 @@ def export(source: Path, out: Path, batch: int = 1) -> str:
     load_weights(model, weights, found)
     about = {"model": saved["model"], "config": flat(stored(settings)), "classes": saved.get("classes")}
     about |= {"checkpoint": str(found), "step": checkpoint.step_of(found)}
-    with disk_errors(out), _whole(out) as file:
+    with disk_errors(out), disk.whole(out, out.suffix) as file:
         if out.suffix == ".safetensors":
             tdformer.save_pretrained(model, file)
         elif out.suffix == ".pt":
@@ -138,14 +137,3 @@ def _exported(path: Path) -> bool:
         return path.exists() and described(path) is not None
     except ModelError:
         return False
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A place to write to that becomes `path` when the block ends well."""
-    hidden = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
-    try:
-        yield hidden
-        os.replace(hidden, path)
-    finally:
-        hidden.unlink(missing_ok=True)

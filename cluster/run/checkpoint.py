@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import re
 import threading
@@ -22,12 +21,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from pipelines import disk
 from tdformer.errors import first_line
 
-from ..errors import NO_SPACE, RunError, disk_errors, thread_errors
+from ..errors import RunError, disk_errors, thread_errors
 from .folder import STEP
 from .lock import check
-from .records import record, refresh, sync_folder, write_atomic
+from .records import record, refresh, write_atomic
 
 Tensors = dict[str, torch.Tensor]
 Done = Callable[[int], None]
@@ -35,8 +35,6 @@ Done = Callable[[int], None]
 MANIFEST, STATE = "manifest.json", "state.json"
 FORMAT = 2
 """Of state.json, in which an absent one means 1: before `metrics_sha256`. A higher one is of a newer version."""
-BLOCK = 1 << 26
-"""Bytes that are synced at once."""
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between two looks at a checkpoint that some ranks find whole and others do not: 15.5 in all."""
 _HIDDEN = re.compile(rf"\.{STEP.pattern}(\.old)?\.tmp")
@@ -76,24 +74,21 @@ def save(
         files = {path.name: _facts(path, done) for path in sorted(hidden.iterdir())}
         (hidden / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
         for path in hidden.iterdir():
-            _sync(path, done)
-        sync_folder(hidden)
+            disk.sync_blocks(path, done)
+        disk.sync(hidden)
         check(root.parent)
         if final.exists():  # the same step again, after a fall-back past a damaged checkpoint
             _discard(final)
-        os.rename(hidden, final)
-        sync_folder(root)
+        disk.publish(hidden, final)
         done(1)
         write_atomic(root / "latest", f"{final.name}\n".encode())
         if best:
             write_atomic(root / "best", f"{final.name}\n".encode())
     except (OSError, SafetensorError) as error:
         _remove(hidden)
-        if is_full(error):
-            raise RunError(
-                f"no space left for checkpoint {final}; free some and run the same command again: "
-                "it goes on from the checkpoint before"
-            ) from error
+        if disk.is_full(error):
+            remedy = "free some and run the same command again: it goes on from the checkpoint before"
+            raise RunError(disk.no_space(f"for checkpoint {final}", remedy)) from error
         raise
     for path in complete(root)[keep:]:
         if path.name != _named(root / "best") and _ours(path):
@@ -276,11 +271,6 @@ def clean(root: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk is full; safetensors reports it as text."""
-    return getattr(error, "errno", None) in NO_SPACE or "No space left" in str(error)
-
-
 def _hidden(root: Path, step: int) -> Path:
     return root / f".step-{step:08d}.tmp"
 
@@ -324,18 +314,3 @@ def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(1 << 22):
             yield block
-
-
-def _sync(path: Path, done: Done) -> None:
-    """fsync, in blocks where the file system maps files into memory: of a whole file nothing is heard until its end."""
-    with path.open("r+b") as file:
-        whole = None
-        with suppress(OSError, ValueError):
-            whole = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-        if whole is not None:
-            with whole:
-                for start in range(0, len(whole), BLOCK):
-                    whole.flush(start, min(BLOCK, len(whole) - start))
-                    done(BLOCK)
-        os.fsync(file.fileno())
-        done(1)

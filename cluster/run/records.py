@@ -6,12 +6,13 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from pipelines import disk
 
 from ..errors import RunError, disk_errors
 
@@ -95,26 +96,17 @@ class Rows:
             os.truncate(self.path, size)
 
     def sync(self) -> None:
-        """Return when every row is on the disk."""
+        """Return when every row is on the disk, and the file's name."""
         if self.path.exists():
-            with disk_errors(self.path), open(self.path, "rb") as f:
-                os.fsync(f.fileno())
+            with disk_errors(self.path):
+                disk.sync(self.path)
+                disk.sync(self.path.parent)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `path` so that it holds the old content or the new, whatever happens. RunError: no space."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # a name that nobody has
-    with disk_errors(path):
-        try:
-            with open(temporary, "xb") as f:
-                f.write(content)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+    with disk_errors(path), disk.whole(path) as hidden:
+        hidden.write_bytes(content)
 
 
 def record(path: Path, remedy: str, kinds: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -176,15 +168,6 @@ def _parsed(line: bytes, numbers: tuple[str, ...]) -> dict[str, Any] | None:
         return None
     sound = isinstance(row, dict) and all(type(row.get(key)) in (int, float) and _bounded(row[key]) for key in numbers)
     return row if sound else None
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder (new files, renames) as lasting as their content."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def to_json(row: Mapping[str, Any]) -> str:

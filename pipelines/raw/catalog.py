@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..classes import mapping
+from ..draws import PICTURES
 from ..errors import DataError
-from ..order import permutation
 from . import event_sets as eventsets
 from . import recordings
 from .event_sets import Part
@@ -186,7 +186,6 @@ class ImageNet(FolderDataset):
 _SPLITS = {"train": ("train",), "test": ("val", "validation", "test")}
 """The folders that a split may be in. `val` comes first, because where there is a `test` too it is held back, and often
 has no labels."""
-_MIXED = 0x73686172
 
 
 def split_folders(source: Path) -> dict[str, Path | None]:
@@ -205,7 +204,7 @@ def is_picture(name: str) -> bool:
 def mixed(n: int) -> NDArray[np.int64]:
     """A fixed order of n samples: neighbours in a folder or archive are of one class, and readers that read a shard
     from its beginning want them mixed."""
-    return permutation(_MIXED, 0, n)
+    return PICTURES.order(n, 0)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..draws import RECORDINGS
 from ..errors import DataError
-from ..order import permutation
 from .recordings import AGAIN, read_labels, read_text
 
 CIFAR10_DVS_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_MIXED = 0x6D697865
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def cifar10_dvs(split: str, folder: Path) -> list[Part]:
     cut = -(-9 * sizes[short] // 10)  # rounded up
     part = slice(cut) if split == "train" else slice(cut, None)
     parts = [Part(path, label) for label, name in enumerate(CIFAR10_DVS_CLASSES) for path in files[name][part]]
-    return [parts[i] for i in permutation(_MIXED, 0, len(parts))]
+    return [parts[i] for i in RECORDINGS.order(len(parts), 0)]
 
 
 def dvs128_gesture(split: str, folder: Path) -> list[Part]:

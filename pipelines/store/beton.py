@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import disk
 from ..errors import DamagedSample, DataError
 from ..views.boxes import Box
 from ..views.pictures import Pixels, crop, decode, resized
@@ -96,13 +96,8 @@ class BetonDataset(Index):
                 progress(min((k + 1) * beton.BLOCK, facts.st_size), facts.st_size)
         if note.exists() and not ours.is_note(note):
             return
-        temporary = note.with_name(f"{note.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            with temporary.open("x") as file:
-                file.write(json.dumps(this))
-            os.replace(temporary, note)
-        except OSError:  # where nothing can be written, it is compared at every opening
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError), disk.whole(note) as file:  # else it is compared at every opening
+            file.write_text(json.dumps(this))
 
     def _read_facts(self) -> dict[str, NDArray[Any]]:
         checks = beton.checks(self.path)

@@ -6,10 +6,7 @@ SPLIT.beton.npz  the digest of the index that it was made from, its size, and a 
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
-import os
-import secrets
 import shutil
 import time
 import zlib
@@ -21,10 +18,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import disk
 from ..errors import DataError
 from ..samples import has_events
 from . import ours
-from .tar_writer import sync
 from .tars import TarDataset
 
 BLOCK = 1 << 23
@@ -75,28 +72,24 @@ def write(
     check(folder)
     for left in ours.unfinished(folder, folder.name):  # by a writer that was killed
         left.unlink()
-    hidden = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
+    hidden = disk.temporary(final)
     need = _bytes(data, stored, max_side)
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise DataError(
-            f"no space left to write {final}: it takes {need / 2**30:.1f} GiB, and {free / 2**30:.1f} are free; free "
-            "some, or store less with --max-side or --stored files"
-        )
+        takes = f"to write {final}: it takes {need / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"
+        raise DataError(disk.no_space(takes, "free some, or store less with --max-side or --stored files"))
     try:
         _write(hidden, data, stored, max_side, processes, progress)
-        sync(hidden)
+        disk.sync(hidden)
         facts = {"digest": np.array(data.digest), "bytes": np.array(hidden.stat().st_size), "stored": np.array(stored)}
         with checks(hidden).open("wb") as file:
             np.savez(file, allow_pickle=False, crc32=np.fromiter(crcs(hidden), np.uint32), **facts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(checks(hidden), checks(final))
-        os.rename(hidden, final)
-        sync(folder)
+        disk.sync(checks(hidden))
+        disk.publish(checks(hidden), checks(final))
+        disk.publish(hidden, final)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"no space left to write {final}; free some and run it again") from error
+        if disk.is_full(error):
+            raise DataError(disk.no_space(f"to write {final}")) from error
         raise DataError(f"cannot write {final} ({error.strerror}); choose another folder") from error
     finally:
         for left in (hidden, checks(hidden)):

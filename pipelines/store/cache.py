@@ -6,7 +6,6 @@ end with their holder, whatever ends it. What is visible is whole: it is checked
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import logging
@@ -19,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import disk
 from ..errors import TOO_MANY_FILES, DataError, too_many_files
 from ..remote import Failure, Remote
 from .index import AGAIN
@@ -126,8 +126,7 @@ class Cache:
                         break
                     digest.update(piece)
                     file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
+            disk.sync(part)
             if done != item.bytes:
                 raise Failure(f"{'more than' if done > item.bytes else f'{done} of'} {item.bytes} bytes", remedy=AGAIN)
             if digest.hexdigest() != item.sha256:
@@ -136,7 +135,7 @@ class Cache:
         try:
             item.remote.fetched(take)
             with self._space():
-                os.rename(part, self.path(item))
+                disk.publish(part, self.path(item))
         except BaseException:
             with self._space():
                 part.unlink(missing_ok=True)
@@ -205,8 +204,8 @@ class Cache:
             yield
         except OSError as error:
             what = f" for {item.remote}" if item else ""
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DataError(f"no space left in {self.folder}{what}; free some, or set data.cache") from error
+            if disk.is_full(error):
+                raise DataError(disk.no_space(f"in {self.folder}{what}", "free some, or set data.cache")) from error
             if error.errno in TOO_MANY_FILES:
                 raise too_many_files(f"{self.folder}{what}") from error
             raise DataError(f"cannot write {self.folder}{what} ({error.strerror}); set data.cache") from error

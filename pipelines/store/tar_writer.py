@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import multiprocessing
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset import TarWriter
 
+from .. import disk
 from ..errors import DataError
 from ..raw import recordings
 from ..raw.catalog import Dataset, Sample, Source
@@ -113,13 +113,12 @@ def write(
         ours.remove(replaced, split)
         if ours.facts(final) is not None:
             os.rename(final, replaced)
-        os.rename(hidden, final)
-        sync(root)
+        disk.publish(hidden, final)
         ours.remove(replaced, split)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk.is_full(error):
             ours.remove(hidden, split)
-            raise DataError(f"no space left to write the shards in {final}; free some and run it again") from error
+            raise DataError(disk.no_space(f"to write the shards in {final}")) from error
         raise DataError(f"cannot write the shards in {final} ({error.strerror}); choose another folder") from error
     return final
 
@@ -168,28 +167,27 @@ class _Job:
     def write(self, path: Path, number: int, ids: range) -> Shard | list[str]:
         found: dict[str, tuple[int, ...]] = {}
         faults: list[str] = []
-        with path.open("wb") as file:
-            # Fixed owner, mode and time: the same samples give the same bytes. An integer time, because tarfile
-            # spends a kilobyte of extra header a member on a fraction.
-            with TarWriter(file, user="0", group="0", mode=0o444, mtime=0, encoder=False) as tar:
-                for i in ids:
-                    try:
-                        sample = self.opened[i]
-                        height, width = self.check(sample)
-                    except DataError as error:
-                        faults.append(str(error).removesuffix("; fix the source"))
-                        continue
-                    tar.write(
-                        {
-                            "__key__": sample.key,
-                            sample.extension: sample.content,
-                            "cls": str(sample.label).encode(),
-                        }
-                    )
-                    size, crc = len(sample.content), zlib.crc32(sample.content)
-                    found[f"{sample.key}.{sample.extension}"] = (size, sample.label, crc, height, width)
-            file.flush()
-            os.fsync(file.fileno())
+        # Fixed owner, mode and time: the same samples give the same bytes. An integer time, because tarfile spends a
+        # kilobyte of extra header a member on a fraction.
+        same: dict[str, Any] = {"user": "0", "group": "0", "mode": 0o444, "mtime": 0}
+        with path.open("wb") as file, TarWriter(file, encoder=False, **same) as tar:
+            for i in ids:
+                try:
+                    sample = self.opened[i]
+                    height, width = self.check(sample)
+                except DataError as error:
+                    faults.append(str(error).removesuffix("; fix the source"))
+                    continue
+                tar.write(
+                    {
+                        "__key__": sample.key,
+                        sample.extension: sample.content,
+                        "cls": str(sample.label).encode(),
+                    }
+                )
+                size, crc = len(sample.content), zlib.crc32(sample.content)
+                found[f"{sample.key}.{sample.extension}"] = (size, sample.label, crc, height, width)
+        disk.sync(path)
         if faults:
             return faults
         with tarfile.open(path) as tar:
@@ -268,7 +266,7 @@ def write_index(dataset: Dataset, opened: Source, split: str, folder: Path, done
     _save_json(folder / INDEX, facts)
     for name in stale - {INDEX, TABLE, *(shard.facts["name"] for shard in done)}:
         (folder / name).unlink()
-    sync(folder)
+    disk.sync(folder)
 
 
 def _noted(note: Path, mark: str) -> Shard | None:
@@ -283,14 +281,12 @@ def _noted(note: Path, mark: str) -> Shard | None:
 def _save(path: Path, **arrays: NDArray[Any]) -> None:
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-        os.fsync(file.fileno())
+    disk.sync(path)
 
 
 def _save_json(path: Path, facts: dict[str, Any]) -> None:
-    with path.open("w") as file:
-        file.write(json.dumps(facts, indent=1))
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_text(json.dumps(facts, indent=1))
+    disk.sync(path)
 
 
 def verify(folder: Path) -> int:
@@ -307,12 +303,3 @@ def verify(folder: Path) -> int:
 def _facts(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def sync(place: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

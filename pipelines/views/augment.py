@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from ..draws import AUGMENT
 from ..errors import DataError
-from ..order import keyed_rng
 from .boxes import first_that_fits
 from .vision import torchvision
 
@@ -75,7 +75,7 @@ class Augment:
                 f"rand_augment and color_jitter work on colours, but the pictures have {len(image)} channel(s); "
                 "set data.augment.rand_augment=null and data.augment.color_jitter=0"
             )
-        rng = keyed_rng(self.seed, epoch, sample_id)
+        rng = AUGMENT.rng(self.seed, epoch, sample_id)
         draws = rng.random(8)
         _, height, width = image.shape
         if self.crop_padding:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..order import keyed_rng
+from ..draws import CROP
 
 if TYPE_CHECKING:
     from ..samples import Array, Samples
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 """top, left, height, width in pixels of the picture: int where the box is cut out before it is resized, float where it
 has parts of a pixel and what lies around it is seen by the filter."""
-
-_CROP = 0x63726F70  # keeps these draws apart from those of augmentation, which has a key of the same length
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class View:
 
         Where ten tries give no box that fits, it is the largest in the middle whose ratio is allowed.
         """
-        draws = keyed_rng(_CROP, self.seed, epoch, sample_id).random(40)
+        draws = CROP.rng(self.seed, epoch, sample_id).random(40)
         box = first_that_fits(draws, height, width, self.scale, self.ratio, (height, width))
         if box is None:
             shape = min(max(width / height, self.ratio[0]), self.ratio[1])

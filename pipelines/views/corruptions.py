@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..draws import CORRUPT
 from ..errors import DataError
-from ..order import keyed_rng
 
 Pixels = NDArray[np.uint8]
 
@@ -33,14 +33,13 @@ KINDS = (
 )
 SEVERITIES = (1, 2, 3, 4, 5)
 BENCHMARK = KINDS[:15]
-_DOMAIN = 0x636F7272  # keeps these draws apart from those of training
 _SEEDED = ("impulse_noise", "glass_blur")  # draw from generators of their own
 
 
 def corruption_rng(seed: int, kind: str, severity: int, sample_id: int) -> np.random.Generator:
     """The generator for one picture's `corrupt`: the same on any rank and in any order."""
     check(kind, severity)
-    return keyed_rng(_DOMAIN, seed, KINDS.index(kind), severity, sample_id)
+    return CORRUPT.rng(seed, KINDS.index(kind), severity, sample_id)
 
 
 def corrupt(image: Pixels, kind: str, severity: int, rng: np.random.Generator) -> Pixels:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..draws import AUGMENT
 from ..errors import DamagedSample, DataError
-from ..order import keyed_rng
 from ..raw.recordings import Events
 from ..samples import Recorded, Samples
 
@@ -92,7 +92,7 @@ class EventAugment:
 
     def __call__(self, frames: Frames, epoch: int, sample_id: int) -> Frames:
         """`[T, 2, H, W]` -> `[T, 2, H, W]`."""
-        draws = keyed_rng(self.seed, epoch, sample_id).random(5)
+        draws = AUGMENT.rng(self.seed, epoch, sample_id).random(5)
         if draws[0] < self.flip:
             frames = frames[..., ::-1]
         operation, signed = self.operations[int(draws[1] * len(self.operations))], 2 * draws[2] - 1

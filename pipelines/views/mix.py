@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..draws import MIX
 from ..errors import DataError
-from ..order import keyed_rng
-
-_DOMAIN = 0x6D6978  # keeps these draws apart from those of augmentation, which has a key of the same length
 
 
 def soft_targets(labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
@@ -45,7 +43,7 @@ def mix(
     height, width = images.shape[-2:]
     draws = []
     for pair in range(position // 2, (position + len(images)) // 2):
-        rng = keyed_rng(_DOMAIN, seed, epoch, step, pair)
+        rng = MIX.rng(seed, epoch, step, pair)
         if mixup and (not cutmix or rng.random() < 0.5):
             own = float(rng.beta(mixup, mixup))
             draws.append((own, own, 0, 0, 0, 0))

@@ -137,7 +137,7 @@ def test_the_same_step_again_replaces_a_damaged_one(tmp_path: Path) -> None:
 FULL = """
 import torch
 from pathlib import Path
-from cluster import checkpoint
+from cluster.run import checkpoint
 from cluster.errors import RunError
 root = Path("disk/checkpoints")
 checkpoint.save(root, 1, {"model": {"w": torch.ones(10)}}, {}, 1)
@@ -159,7 +159,7 @@ def test_a_full_disk_keeps_what_was_there(on_small_disk: Any) -> None:
 SAVER = """
 import sys, itertools, torch
 from pathlib import Path
-from cluster import checkpoint
+from cluster.run import checkpoint
 for step in itertools.count(1):
     part = {"w": torch.full((200_000,), float(step))}
     checkpoint.save(Path(sys.argv[1]), step, {"model": part}, {"step": step}, 2)

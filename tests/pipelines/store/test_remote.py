@@ -106,6 +106,7 @@ def test_every_way_to_a_file_gives_its_bytes(server: fs.FileServer, copy: Path, 
     "faults",
     [
         [fs.status(503), fs.status(503)],
+        *([fs.status(code)] for code in (500, 502, 504, 408, 425, 429)),
         [fs.cut, fs.flipped],
         [fs.stalled],
         [fs.trickle],
@@ -125,7 +126,7 @@ def test_what_passes_is_tried_again(server: fs.FileServer, copy: Path, tmp_path:
     ("fault", "expected"),
     [
         (fs.status(503), "HTTP status 503; 3 tries); the same command goes on"),
-        (fs.status(404), "HTTP status 404; 1 try); check data.root"),
+        *((fs.status(code), f"HTTP status {code}; 1 try); check data.root") for code in (400, 401, 403, 404, 410)),
         (fs.cut, "bytes before its end; 3 tries)"),
         (fs.flipped, "its SHA-256 is not that of index.json; 3 tries); write the shards again"),
         (fs.stalled, "no data for 0.5 s; 3 tries)"),
@@ -398,6 +399,42 @@ def reading(url: str, folder: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_files_leave_in_the_order_in_which_they_were_needed(tmp_path: Path):
+    """One for each new one, where there is room for three; not the order in which they came, or that of their names."""
+    items = []
+    for i in range(6):
+        path = tmp_path / str(i)
+        path.write_bytes(bytes([i]) * 1000)
+        items.append(Item(Remote(f"file://{path}", QUICK), 1000, hashlib.sha256(path.read_bytes()).hexdigest()))
+    cache = Cache(tmp_path / "cache", 3000)
+
+    def there() -> set[int]:
+        return {i for i, item in enumerate(items) if cache.path(item).exists()}
+
+    for item in items[:3]:
+        os.close(cache.open(item))
+    for i in (2, 0, 1):
+        time.sleep(0.02)  # more than two clock ticks of a file system
+        assert cache.touch(items[i])
+    assert min((2, 0, 1), key=lambda i: items[i].sha256) != 2
+    time.sleep(0.02)
+    for i, stay in ((3, {0, 1}), (4, {1, 3}), (5, {3, 4})):
+        assert cache.ahead(items[i], lambda: None)
+        assert there() == {*stay, i}
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("asked", "waits"), [("7", 7.0), ("3600", 30.0), ("0", 0.01), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.01), ("-1", 0.01)]
+)
+def test_a_server_that_names_a_time_is_not_asked_before(server: fs.FileServer, monkeypatch, asked: str, waits: float):
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    server.faults["index.json"] = [fs.status(429, retry_after=asked)]
+    assert json.loads((Remote(server.url, QUICK) / "index.json").read_bytes())["count"] == 360
+    assert waited == [waits] and server.requests["index.json"] == 2
 
 
 def test_processes_share_a_download_and_a_killed_one_is_replaced(server: fs.FileServer, copy: Path, tmp_path: Path):

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from scipy import stats
 
+from pipelines.draws import AUGMENT
 from pipelines.errors import DataError
-from pipelines.order import keyed_rng
 from pipelines.views import augment, vision
 from pipelines.views.augment import SPIKFORMER_OPS, Augment
 from pipelines.views.vision import torchvision
@@ -173,7 +173,7 @@ def test_colour_jitter_is_torchvisions_in_every_order():
     change = (vision.adjust_brightness, vision.adjust_contrast, vision.adjust_saturation)
     picture = Image.fromarray(np.ascontiguousarray(PHOTO.transpose(1, 2, 0)))
     for i in range(60):
-        rng = keyed_rng(0, 0, i)
+        rng = AUGMENT.rng(0, 0, i)
         rng.random(8)
         order, factors = rng.permutation(3), rng.uniform(0.6, 1.4, 3)
         expected = picture

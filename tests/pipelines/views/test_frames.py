@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.draws import Stream
 from pipelines.errors import DataError
 from pipelines.raw.recordings import Events
-from pipelines.views import frames
 from pipelines.views.frames import OPERATIONS, EventAugment, integrate
 
 
@@ -122,7 +122,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch):
                 assert n == len(draws)
                 return draws
 
-        monkeypatch.setattr(frames, "keyed_rng", lambda *key: Drawn())
+        monkeypatch.setattr(Stream, "rng", lambda *key: Drawn())
 
     return choose
 

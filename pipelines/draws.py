@@ -1,0 +1,64 @@
+"""Every random draw of the data, by stream: a generator that is a function of the run's seed and of what it is for.
+
+A stream's key is its word, if it has one, and its parts. numpy's SeedSequence writes a key as words of 32 bits, a part
+of more as several, and fills a key of less than four words with zeros; so keys of other lengths can be the same key.
+In one run, which has one seed, no two of these keys are (a test compares them), but for one pair that is kept because
+bytes follow from it: the order of an epoch and the augmentation of sample 0 in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Stream:
+    """word: keeps its draws apart from those of others; parts: what else its key is of, in words."""
+
+    word: int | None
+    parts: tuple[str, ...]
+
+    def key(self, *values: int) -> tuple[int, ...]:
+        """Raises ValueError for another number of parts than the stream has."""
+        if len(values) != len(self.parts):
+            raise ValueError(f"a key of {', '.join(self.parts)} has {len(self.parts)} parts, not {len(values)}")
+        return values if self.word is None else (self.word, *values)
+
+    def rng(self, *values: int) -> np.random.Generator:
+        """A generator whose draws depend on the key alone. Raises ValueError for a negative part."""
+        return np.random.Generator(self._bits(*values))
+
+    def raw(self, n: int, *values: int) -> NDArray[np.uint64]:
+        """n random numbers of 64 bits, `[n]`, which are the same in every version of numpy."""
+        return self._bits(*values).random_raw(n)
+
+    def order(self, n: int, *values: int) -> NDArray[np.int64]:
+        """A random order: every id of 0..n-1 once. They are sorted by `raw`, because numpy's own permutation need not
+        stay the same between versions."""
+        return np.argsort(self.raw(n, *values), kind="stable")
+
+    def _bits(self, *values: int) -> np.random.Philox:
+        return np.random.Philox(np.random.SeedSequence(self.key(*values)))
+
+
+ORDER = Stream(None, ("seed", "epoch"))
+"""What the samples of an epoch are sorted by."""
+AUGMENT = Stream(None, ("seed", "epoch", "sample"))
+"""How a picture, or the frames of a recording, are augmented."""
+SHARDS = Stream(0x5EA2D, ("seed", "epoch"))
+"""What the shards of an epoch are sorted by."""
+CROP = Stream(0x63726F70, ("seed", "epoch", "sample"))
+"""Which box of a picture is seen."""
+STAND_IN = Stream(0x73706172, ("seed", "epoch", "sample"))
+"""Which samples are read for one that is damaged."""
+MIX = Stream(0x6D6978, ("seed", "epoch", "step", "pair"))
+"""How a pair of samples is mixed."""
+CORRUPT = Stream(0x636F7272, ("seed", "kind", "severity", "sample"))
+"""How a picture is corrupted."""
+PICTURES = Stream(0x73686172, ("zero",))
+"""The order in which pictures are written into shards."""
+RECORDINGS = Stream(0x6D697865, ("zero",))
+"""The order in which recordings of CIFAR10-DVS are written into shards."""
