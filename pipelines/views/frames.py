@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedSample, DataError
+from ..events import Events
 from ..order import keyed_rng
-from ..raw.recordings import Events
 from ..samples import Recorded, Samples
 
 Frames = NDArray[np.int16]

@@ -78,7 +78,8 @@ def test_any_number_of_processes_writes_the_same(source: Path, tmp_path: Path):
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from pipelines import catalog, shards
+from pipelines.raw import catalog
+from pipelines.store import tar_writer as shards
 def progress(done, of):
     if done == 60:
         os.kill(os.getpid(), signal.SIGKILL)

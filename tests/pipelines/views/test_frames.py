@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import DataError
-from pipelines.raw.recordings import Events
+from pipelines.events import Events
 from pipelines.views import frames
 from pipelines.views.frames import OPERATIONS, EventAugment, integrate
 
