@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pipelines import order
 from pipelines.raw import catalog
+from pipelines.raw.folders import Files
 from pipelines.store import index
 from pipelines.store import tar_writer as shards
 from pipelines.store.tars import TarDataset
@@ -36,7 +37,7 @@ def write_index(folder: Path, samples: int) -> str:
     tracemalloc.start()
     labels = rng.integers(0, 1000, samples).astype(np.int32)
     names = np.array([f"{classes[label]}_{i % 1300}.JPEG".encode() for i, label in enumerate(labels)], np.bytes_)
-    source = catalog.Files(folder, classes, names, labels)
+    source = Files(folder, classes, names, labels)
     done = [
         _shard(folder, number, part) for number, part in enumerate(np.split(labels, range(10_000, samples, 10_000)))
     ]

@@ -10,12 +10,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from .raw.recordings import Events
+from .events import Events
 from .remote import Remote
-from .views.boxes import Box
-from .views.pictures import Pixels
 
 Array = NDArray[Any]
+Pixels = NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+"""top, left, height, width in pixels of the picture: int where the box is cut out before it is resized, float where it
+has parts of a pixel and what lies around it is seen by the filter."""
 
 
 class Samples(Protocol):

@@ -45,8 +45,7 @@ def test_the_packages_keep_the_import_rules() -> None:
 def test_the_import_rules_refuse(importer: str, imported: str, tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for package in ("tdformer", "pipelines", "cluster"):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text("")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     assert lint_imports(tmp_path).returncode == 0
     (tmp_path / importer / "wrong.py").write_text(f"import {imported}\n")
     result = lint_imports(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.classes import mapping
 from pipelines.errors import DataError
-from pipelines.raw import catalog
+from pipelines.raw import catalog, fashion_mnist
 from pipelines.remote import Remote, is_remote
 from pipelines.store import beton_writer as beton
 from pipelines.store import index
@@ -45,7 +45,7 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
         _ensure(data.dataset, folder, source, data.format)
     except DataError as e:
         instead = path.with_name(f"{FALL_BACK}.yaml")
-        missing = data.dataset == "fashion_mnist" and source is None and not catalog.FASHION_MNIST_FOLDER.exists()
+        missing = data.dataset == "fashion_mnist" and source is None and not fashion_mnist.FOLDER.exists()
         if not missing or "data.dataset" in typed(config, overrides) or splits(folder) or not instead.is_file():
             raise
         say(f"{e}\nFashion-MNIST is not on this machine: taking scikit-learn's 1,797 digits instead ({instead})")

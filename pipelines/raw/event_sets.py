@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..draws import RECORDINGS
 from ..errors import DataError
-from .recordings import AGAIN, read_labels, read_text
+from .recorded import COUNTS, EventDataset, Part
+from .recordings import AGAIN, DVS128_GESTURE_CLASSES, SIDE, read_labels, read_text
+from .source import DATASETS
 
 CIFAR10_DVS_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A sample: of the recording at path all events, or those with start <= t < end in microseconds."""
-
-    path: Path
-    label: int
-    start: int | None = None
-    end: int | None = None
-
-    def __str__(self) -> str:
-        return str(self.path) if self.start is None else f"{self.path} from {self.start} to {self.end} us"
+DVS128 = (2, SIDE, SIDE)
 
 
 def cifar10_dvs(split: str, folder: Path) -> list[Part]:
@@ -60,3 +49,9 @@ def dvs128_gesture(split: str, folder: Path) -> list[Part]:
         for name in trials
         for label, start, end in read_labels((folder / name).with_name(f"{Path(name).stem}_labels.csv"))
     ]
+
+
+CIFAR10_DVS = DATASETS.register(EventDataset("cifar10_dvs", DVS128, *COUNTS, CIFAR10_DVS_CLASSES, cifar10_dvs))
+DVS128_GESTURE = DATASETS.register(
+    EventDataset("dvs128_gesture", DVS128, *COUNTS, DVS128_GESTURE_CLASSES, dvs128_gesture)
+)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from ..errors import DataError
-from .catalog import EXTENSIONS, Sample, is_picture, mixed
+from .folders import EXTENSIONS, IMAGENET_STATISTICS, FolderDataset, is_picture, split_folders
+from .source import DATASETS, Sample, Source, mixed
 
 TRAIN, VALIDATION, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 META, TRUTH = (f"ILSVRC2012_devkit_t12/data/{n}" for n in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"))
@@ -26,8 +26,18 @@ AGAIN = "download it again"
 
 
 @dataclass(frozen=True)
+class ImageNet(FolderDataset):
+    """ILSVRC 2012: its archives in SOURCE, as downloaded, or folders as FolderDataset has them."""
+
+    def _open(self, split: str, source: Path | None) -> Source:
+        if source is None or all(split_folders(source).values()):
+            return super()._open(split, source)
+        return read_archives(split, source)
+
+
+@dataclass(frozen=True)
 class Pictures:
-    """A split as places in an archive, `[n]` each (a catalog.Source); nothing is unpacked."""
+    """A split as places in an archive, `[n]` each (a Source); nothing is unpacked."""
 
     archive: Path
     class_names: tuple[str, ...]
@@ -138,6 +148,8 @@ def _table(rows: list[tuple[str, int, int, int]]) -> Table:
 
 def read_kit(path: Path) -> Kit:
     """The struct `synsets` of meta.mat (its leaves are the classes) and the validation labels. Raises DataError."""
+    from scipy.io import loadmat  # which takes its time
+
     with _whole(path), tarfile.open(path) as tar:
         meta, truth = (member.read() for name in (META, TRUTH) if (member := tar.extractfile(name)))
     try:
@@ -165,3 +177,6 @@ def _whole(path: Path, part: str = "") -> Iterator[None]:
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         where = f"{path}: {part}" if part else path
         raise DataError(f"{where} cannot be read ({type(error).__name__}: {error}); {AGAIN}") from error
+
+
+IMAGENET = DATASETS.register(ImageNet("imagenet", (3, 0, 0), *IMAGENET_STATISTICS))

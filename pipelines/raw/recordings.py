@@ -1,28 +1,23 @@
-"""Recordings of event cameras: readers that check a file to its last byte, and how events lie in shards.
+"""Recordings of event cameras: readers that check a file to its last byte.
 
 The formats: docs.inivation.com/software/software-advanced-usage/file-formats, and the README of DVS128 Gesture.
 """
 
 from __future__ import annotations
 
-import io
 import re
 import struct
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..events import Events, arrays, checked, columns, sensor
 
 SIDE = 128  # pixels of the DVS128 each way; both data sets were recorded with it
 AGAIN = "unpack the data set again"
-MAX_BYTES = 1 << 32
-"""What the arrays of one .npz may have, unpacked: 134 million events of 32 bytes."""
 T = TypeVar("T")
 
 DVS128_GESTURE_CLASSES = (
@@ -38,42 +33,6 @@ DVS128_GESTURE_CLASSES = (
     "air guitar",
     "other gestures",
 )
-
-
-@dataclass(frozen=True)
-class Events:
-    """n events in the order of time, arrays `[n]`: t int64 microseconds; x int16 column and y int16 row, (0, 0) the
-    upper left; p uint8, 1 where it became brighter (ON), 0 darker (OFF). height and width of the sensor in pixels."""
-
-    t: NDArray[np.int64]
-    x: NDArray[np.int16]
-    y: NDArray[np.int16]
-    p: NDArray[np.uint8]
-    height: int
-    width: int
-
-    def __len__(self) -> int:
-        return len(self.t)
-
-    def between(self, start: int, end: int) -> Events:
-        """The events with start <= t < end, microseconds."""
-        cut = slice(*np.searchsorted(self.t, (start, end)))
-        return Events(self.t[cut], self.x[cut], self.y[cut], self.p[cut], self.height, self.width)
-
-
-def _events(t: Any, x: Any, y: Any, p: Any, height: int, width: int) -> Events:
-    """Integer arrays `[n]` as Events, or a DataError that names the first event that cannot be."""
-    if not len(t):
-        raise DataError("has no events")
-    outside = np.flatnonzero((x < 0) | (x >= width) | (y < 0) | (y >= height))
-    if len(outside):
-        i = outside[0]
-        raise DataError(f"has event {i} at x {x[i]}, y {y[i]}, outside {width} x {height} pixels")
-    back = np.flatnonzero(t[1:] < t[:-1]) + 1
-    if len(back):
-        i = back[0]
-        raise DataError(f"runs backwards in time at event {i}, from {t[i - 1]} to {t[i]} us")
-    return Events(t.astype(np.int64), x.astype(np.int16), y.astype(np.int16), p.astype(np.uint8), height, width)
 
 
 def _read(path: Path, parse: Callable[[bytes], T]) -> T:
@@ -127,7 +86,7 @@ def _aedat2(content: bytes) -> Events:
     pixel = (address >= 0) & (address & 0x8000 == 0)  # bits 15 and 31 mark signals on the camera's pins
     address, t = address[pixel], t[pixel]
     x, y = SIDE - 1 - (address >> 8 & 127), SIDE - 1 - (address >> 1 & 127)
-    return _events(t, x, y, 1 - (address & 1), SIDE, SIDE)
+    return checked(t, x, y, 1 - (address & 1), SIDE, SIDE)
 
 
 POLARITY = 1  # the packet type of pixel events
@@ -175,7 +134,7 @@ def _aedat3(content: bytes) -> Events:
     if (stamp < 0).any():
         raise DataError(f"has a negative time in event {np.argmax(stamp < 0)}")
     t = np.repeat(np.array(overflows, np.int64) << 31, [len(records) for records in packets]) + stamp
-    return _events(t, data >> 17 & 0x7FFF, data >> 2 & 0x7FFF, data >> 1 & 1, SIDE, SIDE)
+    return checked(t, data >> 17 & 0x7FFF, data >> 2 & 0x7FFF, data >> 1 & 1, SIDE, SIDE)
 
 
 def read_npz(path: Path) -> Events:
@@ -185,66 +144,9 @@ def read_npz(path: Path) -> Events:
 
 
 def _npz(content: bytes) -> Events:
-    *columns, size = _arrays(content, ("t", "x", "y", "p"), size=np.array([SIDE, SIDE]))
-    t, x, y, p = _columns(columns)
-    return _events(t, x, y, p, *_size(size))
-
-
-def encode(events: Events) -> bytes:
-    """Events -> a compressed .npz: nothing is lost, and the same events are the same bytes."""
-    buffer = io.BytesIO()
-    dt = np.diff(events.t, prepend=0)  # compresses better than the times themselves
-    size = np.array([events.height, events.width], np.int16)
-    np.savez_compressed(buffer, allow_pickle=False, dt=dt, x=events.x, y=events.y, p=events.p, size=size)
-    return buffer.getvalue()
-
-
-def decode(content: bytes) -> Events:
-    """What `encode` wrote. Raises DataError for anything else."""
-    try:
-        *arrays, size = _arrays(content, ("dt", "x", "y", "p", "size"))
-        dt, x, y, p = _columns(arrays)
-        return _events(np.cumsum(dt), x, y, p, *_size(size))
-    except DataError as error:
-        raise DataError(f"does not decode as events ({error})") from error
-
-
-def _arrays(content: bytes, keys: tuple[str, ...], **defaults: NDArray[Any]) -> list[NDArray[Any]]:
-    """Arrays of an .npz by name, then those that it may lack: every byte is compared with the zip's checksums, nothing
-    is unpickled."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = archive.namelist()
-            missing = [key for key in keys if f"{key}.npy" not in names]
-            wanted = [k for k in (*keys, *defaults) if f"{k}.npy" in names]
-            if (needed := sum(archive.getinfo(f"{k}.npy").file_size for k in wanted)) > MAX_BYTES:
-                raise DataError(f"unpacks to {needed:,} bytes, more than {MAX_BYTES:,}")
-            found = {k: archive.read(f"{k}.npy") for k in wanted}
-        loaded = {k: np.lib.format.read_array(io.BytesIO(file), allow_pickle=False) for k, file in found.items()}
-    except DataError:
-        raise
-    except Exception as error:  # damaged bytes make zipfile, zlib and numpy raise half a dozen kinds
-        raise DataError(f"is not a whole .npz ({type(error).__name__})") from error
-    if missing:
-        raise DataError(f"has no array {missing[0]}, of {', '.join(keys)}")
-    return [(defaults | loaded)[key] for key in (*keys, *defaults)]
-
-
-def _size(size: NDArray[Any]) -> tuple[int, int]:
-    """Height and width of a sensor. Raises DataError where they cannot be."""
-    if size.dtype.kind not in "iu" or size.shape != (2,) or not (0 < size.min() <= size.max() < 2**15):
-        raise DataError(f"has size {size.ravel()[:3].tolist()}, not [height, width] in pixels")
-    return int(size[0]), int(size[1])
-
-
-def _columns(arrays: list[NDArray[Any]]) -> list[NDArray[np.int64]]:
-    """Times, x, y and p as int64 `[n]`. Raises DataError where they cannot be."""
-    for key, array in zip(("time", "x", "y", "p"), arrays, strict=True):
-        if array.dtype.kind not in "iub" or array.ndim != 1 or array.shape != arrays[0].shape:
-            raise DataError(f"has {key} as {array.dtype} {list(array.shape)}, not one whole number an event")
-    if not np.isin(arrays[3], (0, 1)).all():
-        raise DataError("has p other than 0 and 1")
-    return [array.astype(np.int64) for array in arrays]
+    *table, size = arrays(content, ("t", "x", "y", "p"), size=np.array([SIDE, SIDE]))
+    t, x, y, p = columns(table)
+    return checked(t, x, y, p, *sensor(size))
 
 
 def read_text(path: Path) -> str:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from .. import disk
 from ..errors import DamagedSample, DataError
-from ..views.boxes import Box
-from ..views.pictures import Pixels, crop, decode, resized
+from ..samples import Box, Pixels
+from ..views.pictures import crop, decode, resized
 from . import beton_writer as beton
 from . import ours
 from .index import Index

@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset import TarWriter
 
-from .. import disk
+from .. import disk, events
 from ..errors import DataError
-from ..raw import recordings
-from ..raw.catalog import Dataset, Sample, Source
+from ..raw.source import Dataset, Sample, Source
 from ..views.pictures import MAX_PIXELS, decode
 from . import ours
 from .index import AGAIN, COLUMNS, FORMAT, INDEX, TABLE, facts_digest, table_digest
@@ -212,8 +211,8 @@ class _Job:
 def _shape(sample: Sample, channels: int, max_pixels: int) -> tuple[int, ...]:
     """(C, H, W) of a sample. Raises DataError when it does not decode."""
     if sample.extension == "npz":
-        events = recordings.decode(sample.content)
-        return 2, events.height, events.width
+        recording = events.decode(sample.content)
+        return 2, recording.height, recording.width
     return decode(sample.content, channels, max_pixels).shape
 
 

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TOO_MANY_FILES, DamagedSample, DataError, too_many_files
-from ..raw.recordings import Events
-from ..raw.recordings import decode as decode_events
+from ..events import Events
+from ..events import decode as decode_events
 from ..remote import Remote
-from ..views.boxes import Box
-from ..views.pictures import Pixels, crop, decode
+from ..samples import Box, Pixels
+from ..views.pictures import crop, decode
 from .ahead import Ahead
 from .cache import Cache, Item
 from .index import AGAIN, TABLE, Index, readable

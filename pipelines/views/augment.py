@@ -22,10 +22,10 @@ from PIL import Image, ImageEnhance
 
 from ..draws import AUGMENT
 from ..errors import DataError
+from ..samples import Pixels
 from .boxes import first_that_fits
 from .vision import torchvision
 
-Pixels = NDArray[np.uint8]
 Draws = NDArray[np.float64]
 
 SPIKFORMER_OPS = ("Equalize", "Rotate", "ShearX", "TranslateXRel", "TranslateYRel")

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..draws import CROP
-
-if TYPE_CHECKING:
-    from ..samples import Array, Samples
-
-Box = tuple[float, float, float, float]
-"""top, left, height, width in pixels of the picture: int where the box is cut out before it is resized, float where it
-has parts of a pixel and what lies around it is seen by the filter."""
+from ..samples import Array, Box, Samples
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError
-from ..raw.catalog import EXTENSIONS, Arrays, Files, Source
+from ..raw.arrays import Arrays
+from ..raw.folders import EXTENSIONS, Files
 from ..raw.listing import listed
+from ..raw.source import Source
 from ..remote import Remote
-from ..samples import Samples
-from .boxes import Box
+from ..samples import Box, Pixels, Samples
 from .corruptions import KINDS, SEVERITIES, check, corrupt, corruption_rng
-from .pictures import Pixels, crop, decode
+from .pictures import crop, decode
 
 AGAIN = "unpack its archive again"
 OTHER = "name the set that was made from the run's test set"

@@ -16,13 +16,11 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ..draws import CORRUPT
 from ..errors import DataError
-
-Pixels = NDArray[np.uint8]
+from ..samples import Pixels
 
 KINDS = (
     *("gaussian_noise", "shot_noise", "impulse_noise"),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..draws import AUGMENT
 from ..errors import DamagedSample, DataError
-from ..raw.recordings import Events
+from ..events import Events
 from ..samples import Recorded, Samples
 
 Frames = NDArray[np.int16]

@@ -11,14 +11,12 @@ import numpy as np
 import simplejpeg
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from ..errors import DataError
-from .boxes import Box
+from ..samples import Box, Pixels
 
-Pixels = NDArray[np.uint8]
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
 """Pillow's names of what is read; PPM is PGM and PBM too. Of several frames the first."""
 MAX_PIXELS = 100_000_000

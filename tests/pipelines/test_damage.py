@@ -14,6 +14,7 @@ import pytest
 
 from pipelines.errors import DataError
 from pipelines.raw import catalog
+from pipelines.raw.arrays import ArrayDataset
 from pipelines.store import beton_writer as beton
 from pipelines.store import tar_writer as shards
 from pipelines.store.tars import TarDataset
@@ -121,7 +122,7 @@ def small(tmp_path: Path) -> tuple[Path, Path]:
         def load(split: str, source: Path | None, part: Any = (images[part], labels[part])) -> Any:
             return part
 
-        dataset = catalog.ArrayDataset("digits", (1, 8, 8), (0.28777,), (0.35409,), tuple("0123456789"), load)
+        dataset = ArrayDataset("digits", (1, 8, 8), (0.28777,), (0.35409,), tuple("0123456789"), load)
         made.append(shards.write(dataset, "test", tmp_path / name, samples_per_shard=20))
     return made[0], made[1]
 

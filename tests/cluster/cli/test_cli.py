@@ -16,7 +16,7 @@ import torch
 import tdformer
 from cluster.build import shards as prepares
 from cluster.config import load
-from pipelines.raw import catalog
+from pipelines.raw import fashion_mnist
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "configs"
@@ -254,7 +254,7 @@ def test_prepare_writes_once_and_prints_the_configuration(cli: Any, tmp_path: Pa
 def test_prepare_takes_the_digits_where_there_is_no_fashion_mnist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(catalog, "FASHION_MNIST_FOLDER", tmp_path / "nowhere")
+    monkeypatch.setattr(fashion_mnist, "FOLDER", tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
     assert prepares.prepare(CONFIGS / "quickstart.yaml") == CONFIGS / "digits.yaml"
     assert "taking scikit-learn's 1,797 digits instead" in capsys.readouterr().err

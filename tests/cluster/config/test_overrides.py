@@ -11,7 +11,7 @@ from cluster.config import Config, flat, load
 from cluster.config.overrides import for_preparation, for_training, typed, while_running
 from cluster.errors import RunError
 from pipelines.errors import DataError
-from pipelines.raw import catalog
+from pipelines.raw import catalog, fashion_mnist
 
 FED = ["model.segments=2", "model.feedback=all"]
 REMOTE = ["data.root=http://localhost/x", "data.window=2"]
@@ -108,7 +108,7 @@ def test_prepare_takes_where_data_lie_and_its_substitute_too(tmp_path: Path, mon
         *(f"data.{k}" for k in ("dataset", "root", "source", "format", "window", "cache", "cache_gb")),
         *(f"data.fetch.{k}" for k in ("tries", "pause", "timeout")),
     }
-    monkeypatch.setattr(catalog, "FASHION_MNIST_FOLDER", tmp_path / "nowhere")
+    monkeypatch.setattr(fashion_mnist, "FOLDER", tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
     recipe = Path(__file__).parents[3] / "configs" / "quickstart.yaml"
     with pytest.raises(DataError, match="is missing"):  # asked for by name: nothing else will do

@@ -31,6 +31,7 @@ from cluster.train.evaluate import evaluate_run
 from pipelines.errors import DataError
 from pipelines.loader import eval_loader, time_first, to_device
 from pipelines.raw import catalog
+from pipelines.raw.arrays import ArrayDataset
 from pipelines.store import tar_writer as shards
 from tdformer.attention import SelfAttention
 from tdformer.norm import BatchNorm
@@ -48,7 +49,7 @@ EXPORTED = ("m.safetensors", "m.pt", "m.pt2")
 def write(folder: Path, names: list[str] | None = None, labels: list[int] | None = None, of: str = "digits") -> Path:
     """The digits as shards, a few of them; names: of the classes; labels: their new numbers."""
     known = catalog.get("digits")
-    assert isinstance(known, catalog.ArrayDataset)
+    assert isinstance(known, ArrayDataset)
 
     def few(split: str, source: Path | None) -> tuple[Any, Any]:
         images, own = known.load(split, source)

@@ -23,6 +23,7 @@ from cluster.train.engine import parameter_groups
 from cluster.train.schedule import learning_rate
 from pipelines.order import permutation
 from pipelines.raw import catalog
+from pipelines.raw.arrays import ArrayDataset
 from pipelines.store import tar_writer as shards
 from pipelines.store.tars import TarDataset
 
@@ -77,7 +78,7 @@ def test_two_processes_with_synchronised_batchnorm_are_one_batch(train: Any) -> 
 def test_bf16_trains_and_keeps_fp32_weights(train: Any, tmp_path: Path) -> None:
     """On few pictures: a CPU without AVX-512 takes 0.2 s for each in bf16."""
     digits = catalog.get("digits")
-    assert isinstance(digits, catalog.ArrayDataset)
+    assert isinstance(digits, ArrayDataset)
 
     def few(split: str, source: Path | None) -> tuple[Any, Any]:
         images, labels = digits.load(split, source)

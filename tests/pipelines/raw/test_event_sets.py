@@ -13,10 +13,11 @@ from event_files import HEADER3, aedat2, gestures, packet
 
 from pipelines import order
 from pipelines.errors import DataError
+from pipelines.events import Events, decode
 from pipelines.loader import eval_loader, time_first, to_device, train_loader
 from pipelines.raw import catalog, recordings
 from pipelines.raw import event_sets as eventsets
-from pipelines.raw.recordings import Events
+from pipelines.raw.source import Source
 from pipelines.store import tar_writer as shards
 from pipelines.store.tars import TarDataset
 from pipelines.views.frames import EventAugment, FrameView, integrate
@@ -27,10 +28,10 @@ GESTURE = catalog.get("dvs128_gesture")
 VIEW = FrameView(4, "count", (16, 16))
 
 
-def samples(source: catalog.Source) -> list[tuple[str, Events, int]]:
+def samples(source: Source) -> list[tuple[str, Events, int]]:
     """Name, events and label of each."""
     read = [source[i] for i in range(len(source))]
-    return [(s.name, recordings.decode(s.content), s.label) for s in read]
+    return [(s.name, decode(s.content), s.label) for s in read]
 
 
 def rows(events: Events) -> list[tuple[int, ...]]:

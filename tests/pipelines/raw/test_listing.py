@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines import events
 from pipelines.errors import DataError
 from pipelines.raw import catalog, listing, recordings
 from pipelines.store import tar_writer as shards
@@ -177,7 +178,7 @@ def test_a_recording_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeyp
     zeros = np.zeros(1000, np.int64)
     np.savez_compressed(tmp_path / "a.npz", t=zeros, x=zeros, y=zeros, p=zeros)
     assert len(recordings.read(tmp_path / "a.npz")) == 1000
-    monkeypatch.setattr(recordings, "MAX_BYTES", 30_000)
+    monkeypatch.setattr(events, "MAX_BYTES", 30_000)
     with pytest.raises(DataError, match="a.npz unpacks to 32,512 bytes, more than 30,000; unpack the data set again"):
         recordings.read(tmp_path / "a.npz")
     os.mkfifo(tmp_path / "b.aedat")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zipfile
 from collections.abc import Callable
@@ -11,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from event_files import HEADER2, HEADER3, aedat2, packet
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipelines.errors import DataError
+from pipelines.events import Events
 from pipelines.raw import recordings
-from pipelines.raw.recordings import Events
 
 
 def rows(events: Events) -> list[tuple[int, ...]]:
@@ -250,57 +247,3 @@ def test_npz_whose_array_claims_more_than_it_has(tmp_path, claim):
             archive.writestr(name, content.replace(b"(3,), }            ", claim))
     with pytest.raises(DataError, match="not a whole .npz"):
         recordings.read_npz(path)
-
-
-@st.composite
-def some_events(draw: st.DrawFn) -> Events:
-    n = draw(st.integers(1, 60))
-    height, width = draw(st.integers(1, 300)), draw(st.integers(1, 300))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    t = draw(st.integers(-(2**40), 2**40)) + np.cumsum(rng.integers(0, draw(st.integers(1, 2**33)), n))
-    x, y, p = (rng.integers(0, top, n) for top in (width, height, 2))
-    return Events(t, x.astype(np.int16), y.astype(np.int16), p.astype(np.uint8), height, width)
-
-
-@settings(max_examples=100)
-@given(some_events())
-def test_encoding_loses_nothing_and_is_the_same_bytes_each_time(events):
-    content = recordings.encode(events)
-    again = recordings.decode(content)
-    assert rows(again) == rows(events) and (again.height, again.width) == (events.height, events.width)
-    assert again.x.dtype == again.y.dtype == np.int16 and again.t.dtype == np.int64 and again.p.dtype == np.uint8
-    assert recordings.encode(again) == content
-
-
-def test_encoding_carries_no_clock():
-    events = Events(T, X.astype(np.int16), Y.astype(np.int16), P.astype(np.uint8), 5, 10)
-    with zipfile.ZipFile(io.BytesIO(recordings.encode(events))) as archive:
-        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-
-
-def test_no_damage_to_the_encoding_goes_through():
-    """Every byte changed, every length cut: an error, or, in the zip's unused fields, the same events."""
-    events = Events(T, X.astype(np.int16), Y.astype(np.int16), P.astype(np.uint8), 5, 10)
-    content = recordings.encode(events)
-    refused = 0
-    for i in range(len(content)):
-        damaged = bytearray(content)
-        damaged[i] ^= 0x55
-        for what in (bytes(damaged), content[:i]):
-            try:
-                assert rows(recordings.decode(what)) == rows(events)
-            except DataError as error:
-                refused += 1
-                assert str(error).startswith("does not decode as events (") and "\n" not in str(error)
-    assert refused > 1.5 * len(content)
-
-
-def test_an_encoding_of_another_size_or_sensor_is_refused():
-    buffer = io.BytesIO()
-    np.savez(buffer, dt=T, x=X, y=Y, p=P, size=np.array([5, 9]))
-    with pytest.raises(DataError, match="does not decode as events .*x 9, y 4, outside 9 x 5"):
-        recordings.decode(buffer.getvalue())
-    buffer = io.BytesIO()
-    np.savez(buffer, dt=T, x=X, y=Y, p=P, size=np.array(5))
-    with pytest.raises(DataError, match="has size"):
-        recordings.decode(buffer.getvalue())

@@ -22,6 +22,7 @@ import webdataset as wds
 
 from pipelines.errors import DamagedSample, DataError
 from pipelines.raw import catalog
+from pipelines.raw.source import Dataset
 from pipelines.store import index
 from pipelines.store import tar_writer as shards
 from pipelines.store.tars import TarDataset
@@ -96,7 +97,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path):
         if samples > 100:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    def changed(**last) -> catalog.Dataset:
+    def changed(**last) -> Dataset:
         def load(split, source):
             images, labels = DIGITS.load(split, source)
             labels[150] = last.get("label", labels[150])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines.draws import Stream
 from pipelines.errors import DataError
-from pipelines.raw.recordings import Events
+from pipelines.events import Events
 from pipelines.views.frames import OPERATIONS, EventAugment, integrate
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines.errors import DataError
-from pipelines.raw.catalog import encode_png
+from pipelines.raw.arrays import encode_png
 from pipelines.views.boxes import View
 from pipelines.views.pictures import _decoded, crop, decode, resized
 from pipelines.views.vision import torchvision
