@@ -426,7 +426,7 @@ def test_a_dry_run_prints_the_job(slurm, recipe: Path, tmp_path: Path) -> None:
 def test_a_rank_that_dies_while_slurm_does_not_answer(slurm, recipe: Path, tmp_path: Path) -> None:
     """The controller is stopped meanwhile; the job's last line, which asks for 2 seconds at a time here, asks again."""
     run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
-    file = run.folder.path / "code" / "cluster" / "slurm.py"
+    file = run.folder.path / "code" / "cluster" / "slurm" / "asking.py"
     file.write_text(file.read_text().replace("ANSWER = 60.0", "ANSWER = 2.0"))
     run.in_its_step("time.sleep(0.5)")
     run.until(5)

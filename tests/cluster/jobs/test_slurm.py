@@ -26,6 +26,7 @@ from cluster.jobs import status as jobs
 from cluster.jobs.aftermath import fruitless, limited, verdict
 from cluster.jobs.launch import Shape, launch, resume
 from cluster.run.folder import RunFolder
+from cluster.slurm import asking
 
 # code, squeue's word, may it still run, what status shows of a run that has said nothing, is a crash in it queued again
 STATES = [
@@ -219,7 +220,7 @@ def test_a_slurm_that_does_not_answer_is_a_state(
         (site.here / "away").write_text("squeue: error: Munge encode failed\nsqueue: error: authentication error\n")
     elif trouble == "time-out":
         (site.here / "squeue").write_text("#!/bin/sh\nexec sleep 100\n")
-        monkeypatch.setattr(slurm, "ANSWER", 0.1)
+        monkeypatch.setattr(asking, "ANSWER", 0.1)
     elif trouble == "no program":
         (site.here / "squeue").unlink()
         monkeypatch.setenv("PATH", str(site.here))
@@ -287,7 +288,7 @@ def test_a_crash_is_queued_again_when_slurm_answers_again(site: Site, run: RunFo
 
 def test_patience_has_an_end(site: Site, run: RunFolder) -> None:
     site.away("squeue")
-    said = aftermath(run, program="from cluster import slurm; slurm.PATIENCE = 0.5; ")
+    said = aftermath(run, program="from cluster.slurm import asking; asking.PATIENCE = 0.5; ")
     assert "Slurm has not answered for" in said and len(run.crashes.read()) == 1
     assert run.status()["state"] == "saved" and f"tdformer resume {run.path}" in run.status()["reason"]
 
