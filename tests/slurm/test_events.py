@@ -305,7 +305,7 @@ def test_a_killed_daemon_disturbs_nothing_and_stop_and_resume(slurm, recipe: Pat
     again = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", "--nodes", 2, "site.sbatch=[hold]")
     assert again.returncode == 0 and f"is job {run.id} already (running)" in again.stdout
     rows = [json.loads(line) for line in slurm.cli("status", tmp_path, "--json").stdout.splitlines()]
-    assert [(r["run"], r["state"], r["job"]) for r in rows] == [("run", "running", f"{run.id} running")]
+    assert [(r["run"], r["state"], r["job"], r["job_state"]) for r in rows] == [("run", "running", run.id, "running")]
     step = stop(run)
     assert slurm.cli("resume", run.folder.path, "site.sbatch=[]").returncode == 0
     run.id = json.loads((run.folder.path / "job.json").read_text())["id"]
@@ -373,7 +373,7 @@ def test_a_queued_run_that_is_copied_or_moved(slurm, recipe: Path, tmp_path: Pat
     refused = slurm.cli("stop", copy)
     assert refused.returncode == 2 and f"copy of {run.folder.path}, whose job {run.id} is" in refused.stderr
     (row,) = [json.loads(line) for line in slurm.cli("status", copy, "--json").stdout.splitlines()]
-    assert (row["run"], row["state"], row["job"]) == ("copy", "copied", "") and run.state() == "PENDING"
+    assert (row["run"], row["state"], row["job"]) == ("copy", "copied", None) and run.state() == "PENDING"
     run.folder.path.rename(moved)
     hold = "site.sbatch=[hold]"  # stored, it could be anybody's
     refused = slurm.cli("resume", moved)
