@@ -26,19 +26,16 @@ def models(
         for row in rows:
             print(json.dumps(row))
         return
-    words = [
-        (
-            r["name"],
-            f"{r['parameters'] / 1e6:.2f} M",
-            " x ".join(map(str, [*r["input"][1:], r["input"][0]])),
-            r["family"],
-        )
-        for r in rows
-    ]
+    words = [(r["name"], f"{r['parameters'] / 1e6:.2f} M", _size(r["input"]), r["family"]) for r in rows]
     words.insert(0, ("name", "parameters", "input", "family"))
     widths = [max(map(len, column)) for column in zip(*words, strict=True)]
     for name, count, shape, family in words:
         print(f"{name:<{widths[0]}}  {count:>{widths[1]}}  {shape:<{widths[2]}}  {family}")
+
+
+def _size(shape: list[int]) -> str:
+    channels, height, width = shape
+    return f"{height} x {width} x {channels}"
 
 
 def _models() -> list[dict[str, Any]]:

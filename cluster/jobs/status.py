@@ -127,9 +127,9 @@ def existing(run: Path) -> Job:
 
 
 Row = dict[str, Any]
-"""Of a run: run, state, job, job_state, step, total_steps, loss, images_per_second, restarts, seconds_left of the run and
-job_seconds_left to its job's limit, seconds_since_heard, checkpoint (its step) and reason (text, maybe empty); None
-where there is nothing to say."""
+"""Of a run: run, state, job, job_state, step, total_steps, loss, images_per_second, restarts, seconds_left of the run,
+job_seconds_left to its job's limit, seconds_since_heard, checkpoint (its step), reason (text, maybe empty); None where
+there is nothing to say."""
 
 
 def table(runs: Path) -> list[Row]:

@@ -47,7 +47,9 @@ def test_config_show_prints_what_it_loads(cli: Any, tmp_path: Path):
     assert "lr: 0.5" in cli("config", "show", "train.lr=0.5").stdout
 
 
-@pytest.mark.parametrize("module", ["cli", "run", "jobs", "launch", "aftermath"])
+@pytest.mark.parametrize(
+    "module", ["cli", "run.folder", "jobs.status", "jobs.launch", "jobs.aftermath", "jobs.waiting"]
+)
 def test_commands_that_need_no_model_do_not_import_it(module: str):
     """help, status, stop, logs, and the last line of every job."""
     program = f"import sys, cluster.{module}; sys.exit(any(m in sys.modules for m in ('torch', 'wandb')))"
@@ -192,7 +194,7 @@ def test_other_settings_in_a_run_folder_are_refused(trained: Path):
 
 def test_a_run_folder_in_use_is_refused(trained: Path, python: Any):
     program = (
-        "import sys; from cluster.run import RunFolder\n"
+        "import sys; from cluster.run.folder import RunFolder\n"
         "with RunFolder(sys.argv[1]).lock():\n    print('held', flush=True); sys.stdin.readline()"
     )
     holder = python(program, trained / "runs/small")
