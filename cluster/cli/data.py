@@ -50,6 +50,10 @@ def write(
     ],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the shards go.")],
     source: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of the raw files.")] = None,
+    val_share: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Of a folder without val or test: how much to hold back, such as 0.1."),
+    ] = None,
     samples_per_shard: Annotated[int | None, count("At most so many. [default: 10000]")] = None,
     max_pixels: Annotated[
         int | None, count("Height x width beyond which a picture is refused unread. [default: 100000000]")
@@ -74,11 +78,18 @@ def write(
     if to is None and (stored or max_side):
         raise RunError(f"--{'stored' if stored else 'max-side'} is of FFCV files; add --to ffcv, or leave it out")
     many, there = processes or len(os.sched_getaffinity(0)), to is not None and bool(splits(folder))
-    of_shards = {"--source": source, "--samples-per-shard": samples_per_shard, "--max-pixels": max_pixels}
+    if val_share is not None and not 0 < val_share < 1:
+        raise RunError(f"--val-share is {val_share:g}; it is a share, above 0 and below 1, such as 0.1")
+    of_shards = {
+        "--source": source,
+        "--val-share": val_share,
+        "--samples-per-shard": samples_per_shard,
+        "--max-pixels": max_pixels,
+    }
     if there and (given := next((option for option, value in of_shards.items() if value), None)):
         raise RunError(f"{given} is of shards, and {folder} has them: --to ffcv copies those; leave it out")
     if not there:
-        write_shards(dataset, folder, source, samples_per_shard or 10_000, many, max_pixels or MAX_PIXELS)
+        write_shards(dataset, folder, source, samples_per_shard or 10_000, many, max_pixels or MAX_PIXELS, val_share)
     if to == "ffcv":
         write_ffcv(folder, stored or "pixels", max_side, many)
 

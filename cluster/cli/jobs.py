@@ -35,10 +35,13 @@ def launch(
     from ..config.overrides import for_training
     from ..jobs.launch import Shape, on_slurm
     from ..jobs.launch import launch as submit
+    from ..jobs.waiting import waits
 
     for_training(asked, overrides or (), launched=True, slurm=on_slurm(where))
     if site and not on_slurm(where):
         raise RunError(f"--site {site} is for Slurm, and this run is on this machine; leave it out")
+    if not dry_run:
+        waits("checking data, model and memory")
     shape = Shape(nodes, processes_per_node or gpus_per_node or 1, gpus_per_node)
     raise typer.Exit(submit(asked, shape, where, dry_run))
 
@@ -47,7 +50,9 @@ def launch(
 def resume(run: RunPath, overrides: Overrides = None, site: Site = None) -> None:
     """Launch a run again that was stopped or failed; it goes on from its newest checkpoint."""
     from ..jobs.launch import resume as again
+    from ..jobs.waiting import waits
 
+    waits("checking data, model and memory")
     raise typer.Exit(again(run, overrides or [], site))
 
 

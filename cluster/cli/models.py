@@ -10,6 +10,7 @@ import typer
 
 from .. import config as configs
 from ..errors import RunError, disk_errors
+from ..jobs.waiting import waits_here
 from .arguments import model_names
 from .pages import Group
 
@@ -21,6 +22,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a model, for programs.")] = False,
 ) -> None:
     """The names that model.name takes: parameters, the input each was made for, and the family of its backbone."""
+    waits_here("loading PyTorch")
     rows = _models()
     if as_json:
         for row in rows:
@@ -85,6 +87,7 @@ def import_weights(
         raise RunError(f"{file}: no such file")
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
+    waits_here("loading PyTorch")
     import tdformer
     from tdformer.pretrained import is_saved
 

@@ -10,6 +10,7 @@ import typer
 
 from .. import config as configs
 from ..errors import RunError, memory_errors
+from ..jobs.waiting import waits, waits_here
 from .arguments import ConfigFile, Overrides, count
 from .pages import Group
 
@@ -25,7 +26,6 @@ def train(
     """Train on this machine; the same command goes on where a killed run was."""
     asked = configs.load(config, overrides or ())
     from ..config.overrides import for_training, typed
-    from ..jobs.waiting import waits
 
     for_training(asked, overrides or ())
     if processes and "train.processes" in typed(asked, overrides or ()) and processes != asked.train.processes:
@@ -55,6 +55,7 @@ def evaluate(
     """Evaluate a run's newest checkpoint on the test set; prints a line of JSON."""
     if not run.exists():
         raise RunError(f"{run}: no such run folder, checkpoint or exported file")
+    waits_here("loading PyTorch, the weights and the test set")
     if run.is_file():
         from ..results.export import evaluate_export
 
@@ -78,6 +79,7 @@ def export(
     batch: Annotated[int | None, count("Images that a .pt2 program takes at once. [default: 1]")] = None,
 ) -> None:
     """Write a checkpoint's model as one file: safetensors, a plain state dict, or a torch.export program."""
+    waits_here("loading PyTorch and the weights")
     from ..results.export import export as write
 
     if batch and out.suffix in (".safetensors", ".pt"):

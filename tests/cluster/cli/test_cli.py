@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -278,3 +279,18 @@ def test_a_full_disk_is_one_line_and_leaves_no_shards(on_small_disk: Any):
     done = on_small_disk("-c", LIST, "shard", "digits", "disk/digits")
     assert "no space left" in refused(done)
     assert done.stdout.split() == ["disk/digits", "disk/digits/lock.1"]
+
+
+def test_data_that_nobody_has_written_names_the_command_that_does(cli: Any, tmp_path: Path):
+    line = refused(cli("train", CONFIGS / "digits.yaml", "data.root=my shards"))
+    assert line.startswith("my shards/train/index.json is missing: no shards are there yet; write them with: ")
+    command = line.rpartition("write them with: ")[2]
+    assert command == "tdformer shard digits 'my shards'"
+    assert cli(*shlex.split(command)[1:]).returncode == 0
+    ffcv = refused(cli("train", CONFIGS / "digits.yaml", "data.root=my shards", "data.format=ffcv"))
+    assert ffcv.endswith("tdformer shard digits 'my shards' --to ffcv")
+    (tmp_path / "mine.yaml").write_text("data: {dataset: folder, source: /my/pictures}")
+    given = refused(cli("train", "mine.yaml"))
+    assert given.endswith("tdformer shard folder data/folder --source /my/pictures")
+    asked = refused(cli("launch", CONFIGS / "digits.yaml", "--where", "local", "data.dataset=cifar10"))
+    assert asked.endswith("tdformer shard cifar10 data/cifar10 --source FOLDER_OF_THE_RAW_FILES")
