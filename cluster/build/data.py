@@ -22,6 +22,7 @@ from tdformer.registry import entry_of
 from ..config import Config, DataConfig, flat
 from ..errors import RunError
 from ..run.progress import progress
+from .missing import check_written
 
 Data = tuple[Samples, Samples]
 """What is trained on, and what is evaluated on."""
@@ -48,6 +49,8 @@ def opened(config: Config, split: str) -> Samples:
 
 def _read(config: Config, split: str, trusted: bool = False) -> TarDataset | RemoteTarDataset | BetonDataset:
     folder = config.data.folder
+    if isinstance(folder, Path):
+        check_written(config, folder, split)
     if isinstance(folder, Remote):
         data: TarDataset | RemoteTarDataset | BetonDataset = _fetched(config, folder, split)
     elif config.data.format == "ffcv":

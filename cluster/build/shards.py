@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipelines.classes import mapping
@@ -63,14 +64,22 @@ def write_shards(
     samples_per_shard: int = 10_000,
     processes: int = 1,
     max_pixels: int = MAX_PIXELS,
+    val_share: float | None = None,
 ) -> None:
     """Write every split of a data set, in place of its shards that are there; interrupted, the same call goes on. Says
-    what was written, and what lies at the source and was not read.
+    what was written, and what lies at the source and was not read. val_share: of a folder that is not split, how much
+    is held back to test on.
 
     Raises DataError; nothing half-written is ever seen, and what we did not write is not touched.
     """
     _local(folder)
     known = catalog.get(dataset)
+    if val_share is not None:
+        if not isinstance(known, FolderDataset) or isinstance(known, ImageNet):
+            raise RunError(
+                f"--val-share is of folders that are not split, and {dataset} has its own test set; leave it out"
+            )
+        known = replace(known, val_share=val_share)
     if source is not None and not source.is_dir():
         raise DataError(f"{source}: no such folder to read {dataset} from")
     opened = {split: known.open(split, source) for split in known.splits}

@@ -28,6 +28,8 @@ from ..run.lock import WAIT
 from ..run.monitor import Monitor
 from ..run.surroundings import surroundings
 from ..signals import Leave, Notice, heard
+from . import opening
+from .waiting import waits
 
 START = "spawn"
 """How ranks are started: a process that has touched CUDA cannot be forked."""
@@ -52,16 +54,24 @@ def main(config: Config, processes: int) -> int:
         # An FFCV file may take longer to compare than ranks wait for each other: all of them do it at once.
         data = None if done is not None else training_data(config, trusted=config.data.format != "ffcv")
         return 0 if data is None else worker(rank, world, None, config, data)
+    speaks = not rank and done is None
+    if speaks:
+        waits(f"reading {config.data.folder}")
     data, plan = check_inputs(config, world)
     if done is None:
         if not launched:  # else all ranks look, and agree
             devices.places([devices.look(config.engine.device)] * world)
-        warning = planner.check(config, data[0], plan, here(config, ranks))
+        if speaks:
+            waits("planning the memory of a step")
+        memory = here(config, ranks)
+        warning = planner.check(config, data[0], plan, memory)
         if warning and not rank:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
     if rank:  # the first rank speaks for all and keeps the folder
         return 0 if done is not None else worker(rank, world, None, config, data)
     folder.check(config)
+    if speaks:
+        print(opening.block(config, data, plan, memory, threads(config, world)), flush=True)
     with folder.lock(wait=WAIT if launched else 0):
         if done is not None:
             print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...", flush=True)
@@ -174,11 +184,15 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config, data
     notice = Notice().listen()
     first = planner.first_here(rank)  # before LOCAL_RANK becomes the number of a GPU
     devices.exact(config.train.tf32, config.engine.deterministic)
+    if not rank:
+        waits("loading DeepSpeed")
     from ..train.engine import init_distributed
     from ..train.health import Watchdog
     from ..train.loop import Trainer
 
     torch.set_num_threads(threads(config, world))
+    if not rank and world > 1:
+        waits(f"joining {world} ranks")
     if world == 1 and store is None and "MASTER_ADDR" not in os.environ:
         store = dist.HashStore()
     try:
@@ -188,6 +202,8 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config, data
         why = str(error).splitlines()[0]
         raise NoMeeting(f"the {world} ranks do not meet at {where} ({why}); another MASTER_PORT may be free") from error
     folder = RunFolder(config.run_path)
+    if not rank and (saved := folder.saved_step()) is not None:
+        waits(f"verifying the checkpoint of step {saved}")
     with Watchdog(config.engine.timeout_minutes) as watchdog:
         with memory_errors(smaller(config, world)):
             trainer = Trainer(config, folder, device, notice, watchdog, data, first)
@@ -195,9 +211,10 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config, data
         with Monitor(folder, config, trainer.total_steps, rank, start=trainer.state.step) as monitor:
             if trainer.state.step:
                 monitor.say(f"goes on from step {trainer.state.step} of {trainer.total_steps}")
-            monitor.say(_arithmetic(config, world, device))
-            if trainer.recompute is not None:
+            if trainer.recompute is not None and planner.ranks_here(world) < world:  # the machine with least decides
                 monitor.say(str(trainer.recompute))
+            if trainer.state.step < trainer.total_steps:
+                monitor.say("... the first step")
             try:
                 with memory_errors(smaller(config, world)):
                     monitor.finish(trainer.run(monitor))
@@ -230,15 +247,6 @@ def smaller(config: Config, world: int) -> str:
     if world > 1 and stage < 3:
         ways.append(f"raise engine.zero_stage ({stage} now)")
     return " or ".join(ways)
-
-
-def _arithmetic(config: Config, world: int, device: torch.device) -> str:
-    """On what and how a run computes, for its log."""
-    where = "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    count = threads(config, world)
-    words = [f"{world} x {where}", f"{count} thread{'s' * (count > 1)}", config.train.precision]
-    words += ["TF32"] * config.train.tf32 + ["not deterministic"] * (not config.engine.deterministic)
-    return ", ".join(words)
 
 
 def threads(config: Config, world: int) -> int:

@@ -126,7 +126,13 @@ def existing(run: Path) -> Job:
     return job
 
 
-def table(runs: Path) -> list[dict[str, str]]:
+Row = dict[str, Any]
+"""Of a run: run, state, job, job_state, step, total_steps, loss, images_per_second, restarts, seconds_left of the run,
+job_seconds_left to its job's limit, seconds_since_heard, checkpoint (its step), reason (text, maybe empty); None where
+there is nothing to say."""
+
+
+def table(runs: Path) -> list[Row]:
     """A row for each run folder in `runs`, or for the run that it is: what its job and its status file say. What is
     wrong with one of them is the reason in its own row."""
     folders = [runs] if _holds_run(runs, "config.yaml") else sorted(p for p in runs.iterdir() if _holds_run(p))
@@ -159,17 +165,40 @@ def show(runs_dir: Path, watch: bool) -> None:
             live.update(_drawn(table(runs_dir)), refresh=True)
 
 
-def _drawn(rows: list[dict[str, str]]) -> Any:
+def _drawn(rows: list[Row]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
     if not rows:
         return "no runs"
-    filled = [key for key in rows[0] if any(row[key] for row in rows)]
+    lines = [_words(row) for row in rows]
+    filled = [key for key in lines[0] if any(line[key] for line in lines)]
     drawn = Table(*filled, box=None, padding=(0, 2, 0, 0))
-    for row in rows:
+    for row in lines:
         drawn.add_row(*(Text(_printable(row[key])) for key in filled))
     return drawn
+
+
+def _words(row: Row) -> dict[str, str]:
+    """The columns of the table for people."""
+
+    def said(key: str, words: Callable[[Any], str] = str) -> str:
+        return "" if row[key] is None else words(row[key])
+
+    return {
+        "run": row["run"],
+        "state": row["state"],
+        "job": said("job", lambda job: f"{job} {row['job_state']}"),
+        "step": said("total_steps", lambda total: f"{row['step']}/{total}"),
+        "loss": said("loss", "{:.4g}".format),
+        "images/s": said("images_per_second", "{:.0f}".format),
+        "restarts": said("restarts"),
+        "to do": said("seconds_left", duration),
+        "job's limit": said("job_seconds_left", duration),
+        "heard": said("seconds_since_heard", lambda age: f"{duration(age)} ago"),
+        "checkpoint": said("checkpoint"),
+        "reason": row["reason"],
+    }
 
 
 def _printable(text: str) -> str:
@@ -185,7 +214,7 @@ def _tried(read: Callable[[], Any], otherwise: Any) -> tuple[Any, list[str]]:
         return otherwise, [" ".join(str(error).split())]
 
 
-def _row(folder: RunFolder, job: Job | None, told: dict[str, State], wrong: list[str]) -> dict[str, str]:
+def _row(folder: RunFolder, job: Job | None, told: dict[str, State], wrong: list[str]) -> Row:
     """told: what Slurm says of its jobs; wrong: with job.json."""
     (status, unread), (saved, lost) = _tried(folder.said, {}), _tried(folder.saved_step, None)
     wrong = [*unread, *wrong]
@@ -212,18 +241,22 @@ def _row(folder: RunFolder, job: Job | None, told: dict[str, State], wrong: list
         said = "held"
     if job and job.moved and now.alive:
         wrong.append(f"moved from {job.place}, where its job cannot write any more: stop it, then resume")
+    given = job if job and job.own else None
+    restarts = status.get("restarts") or ""
     return {
         "run": folder.path.resolve().name,
         "state": said,
-        "job": f"{job.id} {now.word.lower()}" if job and job.own else "",
-        "step": f"{step}/{total}" if total else "",
-        "loss": "" if loss is None else f"{loss:.4g}",
-        "images/s": "" if rate is None else f"{rate:.0f}",
-        "restarts": status.get("restarts") or "0",
-        "to do": duration(left) if left is not None and said == "running" else "",
-        "job's limit": now.left if now.word == "RUNNING" else "",
-        "heard": f"{duration(age)} ago" if said in ("starting", "running", "lost") and status else "",
-        "checkpoint": "" if saved is None else str(saved),
+        "job": given.id if given else None,
+        "job_state": now.word.lower() if given else None,
+        "step": step if total else None,
+        "total_steps": total or None,
+        "loss": loss,
+        "images_per_second": rate,
+        "restarts": int(restarts) if restarts.isdecimal() else 0,
+        "seconds_left": left if said == "running" else None,
+        "job_seconds_left": now.seconds_left if now.word == "RUNNING" else None,
+        "seconds_since_heard": round(age, 1) if said in ("starting", "running", "lost") and status else None,
+        "checkpoint": saved,
         "reason": "; ".join(filter(None, [status.get("reason"), now.why(job.id) if job else "", *wrong])),
     }
 

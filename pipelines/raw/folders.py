@@ -13,6 +13,7 @@ from ..classes import mapping
 from ..errors import DataError
 from .listing import Skipped, class_folders, listed
 from .source import DATASETS, Dataset, Sample, Source, mark_of, mixed, readable
+from .split import held_back
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation that the field uses for ImageNet, and for any folder of photographs."""
@@ -33,17 +34,26 @@ EXTENSIONS = {
 
 @dataclass(frozen=True)
 class FolderDataset(Dataset):
-    """SOURCE/train and SOURCE/val (or validation, or test), each with a folder of files, pictures, for each class."""
+    """SOURCE/train and SOURCE/val (or validation, or test), each with a folder of files, pictures, for each class.
+
+    val_share: SOURCE, or SOURCE/train, is not split, and so much of it is held back to test on; see split.py.
+    """
 
     suffixes: tuple[str, ...] = field(default=tuple(EXTENSIONS), kw_only=True)
+    val_share: float | None = field(default=None, kw_only=True)
 
     def _open(self, split: str, source: Path | None) -> Source:
         if source is None:
             raise DataError(f"{self.name} is read from a folder of yours; give it with --source (data.source)")
+        if self.val_share is not None:
+            return self._opened(self._divided(split, source, self.val_share))
         folders = split_folders(source)
         missing = next((k for k, v in folders.items() if v is None), None)
         if missing is not None:
-            raise DataError(f"{source} has no folder {' or '.join(_SPLITS[missing])} with a folder for each class")
+            raise DataError(
+                f"{source} has no folder {' or '.join(_SPLITS[missing])} with a folder for each class; --val-share 0.1 "
+                "holds back a tenth of one that is not split"
+            )
         train, folder = folders["train"], folders[split]
         assert train is not None and folder is not None
         skipped = Skipped()
@@ -51,6 +61,16 @@ class FolderDataset(Dataset):
         class_folders(folder, skipped)  # what lies beside them
         for other in (place for place in folders.values() if place):
             mapping(classes, class_folders(other), str(train), str(other))
+        names, labels = self._listed(train, folder, classes, skipped)
+        for other in (source / name for name in _SPLITS[split] if source / name != folder and (source / name).is_dir()):
+            skipped.add(f"folders, because {folder.name} comes first", other)
+        order = mixed(len(names))
+        return self._opened(Files(folder, classes, names[order], labels[order], skipped))
+
+    def _listed(
+        self, train: Path, folder: Path, classes: tuple[str, ...], skipped: Skipped
+    ) -> tuple[NDArray[np.bytes_], NDArray[np.int32]]:
+        """The files of each class of `train` in `folder`. Raises DataError where one has none."""
         odd = next((name for name in classes if not _is_text(name)), None)
         if odd is not None:
             raise DataError(f"{train / odd} is a class whose name is not UTF-8; rename it")
@@ -61,10 +81,31 @@ class FolderDataset(Dataset):
             listed(folder, empty, self.suffixes, why)
             places = ", ".join(str(folder / name) for name in empty)
             raise DataError(f"{places}: nothing to read ({why or 'no files'}); fill it, or remove the folder")
-        for other in (source / name for name in _SPLITS[split] if source / name != folder and (source / name).is_dir()):
-            skipped.add(f"folders, because {folder.name} comes first", other)
-        order = mixed(len(names))
-        return self._opened(Files(folder, classes, names[order], labels[order], skipped))
+        return names, labels
+
+    def _divided(self, split: str, source: Path, share: float) -> Files:
+        """Of a folder that is not split: what is held back, or the rest. Raises DataError where nothing is, or all of a
+        class."""
+        folders = split_folders(source)
+        if (there := folders["test"]) is not None:
+            raise DataError(f"{source} is split already, {there.name} is to test on; leave --val-share out")
+        folder, skipped = folders["train"] or source, Skipped()
+        classes = class_folders(folder, skipped)
+        if not classes:
+            raise DataError(f"{folder} has no folders, one for each class; put the files of each class into one")
+        names, labels = self._listed(folder, folder, classes, skipped)
+        held = [held_back(name, names[labels == i], share) for i, name in enumerate(classes)]
+        if whole := [str(folder / name) for name, of in zip(classes, held, strict=True) if of.all()]:
+            raise DataError(f"{', '.join(whole)}: all of it would be held back; a smaller --val-share than {share:g}")
+        if not any(of.any() for of in held):
+            raise DataError(
+                f"{folder}: none of its {len(names)} files is held back; a larger --val-share than {share:g}"
+            )
+        for name in (name for name, of in zip(classes, held, strict=True) if split == "test" and not of.any()):
+            skipped.add("classes of which nothing is held back", folder / name)
+        taken = np.concatenate(held) == (split == "test")
+        order = mixed(int(taken.sum()))
+        return Files(folder, classes, names[taken][order], labels[taken][order], skipped)
 
     def _opened(self, files: Files) -> Source:
         return files

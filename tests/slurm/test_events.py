@@ -305,7 +305,7 @@ def test_a_killed_daemon_disturbs_nothing_and_stop_and_resume(slurm, recipe: Pat
     again = slurm.cli("launch", recipe, f"runs_dir={tmp_path}", "--nodes", 2, "site.sbatch=[hold]")
     assert again.returncode == 0 and f"is job {run.id} already (running)" in again.stdout
     rows = [json.loads(line) for line in slurm.cli("status", tmp_path, "--json").stdout.splitlines()]
-    assert [(r["run"], r["state"], r["job"]) for r in rows] == [("run", "running", f"{run.id} running")]
+    assert [(r["run"], r["state"], r["job"], r["job_state"]) for r in rows] == [("run", "running", run.id, "running")]
     step = stop(run)
     assert slurm.cli("resume", run.folder.path, "site.sbatch=[]").returncode == 0
     run.id = json.loads((run.folder.path / "job.json").read_text())["id"]
@@ -373,7 +373,7 @@ def test_a_queued_run_that_is_copied_or_moved(slurm, recipe: Path, tmp_path: Pat
     refused = slurm.cli("stop", copy)
     assert refused.returncode == 2 and f"copy of {run.folder.path}, whose job {run.id} is" in refused.stderr
     (row,) = [json.loads(line) for line in slurm.cli("status", copy, "--json").stdout.splitlines()]
-    assert (row["run"], row["state"], row["job"]) == ("copy", "copied", "") and run.state() == "PENDING"
+    assert (row["run"], row["state"], row["job"]) == ("copy", "copied", None) and run.state() == "PENDING"
     run.folder.path.rename(moved)
     hold = "site.sbatch=[hold]"  # stored, it could be anybody's
     refused = slurm.cli("resume", moved)
@@ -426,7 +426,7 @@ def test_a_dry_run_prints_the_job(slurm, recipe: Path, tmp_path: Path) -> None:
 def test_a_rank_that_dies_while_slurm_does_not_answer(slurm, recipe: Path, tmp_path: Path) -> None:
     """The controller is stopped meanwhile; the job's last line, which asks for 2 seconds at a time here, asks again."""
     run = Run(slurm, recipe, tmp_path, 1, "site.sbatch=[hold]")
-    file = run.folder.path / "code" / "cluster" / "slurm.py"
+    file = run.folder.path / "code" / "cluster" / "slurm" / "asking.py"
     file.write_text(file.read_text().replace("ANSWER = 60.0", "ANSWER = 2.0"))
     run.in_its_step("time.sleep(0.5)")
     run.until(5)

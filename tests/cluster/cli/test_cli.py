@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -47,7 +48,9 @@ def test_config_show_prints_what_it_loads(cli: Any, tmp_path: Path):
     assert "lr: 0.5" in cli("config", "show", "train.lr=0.5").stdout
 
 
-@pytest.mark.parametrize("module", ["cli", "run", "jobs", "launch", "aftermath"])
+@pytest.mark.parametrize(
+    "module", ["cli", "run.folder", "jobs.status", "jobs.launch", "jobs.aftermath", "jobs.waiting"]
+)
 def test_commands_that_need_no_model_do_not_import_it(module: str):
     """help, status, stop, logs, and the last line of every job."""
     program = f"import sys, cluster.{module}; sys.exit(any(m in sys.modules for m in ('torch', 'wandb')))"
@@ -192,7 +195,7 @@ def test_other_settings_in_a_run_folder_are_refused(trained: Path):
 
 def test_a_run_folder_in_use_is_refused(trained: Path, python: Any):
     program = (
-        "import sys; from cluster.run import RunFolder\n"
+        "import sys; from cluster.run.folder import RunFolder\n"
         "with RunFolder(sys.argv[1]).lock():\n    print('held', flush=True); sys.stdin.readline()"
     )
     holder = python(program, trained / "runs/small")
@@ -276,3 +279,18 @@ def test_a_full_disk_is_one_line_and_leaves_no_shards(on_small_disk: Any):
     done = on_small_disk("-c", LIST, "shard", "digits", "disk/digits")
     assert "no space left" in refused(done)
     assert done.stdout.split() == ["disk/digits", "disk/digits/lock.1"]
+
+
+def test_data_that_nobody_has_written_names_the_command_that_does(cli: Any, tmp_path: Path):
+    line = refused(cli("train", CONFIGS / "digits.yaml", "data.root=my shards"))
+    assert line.startswith("my shards/train/index.json is missing: no shards are there yet; write them with: ")
+    command = line.rpartition("write them with: ")[2]
+    assert command == "tdformer shard digits 'my shards'"
+    assert cli(*shlex.split(command)[1:]).returncode == 0
+    ffcv = refused(cli("train", CONFIGS / "digits.yaml", "data.root=my shards", "data.format=ffcv"))
+    assert ffcv.endswith("tdformer shard digits 'my shards' --to ffcv")
+    (tmp_path / "mine.yaml").write_text("data: {dataset: folder, source: /my/pictures}")
+    given = refused(cli("train", "mine.yaml"))
+    assert given.endswith("tdformer shard folder data/folder --source /my/pictures")
+    asked = refused(cli("launch", CONFIGS / "digits.yaml", "--where", "local", "data.dataset=cifar10"))
+    assert asked.endswith("tdformer shard cifar10 data/cifar10 --source FOLDER_OF_THE_RAW_FILES")

@@ -62,7 +62,7 @@ def test_runs_in_the_background_of_this_machine_and_where_they_are(cli: Any, fol
     runs."""
     runs = folder.path.parent
 
-    def rows() -> dict[str, dict[str, str]]:
+    def rows() -> dict[str, dict[str, Any]]:
         return {row["run"]: row for row in map(json.loads, cli("status", "--json").stdout.splitlines())}
 
     def ended(run: RunFolder) -> None:
@@ -80,11 +80,13 @@ def test_runs_in_the_background_of_this_machine_and_where_they_are(cli: Any, fol
     assert again.returncode == 0 and "already (running)" in again.stdout
     assert "train.lr (0.001, now 0.5)" in refused("launch", *WORDS, "train.lr=0.5")
     said = rows()["run"]
-    assert said["state"] == "running" and said["heard"].endswith(" s ago") and int(said["checkpoint"]) >= 4
+    assert said["state"] == "running" and said["seconds_since_heard"] < 60 and said["checkpoint"] >= 4
 
     copy = RunFolder(shutil.copytree(folder.path, runs / "copy"))
     said = rows()["copy"]
-    assert (said["state"], said["job"], said["heard"]) == ("copied", "", "") and int(said["checkpoint"]) >= 4
+    assert (said["state"], said["job"], said["seconds_since_heard"]) == ("copied", None, None) and said[
+        "checkpoint"
+    ] >= 4
     assert f"copy of {folder.path}, whose job" in refused("stop", copy.path)
     assert "step" in cli("logs", "-f", copy.path).stdout  # what was copied, without waiting for the other's end
     assert rows()["run"]["state"] == "running"
@@ -94,7 +96,7 @@ def test_runs_in_the_background_of_this_machine_and_where_they_are(cli: Any, fol
     (runs.parent / "other").mkdir()
     moved = RunFolder(folder.path.rename(runs.parent / "other" / "moved"))
     (row,) = map(json.loads, cli("status", moved.path, "--json").stdout.splitlines())
-    assert (row["run"], row["state"], row["job"].split()[1]) == ("moved", "lost", "ended")
+    assert (row["run"], row["state"], row["job_state"]) == ("moved", "lost", "ended")
 
     reached = len(moved.metrics.read())
     assert cli("resume", moved.path).returncode == 0

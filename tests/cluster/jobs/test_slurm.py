@@ -26,6 +26,7 @@ from cluster.jobs import status as jobs
 from cluster.jobs.aftermath import fruitless, limited, verdict
 from cluster.jobs.launch import Shape, launch, resume
 from cluster.run.folder import RunFolder
+from cluster.slurm import asking
 
 # code, squeue's word, may it still run, what status shows of a run that has said nothing, is a crash in it queued again
 STATES = [
@@ -141,7 +142,7 @@ def run(asked: Callable[..., configs.Config]) -> RunFolder:
     return folder
 
 
-def row(folder: RunFolder) -> dict[str, str]:
+def row(folder: RunFolder) -> dict[str, Any]:
     (found,) = (row for row in jobs.table(folder.path.parent) if row["run"] == folder.path.name)
     return found
 
@@ -161,7 +162,7 @@ def test_each_state_of_a_job_means_what_it_means(
 ) -> None:
     site.says(word)
     found = row(run)
-    assert (found["state"], found["job"]) == (shown, f"12 {word.lower()}")
+    assert (found["state"], found["job"], found["job_state"]) == (shown, "12", word.lower())
     assert ("scontrol release 12" in found["reason"]) == (shown == "held")
     assert launch(asked(), Shape(1, 1, 0), "slurm") == 0
     if alive:
@@ -219,7 +220,7 @@ def test_a_slurm_that_does_not_answer_is_a_state(
         (site.here / "away").write_text("squeue: error: Munge encode failed\nsqueue: error: authentication error\n")
     elif trouble == "time-out":
         (site.here / "squeue").write_text("#!/bin/sh\nexec sleep 100\n")
-        monkeypatch.setattr(slurm, "ANSWER", 0.1)
+        monkeypatch.setattr(asking, "ANSWER", 0.1)
     elif trouble == "no program":
         (site.here / "squeue").unlink()
         monkeypatch.setenv("PATH", str(site.here))
@@ -227,7 +228,7 @@ def test_a_slurm_that_does_not_answer_is_a_state(
         if said != "queued":
             run.tell(said, step=3)
         found = row(run)
-        assert (found["state"], found["job"]) == (said, "12 unknown")
+        assert (found["state"], found["job"], found["job_state"]) == (said, "12", "unknown")
         assert "Slurm does not answer (squeue" in found["reason"] or "squeue is not on the PATH" in found["reason"]
     before = sorted(run.path.rglob("*"))
     for queue in (lambda: launch(asked(), Shape(1, 1, 0), "slurm"), lambda: resume(run.path, [])):
@@ -266,9 +267,9 @@ def test_one_question_for_all_runs(site: Site, run: RunFolder) -> None:
     (other.path / "job.json").write_text(json.dumps(record))
     site.answers("squeue", "echo '12|PENDING|1:00:00|Priority'; echo '13|RUNNING|59:11|None'")
     rows = jobs.table(run.path.parent)
-    assert [(r["run"], r["job"], r["job's limit"]) for r in rows] == [
-        ("other", "13 running", "59:11"),
-        ("run", "12 pending", ""),
+    assert [(r["run"], r["job"], r["job_state"], r["job_seconds_left"]) for r in rows] == [
+        ("other", "13", "running", 59 * 60 + 11),
+        ("run", "12", "pending", None),
     ]
     assert len(site.calls("squeue")) == 1
 
@@ -287,7 +288,7 @@ def test_a_crash_is_queued_again_when_slurm_answers_again(site: Site, run: RunFo
 
 def test_patience_has_an_end(site: Site, run: RunFolder) -> None:
     site.away("squeue")
-    said = aftermath(run, program="from cluster import slurm; slurm.PATIENCE = 0.5; ")
+    said = aftermath(run, program="from cluster.slurm import asking; asking.PATIENCE = 0.5; ")
     assert "Slurm has not answered for" in said and len(run.crashes.read()) == 1
     assert run.status()["state"] == "saved" and f"tdformer resume {run.path}" in run.status()["reason"]
 
@@ -565,3 +566,23 @@ def test_a_site_that_will_not_queue_it_again_is_seen_at_the_launch(site: Site, a
     site.answers("scontrol", "echo 'PartitionName=gpu Default=YES MaxTime=UNLIMITED TotalNodes=1 Requeue=0'")
     assert launch(asked(), Shape(1, 1, 0), "slurm") == 0
     assert "lets no job be queued again: at its time limit" in capsys.readouterr().err
+
+
+def test_a_row_for_programs_has_numbers_and_one_for_people_words(site: Site, run: RunFolder, capsys: Any) -> None:
+    site.says("RUNNING", left="1:00:05")
+    facts = {"loss": 1.25, "images_per_second": 236.4, "seconds_left": 61.0, "restarts": "2"}
+    run.tell("running", step=3, total=64, **facts)
+    (run.checkpoints / "step-00000002").mkdir()
+    found = row(run)
+    assert found.pop("seconds_since_heard") < 60
+    assert found == {
+        **{"run": "run", "state": "running", "job": "12", "job_state": "running", "step": 3, "total_steps": 64},
+        **{"loss": 1.25, "images_per_second": 236.4, "restarts": 2, "seconds_left": 61.0, "job_seconds_left": 3605},
+        **{"checkpoint": 2, "reason": ""},
+    }
+    assert all(re.fullmatch("[a-z_]+", key) for key in found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        jobs.show(run.path.parent, False)
+    said = capsys.readouterr().out
+    assert "1 min 01 s" in said and "1 h 00 min" in said and "3/64" in said and "236" in said and "236.4" not in said

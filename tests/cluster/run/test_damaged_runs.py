@@ -142,7 +142,7 @@ FILES = ("status.json", "job.json", "launch.yaml", "config.yaml", "metrics.jsonl
 
 
 def test_status_shows_every_other_run_whatever_is_damaged(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def others(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    def others(rows: list[jobs.Row]) -> list[jobs.Row]:
         return [row for row in rows if row["run"] != "bad"]
 
     whole = jobs.table(runs)

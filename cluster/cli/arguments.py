@@ -1,0 +1,56 @@
+"""What several commands take, and how a shell completes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import config as configs
+
+
+def recipe_names(incomplete: str) -> list[str]:
+    """Recipes that begin so; without one, a shell goes on with file names."""
+    return [name for name in configs.recipes() if name.startswith(incomplete)]
+
+
+def setting_keys() -> list[str]:
+    return list(configs.flat(configs.Config()))
+
+
+def settings(incomplete: str) -> list[str]:
+    """Settings that begin so. Of a single one also with its default: a shell that has two to choose from completes what
+    both begin with, and adds no space after the `=`."""
+    defaults = configs.flat(configs.Config())
+    keys = [key for key in defaults if key.startswith(incomplete)]
+    return [f"{key}=" for key in keys] + [f"{key}={configs.show(defaults[key])}" for key in keys if len(keys) == 1]
+
+
+def model_names(incomplete: str) -> list[str]:
+    import tdformer
+
+    return [name for name in tdformer.list_models() if name.startswith(incomplete)]
+
+
+def data_sets(incomplete: str) -> list[str]:
+    from pipelines.raw import catalog
+
+    return [name for name in catalog.DATASETS.names() if name.startswith(incomplete)]
+
+
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", help="A YAML file, or a recipe such as quickstart.", autocompletion=recipe_names),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings, such as train.epochs=2.", autocompletion=settings),
+]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
+Site = Annotated[Path | None, typer.Option(metavar="FILE", help="A YAML file with the keys of the section site.")]
+
+
+def count(text: str, least: int = 1) -> Any:
+    """An option that is a number."""
+    return typer.Option(min=least, metavar="N", help=text)

@@ -1,0 +1,87 @@
+"""Training, and what becomes of what was trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import config as configs
+from ..errors import RunError, memory_errors
+from ..jobs.waiting import waits, waits_here
+from .arguments import ConfigFile, Overrides, count
+from .pages import Group
+
+group = Group("Train")
+
+
+@group.add("Train on this machine.")
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    processes: Annotated[int | None, count("Processes on this machine. [default: one a GPU, or 1]")] = None,
+) -> None:
+    """Train on this machine; the same command goes on where a killed run was."""
+    asked = configs.load(config, overrides or ())
+    from ..config.overrides import for_training, typed
+
+    for_training(asked, overrides or ())
+    if processes and "train.processes" in typed(asked, overrides or ()) and processes != asked.train.processes:
+        raise RunError(f"--processes {processes} and train.processes={asked.train.processes} differ; give one of them")
+    waits("loading PyTorch")
+    from ..jobs.processes import main as run
+
+    raise typer.Exit(run(asked, processes or asked.train.processes))
+
+
+_SMALLER = "set a lower train.micro_batch"
+
+
+@group.add("Accuracy of a run's weights on the test set.", "eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint in it, or an exported file.")],
+    overrides: Overrides = None,
+    corruptions: Annotated[
+        str,
+        typer.Option(metavar="KINDS", help="Also on corrupted pictures: all, or fog,snow,...; a line for each."),
+    ] = "",
+    corrupted_set: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Of CIFAR-10-C, CIFAR-100-C or ImageNet-C. [default: they are made here]"),
+    ] = None,
+) -> None:
+    """Evaluate a run's newest checkpoint on the test set; prints a line of JSON."""
+    if not run.exists():
+        raise RunError(f"{run}: no such run folder, checkpoint or exported file")
+    waits_here("loading PyTorch, the weights and the test set")
+    if run.is_file():
+        from ..results.export import evaluate_export
+
+        if corruptions or corrupted_set:
+            raise RunError("--corruptions needs a run folder or a checkpoint, not an exported file")
+        with memory_errors("export it again with a smaller --batch" if run.suffix == ".pt2" else _SMALLER):
+            print(json.dumps(evaluate_export(run, overrides or [])))
+        return
+    from ..train.evaluate import evaluate_run
+
+    kinds = corruptions or ("all" if corrupted_set else "")
+    with memory_errors(_SMALLER):
+        for row in evaluate_run(run, overrides or [], kinds.split(",") if kinds else [], corrupted_set):
+            print(json.dumps(row), flush=True)
+
+
+@group.add("Write a run's model as one file.")
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one checkpoint in it.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends with .safetensors, .pt or .pt2.")],
+    batch: Annotated[int | None, count("Images that a .pt2 program takes at once. [default: 1]")] = None,
+) -> None:
+    """Write a checkpoint's model as one file: safetensors, a plain state dict, or a torch.export program."""
+    waits_here("loading PyTorch and the weights")
+    from ..results.export import export as write
+
+    if batch and out.suffix in (".safetensors", ".pt"):
+        raise RunError(f"--batch is of .pt2 programs, and weights such as {out.name} take any batch; leave it out")
+    print(write(run, out, batch or 1))

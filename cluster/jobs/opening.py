@@ -1,0 +1,79 @@
+"""What a start is about to do, in one block: the model, the data, the steps, the device, the memory, the folder."""
+
+from __future__ import annotations
+
+import torch
+
+from pipelines.order import steps_per_epoch
+from pipelines.samples import Samples, has_events
+from tdformer import TDFormer
+
+from ..build import planner
+from ..build.data import Data
+from ..build.memory import GIB, Memory
+from ..build.model import build_model
+from ..config import BatchPlan, Config
+
+
+def block(config: Config, data: Data, plan: BatchPlan, memory: Memory, threads: int) -> str:
+    """A line each, for people. memory: of one process; threads: of one. Builds the model on meta."""
+    with torch.device("meta"):
+        model = build_model(config, data[0])
+        need = _memory(model, config, plan, memory)
+    lines = {
+        "model": _model(model),
+        "data": _data(config, *data, model),
+        "steps": _steps(config, plan, len(data[0])),
+        "device": _device(config, plan.world, threads),
+        "memory": need,
+        "folder": str(config.run_path),
+    }
+    return "\n".join(f"{name:<6}  {text}" for name, text in lines.items())
+
+
+def _model(model: TDFormer) -> str:
+    asked, count = model.config, sum(p.numel() for p in model.parameters())
+    fed = f"feedback to {len(asked['feedback'])}" if asked["feedback"] else "no feedback"
+    cut = f"T = {model.time_steps} in {model.segments} segment{'s' * (model.segments > 1)}"
+    return f"{asked['name']}, {count / 1e6:.2f} M parameters, {cut}, {fed}"
+
+
+def _data(config: Config, train: Samples, test: Samples, model: TDFormer) -> str:
+    kind = "recordings" if has_events(train) else "pictures"
+    channels, *given = train.shape
+    seen = " x ".join(map(str, [*model.config["image_size"], channels]))
+    size = f"of {seen}" if given == model.config["image_size"] else f"seen as {seen}"
+    where = f"{config.data.dataset} in {config.data.folder}"
+    return f"{len(train):,} {kind} {size} in {train.classes:,} classes, {len(test):,} to test on; {where}"
+
+
+def _steps(config: Config, plan: BatchPlan, samples: int) -> str:
+    epochs, each = config.train.epochs, steps_per_epoch(samples, plan.global_batch)
+    by = [f"{plan.world} processes"] * (plan.world > 1) + [f"{plan.accumulation} micro-batches"] * (
+        plan.accumulation > 1
+    )
+    share = f" = {' x '.join([*by, str(plan.micro_batch)])}" if by else ""
+    return f"{epochs * each:,} in {epochs:,} epoch{'s' * (epochs > 1)}, each of {plan.global_batch:,}{share}"
+
+
+def _device(config: Config, world: int, threads: int) -> str:
+    """On what and how a run computes."""
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    words = [f"{world} x {where}", f"{threads} thread{'s' * (threads > 1)}", config.train.precision]
+    words += ["TF32"] * config.train.tf32 + ["not deterministic"] * (not config.engine.deterministic)
+    return ", ".join(words)
+
+
+def _memory(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> str:
+    """What was checked before: prices are kept, so it costs nothing again."""
+    asked = config.recompute
+    try:
+        if asked.policy == "auto":
+            chosen = planner.choose(model, config, plan, memory)
+        elif (bound := planner.at_most(model, config, plan)) <= memory.size * memory.usable:
+            chosen = planner.Recompute(asked.policy, asked.borders, bound)
+        else:
+            chosen = planner.price(model, config, plan, asked.policy, asked.borders)
+    except RuntimeError:
+        return f"recompute {asked.policy}, not known beforehand"
+    return f"{chosen}, of {memory.size / GIB:.2f} GiB a process ({memory.whose})"
