@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tdformer import registry
-from tdformer.backbones import QKFormerSizes
+from tdformer.backbones import MODELS, QKFormerSizes
 
 
 class _Spike(torch.autograd.Function):
@@ -150,7 +149,7 @@ class Published(nn.Module):
 
     def __init__(self, name: str, segments: int = 1, time_steps: int = 4, num_classes: int = 1000) -> None:
         super().__init__()
-        sizes = registry.MODELS[name].sizes
+        sizes = MODELS.get(name).sizes
         assert isinstance(sizes, QKFormerSizes) and sizes.stem == "imagenet"
         (a, b, c), (da, db, dc) = sizes.widths, sizes.depths
         self.segments, self.time_steps = segments, time_steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,17 @@ from .recompute import selected
 from .state import State
 from .unit import Current, Unit, UnitOptions
 
+Borrowed = Iterator[tuple[nn.Module, nn.Parameter]]
+"""A module, and a parameter of another one that it computes with."""
+
 AFTER_PRODUCT = 0.5
 """The threshold of the neuron right after an attention product, times the model's own."""
 
 
 def heads_of(x: Tensor, heads: int) -> Tensor:
     """`[T, B, C, H, W]` -> `[T, B, heads, C / heads, H W]`."""
-    return x.flatten(3).unflatten(2, (heads, -1))
+    y: Tensor = x.flatten(3).unflatten(2, (heads, -1))
+    return y
 
 
 class QKAttention(nn.Module):
@@ -44,10 +48,38 @@ class QKAttention(nn.Module):
         """x `[T, B, C, H, W]` -> spikes of the same shape; these stages take no feedback, `high` is ignored."""
         q, k = self.q(x, state), self.k(x, state)
         mask = self.mask(q, state, lambda q: heads_of(q, self.heads).sum(self.dim, keepdim=True))
-        return self.proj(selected(lambda mask, k: (mask * heads_of(k, self.heads)).view_as(k), state, mask, k), state)
+        chosen = selected(lambda mask, k: (mask * heads_of(k, self.heads)).view_as(k), state, mask, k)
+        spikes: Tensor = self.proj(chosen, state)
+        return spikes
 
 
-class SelfAttention(nn.Module):
+class Steered(nn.Module):
+    """An attention whose query, key and value can be steered by feedback: it makes `q`, `k`, `v` and `control`."""
+
+    q: Unit
+    k: Unit
+    v: Unit
+    control: Control | None
+
+    def steered(self, x: Tensor, high: Tensor | None, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value spikes `[T, B, C, H, W]` of x, with the feedback of H_(n-1) mixed in by the control
+        module (Eqs 15-17); of the same shapes."""
+        q_in = k_in = v_in = x
+        k_more = v_more = mix = None
+        if self.control is not None and high is not None:
+            (q_in, k_in, v_in), k_more, v_more = self.control(x, high, state)
+            mix = self.control.mix
+        return self.q(q_in, state), self.k(k_in, state, k_more, mix), self.v(v_in, state, v_more, mix)
+
+    def borrows(self) -> Borrowed:
+        """The control module's mixer is applied by whoever it feeds."""
+        if self.control is not None and self.control.mix is not None:
+            user = {1: self.k, 2: self.v, 3: self.control.input}[self.control.cm]
+            assert user is not None
+            yield user, cast(nn.Parameter, self.control.mix.weight)
+
+
+class SelfAttention(Steered):
     """Spiking self-attention SN((Q K^T V) s) (Eqs 4-5), with top-down feedback if `feedback` is given."""
 
     def __init__(
@@ -72,8 +104,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
         """x `[T, B, C, H, W]`, high the segment before's H_n of the same shape or None -> spikes `[T, B, C, H, W]`."""
-        q, k, v = steered_qkv(self, x, high, state)
-        return self.proj(self.product((q, k, v), state, self.current), state)
+        spikes: Tensor = self.proj(self.product(self.steered(x, high, state), state, self.current), state)
+        return spikes
 
     def current(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(Q K^T V) s, all `[T, B, C, H, W]`; sums of spikes are exact, so the cheaper order gives the same result."""
@@ -86,7 +118,7 @@ class SelfAttention(nn.Module):
         return (y * self.scale).reshape(shape)
 
 
-class SpikeDrivenAttention(nn.Module):
+class SpikeDrivenAttention(Steered):
     """Spike-driven self-attention Q . SN(sum over tokens of K . V) (Eq 6), on the membrane shortcut."""
 
     def __init__(self, options: UnitOptions, channels: int, feedback: FeedbackOptions | None = None) -> None:
@@ -101,37 +133,24 @@ class SpikeDrivenAttention(nn.Module):
 
     def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
         """x `[T, B, C, H, W]` real, high H_n or None -> a current `[T, B, C, H, W]` for the shortcut."""
-        q, k, v = steered_qkv(self, self.shortcut(x, state), high, state)
+        q, k, v = self.steered(self.shortcut(x, state), high, state)
         mask = self.mask((k, v), state, lambda k, v: (k * v).sum((3, 4), keepdim=True))
-        return self.proj(selected(torch.mul, state, q, mask), state)
+        current: Tensor = self.proj(selected(torch.mul, state, q, mask), state)
+        return current
 
 
-def steered_qkv(
-    attention: SelfAttention | SpikeDrivenAttention, x: Tensor, high: Tensor | None, state: State
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value spikes, with the feedback mixed in by the control module (Eqs 15-17)."""
-    q_in = k_in = v_in = x
-    k_more = v_more = mix = None
-    if attention.control is not None and high is not None:
-        (q_in, k_in, v_in), k_more, v_more = attention.control(x, high, state)
-        mix = attention.control.mix
-    return (
-        attention.q(q_in, state),
-        attention.k(k_in, state, k_more, mix),
-        attention.v(v_in, state, v_more, mix),
-    )
+@runtime_checkable
+class Borrower(Protocol):
+    """A module that computes with parameters of others, or of its own parts without calling them."""
+
+    def borrows(self) -> Borrowed: ...
 
 
-def borrowed(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+def borrowed(model: nn.Module) -> Borrowed:
     """Modules that compute with parameters which other modules hold; sharded weights must be there for them too."""
     for module in model.modules():
-        if isinstance(module, (Unit, Current)):
-            own = dict(module.named_parameters(recurse=False))
-            yield from ((module, p) for name, p in module.named_parameters() if name not in own)
-        control = getattr(module, "control", None)
-        if isinstance(control, Control) and control.mix is not None:
-            user: Any = {1: module.k, 2: module.v, 3: control.input}[control.cm]
-            yield user, cast(nn.Parameter, control.mix.weight)
+        if isinstance(module, Borrower):
+            yield from module.borrows()
 
 
 def _check_heads(channels: int, heads: int) -> None:

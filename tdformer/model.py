@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbones import Backbone
+from .backbones import Backbone, truncated
 from .errors import ModelError
-from .recompute import POLICIES, recomputed
+from .policies import POLICIES
 from .state import Keep, State, name_units
 
 
@@ -21,7 +21,7 @@ class TDFormer(nn.Module):
     The segments share all weights; membrane potentials carry over. `config` holds the options that made the model.
     """
 
-    def __init__(self, backbone: Backbone, config: dict[str, Any]) -> None:
+    def __init__(self, backbone: Backbone[Any], config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
         self.time_steps: int = config["time_steps"]
@@ -32,16 +32,28 @@ class TDFormer(nn.Module):
         name_units(self)
 
     def set_recompute(self, policy: str, borders: int = 1) -> None:
-        """Choose what is kept for backward: see `recompute`. Raises ModelError for what it does not know.
+        """Choose what is kept for backward: see `policies`. Raises ModelError for what it does not know.
 
         borders: with `unit`, keep the membranes of every k-th border between segments and compute the others again.
         """
-        if policy not in POLICIES:
-            raise ModelError(f"recompute policy {policy!r} is unknown; choose one of {', '.join(POLICIES)}")
+        chosen = POLICIES.get(policy)
         if borders < 1:
             raise ModelError(f"recompute borders is {borders}; keep every 1st, 2nd or k-th border")
-        self.recompute = self.backbone.recompute = policy
-        self.keep = Keep(policy == "unit", borders, self.config["border_dtype"] == "bf16")
+        self.recompute = policy
+        self.policy = self.backbone.policy = chosen
+        self.keep = Keep(chosen.packed, borders, self.config["border_dtype"] == "bf16")
+
+    def initialise(self) -> None:
+        """Draw the weights that do not start as PyTorch's do: the backbone's, then the head's."""
+        self.backbone.initialise()
+        truncated([self.head])
+
+    def depths(self) -> dict[str, int]:
+        """How many of the backbone's parts lie between the input and each parameter, by its name. The head, and what
+        is in no part, lies behind all of them."""
+        parts = self.backbone.parts()
+        inside = {id(parameter): i for i, part in enumerate(parts) for parameter in part.parameters()}
+        return {name: inside.get(id(parameter), len(parts)) for name, parameter in self.named_parameters()}
 
     def forward(self, images: Tensor) -> Tensor:
         """images `[B, C, H, W]`, shown at every time step, or frames `[T, B, C, H, W]`.
@@ -52,10 +64,7 @@ class TDFormer(nn.Module):
         state, high, logits = State(steps=self.time_steps // self.segments, keep=self.keep), None, []
         for segment, x in enumerate(self._inputs(images)):
             state.segment, state.last = segment, segment == self.segments - 1
-            if self.recompute == "time":
-                output, high = recomputed(self, self.segment, state, x, high)
-            else:
-                output, high = self.segment(x, high, state)
+            output, high = self.policy.segment(self, self.segment, state, x, high)
             logits.append(output)
         return torch.stack(logits) if self.training else logits[-1]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import kernels
 from .options import NeuronOptions
 from .packing import bounded
-from .recompute import again
+from .recompute import Tensors, again
 from .state import State, Stateful
 
 
@@ -111,18 +111,17 @@ class Neuron(Stateful):
         decay: 1 / tau as a function of `weights`; else the neuron's own.
         """
         tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-        steps, own = state.steps, self.w is not None and decay is None
-        learned = (*weights, self.w) if own else weights
-        count = len(tensors)  # the function below outlives them, so it must not hold them
+        own, steps = self.w if decay is None else None, state.steps
+        learned = weights if own is None else (own, *weights)
+        plif = own is not None  # the function below outlives the tensors, so it must not hold them
 
-        def fire(membrane: Tensor | None, *given: Tensor) -> tuple[Tensor, Tensor]:
-            rest = given[count:]
-            arguments = given[:-1] if own else given
-            current = arguments[0] if call is None else call(*arguments)
-            rate = torch.sigmoid(rest[-1]) if own else None if decay is None else decay(*rest)
+        def fire(membrane: Tensor | None, inputs: Tensors, weights: Tensors) -> tuple[Tensor, Tensor]:
+            others = weights[1:] if plif else weights
+            rate = torch.sigmoid(weights[0]) if plif else None if decay is None else decay(*others)
+            current = inputs[0] if call is None else call(*inputs, *others)
             if not self.across_batch:
                 return lif(current, membrane, self.options, rate, steps)
             spikes, v = lif(current.flatten(0, 1), membrane, self.options, rate)
             return spikes.unflatten(0, current.shape[:2]), v
 
-        return bounded(again(fire, state, self.key, tensors, learned), 1)  # type: ignore[arg-type]
+        return bounded(again(fire, state, self.key, tensors, learned), 1)

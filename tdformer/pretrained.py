@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .backbones import SDT, QKFormer, Spikformer
+from .backbones import Published, families
 from .digest import DIGEST, described, of_tensors, unverified
 from .errors import ModelError, first_line
 from .model import TDFormer
@@ -32,6 +32,8 @@ from .registry import create_model
 
 METADATA = "tdformer"
 """The safetensors metadata key of the model's options, as JSON."""
+OURS = "tdformer"
+"""What a report calls the family of weights with our names."""
 
 
 @dataclass
@@ -59,13 +61,13 @@ def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> 
     where = "state dict" if isinstance(source, Mapping) else str(source)
     file = _File(source) if isinstance(source, Mapping) else _read(Path(source))
     weights = _weights(file.contents, where)
-    family = _file_family(weights, model)
+    published = _published(weights, model)
     own = model.state_dict()
-    report = Report(family, unread=file.unread)
+    report = Report(OURS if published is None else model.backbone.family, unread=file.unread)
     values: dict[str, Tensor] = {}
     for key, tensor in weights.items():
-        name, reason = (key, "") if family == "tdformer" else _translate(key, family)
-        if not reason and family == "tdformer" and ".control." in key and key not in own:
+        name, reason = (key, None) if published is None else _translate(key, published)
+        if published is None and ".control." in key and key not in own:
             reason = "feedback that this model does not have"
         if not reason and name.startswith("head.") and name in own and tensor.shape != own[name].shape:
             reason = f"head for {len(tensor)} classes, the model has {len(own[name])}"
@@ -238,64 +240,33 @@ def _plain(value: Any) -> bool:
     return not (value.is_quantized or value.is_complex())
 
 
-def _file_family(weights: Mapping[str, Tensor], model: TDFormer) -> str:
-    """Whose names these are: tdformer (ours), qkformer, spikformer or sdt. Raises ModelError unless the model fits."""
-    expected = {QKFormer: "qkformer", SDT: "sdt", Spikformer: "spikformer"}[type(model.backbone)]
+def _published(weights: Mapping[str, Tensor], model: TDFormer) -> Published | None:
+    """How the names of published weights are read; None: they are ours. Raises ModelError unless the model fits."""
     if any(k.startswith("backbone.") for k in weights):
-        return "tdformer"
-    if any(k.startswith("patch_embed1.") for k in weights):
-        found = "qkformer"
-    elif not any(k.startswith("patch_embed.") for k in weights):
-        raise ModelError(
-            f"names such as {next(iter(weights))!r} are of no known backbone; give QKFormer, Spikformer, "
-            "Spike-driven Transformer or TDFormer weights"
-        )
-    else:
-        found = "sdt" if any(".talking_heads." in k for k in weights) else "spikformer"
-        stem = weights.get("patch_embed.proj_conv.weight")
-        if found == "sdt" and stem is not None and stem.shape[1] == 2:
+        return None
+    own = type(model.backbone)
+    readers = {family: family.published for family in (own, *families()) if family.published is not None}
+    for family, published in readers.items():
+        if not published.known(weights):
+            continue
+        published.check(weights)
+        if family is not own:
             raise ModelError(
-                "these are weights of a Spike-driven Transformer for event frames, whose attention and stem pool "
-                "otherwise: it is not built here, and any other model would compute something else with them"
+                f"these are weights of {family.family} and {model.config['name']} is a {own.family}; choose its model"
             )
-    if found != expected:
-        raise ModelError(f"these are weights of {found} and {model.config['name']} is a {expected}; choose its model")
-    return found
+        return published
+    raise ModelError(
+        f"names such as {next(iter(weights))!r} are of no known backbone; give "
+        f"{', '.join(published.of for published in readers.values())} or TDFormer weights"
+    )
 
 
-_UNUSED = [
-    (re.compile(r".*\.num_batches_tracked"), "a counter that nothing reads"),
-    (re.compile(r"block\.\d+\.norm[12]\..*|norm\..*|pos_embed"), "never used by the published code"),
-    (re.compile(r"block\.\d+\.attn\.talking_heads\..*"), "never used by the published code"),
-]
-_LAYER = {"conv": "conv", "linear": "conv", "bn": "norm"}
-
-
-def _translate(key: str, family: str) -> tuple[str, str]:
-    """A published name -> (our name, "") or ("", why it is skipped); an unknown name is its own."""
-    for pattern, reason in _UNUSED:
-        if pattern.fullmatch(key):
-            return "", reason
-    # QKFormer's embeddings end in "proj3_conv.weight", those of the others in "proj_conv3.weight".
-    if m := re.fullmatch(r"patch_embed(\d)\.proj(_res|\d?)_(conv|bn)\.(\w+)", key):
-        stage, unit = int(m[1]) - 1, m[2] or "0"
-        if unit == "_res":
-            part = "shortcut"
-        else:  # in the later stages the two units are called 3 (none, for events) and 4
-            part = f"units.{unit if stage == 0 else {'0': 0, '3': 0, '4': 1}.get(unit, unit)}"
-        return f"backbone.embeds.{stage}.{part}.current.{_LAYER[m[3]]}.{m[4]}", ""
-    current = "" if family == "sdt" else ".current"
-    if m := re.fullmatch(r"patch_embed\.(proj|rpe)_(conv|bn)(\d?)\.(\w+)", key):
-        units = "currents" if family == "sdt" else "units"
-        part = "position" if m[1] == "rpe" else f"{units}.{m[3] or 0}"
-        return f"backbone.stem.{part}{current}.{_LAYER[m[2]]}.{m[4]}", ""
-    if m := re.fullmatch(r"(stage\d|block)\.(\d+)\.(tssa|ssa|attn|mlp)\.([a-z]+\d?)_(conv|linear|bn)\.(\w+)", key):
-        stem = f"stages.{int(m[1][5:]) - 1}" if m[1] != "block" else "blocks"
-        branch = "mlp" if m[3] == "mlp" else "attention"
-        unit = m[4].replace("mlp", "fc")
-        inside = ".current" if unit in ("q", "k", "v") else current
-        return f"backbone.{stem}.{m[2]}.{branch}.{unit}{inside}.{_LAYER[m[5]]}.{m[6]}", ""
-    return key, ""
+def _translate(key: str, published: Published) -> tuple[str, str | None]:
+    """A published name -> our name, and why it is skipped, if it is; an unknown name is its own."""
+    for pattern, reason in published.unused.items():
+        if re.fullmatch(pattern, key):
+            return key, reason
+    return published.name(key) or key, None
 
 
 def _fit(key: str, tensor: Tensor, own: Tensor, name: str, where: str) -> Tensor:

@@ -1,8 +1,6 @@
-"""Activation checkpointing across time steps: what is kept for backward, and what is computed again.
-
-`none` keeps what autograd keeps; `block` what enters each stem and transformer block; `time` what crosses the border of
-two segments; `unit` the packed spikes that enter each unit, and the membranes at the borders, or at every k-th of them.
-All give the same gradients and BatchNorm statistics, to the bit.
+"""Computing again in backward: a part of the model or a segment, from what entered it, or a call from its packed
+inputs. Which of it is done is a policy's to say (`policies`). The second pass starts from the same potentials as the
+first, and BatchNorm counts it no second time.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +19,13 @@ from .packing import bounded, pack
 from .precision import autocast, autocast_type
 from .state import State, keys
 
-POLICIES = ("none", "block", "time", "unit")
-Fire = Callable[..., tuple[Tensor, Tensor | None]]
-"""(membrane, *inputs, *weights) -> (output, membrane after the segment)."""
+R = TypeVar("R")
+Tensors = tuple[Tensor, ...]
+Fire = Callable[[Tensor | None, Tensors, Tensors], tuple[Tensor, Tensor | None]]
+"""(membrane, inputs, weights) -> (output, membrane after the segment)."""
 
 
-def recomputed(part: nn.Module, call: Callable[..., Any], state: State, *inputs: Tensor | None) -> Any:
+def recomputed(part: nn.Module, call: Callable[..., R], state: State, *inputs: Tensor | None) -> R:
     """`call(*inputs, state)`, computed again in backward; `part` holds every unit that the call may advance.
 
     Membranes enter and leave as tensors, so that both passes start from the same potentials; the second pass
@@ -36,7 +35,7 @@ def recomputed(part: nn.Module, call: Callable[..., Any], state: State, *inputs:
         return call(*inputs, state)
     names = list(keys(part))
 
-    def run(*tensors: Tensor | None) -> Any:
+    def run(*tensors: Tensor | None) -> tuple[R, list[Tensor | None]]:
         before = dict(zip(names, tensors[len(inputs) :], strict=True))
         inner = replace(state, membrane={k: v for k, v in before.items() if v is not None})
         result = call(*tensors[: len(inputs)], inner)
@@ -60,20 +59,21 @@ def recomputed(part: nn.Module, call: Callable[..., Any], state: State, *inputs:
         context_fn=lambda: (nullcontext(), as_before()),
     )
     state.membrane.update({k: v for k, v in zip(names, after, strict=True) if v is not None})
-    return result
+    return cast(R, result)
 
 
-def again(call: Fire, state: State, key: str | None, inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> Tensor:
+def again(call: Fire, state: State, key: str | None, inputs: Tensors, weights: Tensors) -> Tensor:
     """The output `[T, B, ...]` of `call`; where only packed inputs are kept, backward computes it again from them.
 
     inputs `[T, B, ...]` are packed, weights kept as they are. key names the membrane that the call advances, if any.
     """
     membrane = None if key is None else state.membrane.get(key)
     border = Border(state, membrane)
+    output: Tensor
     if torch.is_grad_enabled() and (state.keep.packed or state.keep.rounded):
         output, after = _Again.apply(call, border, len(inputs), membrane, *inputs, *weights)
     else:
-        output, after = call(membrane, *inputs, *weights)
+        output, after = call(membrane, inputs, weights)
         after = border.after(after)
     carry(state, key, after)
     return output
@@ -81,7 +81,7 @@ def again(call: Fire, state: State, key: str | None, inputs: tuple[Tensor, ...],
 
 def selected(call: Callable[..., Tensor], state: State, *spikes: Tensor) -> Tensor:
     """What `call` selects of spikes by spikes; backward computes it again where only packed inputs are kept."""
-    return bounded(again(lambda _, *tensors: (call(*tensors), None), state, None, spikes, ()), 1)
+    return bounded(again(lambda _, inputs, __: (call(*inputs), None), state, None, spikes, ()), 1)
 
 
 def carry(state: State, key: str | None, membrane: Tensor | None) -> None:
@@ -130,47 +130,51 @@ class Border:
 
 
 class _Again(torch.autograd.Function):
+    """tensors: the inputs, `packed` of them, and then the weights."""
+
     @staticmethod
     def forward(ctx: Any, call: Fire, border: Border, packed: int, membrane: Tensor | None, *tensors: Tensor) -> Any:
-        data, ctx.layouts = [], []
-        for i, x in enumerate(tensors):
-            kept, layout = pack(x) if i < packed else (x, None)
-            data.append(kept)
-            ctx.layouts.append(layout)
+        inputs, weights = tensors[:packed], tensors[packed:]
+        kept = [pack(x) for x in inputs]
+        ctx.layouts = [layout for _, layout in kept]
         ctx.call, ctx.border, ctx.rerun, ctx.mode = call, border, _membrane_after, autocast_type(tensors[0])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(border.to_keep(membrane), *data)
-        output, after = call(membrane, *tensors)
+        ctx.save_for_backward(border.to_keep(membrane), *(data for data, _ in kept), *weights)
+        output, after = call(membrane, inputs, weights)
         return output, border.after(after)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        membrane, tensors = _inputs(ctx)
+        membrane, inputs, weights = _entered(ctx)
         ctx.border.done()
-        inputs = [None if x is None else x.detach() for x in (membrane, *tensors)]
-        wanted = {i: x for i, x in enumerate(inputs) if x is not None and ctx.needs_input_grad[3 + i]}
-        with torch.enable_grad(), autocast(tensors[0], ctx.mode):
+        _, _, _, *needed = ctx.needs_input_grad
+        given = [None if x is None else x.detach() for x in (membrane, *inputs, *weights)]
+        wanted = {i: x for i, x in enumerate(given) if x is not None and needed[i]}
+        start, *rest = given
+        with torch.enable_grad(), autocast(inputs[0], ctx.mode):
             for x in wanted.values():
                 x.requires_grad_()
-            outputs = ctx.call(*inputs)
+            outputs = ctx.call(start, tuple(rest[: len(inputs)]), tuple(rest[len(inputs) :]))
         pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
         found = torch.autograd.grad(
             [o for o, _ in pairs], list(wanted.values()), [g for _, g in pairs], allow_unused=True
         )
         by_place = dict(zip(wanted, found, strict=True))
-        return None, None, None, *(by_place.get(i) for i in range(len(inputs)))
+        return None, None, None, *(by_place.get(i) for i in range(len(given)))
 
 
-def _inputs(ctx: Any) -> tuple[Tensor | None, list[Tensor]]:
-    """The membrane and the inputs of a call, as they were."""
-    kept, *data = ctx.saved_tensors
-    tensors = [x if layout is None else layout.unpack(x) for x, layout in zip(data, ctx.layouts, strict=True)]
-    return ctx.border.entering(kept), tensors
+def _entered(ctx: Any) -> tuple[Tensor | None, Tensors, Tensors]:
+    """The membrane, the inputs and the weights of a call, as they were."""
+    kept, *saved = ctx.saved_tensors
+    count = len(ctx.layouts)
+    inputs = tuple(layout.unpack(data) for layout, data in zip(ctx.layouts, saved[:count], strict=True))
+    return ctx.border.entering(kept), inputs, tuple(saved[count:])
 
 
 @torch.no_grad()
 def _membrane_after(ctx: Any) -> Tensor | None:
-    membrane, tensors = _inputs(ctx)
-    with autocast(tensors[0], ctx.mode):
-        after = ctx.call(membrane, *tensors)[1]
-    return ctx.border.after(after)
+    membrane, inputs, weights = _entered(ctx)
+    with autocast(inputs[0], ctx.mode):
+        _, after = ctx.call(membrane, inputs, weights)
+    left: Tensor | None = ctx.border.after(after)
+    return left

@@ -6,7 +6,7 @@ computed again in backward. Under the others it keeps its input and the convolut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -60,6 +60,10 @@ class Current(nn.Module):
         """x `[T, B, C, H, W]`, or `[1, B, C, H, W]` if it is the same at each step -> the same with C', H', W'."""
         return _run(self, None, state, [(x, self.conv.weight)])
 
+    def borrows(self) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+        """It computes with the parameters of its parts; see `attention.borrowed`."""
+        return _of_parts(self)
+
 
 class Unit(nn.Module):
     """A `Current` and the neuron that it drives. across_batch: see `Neuron`; layer: kernel, stride, bias and pool."""
@@ -80,6 +84,15 @@ class Unit(nn.Module):
         if more is not None and layer is not None:
             pairs.append((more, layer.weight))
         return bounded(_run(self.current, self.neuron, state, pairs), 1)
+
+    def borrows(self) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+        """See `Current.borrows`."""
+        return _of_parts(self)
+
+
+def _of_parts(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    own = {id(parameter) for parameter in module.parameters(recurse=False)}
+    return ((module, parameter) for parameter in module.parameters() if id(parameter) not in own)
 
 
 def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:

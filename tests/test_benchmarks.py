@@ -13,17 +13,14 @@ from torch import nn
 import tdformer
 from benchmarks import checkpoint, collectives, loader, order, peer
 from benchmarks.published import Published
-from tdformer import registry
-from tdformer.backbones import QKFormerSizes
+from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
 from tdformer.kernels import events
 from tdformer.measure import live_bytes, measure_step
-from tdformer.registry import Entry
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Entry(QKFormerSizes("imagenet", (16, 24, 32), (1, 1, 2), 4), 32, 3, 10)
-    monkeypatch.setattr(registry, "MODELS", registry.MODELS | {"tiny": entry})
+def tiny() -> None:
+    MODELS.register("tiny", Entry(QKFormer, QKFormerSizes("imagenet", (16, 24, 32), (1, 1, 2), 4), 32, 3, 10))
     torch.manual_seed(0)
 
 

@@ -16,9 +16,8 @@ from benchmarks.gpu.device import Device
 
 TINY = """
 import sys
-from tdformer import registry
-from tdformer.backbones import QKFormerSizes
-registry.MODELS["tiny"] = registry.Entry(QKFormerSizes("imagenet", (16, 24, 32), (1, 1, 2), 4), 32, 3, 10)
+from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
+MODELS.register("tiny", Entry(QKFormer, QKFormerSizes("imagenet", (16, 24, 32), (1, 1, 2), 4), 32, 3, 10))
 from benchmarks.gpu.__main__ import main
 sys.exit(main())
 """

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from benchmarks.memory import model_of
 from benchmarks.published import LIF, Published
-from tdformer import create_model, load_pretrained, registry, segment_loss
-from tdformer.backbones import QKFormerSizes
+from tdformer import create_model, load_pretrained, segment_loss
+from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
 from tdformer.measure import live_bytes, measure_step
 
 NAME = "tiny_benchmark"
@@ -19,11 +19,8 @@ FLOAT = 4
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = QKFormerSizes("imagenet", (16, 16, 32), (1, 2, 2), 2)
-    monkeypatch.setattr(registry, "MODELS", {NAME: registry.Entry(sizes, 64, 3, 5)})
-    monkeypatch.setattr("benchmarks.published.registry.MODELS", registry.MODELS, raising=False)
-    monkeypatch.setattr("benchmarks.published.MODELS", registry.MODELS, raising=False)
+def small() -> None:
+    MODELS.register(NAME, Entry(QKFormer, QKFormerSizes("imagenet", (16, 16, 32), (1, 2, 2), 2), 64, 3, 5))
     torch.manual_seed(0)
 
 

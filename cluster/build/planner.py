@@ -12,12 +12,16 @@ from torch import nn
 from pipelines.samples import Samples
 from tdformer import TDFormer
 from tdformer.measure import Cost, measure_step
+from tdformer.policies import POLICIES, Choice, choices, smallest
 
 from ..config import BatchPlan, Config, either
 from ..config.values import first_line
 from ..errors import RunError
 from .memory import GIB, RESERVE, Memory, here
 from .model import build_model, example
+
+AUTO = "auto"
+"""What `recompute.policy` says where the memory there is chooses the policy."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Recompute:
 def planned(config: Config, data: Samples, plan: BatchPlan) -> Recompute | None:
     """What `recompute.policy: auto` chooses, the same on all ranks, which call it together; None where the config says
     it. What cannot be priced gets the policy that needs least. Raises RunError where nothing fits."""
-    if config.recompute.policy != "auto":
+    if config.recompute.policy != AUTO:
         return None
     memories: list[Memory] = [here(config, ranks_here(plan.world))] * plan.world
     if plan.world > 1:  # under ZeRO 3 backward gathers what it computes again: they must agree, so the least counts
@@ -50,23 +54,21 @@ def planned(config: Config, data: Samples, plan: BatchPlan) -> Recompute | None:
         try:
             return choose(model, config, plan, least)
         except RuntimeError:  # `check` has told
-            return Recompute("unit", 1, at_most(model, config, plan))
+            return Recompute(smallest(), 1, at_most(model, config, plan))
 
 
 def choose(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> Recompute:
-    """The fastest recomputation that leaves a tenth of `memory` free; `model` is on meta.
-
-    Candidates as fast as they were on an H100: keep everything, blocks, units, then units with fewer borders kept
-    (`time` computes as much again as `block`, and needs more). Raises RunError, naming what the smallest would need,
-    where none fits, and RuntimeError where a step cannot be priced.
-    """
+    """The first of `tdformer.policies.choices`, which are tried as fast as they were on an H100, that leaves a tenth of
+    `memory` free; `model` is on meta. Raises RunError, naming what the smallest would need, where none fits, and
+    RuntimeError where a step cannot be priced."""
     memory = memory._replace(usable=1 - RESERVE)
     room, bound = memory.size * memory.usable, at_most(model, config, plan)
+    candidates = choices(model.segments)
     if bound <= room:
-        return Recompute("none", 1, bound)
+        return Recompute(*candidates[0], bound)
     tried: list[Recompute] = []
-    for policy, borders in [("none", 1), ("block", 1)] + [("unit", 2**i) for i in range(model.segments.bit_length())]:
-        tried.append(price(model, config, plan, policy, borders))
+    for choice in candidates:
+        tried.append(price(model, config, plan, *choice))
         if tried[-1].total <= room:
             return tried[-1]
     raise RunError(_too_large(min(tried, key=lambda choice: choice.total), model, config, plan, memory))
@@ -80,7 +82,7 @@ def check(config: Config, data: Samples, plan: BatchPlan, memory: Memory) -> str
         if at_most(model, config, plan) <= memory.size * (memory.usable - RESERVE):
             return None
         try:
-            if config.recompute.policy == "auto":
+            if config.recompute.policy == AUTO:
                 choose(model, config, plan, memory)
                 return None
             needed = price(model, config, plan, config.recompute.policy, config.recompute.borders)
@@ -104,11 +106,11 @@ def _needs(needed: Recompute, plan: BatchPlan, memory: Memory) -> str:
 def _too_large(needed: Recompute, model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> str:
     """What is needed, and what there is to change."""
     remedies = ["lower train.micro_batch"] if plan.micro_batch > 1 else []
-    asked = config.recompute.policy  # auto has tried what needs less
-    if asked in ("none", "block", "time"):
-        remedies.append("set recompute.policy=unit")
-    elif asked == "unit" and needed.borders < model.segments:
-        remedies.append(f"raise recompute.borders, up to {model.segments}")
+    if config.recompute.policy != AUTO:  # it has tried what needs less
+        if needed.policy != smallest():
+            remedies.append(f"set recompute.policy={smallest()}")
+        if POLICIES.get(needed.policy).packed and needed.borders < model.segments:
+            remedies.append(f"raise recompute.borders, up to {model.segments}")
     if plan.world > 1 and config.engine.zero_stage < 3:
         remedies.append("raise engine.zero_stage")
     if "shared" in memory.whose:
@@ -133,7 +135,7 @@ def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders
     bf16 = config.train.precision == "bf16"
     key = repr((model.config, plan.micro_batch, bf16, policy, borders))
     if key not in _priced:
-        before = model.recompute, model.keep.borders
+        before = Choice(model.recompute, model.keep.borders)
         model.set_recompute(policy, borders)
         _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), bf16)
         model.set_recompute(*before)

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tdformer.policies import POLICIES, smallest
+
 from ..build import devices, planner
 from ..build.data import Data, augmentation, training_data, view
 from ..build.memory import GIB, here
@@ -237,13 +239,13 @@ def smaller(config: Config, world: int) -> str:
     """What to change in a run whose step does not fit."""
     recompute, stage = config.recompute, config.engine.zero_stage
     ways = [f"lower train.micro_batch ({resolve(config, world).micro_batch} now)"]
-    if recompute.policy == "auto":
+    if recompute.policy == planner.AUTO:
         memory = here(config, planner.ranks_here(world))
         ways.append(f"set recompute.memory, by which auto chooses, lower ({memory.size / GIB:.2f} GiB now)")
-    elif recompute.policy == "unit":
+    elif POLICIES.get(recompute.policy).packed:
         ways.append(f"raise recompute.borders ({recompute.borders} now)")
     else:
-        ways.append(f"set recompute.policy=unit ({recompute.policy} now)")
+        ways.append(f"set recompute.policy={smallest()} ({recompute.policy} now)")
     if world > 1 and stage < 3:
         ways.append(f"raise engine.zero_stage ({stage} now)")
     return " or ".join(ways)

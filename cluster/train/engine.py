@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -26,6 +25,7 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from tdformer import TDFormer
 from tdformer.attention import borrowed
 
 from ..build import devices
@@ -90,34 +90,20 @@ def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[
     return result
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: TDFormer, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """AdamW's groups: vectors (norms, biases, PM weights, tau) are not decayed; with layer_decay < 1 a part's learning
     rate is scaled by layer_decay^(number of parts between it and the head)."""
-    depths = {name: _depth(name) for name, _ in model.named_parameters()}
-    order = {depth: i for i, depth in enumerate(sorted(set(depths.values())))}
+    depths = model.depths()
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         decay = weight_decay if parameter.dim() > 1 else 0.0
-        scale = layer_decay ** (len(order) - 1 - order[depths[name]])
+        scale = layer_decay ** (depths["head.weight"] - depths[name])
         group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale, "lr": 0.0})
         group["params"].append(parameter)
     return list(groups.values())
 
 
-def _depth(name: str) -> tuple[int, ...]:
-    """Where a parameter lies between the input and the head, as a tuple that sorts."""
-    if name.startswith("head."):
-        return (2,)
-    if match := re.match(r"backbone\.embeds\.(\d+)\.", name):
-        return (1, int(match[1]), 0)
-    if match := re.match(r"backbone\.stages\.(\d+)\.(\d+)\.", name):
-        return (1, int(match[1]), 1 + int(match[2]))
-    if match := re.match(r"backbone\.blocks\.(\d+)\.", name):
-        return (1, 0, 1 + int(match[1]))
-    return (0,)
-
-
-def start(model: nn.Module, config: Config, plan: BatchPlan) -> Any:
+def start(model: TDFormer, config: Config, plan: BatchPlan) -> Any:
     """DeepSpeed's engine around `model`, whose weights are those it trains from."""
     train = config.train
     groups = parameter_groups(model, train.weight_decay, train.layer_decay)

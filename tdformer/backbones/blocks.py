@@ -1,4 +1,4 @@
-"""What the backbones share: the two-layer perceptron, the residual block, and running a part under a policy."""
+"""What the backbones share: the two-layer perceptron, the residual block, and pooling."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..packing import add
-from ..recompute import recomputed, selected
+from ..recompute import selected
 from ..state import State
 from ..unit import Unit, UnitOptions
 
@@ -21,7 +21,8 @@ class MLP(nn.Module):
         self.fc2 = Unit(options, hidden, channels, bias=True)
 
     def forward(self, x: Tensor, state: State) -> Tensor:
-        return self.fc2(self.fc1(x, state), state)
+        spikes: Tensor = self.fc2(self.fc1(x, state), state)
+        return spikes
 
 
 class Block(nn.Module):
@@ -35,24 +36,6 @@ class Block(nn.Module):
         """x `[T, B, C, H, W]`, high H_(n-1) or None -> `[T, B, C, H, W]`."""
         x = add(x, self.attention(x, state, high))
         return add(x, self.mlp(x, state))
-
-
-class Backbone(nn.Module):
-    """A chain of parts: stems `(x, state)`, and blocks `(x, high, state)`, run under a recompute policy."""
-
-    recompute: str = "none"
-    width: int
-    """Channels of the last block, C of H_n."""
-
-    def step(self, part: nn.Module, state: State, *inputs: Tensor | None) -> Tensor:
-        """One part, kept or recomputed as the policy says."""
-        if self.recompute == "block":
-            return recomputed(part, part, state, *inputs)
-        return part(*inputs, state)
-
-    def forward(self, x: Tensor, high: Tensor | None, state: State) -> tuple[Tensor, Tensor]:
-        """x `[T, B, C_in, H, W]`, high H_(n-1) or None -> the head's features `[T, B, C]`, H_n `[T, B, C, h, w]`."""
-        raise NotImplementedError
 
 
 def pooled(spikes: Tensor, state: State) -> Tensor:

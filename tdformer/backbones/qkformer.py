@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from ..attention import QKAttention, SelfAttention
-from ..feedback import FeedbackOptions
 from ..packing import add
 from ..state import State
 from ..unit import Unit, UnitOptions
-from .blocks import MLP, Backbone, Block
+from .base import MODELS, Backbone, Entry, Given, Published
+from .blocks import MLP, Block
+from .keys import LAYERS, UNUSED, of_branch
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,10 @@ class QKFormerSizes:
     depths: tuple[int, ...]
     heads: int
     mlp_ratio: float = 4
+
+    @property
+    def depth(self) -> int:
+        return self.depths[-1]
 
 
 class Embed(nn.Module):
@@ -66,24 +73,42 @@ def stem_chain(kind: str, width: int) -> tuple[tuple[tuple[int, bool], ...], int
     return stems[kind]
 
 
-class QKFormer(Backbone):
-    """The hierarchy; the blocks of the last stage have the width and the grid of H_n and can be fed back."""
+def _known(weights: Mapping[str, Tensor]) -> bool:
+    return any(key.startswith("patch_embed1.") for key in weights)
 
-    def __init__(
-        self,
-        options: UnitOptions,
-        sizes: QKFormerSizes,
-        in_channels: int,
-        feedback: dict[int, FeedbackOptions],
-        leaky_proj_lif: bool = False,
-    ) -> None:
-        super().__init__()
-        last = len(sizes.widths) - 1
+
+def _name(key: str) -> str | None:
+    """Our name for a published one; None: there is none. The embeddings' end in "proj3_conv.weight"."""
+    if m := re.fullmatch(r"patch_embed(\d)\.proj(_res|\d?)_(conv|bn)\.(\w+)", key):
+        stage, unit = int(m[1]) - 1, m[2] or "0"
+        if unit == "_res":
+            part = "shortcut"
+        else:  # in the later stages the two units are called 3 (none, for events) and 4
+            part = f"units.{unit if stage == 0 else {'0': 0, '3': 0, '4': 1}.get(unit, unit)}"
+        return f"backbone.embeds.{stage}.{part}.current.{LAYERS[m[3]]}.{m[4]}"
+    if m := re.fullmatch(r"stage(\d)\.(\d+)\.(.*)", key):
+        inside = of_branch(m[3])
+        return None if inside is None else f"backbone.stages.{int(m[1]) - 1}.{m[2]}.{inside}"
+    return None
+
+
+class QKFormer(Backbone[QKFormerSizes]):
+    """The hierarchy; the blocks of the last stage have the width and the grid of H_n and can be fed back.
+
+    leaky_proj_lif: the published stage-3 neuron, which runs over time and batch together; for its weights.
+    """
+
+    options = {"leaky_proj_lif": False}
+    published = Published("QKFormer", _known, _name, UNUSED)
+
+    def __init__(self, sizes: QKFormerSizes, given: Given) -> None:
+        super().__init__(sizes, given)
+        options, last = given.units, len(sizes.widths) - 1
         pool_first = sizes.stem == "imagenet"
         self.embeds, self.stages = nn.ModuleList(), nn.ModuleList()
         for i, (width, depth) in enumerate(zip(sizes.widths, sizes.depths, strict=True)):
             if i == 0:
-                embed = Embed(options, in_channels, *stem_chain(sizes.stem, width))
+                embed = Embed(options, given.in_channels, *stem_chain(sizes.stem, width))
             else:
                 embed = Embed(options, sizes.widths[i - 1], ((width, pool_first), (width, not pool_first)))
             self.embeds.append(embed)
@@ -93,17 +118,40 @@ class QKFormer(Backbone):
                     QKAttention(options, width, sizes.heads)
                     if i < last
                     else SelfAttention(
-                        options, width, sizes.heads, feedback=feedback.get(j), leaky_proj_lif=leaky_proj_lif
+                        options,
+                        width,
+                        sizes.heads,
+                        feedback=given.feedback.get(j),
+                        leaky_proj_lif=given.own["leaky_proj_lif"],
                     )
                 )
                 stage.append(Block(attention, MLP(options, width, sizes.mlp_ratio)))
             self.stages.append(stage)
         self.width = sizes.widths[-1]
 
+    def parts(self) -> list[nn.Module]:
+        return [part for embed, stage in self._stages() for part in (embed, *stage)]
+
     def forward(self, x: Tensor, high: Tensor | None, state: State) -> tuple[Tensor, Tensor]:
         """x `[T, B, C_in, H, W]`, high `[T, B, C, h, w]` or None -> features `[T, B, C]`, H_n `[T, B, C, h, w]`."""
-        for i, (embed, stage) in enumerate(zip(self.embeds, self.stages, strict=True)):
+        for i, (embed, stage) in enumerate(self._stages()):
             x = self.step(embed, state, x)
-            for block in stage:  # type: ignore[attr-defined]
+            for block in stage:
                 x = self.step(block, state, x, high if i == len(self.stages) - 1 else None)
         return x.mean((3, 4)), x
+
+    def _stages(self) -> list[tuple[nn.Module, list[nn.Module]]]:
+        """Each stage's embedding and blocks."""
+        return [(embed, list(stage.children())) for embed, stage in zip(self.embeds, self.stages, strict=True)]
+
+
+def _hst(width: int, heads: int) -> Entry[QKFormerSizes]:
+    return Entry(QKFormer, QKFormerSizes("imagenet", (width // 4, width // 2, width), (1, 2, 7), heads), 224, 3, 1000)
+
+
+MODELS.register("hst_2_256", Entry(QKFormer, QKFormerSizes("dvs", (128, 256), (1, 1), 16, mlp_ratio=1), 128, 2, 10, 16))
+MODELS.register("hst_4_384", Entry(QKFormer, QKFormerSizes("cifar", (96, 192, 384), (1, 1, 2), 8), 32, 3, 10))
+MODELS.register("hst_10_384", _hst(384, 6))
+MODELS.register("hst_10_512", _hst(512, 8))
+MODELS.register("hst_10_768", _hst(768, 12))
+MODELS.register("quickstart", Entry(QKFormer, QKFormerSizes("imagenet", (24, 48, 96), (1, 1, 1), 4), 28, 1, 10))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from ..attention import AFTER_PRODUCT, SpikeDrivenAttention
-from ..feedback import FeedbackOptions
+from ..errors import ModelError
 from ..neuron import Neuron
 from ..state import State
 from ..unit import Current, UnitOptions
-from .blocks import Backbone, Block, pooled
+from .base import MODELS, Backbone, Entry, Given, Published, truncated
+from .blocks import Block, pooled
+from .keys import UNUSED, of_block, of_stem
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Stem(nn.Module):
             x = self.neurons[i](self.currents[i](x, state), state)
             x = pooled(x, state) if self.pools[i] else x
         x = self.currents[3](x, state)  # pooled before the neuron: the shortcut is a current
-        return x + self.position(self.neurons[3](x, state), state)
+        position: Tensor = self.position(self.neurons[3](x, state), state)
+        return x + position
 
 
 class MLP(nn.Module):
@@ -56,19 +60,39 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         x = self.fc1(self.neuron1(x, state), state)
-        return self.fc2(self.neuron2(x, state), state)
+        current: Tensor = self.fc2(self.neuron2(x, state), state)
+        return current
 
 
-class SDT(Backbone):
+def _known(weights: Mapping[str, Tensor]) -> bool:
+    return any(k.startswith("patch_embed.") for k in weights) and any(".talking_heads." in k for k in weights)
+
+
+def _name(key: str) -> str | None:
+    """Our name for a published one; None: there is none."""
+    return of_stem(key, "currents", "") or of_block(key, "")
+
+
+def _check(weights: Mapping[str, Tensor]) -> None:
+    first = weights.get("patch_embed.proj_conv.weight")
+    if first is not None and first.shape[1] == 2:
+        raise ModelError(
+            "these are weights of a Spike-driven Transformer for event frames, whose attention and stem pool "
+            "otherwise: it is not built here, and any other model would compute something else with them"
+        )
+
+
+class SDT(Backbone[SDTSizes]):
     """All blocks can be fed back. Their sums are real currents, so H_n is what a neuron without parameters fires."""
 
-    def __init__(
-        self, options: UnitOptions, sizes: SDTSizes, in_channels: int, feedback: dict[int, FeedbackOptions]
-    ) -> None:
-        super().__init__()
+    published = Published("Spike-driven Transformer", _known, _name, UNUSED, _check)
+
+    def __init__(self, sizes: SDTSizes, given: Given) -> None:
+        super().__init__(sizes, given)
+        options = given.units
         # A current of at most 1, as the binary H_n gives, never brings a leaky neuron to a threshold of 1.
-        feedback = {i: replace(f, threshold=AFTER_PRODUCT) for i, f in feedback.items()}
-        self.stem = Stem(options, in_channels, sizes.width, sizes.pools)
+        feedback = {i: replace(f, threshold=AFTER_PRODUCT) for i, f in given.feedback.items()}
+        self.stem = Stem(options, given.in_channels, sizes.width, sizes.pools)
         self.blocks = nn.ModuleList(
             Block(SpikeDrivenAttention(options, sizes.width, feedback.get(i)), MLP(options, sizes.width))
             for i in range(sizes.depth)
@@ -77,6 +101,12 @@ class SDT(Backbone):
         self.high = Neuron(options.neuron) if feedback else None
         self.width = sizes.width
 
+    def parts(self) -> list[nn.Module]:
+        return [self.stem, *self.blocks]
+
+    def initialise(self) -> None:
+        truncated(module for module in self.modules() if isinstance(module, nn.Conv2d))
+
     def forward(self, x: Tensor, high: Tensor | None, state: State) -> tuple[Tensor, Tensor]:
         """x `[T, B, C_in, H, W]`, high `[T, B, C, h, w]` or None -> features `[T, B, C]`, H_n `[T, B, C, h, w]`."""
         x = self.step(self.stem, state, x)
@@ -84,3 +114,9 @@ class SDT(Backbone):
             x = self.step(block, state, x, high)
         features = self.head_neuron(x.mean((3, 4)), state)
         return features, self.high(x, state) if self.high is not None else x
+
+
+_LATE, _ALL = (False, False, True, True), (True,) * 4
+MODELS.register("sdt_2_256", Entry(SDT, SDTSizes(256, 2, _LATE), 32, 3, 10))
+MODELS.register("sdt_2_512", Entry(SDT, SDTSizes(512, 2, _LATE), 32, 3, 10))
+MODELS.register("sdt_8_768", Entry(SDT, SDTSizes(768, 8, _ALL), 224, 3, 1000))

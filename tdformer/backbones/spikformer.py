@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from ..attention import SelfAttention
-from ..feedback import FeedbackOptions
 from ..packing import add
 from ..state import State
 from ..unit import Unit, UnitOptions
-from .blocks import MLP, Backbone, Block, pooled
+from .base import MODELS, Backbone, Entry, Given, Published, truncated
+from .blocks import MLP, Block, pooled
+from .keys import UNUSED, of_block, of_stem
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class SpikformerSizes:
     scale: float = 0.125
     bias: bool = False
     """Biases in the query, key and value projections: the CIFAR version has them."""
+    truncated: bool = False
+    """1 x 1 convolutions start at N(0, 0.02), as in the CIFAR version."""
 
 
 class Stem(nn.Module):
@@ -45,22 +49,39 @@ class Stem(nn.Module):
         return add(x, self.position(x, state))
 
 
-class Spikformer(Backbone):
+def _known(weights: Mapping[str, Tensor]) -> bool:
+    return any(key.startswith("patch_embed.") for key in weights) and not any(".talking_heads." in k for k in weights)
+
+
+def _name(key: str) -> str | None:
+    """Our name for a published one; None: there is none."""
+    return of_stem(key, "units", ".current") or of_block(key, ".current")
+
+
+class Spikformer(Backbone[SpikformerSizes]):
     """All blocks have the width and the grid of H_n and can be fed back."""
 
-    def __init__(
-        self, options: UnitOptions, sizes: SpikformerSizes, in_channels: int, feedback: dict[int, FeedbackOptions]
-    ) -> None:
-        super().__init__()
-        self.stem = Stem(options, in_channels, sizes.width, sizes.pools)
+    published = Published("Spikformer", _known, _name, UNUSED)
+
+    def __init__(self, sizes: SpikformerSizes, given: Given) -> None:
+        super().__init__(sizes, given)
+        options = given.units
+        self.stem = Stem(options, given.in_channels, sizes.width, sizes.pools)
         self.blocks = nn.ModuleList(
             Block(
-                SelfAttention(options, sizes.width, sizes.heads, sizes.scale, sizes.bias, feedback.get(i)),
+                SelfAttention(options, sizes.width, sizes.heads, sizes.scale, sizes.bias, given.feedback.get(i)),
                 MLP(options, sizes.width),
             )
             for i in range(sizes.depth)
         )
         self.width = sizes.width
+
+    def parts(self) -> list[nn.Module]:
+        return [self.stem, *self.blocks]
+
+    def initialise(self) -> None:
+        if self.sizes.truncated:
+            truncated(m for m in self.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1))
 
     def forward(self, x: Tensor, high: Tensor | None, state: State) -> tuple[Tensor, Tensor]:
         """x `[T, B, C_in, H, W]`, high `[T, B, C, h, w]` or None -> features `[T, B, C]`, H_n `[T, B, C, h, w]`."""
@@ -68,3 +89,10 @@ class Spikformer(Backbone):
         for block in self.blocks:
             x = self.step(block, state, x, high)
         return x.mean((3, 4)), x
+
+
+_LATE, _ALL = (False, False, True, True), (True,) * 4
+_CIFAR = SpikformerSizes(384, 4, 12, _LATE, bias=True, truncated=True)
+MODELS.register("spikformer_4_384", Entry(Spikformer, _CIFAR, 32, 3, 10))
+MODELS.register("spikformer_2_256", Entry(Spikformer, SpikformerSizes(256, 2, 16, _ALL, scale=0.25), 128, 2, 10, 16))
+MODELS.register("spikformer_8_768", Entry(Spikformer, SpikformerSizes(768, 8, 8, _ALL), 224, 3, 1000))

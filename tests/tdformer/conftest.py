@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tdformer import TDFormer, create_model, registry
+from tdformer import TDFormer, create_model
 from tdformer.attention import SelfAttention
-from tdformer.backbones import QKFormerSizes, SDTSizes, SpikformerSizes
+from tdformer.backbones import MODELS, SDT, Entry, QKFormer, QKFormerSizes, SDTSizes, Spikformer, SpikformerSizes
 from tdformer.norm import BatchNorm
-from tdformer.registry import Entry
 
 LATE = (False, False, True, True)
 TINY = {
-    "tiny_hst": Entry(QKFormerSizes("cifar", (8, 8, 16), (1, 1, 2), 2), 16, 3, 5),
-    "tiny_hst_imagenet": Entry(QKFormerSizes("imagenet", (8, 8, 16), (1, 2, 2), 1), 32, 3, 5),
-    "tiny_hst_dvs": Entry(QKFormerSizes("dvs", (8, 16), (1, 1), 1, mlp_ratio=1), 32, 2, 5),
-    "tiny_spikformer": Entry(SpikformerSizes(16, 2, 2, LATE, bias=True), 16, 3, 5),
-    "tiny_spikformer_dvs": Entry(SpikformerSizes(16, 2, 2, (True,) * 4, scale=0.25), 32, 2, 5),
-    "tiny_sdt": Entry(SDTSizes(16, 2, LATE), 16, 3, 5),
+    "tiny_hst": Entry(QKFormer, QKFormerSizes("cifar", (8, 8, 16), (1, 1, 2), 2), 16, 3, 5),
+    "tiny_hst_imagenet": Entry(QKFormer, QKFormerSizes("imagenet", (8, 8, 16), (1, 2, 2), 1), 32, 3, 5),
+    "tiny_hst_dvs": Entry(QKFormer, QKFormerSizes("dvs", (8, 16), (1, 1), 1, mlp_ratio=1), 32, 2, 5),
+    "tiny_spikformer": Entry(Spikformer, SpikformerSizes(16, 2, 2, LATE, bias=True), 16, 3, 5),
+    "tiny_spikformer_dvs": Entry(Spikformer, SpikformerSizes(16, 2, 2, (True,) * 4, scale=0.25), 32, 2, 5),
+    "tiny_sdt": Entry(SDT, SDTSizes(16, 2, LATE), 16, 3, 5),
 }
 
 
 @pytest.fixture(autouse=True)
-def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "MODELS", registry.MODELS | TINY)
+def names() -> None:
+    for name, entry in TINY.items():
+        MODELS.register(name, entry)
     torch.manual_seed(0)
-    yield
 
 
 def _tiny(name: str, dtype: torch.dtype = torch.float64, **options: Any) -> TDFormer:

@@ -14,7 +14,7 @@ from nondeterministic import RAISING, SWITCHED, Used, among, documented
 import tdformer
 from tdformer import kernels
 from tdformer.options import NeuronOptions
-from tdformer.recompute import POLICIES
+from tdformer.policies import POLICIES
 
 CASES = [("reference", name) for name in ("tiny_hst_imagenet", "tiny_spikformer_dvs", "tiny_sdt")]
 

@@ -18,9 +18,8 @@ from cluster.build.model import example
 from cluster.errors import RunError
 from cluster.results.export import program
 from cluster.results.program import read_program
-from tdformer import registry
-from tdformer.backbones import SDTSizes, SpikformerSizes
-from tdformer.registry import Entry
+from tdformer import create_model
+from tdformer.backbones import MODELS, SDT, Entry, SDTSizes, Spikformer, SpikformerSizes
 
 Records = dict[str, bytes]
 GRAPH, WEIGHTS, CONSTANTS = (
@@ -176,16 +175,14 @@ def test_an_export_is_read(small: tuple[Small, Records], tmp_path: Path) -> None
         ("small_spikformer", {"neuron": "plif", "border_dtype": "bf16"}),
     ],
 )
-def test_the_other_backbones_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any]
-) -> None:
+def test_the_other_backbones_are_read(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     """Where a model gains an operator, `OPERATORS` does; `test_exported_files` reads a QKFormer."""
     small = {
-        "small_sdt": Entry(SDTSizes(16, 1, (False, False, True, True)), 16, 3, 5, 2),
-        "small_spikformer": Entry(SpikformerSizes(16, 1, 2, (True,) * 4), 32, 2, 5, 2),
+        "small_sdt": Entry(SDT, SDTSizes(16, 1, (False, False, True, True)), 16, 3, 5, 2),
+        "small_spikformer": Entry(Spikformer, SpikformerSizes(16, 1, 2, (True,) * 4), 32, 2, 5, 2),
     }
-    monkeypatch.setattr(registry, "MODELS", registry.MODELS | small)
-    model = registry.create_model(name, segments=2, feedback="all", **options).eval()
+    MODELS.register(name, small[name])
+    model = create_model(name, segments=2, feedback="all", **options).eval()
     torch.export.save(program(model, 2), tmp_path / "m.pt2")
     images = torch.rand_like(example(model, 2))
     with torch.no_grad():
