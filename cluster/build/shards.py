@@ -9,6 +9,8 @@ from pathlib import Path
 from pipelines.classes import mapping
 from pipelines.errors import DataError
 from pipelines.raw import catalog, fashion_mnist
+from pipelines.raw.folders import FolderDataset
+from pipelines.raw.imagenet import ImageNet
 from pipelines.remote import Remote, is_remote
 from pipelines.store import beton_writer as beton
 from pipelines.store import index
