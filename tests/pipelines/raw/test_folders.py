@@ -79,7 +79,7 @@ PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 from pipelines.raw import catalog
-from pipelines.store import tar_writer as shards
+from pipelines.store import tar_writer
 def progress(done, of):
     if done == 60:
         os.kill(os.getpid(), signal.SIGKILL)
