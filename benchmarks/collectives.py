@@ -35,6 +35,7 @@ from cluster.build.shards import write_shards
 from cluster.config import load
 from cluster.run.folder import RunFolder
 from pipelines.loader import train_loader
+from pipelines.order import Share
 from tdformer.norm import BatchNorm
 
 from . import machine, table
@@ -181,12 +182,7 @@ def rank(number: int, folder: str, cases: list[Case]) -> None:
         batches = train_loader(
             trainer.data,
             trainer.state.cursor,
-            rank=number,
-            world=world,
-            micro_batch=trainer.plan.micro_batch,
-            accumulation=trainer.plan.accumulation,
-            augment=None,
-            workers=0,
+            Share(trainer.plan.micro_batch, trainer.plan.accumulation, number, world),
         )
         trainer.engine.train()
         with (

@@ -39,13 +39,13 @@ from torch.utils.data import DataLoader
 from pipelines import order
 from pipelines.loader import to_device, train_loader
 from pipelines.raw import catalog
-from pipelines.samples import Samples
+from pipelines.samples import Box, Samples
 from pipelines.store import beton_writer as beton
 from pipelines.store import tar_writer as shards
 from pipelines.store.beton import BetonDataset
 from pipelines.store.tars import TarDataset
 from pipelines.views.augment import Augment
-from pipelines.views.boxes import Box, View
+from pipelines.views.boxes import View
 from pipelines.views.pictures import crop, decode, resized
 from pipelines.views.vision import torchvision
 
@@ -163,14 +163,7 @@ def ours(
     """As `tdformer train` reads them: bicubic, bytes, which become floats on the device."""
     data = data or photos.data
     cursor = order.Cursor(0, 0, 0, BATCH, data.digest)
-    options: dict[str, Any] = {
-        "rank": 0,
-        "world": 1,
-        "micro_batch": BATCH,
-        "accumulation": 1,
-        "workers": photos.workers,
-    }
-    yield from train_loader(data, cursor, augment=augment, view=View(SIZE), **options)
+    yield from train_loader(data, cursor, order.Share(BATCH), augment=augment, workers=photos.workers, view=View(SIZE))
 
 
 def ours_from_ffcv(photos: Photographs) -> Iterator[Any]:

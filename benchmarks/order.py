@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> None:
             cursor = order.Cursor(0, 1, len(data) // 512 // 2, 512, data.digest)
             cursor.check(data.digest)
             again = order.permutation(cursor.seed, cursor.epoch, len(data))
-            ((_, first),) = order.share(order.global_batch(again, cursor.step, 512), 3, 8, 64)
+            ((_, first),) = order.Share(64, rank=3, world=8).of(order.global_batch(again, cursor.step, 512))
             resumed = time.perf_counter()
             assert np.array_equal(first, permuted[cursor.step * 512 + 192 :][:64])
             moments = (begun, read, opened, shuffled, resumed)

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from . import order
-from .errors import DataError
-from .samples import Samples, Seen
-from .workers import Augmentation, Reading, Workers
+from .samples import Augmentation, Samples, Seen
+from .workers import Reading, Workers
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images uint8 `[B, C, H, W]` or frames of counts int16 `[B, T, 2, H, W]`, labels `[B]`, sample ids `[B]`; position
-    of the first in its global batch.
+    """images uint8 `[B, C, H, W]`, or what another view sees, such as counts int16 `[B, T, 2, H, W]`; labels `[B]`,
+    sample ids `[B]`; position of the first in its global batch.
 
     damaged: what could not be read and why, by id; `ids` has those that stand in.
     """
@@ -55,13 +54,10 @@ def _batches(
 def train_loader(
     data: Samples,
     cursor: order.Cursor,
+    share: order.Share,
     *,
-    rank: int,
-    world: int,
-    micro_batch: int,
-    accumulation: int,
-    augment: Augmentation | None,
-    workers: int | Workers,
+    augment: Augmentation | None = None,
+    workers: int | Workers = 0,
     view: Seen | None = None,
     skip: bool = False,
     window: int | None = None,
@@ -74,21 +70,16 @@ def train_loader(
     """
     permuted = order.epoch_order(cursor, data.shard_of, window)
     size = cursor.global_batch
-    if micro_batch * accumulation * world != size:
-        raise DataError(
-            f"a global batch of {size} is not {world} ranks x {accumulation} micro-batches of {micro_batch}; "
-            "choose sizes that multiply"
-        )
     asked = [
         (ids, position)
         for step in range(cursor.step, order.steps_per_epoch(len(data), size))
-        for position, ids in order.share(order.global_batch(permuted, step, size), rank, world, micro_batch)
+        for position, ids in share.of(order.global_batch(permuted, step, size))
     ]
     windows = order.windows(cursor.seed, cursor.epoch, order.shards_in(data.shard_of), window)
     how = Reading(view, augment, cursor.epoch, cursor.seed if skip else None, frozenset(cursor.damaged), windows)
     batches = _batches(data, how, asked, workers)
-    for _ in range(0, len(asked), accumulation):
-        yield [next(batches) for _ in range(accumulation)]
+    for _ in range(0, len(asked), share.accumulation):
+        yield [next(batches) for _ in range(share.accumulation)]
 
 
 NOT_COUNTED = -100
@@ -98,10 +89,10 @@ NOT_COUNTED = -100
 def eval_loader(
     data: Samples,
     *,
-    rank: int,
-    world: int,
     batch_size: int,
-    workers: int | Workers,
+    rank: int = 0,
+    world: int = 1,
+    workers: int | Workers = 0,
     view: Seen | None = None,
 ) -> Iterator[Batch]:
     """This rank's share of all samples, each on exactly one rank; the last batch may be smaller.
@@ -126,9 +117,9 @@ def to_device(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """uint8 `[B, C, H, W]` -> normalised `dtype` `[B, C, H, W]` on the device: a quarter of the bytes travel. Counts,
-    int16 `[B, T, 2, H, W]`, as they are."""
-    if images.dtype == torch.int16:
+    """uint8 `[B, ..., C, H, W]` -> normalised `dtype` on the device: a quarter of the bytes travel. Anything else, such
+    as counts, as it is."""
+    if images.dtype != torch.uint8:
         return images.to(device, non_blocking=True).to(dtype)
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(-1, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(-1, 1, 1)

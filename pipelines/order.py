@@ -64,19 +64,29 @@ def global_batch(order: Ids, step: int, size: int) -> Ids:
     return order[step * size : (step + 1) * size]
 
 
-def share(batch: Ids, rank: int, world: int, micro_batch: int) -> list[tuple[int, Ids]]:
-    """What one of `world` ranks takes of a global batch: its micro-batches, each with the position of its first sample.
+@dataclass(frozen=True)
+class Share:
+    """What one of `world` ranks takes of each global batch: `accumulation` micro-batches of `micro_batch` samples."""
 
-    The micro-batches that all ranks compute at the same time lie side by side, rank after rank: so the images that
-    BatchNorm normalises together can be the same ones on any number of ranks. Raises DataError when it does not divide.
-    """
-    if len(batch) % (world * micro_batch):
-        raise DataError(
-            f"a global batch of {len(batch)} is not made of micro-batches of {micro_batch} on {world} ranks; choose "
-            "sizes that divide it"
-        )
-    starts = range(rank * micro_batch, len(batch), world * micro_batch)
-    return [(start, batch[start : start + micro_batch]) for start in starts]
+    micro_batch: int
+    accumulation: int = 1
+    rank: int = 0
+    world: int = 1
+
+    def of(self, batch: Ids) -> list[tuple[int, Ids]]:
+        """The micro-batches of a global batch, each with the position of its first sample.
+
+        Those that all ranks compute at the same time lie side by side, rank after rank: so the images that BatchNorm
+        normalises together can be the same ones on any number of ranks. Raises DataError where they do not multiply.
+        """
+        together = self.world * self.micro_batch
+        if len(batch) != self.accumulation * together:
+            raise DataError(
+                f"a global batch of {len(batch)} is not {self.world} ranks x {self.accumulation} micro-batches of "
+                f"{self.micro_batch}; choose sizes that multiply"
+            )
+        starts = range(self.rank * self.micro_batch, len(batch), together)
+        return [(start, batch[start : start + self.micro_batch]) for start in starts]
 
 
 def validation_share(n: int, rank: int, world: int) -> Ids:

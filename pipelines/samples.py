@@ -1,32 +1,38 @@
-"""What every reader offers: the samples of one split, by number."""
+"""What every reader offers, the samples of one split by number, and what a kind of sample is."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .events import Events
 from .remote import Remote
+from .settings import Settings
 
+T = TypeVar("T")
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 """top, left, height, width in pixels of the picture: int where the box is cut out before it is resized, float where it
 has parts of a pixel and what lies around it is seen by the filter."""
+Augmentation = Callable[[Array, int, int], Array]
+"""Of a sample as it is seen, the epoch and the sample's id. Like a view it is pickled on its way to data workers: a
+function of a module, or an instance of a class of one."""
 
 
 class Samples(Protocol):
-    """shape (C, H, W), H and W 0 where every picture has its own; mean and std of each channel, scaled to 0..1;
+    """shape (C, H, W), H and W 0 where every sample has its own; mean and std of each channel, scaled to 0..1;
     digest of the index, so two sets that differ differ in it, and columns of its table alone. Reading raises DataError,
     naming the sample.
 
-    Samples are pictures, read by `image` and `crop`, or, where C is 2 (OFF and ON), events, read as `Recorded`."""
+    Pictures are read by `image` and `crop`; samples of other kinds from their bytes, where the reader is `Encoded`."""
 
+    kind: Kind
     digest: str
     columns: str
     class_names: list[str]
@@ -78,11 +84,12 @@ class Samples(Protocol):
 
 
 @runtime_checkable
-class Recorded(Protocol):
-    """A reader of events."""
+class Encoded(Protocol):
+    """A reader that has the bytes of each sample as they were written."""
 
-    def events(self, i: int) -> Events:
-        """Sample i. Raises DataError, naming it."""
+    def decoded(self, i: int, how: Callable[[bytes], T]) -> T:
+        """What `how` makes of the bytes of sample i, compared with its checksum before. Raises DamagedSample, naming
+        the sample, for another checksum and where `how` raises DataError."""
         ...
 
 
@@ -99,10 +106,32 @@ class Seen(Protocol):
         ...
 
     def see(self, data: Samples, i: int, epoch: int | None) -> Array:
-        """Sample i in an epoch of training, or, None, in evaluation: `[..., C, H, W]`."""
+        """Sample i in an epoch of training, or, None, in evaluation: a picture `[C, H, W]`, or frames in time
+        `[T, C, H, W]`; uint8 to be normalised by mean and std, anything else is taken as it is."""
         ...
 
 
-def has_events(data: Samples) -> bool:
-    """Whether the samples are events, and not pictures."""
-    return data.shape[0] == 2
+class Kind(ABC):
+    """What samples are and how they come to a model. Known by its name, which an index keeps; see `kinds.KINDS`.
+
+    pictures: whether they are read by `image` and `crop`: what FFCV copies, and what corruptions are of. settings:
+    those of `settings.OF_A_KIND` that are for this one; a configuration that sets others is refused.
+    """
+
+    name: str
+    pictures: bool = False
+    settings: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def measure(self, content: bytes, channels: int, max_pixels: int) -> tuple[int, int, int]:
+        """(C, H, W) of a sample from its bytes in a shard, before it is written there. channels: of its data set.
+        Raises DataError for what does not decode as one, or has more than max_pixels pixels."""
+
+    @abstractmethod
+    def view(self, data: Samples, settings: Settings) -> Seen | None:
+        """How samples are brought to one shape; None: as `image` reads them. Raises DataError where that cannot work,
+        such as many sizes and none named."""
+
+    @abstractmethod
+    def augmentation(self, data: Samples, settings: Settings) -> Augmentation | None:
+        """Of training, after the view. Raises DataError where it cannot work on these samples."""

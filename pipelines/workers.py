@@ -24,11 +24,8 @@ import torch
 
 from .errors import DamagedSample, DataError
 from .order import Ids
-from .samples import Array, Samples, Seen
+from .samples import Array, Augmentation, Samples, Seen
 from .stand_in import StandIns
-
-Augmentation = Callable[[Array, int, int], Array]
-"""Of a sample, the epoch and the sample's id."""
 
 
 @dataclass(frozen=True)

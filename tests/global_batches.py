@@ -7,18 +7,14 @@ from typing import Any
 import torch
 
 from pipelines.loader import Batch, train_loader
-from pipelines.order import Cursor
+from pipelines.order import Cursor, Share
 from pipelines.samples import Samples
 
 
 def global_batches(data: Samples, at: Cursor, world: int = 1, accumulation: int = 1, **options: Any) -> list[Batch]:
     """Every one from the cursor on, the micro-batches of all ranks by their positions. options: of `train_loader`."""
     micro = at.global_batch // world // accumulation
-    asked: dict[str, Any] = {"augment": None, "workers": 0} | options
-    ranks = [
-        train_loader(data, at, rank=rank, world=world, micro_batch=micro, accumulation=accumulation, **asked)
-        for rank in range(world)
-    ]
+    ranks = [train_loader(data, at, Share(micro, accumulation, rank, world), **options) for rank in range(world)]
     whole = []
     for lists in zip(*ranks, strict=True):
         assert [len(batches) for batches in lists] == [accumulation] * world

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipelines.classes import mapping
 from pipelines.loader import NOT_COUNTED, eval_loader, time_first, to_device
-from pipelines.samples import Samples, Seen, has_events
+from pipelines.samples import Samples, Seen
 from pipelines.views.boxes import View
 from pipelines.views.corrupted import Made, published
 from pipelines.views.corruptions import BENCHMARK, SEVERITIES
@@ -103,8 +103,9 @@ def evaluate_run(
     data = opened(config, "test")
     check_kind(config.data, data)
     numbers = class_numbers(saved.get("classes"), data, found)
-    if corruptions and has_events(data):
-        raise RunError(f"--corruptions are of pictures, and the samples in {data.folder} are events; leave them out")
+    if corruptions and not data.kind.pictures:
+        what = f"the samples in {data.folder} are {data.kind.name}"
+        raise RunError(f"--corruptions are of pictures, and {what}; leave them out")
     source = published(corrupted_set, data) if corrupted_set else Made(data, config.seed)
     kinds = source.kinds if list(corruptions) == ["all"] else tuple(corruptions)
     for kind in kinds:

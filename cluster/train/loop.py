@@ -20,7 +20,7 @@ import tdformer
 from pipelines.classes import mapping
 from pipelines.errors import DataError
 from pipelines.loader import Batch, time_first, to_device, train_loader
-from pipelines.order import Cursor, epoch_order, global_batch, steps_per_epoch
+from pipelines.order import Cursor, Share, epoch_order, global_batch, steps_per_epoch
 from pipelines.views.mix import mix, soft_targets
 from pipelines.workers import Workers
 from tdformer.measure import Firing, measure_firing
@@ -161,10 +161,7 @@ class Trainer:
             batches = train_loader(
                 self.data,
                 state.cursor,
-                rank=self.rank,
-                world=self.world,
-                micro_batch=self.plan.micro_batch,
-                accumulation=self.plan.accumulation,
+                Share(self.plan.micro_batch, self.plan.accumulation, self.rank, self.world),
                 augment=self.augment,
                 workers=self.workers,
                 view=self.view,

@@ -154,7 +154,8 @@ class Files:
         return mark_of(path, int(self.labels[i]))
 
     def path(self, i: int) -> Path:
-        return self.folder / self.class_names[self.labels[i]] / os.fsdecode(self.names[i])
+        name: bytes = self.names[i]
+        return self.folder / self.class_names[int(self.labels[i])] / os.fsdecode(name)
 
 
 FOLDER = DATASETS.register(FolderDataset("folder", (3, 0, 0), *IMAGENET_STATISTICS))

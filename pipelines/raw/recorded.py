@@ -34,6 +34,7 @@ class Part:
 class EventDataset(Dataset):
     """A data set of recordings; listing(split, source): the parts that are its samples."""
 
+    kind: str = field(default="events", kw_only=True)
     class_names: tuple[str, ...]
     listing: Callable[[str, Path], list[Part]]
 
@@ -48,6 +49,8 @@ class EventDataset(Dataset):
 @dataclass(frozen=True)
 class EventFolder(FolderDataset):
     """As FolderDataset, of .aedat and .npz recordings."""
+
+    kind: str = field(default="events", kw_only=True)
 
     def _opened(self, files: Files) -> Source:
         parts = [Part(files.path(i), int(files.labels[i])) for i in range(len(files))]

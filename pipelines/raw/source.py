@@ -54,6 +54,7 @@ class Dataset(ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     splits: tuple[str, ...] = field(default=("train", "test"), kw_only=True)
+    kind: str = field(default="pictures", kw_only=True)
 
     @abstractmethod
     def _open(self, split: str, source: Path | None) -> Source: ...

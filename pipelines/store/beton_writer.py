@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from .. import disk
 from ..errors import DataError
-from ..samples import has_events
 from . import ours
 from .tars import TarDataset
 
@@ -66,8 +65,8 @@ def write(
     if max_side is not None and stored == "files":
         raise DataError("original files keep their size; leave max-side out, or store pixels")
     data = TarDataset(folder)
-    if has_events(data):
-        raise DataError(f"{folder} holds events, of which there is no FFCV copy; train from the shards")
+    if not data.kind.pictures:
+        raise DataError(f"{folder} holds {data.kind.name}, of which there is no FFCV copy; train from the shards")
     final = path(folder)
     check(folder)
     for left in ours.unfinished(folder, folder.name):  # by a writer that was killed
@@ -128,7 +127,8 @@ def _sizes(data: TarDataset, stored: str, max_side: int | None) -> NDArray[np.fl
     height, width = (data.table[side].astype(float) for side in ("height", "width"))
     longer = np.maximum(height, width)
     scale = np.minimum(1, (max_side or np.inf) / longer)
-    return data.shape[0] * height * width * scale**2
+    bytes_of: NDArray[np.float64] = data.shape[0] * height * width * scale**2
+    return bytes_of
 
 
 class _Source:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from ..classes import mapping
 from ..errors import DataError
+from ..kinds import KINDS, unnamed
 from ..remote import Remote
+from ..samples import Kind
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class Index:
             self.dataset: str = self.facts["dataset"]
             """The name of what was converted."""
             channels, height, width = self.facts["shape"]
+            self.kind = self._kind(channels)
             self.shape: tuple[int, int, int] = (channels, height, width)
             """(C, H, W) of every picture; H and W are 0 where each has its own."""
             self.mean: list[float] = self.facts["mean"]
@@ -109,6 +112,15 @@ class Index:
             """Name and size in bytes of each shard."""
             if not trusted:
                 self._check(count)
+
+    def _kind(self, channels: int) -> Kind:
+        name = self.facts.get("kind", unnamed(channels).name)
+        if name not in KINDS.names():
+            raise DataError(
+                f"{self.folder / INDEX} has samples of kind {name!r}, which nothing here reads; name the module that "
+                "registers it under plugins"
+            )
+        return KINDS.get(name)
 
     def _check(self, count: int) -> None:
         """That the table is the one that `count` samples were told of; and that the index, which may be a stranger's,

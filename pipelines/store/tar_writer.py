@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset import TarWriter
 
-from .. import disk, events
+from .. import disk
 from ..errors import DataError
+from ..kinds import KINDS, unnamed
 from ..raw.source import Dataset, Sample, Source
-from ..views.pictures import MAX_PIXELS, decode
+from ..views.pictures import MAX_PIXELS
 from . import ours
 from .index import AGAIN, COLUMNS, FORMAT, INDEX, TABLE, facts_digest, table_digest
 from .tars import TarDataset
@@ -200,20 +201,12 @@ class _Job:
         if not 0 <= sample.label < classes:
             raise DataError(f"{place} has label {sample.label}, outside 0..{classes - 1}")
         try:
-            shape = _shape(sample, channels, self.max_pixels)
+            shape = KINDS.get(self.dataset.kind).measure(sample.content, channels, self.max_pixels)
             if any(size) and list(shape[1:]) != size:
                 raise DataError(f"decodes to {list(shape)} instead of {list(self.dataset.shape)}")
         except DataError as error:
             raise DataError(f"{place} {error}") from error
         return shape[1], shape[2]
-
-
-def _shape(sample: Sample, channels: int, max_pixels: int) -> tuple[int, ...]:
-    """(C, H, W) of a sample. Raises DataError when it does not decode."""
-    if sample.extension == "npz":
-        recording = events.decode(sample.content)
-        return 2, recording.height, recording.width
-    return decode(sample.content, channels, max_pixels).shape
 
 
 def _in_parallel(processes: int, job: _Job, asked: list[tuple[int, range]]) -> Iterator[Shard | list[str]]:
@@ -259,6 +252,8 @@ def write_index(dataset: Dataset, opened: Source, split: str, folder: Path, done
         "shards": [shard.facts for shard in done],
         "columns": table_digest(columns),
     }
+    if dataset.kind != unnamed(dataset.shape[0]).name:  # which older indexes do not have, so their bytes stay
+        facts["kind"] = dataset.kind
     if titles := getattr(opened, "class_titles", None):
         facts["class_titles"] = list(titles)
     facts["digest"] = facts_digest(facts)

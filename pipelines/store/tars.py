@@ -11,20 +11,20 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TOO_MANY_FILES, DamagedSample, DataError, too_many_files
-from ..events import Events
-from ..events import decode as decode_events
 from ..remote import Remote
 from ..samples import Box, Pixels
 from ..views.pictures import crop, decode
 from .ahead import Ahead
 from .cache import Cache, Item
 from .index import AGAIN, TABLE, Index, readable
+
+T = TypeVar("T")
 
 
 class _Tars(Index):
@@ -62,30 +62,29 @@ class _Tars(Index):
     def image(self, i: int) -> Pixels:
         """Sample i decoded, uint8 `[C, H, W]`."""
         size = self.size(i)
-        return self._decoded(i, lambda content: decode(content, self.shape[0], math.prod(size)), size)
+        return self._picture(i, lambda content: decode(content, self.shape[0], math.prod(size)), size)
 
     def crop(self, i: int, box: Box, size: int) -> Pixels:
         """A box of sample i at size x size, uint8 `[C, H, W]`."""
         most = math.prod(self.size(i))
-        return self._decoded(i, lambda content: crop(content, self.shape[0], box, size, most), (size, size))
+        return self._picture(i, lambda content: crop(content, self.shape[0], box, size, most), (size, size))
 
-    def events(self, i: int) -> Events:
-        """Sample i of a set of events."""
+    def decoded(self, i: int, how: Callable[[bytes], T]) -> T:
+        """See `Encoded`."""
         content, _ = self.read(i)
         try:
-            return decode_events(content)
+            return how(content)
         except DataError as error:
             raise DamagedSample(f"{self._place(i)} {error}; {AGAIN}") from error
 
-    def _decoded(self, i: int, how: Callable[[bytes], Pixels], size: tuple[int, int]) -> Pixels:
-        content, _ = self.read(i)
-        try:
+    def _picture(self, i: int, how: Callable[[bytes], Pixels], size: tuple[int, int]) -> Pixels:
+        def checked(content: bytes) -> Pixels:
             pixels = how(content)
             if pixels.shape != (self.shape[0], *size):
                 raise DataError(f"decodes to {list(pixels.shape)} instead of {[self.shape[0], *size]}")
-        except DataError as error:
-            raise DamagedSample(f"{self._place(i)} {error}; {AGAIN}") from error
-        return pixels
+            return pixels
+
+        return self.decoded(i, checked)
 
     def _bytes(self, i: int) -> bytes:
         shard = int(self.table["shard"][i])

@@ -148,6 +148,7 @@ class _Like:
     def __init__(
         self, clean: Samples, folder: Path | Remote, labels: NDArray[np.int32], shape: tuple[int, int, int]
     ) -> None:
+        self.kind = clean.kind
         self.folder, self.digest, self.columns = folder, f"{clean.digest} {folder}", clean.columns
         self.class_names, self.classes = clean.class_names, clean.classes
         self.mean, self.std, self.labels, self.shape = clean.mean, clean.std, labels, shape
@@ -200,7 +201,7 @@ class _Stored(_Like):
 class _Made(_Like):
     def __init__(self, clean: Samples, kind: str, severity: int, seed: int) -> None:
         super().__init__(clean, clean.folder, clean.labels, clean.shape)
-        self.clean, self.kind, self.severity, self.seed = clean, kind, severity, seed
+        self.clean, self.corruption, self.severity, self.seed = clean, kind, severity, seed
 
     @property
     def shard_of(self) -> NDArray[np.int32]:
@@ -220,7 +221,9 @@ class _Made(_Like):
         return self._corrupted(self.clean.crop(i, box, size), i)
 
     def _corrupted(self, image: Pixels, i: int) -> Pixels:
-        return corrupt(image, self.kind, self.severity, corruption_rng(self.seed, self.kind, self.severity, i))
+        return corrupt(
+            image, self.corruption, self.severity, corruption_rng(self.seed, self.corruption, self.severity, i)
+        )
 
 
 def _check(of: CorruptedSet, folder: Path, kind: str, severity: int) -> None:

@@ -83,7 +83,8 @@ def _library() -> dict[str, Any]:
             "opencv-python-headless over it where libGL is missing"
         ) from error
     cv2.setNumThreads(0)  # they do not survive the fork of a data worker
-    return corruption_dict
+    library: dict[str, Any] = corruption_dict
+    return library
 
 
 @contextmanager

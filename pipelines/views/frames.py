@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ..draws import AUGMENT
 from ..errors import DamagedSample, DataError
-from ..events import Events
-from ..samples import Recorded, Samples
+from ..events import Events, decode
+from ..samples import Encoded, Samples
 
 Frames = NDArray[np.int16]
 
@@ -61,9 +61,9 @@ class FrameView:
 
     def see(self, data: Samples, i: int, epoch: int | None) -> Frames:
         """Sample i, int16 `[T, 2, H, W]`: the same in every epoch. Raises DataError, naming it."""
-        if not isinstance(data, Recorded):
+        if not isinstance(data, Encoded):
             raise DataError(f"{data.folder} is not read as events; set data.format=webdataset")
-        events = data.events(i)
+        events = data.decoded(i, decode)
         try:
             return integrate(events, self.time_steps, self.by, self.grid)
         except DataError as error:

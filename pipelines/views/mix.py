@@ -63,5 +63,5 @@ def mix(
 
 def _blend(x: Tensor, keep: Tensor) -> Tensor:
     """Each of a pair, `[2P, ...]`, with `keep` `[P, ...]` of itself and the rest of its partner."""
-    pairs = x.unflatten(0, (-1, 2))
+    pairs = x.view(-1, 2, *x.shape[1:])
     return (pairs * keep + pairs.flip(1) * (1 - keep)).flatten(0, 1)

@@ -93,7 +93,8 @@ def _decoded(
             if rows is not None and (frame := _frame(content)) and (first := rows // 16 * 16 + 16) < height:
                 return _first_rows(content, frame, space, (first, width))
             smallest = {"min_height": math.ceil(height / less), "min_width": math.ceil(width / less)}
-            return simplejpeg.decode_jpeg(content, space, **smallest)
+            whole: Pixels = simplejpeg.decode_jpeg(content, space, **smallest)
+            return whole
     except ValueError as error:
         if "Premature end" in str(error):  # Pillow would take zeros for pixels
             raise DataError("does not decode as a picture (it ends too early)") from error

@@ -116,9 +116,7 @@ class Killer(Augment):
 
 
 def test_a_worker_that_is_killed_is_one_line(data: TarDataset):
-    loader = train_loader(
-        data, cursor(data), rank=0, world=1, micro_batch=48, accumulation=1, augment=Killer(), workers=1
-    )
+    loader = train_loader(data, cursor(data), order.Share(48), augment=Killer(), workers=1)
     with pytest.raises(DataError, match="a data worker died .*; free memory, or make data.workers smaller") as error:
         next(loader)
     assert "\n" not in str(error.value)
@@ -172,12 +170,7 @@ def test_batches_that_do_not_multiply_are_refused(data, size: int, world: int, m
     loader = train_loader(
         data,
         cursor(data, size=size),
-        rank=0,
-        world=world,
-        micro_batch=micro,
-        accumulation=accumulation,
-        augment=None,
-        workers=0,
+        order.Share(micro, accumulation, world=world),
     )
     with pytest.raises(DataError, match=f"a global batch of {size} is not {world} ranks x {accumulation} micro-batch"):
         next(loader)

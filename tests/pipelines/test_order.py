@@ -54,7 +54,7 @@ def test_any_ranks_and_micro_batches_see_the_same_global_batches(
     assert order.steps_per_epoch(n, size) == 3
     for step in range(3):
         batch = order.global_batch(permuted, step, size)
-        shares = [order.share(batch, rank, world, micro) for rank in range(world)]
+        shares = [order.Share(micro, accumulation, rank, world).of(batch) for rank in range(world)]
         assert [len(share) for share in shares] == [accumulation] * world
         at_once = [part for parts in zip(*shares, strict=True) for part in parts]  # all ranks' first, then their second
         assert [position for position, _ in at_once] == list(range(0, size, micro))
@@ -107,9 +107,10 @@ def test_a_rank_needs_its_share_of_a_windows_shards():
     """50 shards of 1,000 samples, 8 at a time, 8 ranks, a batch of 512: all would need 8 shards of each window."""
     shard_of = np.repeat(np.arange(50), 1000)
     cursor = order.Cursor(1, 0, 0, 512, "")
-    ids = order.epoch_order(cursor, shard_of, 8)
+    permuted = order.epoch_order(cursor, shard_of, 8)
     read_in = order.windows(1, 0, 50, 8)
-    shares = [order.share(order.global_batch(ids, step, 512), 3, 8, 64)[0][1] for step in range(97)]
+    rank = order.Share(64, rank=3, world=8)
+    shares = [ids for step in range(97) for _, ids in rank.of(order.global_batch(permuted, step, 512))]
     needed = set(shard_of[np.concatenate(shares)].tolist())
     assert len(needed) / (read_in.max() + 1) < 4
 
@@ -148,5 +149,5 @@ def test_cursor_survives_saving_and_refuses_other_data():
 
 @pytest.mark.parametrize(("world", "micro"), [(3, 1), (1, 4), (2, 3)])
 def test_what_does_not_divide_is_refused(world: int, micro: int):
-    with pytest.raises(DataError, match="10 is not made of micro-batches"):
-        order.share(np.arange(10), 0, world, micro)
+    with pytest.raises(DataError, match=f"10 is not {world} ranks x 2 micro-batches of {micro}; choose"):
+        order.Share(micro, 2, 0, world).of(np.arange(10))

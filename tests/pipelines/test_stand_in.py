@@ -74,7 +74,7 @@ def test_without_skip_and_in_evaluation_it_is_an_error(copy: Path):
     damage(data, [5])
     at = order.Cursor(0, 0, 0, 60, data.digest)
     with pytest.raises(DataError, match="sample 5 is damaged"):
-        list(train_loader(data, at, rank=0, world=1, micro_batch=60, accumulation=1, augment=None, workers=0))
+        list(train_loader(data, at, order.Share(60)))
     with pytest.raises(DataError, match="sample 5 is damaged"):
         list(eval_loader(data, rank=0, world=1, batch_size=60, workers=0))
 

@@ -26,8 +26,7 @@ AUGMENT = Augment(crop_padding=1, flip=0.5, erasing=0.3, seed=5)
 
 def epoch(data: Samples, number: int, workers: int | Workers, step: int = 0, micro: int = 48) -> Iterator[Batch]:
     at = order.Cursor(5, number, step, micro, data.digest)
-    sizes = {"rank": 0, "world": 1, "micro_batch": micro, "accumulation": 1}
-    for (batch,) in train_loader(data, at, augment=AUGMENT, workers=workers, **sizes):
+    for (batch,) in train_loader(data, at, order.Share(micro), augment=AUGMENT, workers=workers):
         yield batch
 
 
@@ -97,7 +96,7 @@ class Broken(Augment):
 
 def test_a_defect_keeps_its_traceback(data: TarDataset):
     at = order.Cursor(5, 0, 0, 48, data.digest)
-    batches = train_loader(data, at, rank=0, world=1, micro_batch=48, accumulation=1, augment=Broken(), workers=1)
+    batches = train_loader(data, at, order.Share(48), augment=Broken(), workers=1)
     with pytest.raises(RuntimeError, match=r"(?s)in a data worker.*test_workers.py.*KeyError: 'a defect of ours'"):
         next(batches)
 

@@ -174,14 +174,14 @@ def test_a_folder_of_recordings_of_every_format_and_size(tmp_path):
     shutil.copy(left / "a.npz", source / "test/right")
     data = TarDataset(shards.write(catalog.get("events"), "train", tmp_path / "shards", source=source))
     assert data.class_names == ["left", "right"] and data.shape == (2, 0, 0)
-    assert sorted((*data.size(i), len(data.events(i)), int(data.labels[i])) for i in range(4)) == [
+    assert sorted((*data.size(i), len(data.decoded(i, decode)), int(data.labels[i])) for i in range(4)) == [
         (128, 128, 1, 1),
         (128, 128, 2, 0),
         (128, 128, 2, 1),
         (180, 240, 2, 0),
     ]
     view = FrameView(2, "count", (64, 64))
-    assert [int(view.see(data, i, None).sum()) for i in range(4)] == [len(data.events(i)) for i in range(4)]
+    assert [int(view.see(data, i, None).sum()) for i in range(4)] == [len(data.decoded(i, decode)) for i in range(4)]
     with pytest.raises(DataError, match=r"train: sample \d: 150 x 150 is no size for events of 128 x 128"):
         [FrameView(2, "count", (150, 150)).see(data, i, None) for i in range(4)]
     np.savez(left / "e.npz", t=t, x=x, y=y, p=p)
@@ -212,7 +212,7 @@ def test_no_event_is_lost_from_the_file_to_the_frames(written: Path, source: Pat
         events = recordings.read_aedat3(part.path)
         inside = (events.t >= part.start) & (events.t < part.end)
         assert inside.sum() == 200 and data.labels[i] == part.label
-        assert rows(data.events(i)) == [row for row, kept in zip(rows(events), inside, strict=True) if kept]
+        assert rows(data.decoded(i, decode)) == [row for row, kept in zip(rows(events), inside, strict=True) if kept]
     for view in (VIEW, replace(VIEW, by="time"), FrameView(1, "count", (128, 128))):
         for batch in eval_loader(data, rank=0, world=1, batch_size=5, workers=0, view=view):
             assert batch.images.dtype == torch.int16 and batch.images.shape[1:] == (view.time_steps, 2, *view.grid)
@@ -245,11 +245,7 @@ def test_frames_of_an_epoch_are_the_same_on_any_ranks_and_workers(written: Path,
     def steps(world: int, workers: int) -> list[torch.Tensor]:
         micro = 8 // world // 2
         ranks = [
-            train_loader(
-                *(data, cursor),
-                **{"rank": r, "world": world, "micro_batch": micro, "accumulation": 2},
-                **{"augment": augment, "workers": workers, "view": VIEW},
-            )
+            train_loader(data, cursor, order.Share(micro, 2, r, world), augment=augment, workers=workers, view=VIEW)
             for r in range(world)
         ]
         at_once = [zip(*parts, strict=True) for parts in zip(*ranks, strict=True)]  # all ranks' first, their second
@@ -259,7 +255,7 @@ def test_frames_of_an_epoch_are_the_same_on_any_ranks_and_workers(written: Path,
     ids = order.permutation(5, 1, len(data)).reshape(2, 8)
     for images, batch in zip(expected, ids, strict=True):
         for image, i in zip(images, batch, strict=True):
-            assert np.array_equal(image, augment(integrate(data.events(int(i)), 4, size=(16, 16)), 1, int(i)))
+            assert np.array_equal(image, augment(integrate(data.decoded(int(i), decode), 4, size=(16, 16)), 1, int(i)))
     for world, workers in ((1, 2), (2, 0), (4, 1)):
         assert all(torch.equal(a, b) for a, b in zip(steps(world, workers), expected, strict=True))
 

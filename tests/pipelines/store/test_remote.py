@@ -57,11 +57,7 @@ def epoch(data, window: int, world: int = 1, workers: int = 0, step: int = 0) ->
         train_loader(
             data,
             at,
-            rank=rank,
-            world=world,
-            micro_batch=24 // world,
-            accumulation=1,
-            augment=None,
+            order.Share(24 // world, rank=rank, world=world),
             workers=workers,
             window=window,
         )
@@ -332,8 +328,7 @@ def test_workers_that_last_read_each_epoch_by_its_own_windows(server: fs.FileSer
 
     def batches(of: Samples, number: int, workers: int | Workers) -> Iterator[torch.Tensor]:
         at = order.Cursor(5, number, 0, 24, data.digest)
-        sizes = {"rank": 0, "world": 1, "micro_batch": 24, "accumulation": 1}
-        for (batch,) in train_loader(of, at, augment=None, workers=workers, window=1, **sizes):
+        for (batch,) in train_loader(of, at, order.Share(24), workers=workers, window=1):
             yield batch.images
 
     def opened(pid: int | None) -> set[str]:
