@@ -3,7 +3,7 @@
     python -m benchmarks.events [--rounds 9]
 
 The convolutions of hst_10_768 for one image of 224 x 224, T = 4, and of the quick start for 64. A ratio is the median
-over the rounds of PyTorch's time divided by that of finding and multiplying the events; `tdformer.kernels.events` takes
+over the rounds of PyTorch's time divided by that of finding and multiplying the events; `tdformer.kernels.sparse` takes
 events up to its DENSEST, from SMALLEST inputs, 2 PIXELS a plane and FEWEST channels out on.
 """
 
@@ -20,7 +20,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from tdformer.kernels import events
+from tdformer.kernels import sparse
 
 from . import machine, table
 
@@ -51,7 +51,7 @@ def ratio(shape: tuple[int, ...], density: float, rounds: int) -> float:
         begun = time.perf_counter()
         F.conv2d(x, weight, None, 1, kernel // 2)
         middle = time.perf_counter()
-        events.Events(x, kernel, kernel // 2).convolve(weight, None)
+        sparse.Events(x, kernel, kernel // 2).convolve(weight, None)
         found.append((middle - begun) / (time.perf_counter() - middle))
     return statistics.median(found[1:])
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tdformer.kernels import Norm
+from tdformer.kernels import Backend, Drive, Means, Norm
 from tdformer.options import NeuronOptions
 
 from . import machine, table
@@ -37,16 +37,17 @@ SHAPES: list[tuple[tuple[int, ...], bool]] = [
 ]
 
 
-def unit(backend: Any, y: Tensor, pool: bool, grad: Tensor | None) -> None:
+def unit(backend: Backend, y: Tensor, pool: bool, grad: Tensor | None) -> None:
     """Statistics and neuron, and with grad, that of the spikes, their gradients; y is then written over."""
     one, count, o = torch.ones(y.shape[2], device=y.device), y.numel() / y.shape[2], NeuronOptions()
     mean, var = backend.statistics(y.flatten(0, 1))
     invstd = (var + 1e-5).rsqrt()
     norm = Norm(mean, invstd, invstd, one - mean * invstd)
-    backend.fire(y, norm, None, one / o.tau, o, pool, STEPS)
+    drive = Drive(y, norm, None, one / o.tau, o, pool)
+    backend.fire(drive, STEPS)
     if grad is not None:
-        got = backend.fire_backward(y, norm, None, one / o.tau, o, pool, grad, None)
-        backend.norm_backward(y, norm, got.current, got.total / count, got.total_normal / count, pool)
+        got = backend.fire_backward(drive, grad, None)
+        backend.norm_backward(y, norm, got.current, Means(got.total / count, got.total_normal / count), pool)
 
 
 def moved(y: Tensor, spikes: Tensor, backward: bool) -> int:
@@ -56,7 +57,7 @@ def moved(y: Tensor, spikes: Tensor, backward: bool) -> int:
     return 2 * y.nbytes + spikes.nbytes + potential + backward * (3 * y.nbytes + spikes.nbytes + 2 * current)
 
 
-def seconds(device: str, backend: Any, *call: Any) -> float:
+def seconds(device: str, backend: Backend, *call: Any) -> float:
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     wait()
     begun = time.perf_counter()

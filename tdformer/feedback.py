@@ -65,7 +65,8 @@ class Processing(nn.Module):
     def forward(self, high: Tensor, state: State) -> Tensor:
         """high H_n `[T, B, C, H, W]` -> S_td, the same shape: O = SN(X . M), M broadcast over channels (Eq 20)."""
         decay = _decay if self.plif else None
-        return self.neuron(high, state, self.current, (self.w,), decay)
+        spikes: Tensor = self.neuron(high, state, self.current, (self.w,), decay)
+        return spikes
 
     def current(self, x: Tensor, w: Tensor) -> Tensor:
         """What drives the neuron, from the high-level spikes and the vector."""
@@ -117,4 +118,5 @@ class Control(nn.Module):
 
 
 def _project(x: Tensor, weight: Tensor) -> Tensor:
-    return F.conv2d(x.flatten(0, 1), weight).unflatten(0, x.shape[:2])
+    current: Tensor = F.conv2d(x.flatten(0, 1), weight).unflatten(0, x.shape[:2])
+    return current

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import kernels
+from .kernels import Drive
 from .options import NeuronOptions
 from .packing import bounded
 from .recompute import Tensors, again
@@ -26,14 +27,15 @@ class _LIF(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.options = o
         ctx.save_for_backward(current, membrane, decay)
-        return kernels.fire(current, None, membrane, decay, o, False, steps)
+        return kernels.fire(Drive(current, None, membrane, decay, o), steps)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         current, membrane, decay = ctx.saved_tensors
         grad_spikes, grad_membrane = grads
         assert grad_spikes is not None
-        got = kernels.fire_backward(current, None, membrane, decay, ctx.options, False, grad_spikes, grad_membrane)
+        drive = Drive(current, None, membrane, decay, ctx.options)
+        got = kernels.fire_backward(drive, grad_spikes, grad_membrane)
         return got.current.to(current.dtype), got.membrane, got.decay, None, None
 
 
@@ -70,7 +72,7 @@ def lif(
         math.prod(shape[channel + 1 :]) if channel else math.prod(shape[1:]),
         1,
     )
-    spikes, v = _LIF.apply(
+    spikes, v = _LIF.apply(  # type: ignore[no-untyped-call]
         current.reshape(shape[0], *grouped),
         None if membrane is None else membrane.reshape(grouped),
         decay_of(options, grouped[1], current, decay),

@@ -71,7 +71,7 @@ def again(call: Fire, state: State, key: str | None, inputs: Tensors, weights: T
     border = Border(state, membrane)
     output: Tensor
     if torch.is_grad_enabled() and (state.keep.packed or state.keep.rounded):
-        output, after = _Again.apply(call, border, len(inputs), membrane, *inputs, *weights)
+        output, after = _Again.apply(call, border, len(inputs), membrane, *inputs, *weights)  # type: ignore[no-untyped-call]
     else:
         output, after = call(membrane, inputs, weights)
         after = border.after(after)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from itertools import chain, islice, pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import kernels
 from .errors import ModelError
-from .kernels import Gradients, Norm
+from .kernels import Drive, Gradients, Means, Norm
 from .neuron import Neuron, decay_of
 from .norm import BatchNorm
 from .options import NeuronOptions
@@ -105,8 +105,15 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
     plan = _Plan(layer, neuron, state, x)
     border = Border(state, membrane)
     packed = [pack(x) if state.keep.packed and torch.is_grad_enabled() else None for x, _ in pairs]
-    output, after = _Unit.apply(
-        plan, border, packed, membrane, decay, layer.norm.weight, layer.norm.bias, layer.conv.bias, *sum(pairs, ())
+    output: Tensor
+    output, after = _Unit.apply(  # type: ignore[no-untyped-call]
+        _Call(plan, border, packed),
+        membrane,
+        decay,
+        layer.norm.weight,
+        layer.norm.bias,
+        layer.conv.bias,
+        *sum(pairs, ()),
     )
     if neuron is not None:
         carry(state, neuron.key, after)
@@ -148,7 +155,8 @@ class _Plan:
             )
             y = own if y is None else y.add_(own)
         assert y is not None
-        return y.unflatten(0, inputs[0].shape[:2])
+        output: Tensor = y.unflatten(0, inputs[0].shape[:2])
+        return output
 
     def convolve_backward(
         self, grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]
@@ -159,27 +167,45 @@ class _Plan:
         )
         return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
 
-    def fire(self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None) -> Any:
+    def fire(
+        self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Output `[T, B, C, h, w]` and the membrane after it."""
         if self.options is None:
             return kernels.current(y, norm, self.pool), None
-        if not self.across_batch:
-            return kernels.fire(y, norm, membrane, decay, self.options, self.pool, self.steps)
-        line = y.flatten(0, 1).unsqueeze(1)
-        spikes, after = kernels.fire(line, norm, membrane, decay, self.options, self.pool, len(line))
-        return spikes.view(*y.shape[:2], *spikes.shape[2:]), after
+        drive = self._drive(y, norm, membrane, decay)
+        spikes, after = kernels.fire(drive, len(drive.y) if self.across_batch else self.steps)
+        return spikes.view(*y.shape[:2], *spikes.shape[2:]) if self.across_batch else spikes, after
 
     def fire_backward(
         self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None, grad: Tensor, after: Tensor | None
     ) -> Gradients:
+        """From the gradients of both outputs of `fire`."""
         if self.options is None:
             real = grad.to(kernels.real(y)).contiguous()
             return Gradients(real, None, real, *kernels.current_backward(y, norm, real, self.pool))
+        drive = self._drive(y, norm, membrane, decay)
         if not self.across_batch:
-            return kernels.fire_backward(y, norm, membrane, decay, self.options, self.pool, grad, after)
-        line, grad_line = y.flatten(0, 1).unsqueeze(1), grad.flatten(0, 1).unsqueeze(1)
-        got = kernels.fire_backward(line, norm, membrane, decay, self.options, self.pool, grad_line, after)
+            return kernels.fire_backward(drive, grad, after)
+        got = kernels.fire_backward(drive, _line(grad), after)
         return got._replace(current=got.current.view(*y.shape[:2], *got.current.shape[2:]))
+
+    def _drive(self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None) -> Drive:
+        assert decay is not None and self.options is not None
+        return Drive(_line(y) if self.across_batch else y, norm, membrane, decay, self.options, self.pool)
+
+
+def _line(x: Tensor) -> Tensor:
+    """Time and batch as one sequence: `[T, B, ...]` -> `[T B, 1, ...]`."""
+    return x.flatten(0, 1).unsqueeze(1)
+
+
+class _Call(NamedTuple):
+    """What `_Unit` is given besides tensors; packed: of each pair's input, where that is what is kept."""
+
+    plan: _Plan
+    border: Border
+    packed: list[tuple[Tensor, Layout] | None]
 
 
 class _Unit(torch.autograd.Function):
@@ -188,9 +214,7 @@ class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        plan: _Plan,
-        border: Border,
-        packed: list[tuple[Tensor, Layout] | None],
+        call: _Call,
         membrane: Tensor | None,
         decay: Tensor | None,
         gamma: Tensor,
@@ -198,6 +222,7 @@ class _Unit(torch.autograd.Function):
         bias: Tensor | None,
         *pairs: Tensor,
     ) -> tuple[Tensor, Tensor | None]:
+        plan, border, packed = call
         inputs, weights = pairs[::2], pairs[1::2]
         with exact(inputs[0]):
             ys = [plan.convolve([x[:, part] for x in inputs], weights, bias) for _, part in plan.slices]
@@ -211,11 +236,12 @@ class _Unit(torch.autograd.Function):
                 norms.append(norm)
                 outputs.append(output)
                 afters.append(after)
-            output, after = _joined(outputs, 1), _joined(afters, 0)
+            whole, after = _joined(outputs, 1), _joined(afters, 0)
+        assert whole is not None
         ctx.plan, ctx.border, ctx.rerun = plan, border, _membrane_after
         ctx.layouts = [None if p is None else p[1] for p in packed]
         ctx.set_materialize_grads(False)
-        ctx.output = output.shape
+        ctx.output = whole.shape
         ctx.save_for_backward(
             border.to_keep(membrane),
             decay,
@@ -225,7 +251,7 @@ class _Unit(torch.autograd.Function):
             *weights,
             *(x if p is None else p[0] for x, p in zip(inputs, packed, strict=True)),
         )
-        return output, border.after(after)
+        return whole, border.after(after)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -236,8 +262,9 @@ class _Unit(torch.autograd.Function):
         if grad is None and after is not None:  # only the potential is used
             grad = after.new_zeros(ctx.output, dtype=plan.dtype)
         assert grad is not None
+        _, _, _, _, _, _, *pairs = ctx.needs_input_grad
         with exact(grad):
-            return None, None, None, *_gradients(plan, saved, membrane, grad, after, ctx.count, ctx.needs_input_grad)
+            return None, *_gradients(saved, membrane, grad, after, list(zip(pairs[::2], pairs[1::2], strict=True)))
 
 
 class _Saved:
@@ -245,11 +272,13 @@ class _Saved:
 
     def __init__(self, ctx: Any) -> None:
         self.plan: _Plan = ctx.plan
-        self.membrane, self.decay, self.bias, self.y, *rest = ctx.saved_tensors
-        self.norms = [Norm(*rest[4 * i : 4 * i + 4]) for i in range(len(self.plan.groups))]
-        rest = rest[4 * len(self.norms) :]
-        self.weights, self.data = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        self.count: float = ctx.count
         self.layouts: list[Layout | None] = ctx.layouts
+        self.membrane, self.decay, self.bias, self.y, *rest = ctx.saved_tensors
+        left = iter(rest)
+        self.norms = [Norm(*islice(left, len(Norm._fields))) for _ in self.plan.groups]
+        self.weights: list[Tensor] = list(islice(left, len(self.layouts)))
+        self.data: list[Tensor] = list(left)
 
     def inputs(self, part: slice) -> list[Tensor]:
         """The convolutions' inputs for some images of the batch, `[S, b, C, H, W]`."""
@@ -264,16 +293,12 @@ class _Saved:
 
 
 def _gradients(
-    plan: _Plan,
-    saved: _Saved,
-    membrane: Tensor | None,
-    grad: Tensor,
-    grad_after: Tensor | None,
-    count: float,
-    needs: Sequence[bool],
+    saved: _Saved, membrane: Tensor | None, grad: Tensor, grad_after: Tensor | None, needed: list[tuple[bool, bool]]
 ) -> list[Tensor | None]:
-    """Gradients of membrane, decay, gamma, beta, bias and the pairs. Two passes over the slices of the batch, because
-    BatchNorm's gradient needs its sums first; a single slice is computed once."""
+    """Gradients of membrane, decay, gamma, beta, bias and the pairs; needed: of which pairs' input and weight. Two
+    passes over the slices of the batch, because BatchNorm's gradient needs its sums first; a single slice is computed
+    once."""
+    plan = saved.plan
     found: list[Gradients] = []
     for group, part in plan.slices:
         inputs = saved.inputs(part)
@@ -284,33 +309,35 @@ def _gradients(
     for number in range(len(plan.groups)):
         own = [f for f, (group, _) in zip(found, plan.slices, strict=True) if group == number]
         totals.append((_sum([f.total for f in own]), _sum([f.total_normal for f in own])))
-    means = [plan.norm.mean_gradients(*sums, count) for sums in totals]
+    means = [Means(*plan.norm.mean_gradients(*sums, saved.count)) for sums in totals]
     total, total_normal = (_sum(list(sums)) for sums in zip(*totals, strict=True))
     grad_bias: Tensor | None = None
-    grad_pairs: list[Tensor | None] = [None for _ in range(2 * len(saved.weights))]
+    grad_inputs: list[Tensor | None] = [None for _ in needed]
+    grad_weights: list[Tensor | None] = [None for _ in needed]
     for i, (group, part) in enumerate(plan.slices):
         if len(plan.slices) > 1:
             inputs = saved.inputs(part)
             y = saved.currents(inputs, part)
         if saved.y is not None:
             y = y.clone()  # the next line writes over it
-        grad_y = kernels.norm_backward(y, saved.norms[group], found[i].current, *means[group], plan.pool)
+        grad_y = kernels.norm_backward(y, saved.norms[group], found[i].current, means[group], plan.pool)
         found[i] = found[i]._replace(current=total)  # let go of it
         del y
-        for k, (x, weight) in enumerate(zip(inputs, saved.weights, strict=True)):
-            wanted = [needs[8 + 2 * k], needs[9 + 2 * k], k == 0 and saved.bias is not None]
+        for k, (x, weight, (of_x, of_weight)) in enumerate(zip(inputs, saved.weights, needed, strict=True)):
+            wanted = [of_x, of_weight, k == 0 and saved.bias is not None]
             grad_x, grad_w, grad_b = plan.convolve_backward(grad_y, x, weight, wanted)
-            grad_pairs[2 * k] = _placed(grad_pairs[2 * k], grad_x, part, grad.shape[1])
-            grad_pairs[2 * k + 1] = _added(grad_pairs[2 * k + 1], grad_w)
+            grad_inputs[k] = _placed(grad_inputs[k], grad_x, part, grad.shape[1])
+            grad_weights[k] = _added(grad_weights[k], grad_w)
             grad_bias = _added(grad_bias, grad_b)
         del grad_y, inputs
+    typed = [g if g is None else g.to(w.dtype) for g, w in zip(grad_weights, saved.weights, strict=True)]
     return [
-        None if membrane is None else torch.cat([f.membrane for f in found]),  # type: ignore[misc]
+        _joined([f.membrane for f in found], 0),
         None if saved.decay is None else _sum([f.decay for f in found]),
         total_normal,
         total,
         grad_bias if grad_bias is None else grad_bias.to(saved.bias.dtype),
-        *(g if g is None or not i % 2 else g.to(saved.weights[i // 2].dtype) for i, g in enumerate(grad_pairs)),
+        *chain.from_iterable(zip(grad_inputs, typed, strict=True)),
     ]
 
 
@@ -319,21 +346,24 @@ def _membrane_after(ctx: Any) -> Tensor | None:
     """Run a segment again for the potential that it leaves."""
     plan, saved = ctx.plan, _Saved(ctx)
     membrane = ctx.border.entering(saved.membrane)
-    after = []
+    afters = []
     with exact(saved.data[0]):
         for group, part in plan.slices:
             y = saved.currents(saved.inputs(part), part)
-            after.append(plan.fire(y, saved.norms[group], _of(membrane, part), saved.decay)[1])
-    return ctx.border.after(torch.cat(after))
+            _, after = plan.fire(y, saved.norms[group], _of(membrane, part), saved.decay)
+            afters.append(after)
+    left: Tensor | None = ctx.border.after(_joined(afters, 0))
+    return left
 
 
 def _of(membrane: Tensor | None, part: slice) -> Tensor | None:
     return None if membrane is None else membrane[part]
 
 
-def _joined(parts: Sequence[Tensor | None], axis: int) -> Any:
+def _joined(parts: Sequence[Tensor | None], axis: int) -> Tensor | None:
     """The parts behind one another; None where there is none."""
-    return parts[0] if len(parts) == 1 or parts[0] is None else torch.cat(parts, axis)  # type: ignore[arg-type]
+    there = [part for part in parts if part is not None]
+    return torch.cat(there, axis) if len(there) > 1 else parts[0]
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:

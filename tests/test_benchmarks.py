@@ -14,7 +14,7 @@ import tdformer
 from benchmarks import checkpoint, collectives, loader, order, peer
 from benchmarks.published import Published
 from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
-from tdformer.kernels import events
+from tdformer.kernels import sparse
 from tdformer.measure import live_bytes, measure_step
 
 
@@ -88,7 +88,7 @@ def test_the_plan_agrees_with_the_measurement(monkeypatch: pytest.MonkeyPatch, p
 
     The plan counts dense convolutions, so events are off.
     """
-    monkeypatch.setattr(events, "DENSEST", -1.0)
+    monkeypatch.setattr(sparse, "DENSEST", -1.0)
     costs = []
     for device in ("meta", "cpu"):
         with torch.device(device):

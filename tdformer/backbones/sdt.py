@@ -24,6 +24,8 @@ class SDTSizes:
     width: int
     depth: int
     pools: tuple[bool, bool, bool, bool]
+    truncated: bool = False
+    """Convolutions start at N(0, 0.02), as the published ones do."""
 
 
 class Stem(nn.Module):
@@ -105,7 +107,8 @@ class SDT(Backbone[SDTSizes]):
         return [self.stem, *self.blocks]
 
     def initialise(self) -> None:
-        truncated(module for module in self.modules() if isinstance(module, nn.Conv2d))
+        if self.sizes.truncated:
+            truncated(module for module in self.modules() if isinstance(module, nn.Conv2d))
 
     def forward(self, x: Tensor, high: Tensor | None, state: State) -> tuple[Tensor, Tensor]:
         """x `[T, B, C_in, H, W]`, high `[T, B, C, h, w]` or None -> features `[T, B, C]`, H_n `[T, B, C, h, w]`."""
@@ -117,6 +120,6 @@ class SDT(Backbone[SDTSizes]):
 
 
 _LATE, _ALL = (False, False, True, True), (True,) * 4
-MODELS.register("sdt_2_256", Entry(SDT, SDTSizes(256, 2, _LATE), 32, 3, 10))
-MODELS.register("sdt_2_512", Entry(SDT, SDTSizes(512, 2, _LATE), 32, 3, 10))
-MODELS.register("sdt_8_768", Entry(SDT, SDTSizes(768, 8, _ALL), 224, 3, 1000))
+MODELS.register("sdt_2_256", Entry(SDT, SDTSizes(256, 2, _LATE, truncated=True), 32, 3, 10))
+MODELS.register("sdt_2_512", Entry(SDT, SDTSizes(512, 2, _LATE, truncated=True), 32, 3, 10))
+MODELS.register("sdt_8_768", Entry(SDT, SDTSizes(768, 8, _ALL, truncated=True), 224, 3, 1000))

@@ -1,7 +1,7 @@
 """The fused neuron: BatchNorm's affine part, max pooling and the steps of the neuron in one pass, and its gradient.
 
-`reference` is plain PyTorch; `cpu` (numba) and `gpu` (Triton) are held to it by tests. Which one runs is chosen by
-where a tensor lies and by its type; the functions are documented in `reference`.
+`reference` is plain PyTorch; `cpu` (numba) and `gpu` (Triton) are held to it by tests; `meta` allocates and computes
+nothing. Which one runs is chosen by where a tensor lies and by its type; `protocol` says what each of them computes.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference, shapes
-from .reference import Gradients, Norm, real
+from . import meta, reference
+from .protocol import Backend, Drive, Gradients, Means, Norm, Packer
+from .reference import current, current_backward, real
 
 __all__ = [
+    "Backend",
+    "Drive",
     "Gradients",
+    "Means",
     "Norm",
     "convolve",
     "convolve_backward",
@@ -39,56 +41,57 @@ __all__ = [
 ]
 
 
-def chosen(x: Tensor) -> Any:
+def chosen(x: Tensor) -> Backend:
     """The kernels for a tensor: Triton's on CUDA, numba's on CPU, PyTorch's for fp64 and wherever a library lacks.
 
     TDFORMER_KERNELS=reference takes PyTorch's everywhere.
     """
     if x.is_meta:
-        return shapes
+        return meta
     return reference if real(x).itemsize == 8 else of(x.device.type)
 
 
-def of(device: str) -> Any:
+def of(device: str) -> Backend:
     """The kernels for a kind of device, `cuda` or `cpu`, where values have at most 32 bits."""
     return reference if os.environ.get("TDFORMER_KERNELS") == "reference" else _load(device)
 
 
 @lru_cache
-def _load(device: str) -> Any:
-    library, name = {"cuda": ("triton", "gpu"), "cpu": ("numba", "cpu")}.get(device, ("", ""))
-    return import_module(f".{name}", __name__) if library and find_spec(library) else reference
+def _load(device: str) -> Backend:
+    if device == "cuda" and find_spec("triton"):
+        from . import gpu
+
+        return gpu
+    if device == "cpu" and find_spec("numba"):
+        from . import cpu
+
+        return cpu
+    return reference
 
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     return chosen(y).statistics(y)
 
 
-def fire(y: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return chosen(y).fire(y, *rest)
+def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
+    return chosen(drive.y).fire(drive, steps)
 
 
-def fire_backward(y: Tensor, *rest: Any) -> Gradients:
-    return chosen(y).fire_backward(y, *rest)
+def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
+    return chosen(drive.y).fire_backward(drive, grad_spikes, grad_membrane)
 
 
-def norm_backward(y: Tensor, *rest: Any) -> Tensor:
-    return chosen(y).norm_backward(y, *rest)
-
-
-def current(y: Tensor, *rest: Any) -> Tensor:
-    return reference.current(y, *rest)
-
-
-def current_backward(y: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return reference.current_backward(y, *rest)
+def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool) -> Tensor:
+    return chosen(y).norm_backward(y, norm, grad, means, pool)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
     """x `[M, C, H, W]`, weight `[C', C, k, k]` -> `[M, C', H', W']`; on CPU by events where x is sparse."""
     x, stride = _thinned(x, weight, stride)
     if x.device.type == "cpu" and chosen(x) is not reference:
-        events = import_module(".events", __name__).events_of(x, weight, stride, padding)
+        from . import sparse
+
+        events = sparse.events_of(x, weight, stride, padding)
         if events is not None:
             return events.convolve(weight.detach(), bias)
     return F.conv2d(x, weight, bias, stride, padding)
@@ -134,9 +137,18 @@ def pack(x: Tensor, bits: int) -> Tensor:
     return _packer(x).pack(x, bits)
 
 
-def unpack(data: Tensor, *rest: Any) -> Tensor:
-    return _packer(data).unpack(data, *rest)
+def unpack(data: Tensor, bits: int, count: int, dtype: torch.dtype) -> Tensor:
+    return _packer(data).unpack(data, bits, count, dtype)
 
 
-def _packer(x: Tensor) -> Any:
-    return _load("cpu") if x.device.type == "cpu" else reference
+@lru_cache
+def _numba() -> Packer:
+    if not find_spec("numba"):
+        return reference
+    from . import cpu
+
+    return cpu
+
+
+def _packer(x: Tensor) -> Packer:
+    return _numba() if x.device.type == "cpu" else reference

@@ -12,15 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
 from math import pi
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..options import NeuronOptions
-from .reference import Gradients, Norm
+from .protocol import Drive, Gradients, Means, Norm
+
+Array = NDArray[Any]
+Real = float | np.float32
+Room = tuple[Array, Array, Array]
 
 SURROGATES = ("sigmoid", "arctan", "rectangular")
 BLOCK = 1024
@@ -28,48 +32,56 @@ BLOCK = 1024
 
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
-    """See `reference.statistics`."""
+    """See `protocol.Backend`."""
     planes = _array(y).reshape(y.shape[0], y.shape[1], -1)
     mean, var = np.empty(y.shape[1], np.float32), np.empty(y.shape[1], np.float32)
     _spread(_statistics, y.shape[1], y.numel(), planes, mean, var)
     return torch.from_numpy(mean), torch.from_numpy(var)
 
 
-def fire(
-    y: Tensor, norm: Norm | None, membrane: Tensor | None, decay: Tensor, o: NeuronOptions, pool: bool, steps: int
-) -> tuple[Tensor, Tensor]:
-    """See `reference.fire`."""
-    _, batch, channels, *size = y.shape
-    shape = (batch, channels, *(_halves(size) if pool else size))
-    spikes = torch.empty(steps, *shape, dtype=torch.float32, device=y.device)
-    after = torch.empty(shape, dtype=torch.float32, device=y.device)
-    _spread(
-        _fire,
-        channels,
-        spikes.numel(),
-        _array(y),
-        *_affine(norm, channels),
-        _planes(membrane),
-        _array(decay),
-        *_neuron(o),
-        pool,
-        _planes(spikes),
-        _planes(after),
-    )
-    return spikes.to(y.dtype), after
+class Scaling(NamedTuple):
+    """A `Norm` as the numba functions take it; without one, mean and invstd have no element."""
+
+    mean: Array
+    invstd: Array
+    scale: Array
+    shift: Array
 
 
-def fire_backward(
-    y: Tensor,
-    norm: Norm | None,
-    membrane: Tensor | None,
-    decay: Tensor,
-    o: NeuronOptions,
-    pool: bool,
-    grad_spikes: Tensor,
-    grad_membrane: Tensor | None,
-) -> Gradients:
-    """See `reference.fire_backward`."""
+class Unit(NamedTuple):
+    """A `Drive` as the numba functions take it: planes `[n, B, C, h w]`, of which n = 0 where there is none."""
+
+    y: Array
+    norm: Scaling
+    membrane: Array
+    decay: Array
+    threshold: np.float32
+    rest: np.float32
+    soft: bool
+    pool: bool
+
+
+class Slope(NamedTuple):
+    """The gradient of the spikes: the surrogate's place in SURROGATES, its alpha, and whether the reset passes any."""
+
+    surrogate: int
+    alpha: np.float32
+    detach: bool
+
+
+def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
+    """See `protocol.Backend`."""
+    _, batch, channels, *size = drive.y.shape
+    shape = (batch, channels, *(_halves(size) if drive.pool else size))
+    spikes = torch.empty(steps, *shape, dtype=torch.float32, device=drive.y.device)
+    after = torch.empty(shape, dtype=torch.float32, device=drive.y.device)
+    _spread(_fire, channels, spikes.numel(), _unit(drive), _planes(spikes), _planes(after))
+    return spikes.to(drive.y.dtype), after
+
+
+def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
+    """See `protocol.Backend`."""
+    y, o, membrane = drive.y, drive.neuron, drive.membrane
     channels = y.shape[2]
     grad = torch.empty(y.shape[0], *grad_spikes.shape[1:], dtype=torch.float32, device=y.device)
     before = None if membrane is None else torch.empty(membrane.shape, dtype=torch.float32, device=y.device)
@@ -78,17 +90,9 @@ def fire_backward(
         _fire_backward,
         channels,
         grad_spikes.numel(),
-        _array(y),
-        *_affine(norm, channels),
-        *((_array(norm.mean), _array(norm.invstd)) if norm is not None else (np.zeros(0, np.float32),) * 2),
-        _planes(membrane),
-        _array(decay),
-        *_neuron(o),
-        SURROGATES.index(o.surrogate),
-        np.float32(o.alpha),
-        o.detach_reset,
-        pool,
-        decay.requires_grad,
+        _unit(drive),
+        Slope(SURROGATES.index(o.surrogate), np.float32(o.alpha), o.detach_reset),
+        drive.decay.requires_grad,
         _planes(grad_spikes),
         _planes(grad_membrane),
         _planes(grad),
@@ -98,32 +102,19 @@ def fire_backward(
     return Gradients(grad, before, *sums)
 
 
-def norm_backward(
-    y: Tensor, norm: Norm, grad: Tensor, mean_grad: Tensor, mean_grad_normal: Tensor, pool: bool
-) -> Tensor:
-    """See `reference.norm_backward`; written over y where that is fp32."""
+def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool) -> Tensor:
+    """See `protocol.Backend`; written over y where that is fp32."""
     out = y.float().contiguous()
-    _spread(
-        _norm_backward,
-        y.shape[2],
-        y.numel(),
-        _array(out),
-        *_affine(norm, y.shape[2]),
-        _array(norm.mean),
-        _array(norm.invstd),
-        _array(mean_grad),
-        _array(mean_grad_normal),
-        pool,
-        _planes(grad),
-    )
+    pulls = _array(means.grad), _array(means.grad_normal)
+    _spread(_norm_backward, y.shape[2], y.numel(), _array(out), _scaling(norm), *pulls, pool, _planes(grad))
     return out.to(y.dtype)
 
 
-def _array(x: Tensor) -> Any:
+def _array(x: Tensor) -> Array:
     return x.detach().float().contiguous().numpy()
 
 
-def _planes(x: Tensor | None) -> Any:
+def _planes(x: Tensor | None) -> Array:
     """`[..., B, C, h, w]` as `[n, B, C, h w]`; nothing has n = 0."""
     if x is None:
         return np.empty((0, 0, 0, 0), np.float32)
@@ -134,15 +125,26 @@ def _halves(size: list[int]) -> list[int]:
     return [(n + 1) // 2 for n in size]
 
 
-def _affine(norm: Norm | None, channels: int) -> tuple[Any, Any]:
-    if norm is None:
-        return np.ones(channels, np.float32), np.zeros(channels, np.float32)
-    return _array(norm.scale), _array(norm.shift)
+def _scaling(norm: Norm) -> Scaling:
+    return Scaling(*(_array(x) for x in norm))
 
 
-def _neuron(o: NeuronOptions) -> tuple[Any, Any, bool]:
-    """Threshold, V_reset, and whether the reset subtracts."""
-    return np.float32(o.threshold), np.float32(o.v_reset or 0.0), o.v_reset is None
+def _unit(drive: Drive) -> Unit:
+    o, channels, none = drive.neuron, drive.y.shape[2], np.zeros(0, np.float32)
+    if drive.norm is None:
+        norm = Scaling(none, none, np.ones(channels, np.float32), np.zeros(channels, np.float32))
+    else:
+        norm = _scaling(drive.norm)
+    return Unit(
+        _array(drive.y),
+        norm,
+        _planes(drive.membrane),
+        _array(drive.decay),
+        np.float32(o.threshold),
+        np.float32(o.v_reset or 0.0),
+        o.v_reset is None,
+        drive.pool,
+    )
 
 
 @lru_cache
@@ -168,7 +170,7 @@ _summing = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"
 
 
 @_summing
-def _sum(x: Any) -> Any:
+def _sum(x: Array) -> Any:
     total = np.float32(0)
     for i in range(x.size):
         total += x[i]
@@ -176,7 +178,7 @@ def _sum(x: Any) -> Any:
 
 
 @_summing
-def _sum_squares(x: Any, mean: Any) -> Any:
+def _sum_squares(x: Array, mean: Real) -> Any:
     total = np.float32(0)
     for i in range(x.size):
         total += (x[i] - mean) * (x[i] - mean)
@@ -184,7 +186,7 @@ def _sum_squares(x: Any, mean: Any) -> Any:
 
 
 @_summing
-def _sum_normal(g: Any, y: Any, mean: Any) -> Any:
+def _sum_normal(g: Array, y: Array, mean: Real) -> Any:
     total = np.float32(0)
     for i in range(g.size):
         total += g[i] * (y[i] - mean)
@@ -192,7 +194,7 @@ def _sum_normal(g: Any, y: Any, mean: Any) -> Any:
 
 
 @_exact
-def _statistics(first: int, last: int, planes: Any, mean: Any, var: Any) -> None:
+def _statistics(first: int, last: int, planes: Array, mean: Array, var: Array) -> None:
     """Each plane's own mean and squares, joined by the parallel formula: one read of y from memory."""
     size = planes.shape[2]
     for c in range(first, last):
@@ -206,7 +208,7 @@ def _statistics(first: int, last: int, planes: Any, mean: Any, var: Any) -> None
 
 
 @_exact
-def _first_largest(best: Any, row: Any, line: Any, place: Any) -> None:
+def _first_largest(best: Array, row: Array, line: Array, place: Real) -> None:
     """Take up one more row of the windows."""
     for j in range(line.size):
         x = line[j]
@@ -216,7 +218,7 @@ def _first_largest(best: Any, row: Any, line: Any, place: Any) -> None:
 
 
 @_exact
-def _largest_of_three(best: Any, row: Any, width: int, current: Any, winner: Any) -> None:
+def _largest_of_three(best: Array, row: Array, width: int, current: Array, winner: Array) -> None:
     """Starts in the middle, which is always inside the picture, also where everything is NaN."""
     for j in range(current.size):
         left, x, right = best[2 * j], best[2 * j + 1], best[2 * j + 2]
@@ -235,7 +237,7 @@ def _largest_of_three(best: Any, row: Any, width: int, current: Any, winner: Any
 
 
 @_exact
-def _room(y: Any, pool: bool, count: int) -> tuple[Any, Any, Any]:
+def _room(y: Array, pool: bool, count: int) -> Room:
     """Scratch for `_pooled`: `count` pictures side by side, each followed by one or two columns that never win; a
     column of windows in each of their columns, its largest current and that one's row; a row of windows' results."""
     height, width = y.shape[3:]
@@ -246,7 +248,7 @@ def _room(y: Any, pool: bool, count: int) -> tuple[Any, Any, Any]:
 
 @_exact
 def _pooled(
-    y: Any, s: int, n: int, count: int, c: int, scale: Any, shift: Any, room: Any, current: Any, winner: Any
+    y: Array, s: int, n: int, count: int, c: int, scale: Real, shift: Real, room: Room, current: Array, winner: Array
 ) -> None:
     """3 x 3 windows, stride 2: each one's largest current and the place of the first pixel that has it."""
     strip, lines, places = room
@@ -287,14 +289,24 @@ def _pooled(
 
 
 @_exact
-def _start(x: Any, s: int, n: int, c: int) -> Any:
+def _start(x: Array, s: int, n: int, c: int) -> Any:
     """Where a plane begins in x `[S, B, C, ...]`; unsigned, because LLVM vectorises loops over such places only."""
     return np.uint64(((s * x.shape[1] + n) * x.shape[2] + c) * x[0, 0, 0].size)
 
 
 @_exact
 def _currents(
-    y: Any, s: int, n: int, count: int, c: int, scale: Any, shift: Any, pool: bool, room: Any, x: Any, winner: Any
+    y: Array,
+    s: int,
+    n: int,
+    count: int,
+    c: int,
+    scale: Real,
+    shift: Real,
+    pool: bool,
+    room: Room,
+    x: Array,
+    winner: Array,
 ) -> None:
     """Of one channel of `count` images from the n-th, side by side."""
     if pool:
@@ -313,7 +325,7 @@ def _currents(
 
 
 @_exact
-def _gathered(planes: Any, s: int, n: int, count: int, c: int, scratch: Any) -> Any:
+def _gathered(planes: Array, s: int, n: int, count: int, c: int, scratch: Array) -> Any:
     """One channel of `count` images from the n-th, side by side; of one image where it lies."""
     if count == 1:
         return planes[s, n, c].reshape(-1)
@@ -326,7 +338,7 @@ def _gathered(planes: Any, s: int, n: int, count: int, c: int, scratch: Any) -> 
 
 
 @_exact
-def _winners(y: Any, s: int, n: int, count: int, c: int, winner: Any, scratch: Any) -> Any:
+def _winners(y: Array, s: int, n: int, count: int, c: int, winner: Array, scratch: Array) -> Array:
     """What won the pooling, like `_gathered`."""
     size, flat = winner.size // count, y.reshape(-1)
     for m in range(count):
@@ -337,7 +349,7 @@ def _winners(y: Any, s: int, n: int, count: int, c: int, winner: Any, scratch: A
 
 
 @_exact
-def _scatter(values: Any, planes: Any, s: int, n: int, count: int, c: int) -> None:
+def _scatter(values: Array, planes: Array, s: int, n: int, count: int, c: int) -> None:
     """The inverse of `_gathered`."""
     size, flat = planes.shape[3], planes.reshape(-1)
     for m in range(count):
@@ -347,7 +359,7 @@ def _scatter(values: Any, planes: Any, s: int, n: int, count: int, c: int) -> No
 
 
 @_exact
-def _charge(x: Any, v: Any, rate: Any, threshold: Any, rest: Any, soft: bool, h: Any) -> None:
+def _charge(x: Array, v: Array, rate: Real, threshold: Real, rest: Real, soft: bool, h: Array) -> None:
     """Eqs 1 and 3: H into `h`, V into `v`."""
     for i in range(x.size):
         u = v[i] + (x[i] - (v[i] - rest)) * rate
@@ -359,21 +371,9 @@ def _charge(x: Any, v: Any, rate: Any, threshold: Any, rest: Any, soft: bool, h:
 
 
 @_exact
-def _fire(
-    first: int,
-    last: int,
-    y: Any,
-    scale: Any,
-    shift: Any,
-    membrane: Any,
-    decay: Any,
-    threshold: Any,
-    rest: Any,
-    soft: bool,
-    pool: bool,
-    spikes: Any,
-    after: Any,
-) -> None:
+def _fire(first: int, last: int, unit: Unit, spikes: Array, after: Array) -> None:
+    y, scale, shift, membrane, decay = unit.y, unit.norm.scale, unit.norm.shift, unit.membrane, unit.decay
+    threshold, rest, soft, pool = unit.threshold, unit.rest, unit.soft, unit.pool
     steps, batch, _, size = spikes.shape
     many = max(1, min(batch, BLOCK // size))
     own = np.empty((4, many * size), np.float32)
@@ -403,7 +403,7 @@ def _fire(
 
 
 @_exact
-def _slopes(h: Any, threshold: Any, surrogate: int, alpha: Any, bits: Any, slope: Any) -> None:
+def _slopes(h: Array, threshold: Real, surrogate: int, alpha: Real, bits: Array, slope: Array) -> None:
     """The surrogate's gradient at each H; bits: int32 scratch of its size."""
     one = np.float32(1)
     if surrogate == 0:  # alpha e / (1 + e)^2 with e = exp(-alpha |u|): 2^-k exp(-r), |r| <= ln(2) / 2
@@ -436,7 +436,7 @@ def _slopes(h: Any, threshold: Any, surrogate: int, alpha: Any, bits: Any, slope
 
 @_exact
 def _discharge(
-    h: Any, grad_spikes: Any, grad_v: Any, threshold: Any, rest: Any, soft: bool, detach: bool, slope: Any
+    h: Array, grad_spikes: Array, grad_v: Array, threshold: Real, rest: Real, soft: bool, detach: bool, slope: Array
 ) -> None:
     """d/dH into `slope`, from the gradients of the spikes and of V."""
     zero, one = np.float32(0), np.float32(1)
@@ -456,7 +456,7 @@ def _discharge(
 
 
 @_exact
-def _pass_on(grad_h: Any, rate: Any, add: bool, grad_v: Any, grad_x: Any) -> None:
+def _pass_on(grad_h: Array, rate: Real, add: bool, grad_v: Array, grad_x: Array) -> None:
     """d/dV of the step before, and d/dX."""
     keep = np.float32(1) - rate
     if add:
@@ -473,27 +473,19 @@ def _pass_on(grad_h: Any, rate: Any, add: bool, grad_v: Any, grad_x: Any) -> Non
 def _fire_backward(
     first: int,
     last: int,
-    y: Any,
-    scale: Any,
-    shift: Any,
-    mean: Any,
-    invstd: Any,
-    membrane: Any,
-    decay: Any,
-    threshold: Any,
-    rest: Any,
-    soft: bool,
-    surrogate: int,
-    alpha: Any,
-    detach: bool,
-    pool: bool,
+    unit: Unit,
+    slopes: Slope,
     learned: bool,
-    grad_spikes: Any,
-    grad_membrane: Any,
-    grad: Any,
-    before: Any,
-    sums: Any,
+    grad_spikes: Array,
+    grad_membrane: Array,
+    grad: Array,
+    before: Array,
+    sums: Array,
 ) -> None:
+    mean, invstd, scale, shift = unit.norm.mean, unit.norm.invstd, unit.norm.scale, unit.norm.shift
+    y, membrane, decay, pool = unit.y, unit.membrane, unit.decay, unit.pool
+    threshold, rest, soft = unit.threshold, unit.rest, unit.soft
+    surrogate, alpha, detach = slopes.surrogate, slopes.alpha, slopes.detach
     steps, batch, _, size = grad_spikes.shape
     many = max(1, min(batch, BLOCK // size))
     own, bits = np.empty((6, many * size), np.float32), np.empty(many * size, np.int32)
@@ -564,17 +556,15 @@ def _fire_backward(
 def _norm_backward(
     first: int,
     last: int,
-    y: Any,
-    scale: Any,
-    shift: Any,
-    mean: Any,
-    invstd: Any,
-    mean_grad: Any,
-    mean_grad_normal: Any,
+    y: Array,
+    norm: Scaling,
+    mean_grad: Array,
+    mean_grad_normal: Array,
     pool: bool,
-    grad: Any,
+    grad: Array,
 ) -> None:
     """scale (g - mean_grad - normal mean_grad_normal) as scale g + slope y + constant, over y."""
+    mean, invstd, scale, shift = norm.mean, norm.invstd, norm.scale, norm.shift
     size, whole = np.uint64(grad.shape[3]), np.uint64(y[0, 0, 0].size)
     many = max(1, min(y.shape[1], BLOCK // grad.shape[3])) if pool else 1
     x, winner = np.empty(many * grad.shape[3], np.float32), np.empty(many * grad.shape[3], np.int32)
@@ -602,7 +592,7 @@ def _norm_backward(
 
 
 def pack(x: Tensor, bits: int) -> Tensor:
-    """See `reference.pack`."""
+    """See `protocol.Packer`."""
     values = _array(x).reshape(x.shape[0], -1)
     data = torch.empty(len(values), -(-values.shape[1] * bits // 8), dtype=torch.uint8)
     _spread(_pack, len(values), values.size, values, bits, data.numpy())
@@ -610,14 +600,14 @@ def pack(x: Tensor, bits: int) -> Tensor:
 
 
 def unpack(data: Tensor, bits: int, count: int, dtype: torch.dtype) -> Tensor:
-    """See `reference.unpack`."""
+    """See `protocol.Packer`."""
     values = torch.empty(len(data), count, dtype=torch.float32)
     _spread(_unpack, len(data), values.numel(), data.contiguous().numpy(), bits, values.numpy())
     return values.to(dtype)
 
 
 @_exact
-def _pack(first: int, last: int, values: Any, bits: int, data: Any) -> None:
+def _pack(first: int, last: int, values: Array, bits: int, data: Array) -> None:
     each = 8 // bits
     for m in range(first, last):
         row, out = values[m], data[m]
@@ -635,7 +625,7 @@ def _pack(first: int, last: int, values: Any, bits: int, data: Any) -> None:
 
 
 @_exact
-def _unpack(first: int, last: int, data: Any, bits: int, values: Any) -> None:
+def _unpack(first: int, last: int, data: Array, bits: int, values: Array) -> None:
     each = 8 // bits
     table = np.empty((256, each), np.float32)
     for byte in range(256):

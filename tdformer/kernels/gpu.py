@@ -8,7 +8,7 @@ give the same bits.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -16,13 +16,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ..options import NeuronOptions
-from .reference import Gradients, Norm
+from .protocol import Drive, Gradients, Means, Norm
 
 HALF_PI = tl.constexpr(math.pi / 2)
 
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
-    """See `reference.statistics`."""
+    """See `protocol.Backend`."""
     y = y.contiguous()
     images, channels, size = y.shape[0], y.shape[1], y[0, 0].numel()
     block, blocks = _blocks(size)
@@ -34,13 +34,49 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     return mean, squares.sum((0, 2)) / (images * size)
 
 
-def fire(
-    y: Tensor, norm: Norm | None, membrane: Tensor | None, decay: Tensor, o: NeuronOptions, pool: bool, steps: int
-) -> tuple[Tensor, Tensor]:
-    """See `reference.fire`."""
-    y = y.contiguous()
+class Shape(NamedTuple):
+    """Sizes for the programs: channels, H and W of y; values of y in a plane and in a step; the same of what the neuron
+    sees, `[B, C, h, w]`; programs to a plane."""
+
+    channels: int
+    height: int
+    width: int
+    y_size: int
+    y_step: int
+    size: int
+    step: int
+    blocks: int
+
+
+class Cell(NamedTuple):
+    """The neuron's constants for the programs."""
+
+    threshold: float
+    rest: float
+
+
+class Scaling(NamedTuple):
+    """A `Norm` for the programs, each None where there is none."""
+
+    mean: Tensor | None
+    invstd: Tensor | None
+    scale: Tensor | None
+    shift: Tensor | None
+
+
+class Sums(NamedTuple):
+    """Where each program leaves its part of the sums of `Gradients`."""
+
+    decay: Tensor
+    grad: Tensor
+    normal: Tensor
+
+
+def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
+    """See `protocol.Backend`."""
+    y, o = drive.y.contiguous(), drive.neuron
     batch, channels, *image = y.shape[1:]
-    shape = (batch, channels, *((n + 1) // 2 for n in image)) if pool else (batch, channels, *image)
+    shape = (batch, channels, *((n + 1) // 2 for n in image)) if drive.pool else (batch, channels, *image)
     spikes = torch.empty(steps, *shape, dtype=y.dtype, device=y.device)
     after = torch.empty(shape, dtype=torch.float32, device=y.device)
     block, blocks = _blocks(after[0, 0].numel())
@@ -49,38 +85,30 @@ def fire(
         batch * channels * blocks,
         block,
         y,
-        *_affine(norm),
-        _dense(membrane),
-        _dense(decay),
+        _scaling(drive.norm),
+        _dense(drive.membrane),
+        _dense(drive.decay),
         spikes,
         after,
         steps,
-        *_sizes(y, after),
-        blocks,
-        *_reset(o),
+        _shape(y, after, blocks),
+        _cell(o),
         SOFT=o.v_reset is None,
-        POOL=pool,
+        POOL=drive.pool,
         SAME=len(y) == 1,
     )
     return spikes, after
 
 
-def fire_backward(
-    y: Tensor,
-    norm: Norm | None,
-    membrane: Tensor | None,
-    decay: Tensor,
-    o: NeuronOptions,
-    pool: bool,
-    grad_spikes: Tensor,
-    grad_membrane: Tensor | None,
-) -> Gradients:
-    """See `reference.fire_backward`. Until a step's gradient is known, its H lies in its place; where one input serves
-    all steps there is no such place, and H is computed again from the first step for each."""
-    y, grad_spikes = y.contiguous(), grad_spikes.contiguous()
+def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
+    """See `protocol.Backend`. Until a step's gradient is known, its H lies in its place; where one input serves all
+    steps there is no such place, and H is computed again from the first step for each."""
+    y, grad_spikes, o = drive.y.contiguous(), grad_spikes.contiguous(), drive.neuron
     steps, batch, channels = grad_spikes.shape[:3]
     grad = torch.empty(len(y), *grad_spikes.shape[1:], dtype=torch.float32, device=y.device)
-    before = None if membrane is None else torch.empty(grad.shape[1:], dtype=torch.float32, device=y.device)
+    before = None
+    if drive.membrane is not None:
+        before = torch.empty(grad.shape[1:], dtype=torch.float32, device=y.device)
     block, blocks = _blocks(grad[0, 0, 0].numel())
     sums = torch.empty(3, batch, channels, blocks, dtype=torch.float32, device=y.device)
     _launch(
@@ -88,58 +116,39 @@ def fire_backward(
         batch * channels * blocks,
         block,
         y,
-        *_affine(norm),
-        *((None, None) if norm is None else (_dense(norm.mean), _dense(norm.invstd))),
-        _dense(membrane),
-        _dense(decay),
+        _scaling(drive.norm),
+        _dense(drive.membrane),
+        _dense(drive.decay),
         grad_spikes,
         _dense(grad_membrane),
         grad,
         before,
-        *sums,
+        Sums(*sums),
         steps,
         grad_spikes[1:].numel(),
-        *_sizes(y, grad[0]),
-        blocks,
-        *_reset(o),
+        _shape(y, grad[0], blocks),
+        _cell(o),
         SOFT=o.v_reset is None,
         SURROGATE=o.surrogate,
         ALPHA=o.alpha,
         DETACH=o.detach_reset,
-        POOL=pool,
+        POOL=drive.pool,
         SAME=len(y) == 1,
     )
     return Gradients(grad, before, *sums.sum((1, 3)))
 
 
-def norm_backward(
-    y: Tensor, norm: Norm, grad: Tensor, mean_grad: Tensor, mean_grad_normal: Tensor, pool: bool
-) -> Tensor:
-    """See `reference.norm_backward`; written over y. With pooling each window's winner is noted first, in a byte."""
+def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool) -> Tensor:
+    """See `protocol.Backend`; written over y. With pooling each window's winner is noted first, in a byte."""
     y, grad = y.contiguous(), grad.contiguous()
-    channels, height, width = y.shape[2:]
-    planes, size, grad_size = y[:, :, :, 0, 0].numel(), height * width, grad[0, 0, 0].numel()
-    winners = None
+    planes, winners = y[:, :, :, 0, 0].numel(), None
     if pool:
         winners = torch.empty(grad.shape, dtype=torch.uint8, device=y.device)
-        block, blocks = _blocks(grad_size)
-        sizes = (channels, height, width, size, grad_size)
-        _launch(_winners, planes * blocks, block, y, *_affine(norm), winners, *sizes, blocks)
-    block, blocks = _blocks(size)
-    _launch(
-        _norm_backward,
-        planes * blocks,
-        block,
-        y,
-        *(_dense(x) for x in (norm.mean, norm.invstd, norm.scale, mean_grad, mean_grad_normal)),
-        grad,
-        winners,
-        channels,
-        width,
-        size,
-        grad_size,
-        blocks,
-    )
+        block, blocks = _blocks(grad[0, 0, 0].numel())
+        _launch(_winners, planes * blocks, block, y, _scaling(norm), winners, _shape(y, grad[0], blocks))
+    block, blocks = _blocks(y[0, 0, 0].numel())
+    arguments = _scaling(norm), Means(means.grad.contiguous(), means.grad_normal.contiguous()), grad, winners
+    _launch(_norm_backward, planes * blocks, block, y, *arguments, _shape(y, grad[0], blocks))
     return y
 
 
@@ -158,18 +167,18 @@ def _dense(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
 
 
-def _affine(norm: Norm | None) -> tuple[Tensor | None, Tensor | None]:
-    return (None, None) if norm is None else (_dense(norm.scale), _dense(norm.shift))
+def _scaling(norm: Norm | None) -> Scaling:
+    return Scaling(None, None, None, None) if norm is None else Scaling(*(x.contiguous() for x in norm))
 
 
-def _reset(o: NeuronOptions) -> tuple[float, float]:
-    """Threshold and V_reset."""
-    return float(o.threshold), float(o.v_reset or 0.0)
+def _cell(o: NeuronOptions) -> Cell:
+    return Cell(float(o.threshold), float(o.v_reset or 0.0))
 
 
-def _sizes(y: Tensor, plane: Tensor) -> tuple[int, ...]:
-    """Channels, H, W; values of y in a plane and in a step; the same of what the neuron sees, `[B, C, h, w]`."""
-    return (*y.shape[2:], y[0, 0, 0].numel(), y[0].numel(), plane[0, 0].numel(), plane.numel())
+def _shape(y: Tensor, plane: Tensor, blocks: int) -> Shape:
+    """plane: what the neuron sees in a step, `[B, C, h, w]`."""
+    _, _, channels, height, width = y.shape
+    return Shape(channels, height, width, y[0, 0, 0].numel(), y[0].numel(), plane[0, 0].numel(), plane.numel(), blocks)
 
 
 @triton.jit
@@ -186,8 +195,9 @@ def _statistics(y, means, squares, size, blocks, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _behind(y, scale, shift, pixel, inside, height, width, POOL: tl.constexpr):
+def _behind(y, scale, shift, pixel, inside, shape, POOL: tl.constexpr):
     """The value of y behind each current, in fp32, and where in its window it was (0 to 8)."""
+    height, width = shape.height, shape.width
     place = tl.full(pixel.shape, -1, tl.int32)
     if POOL:
         value = tl.zeros(pixel.shape, tl.float32)
@@ -214,65 +224,57 @@ def _charge(v, x, rate, rest):
 
 
 @triton.jit
-def _after(h, threshold, rest, SOFT: tl.constexpr):
+def _after(h, cell, SOFT: tl.constexpr):
     """Eq 3: V after the spike, from H before it."""
     if SOFT:
-        v = h - tl.where(h >= threshold, threshold, 0.0)
+        v = h - tl.where(h >= cell.threshold, cell.threshold, 0.0)
     else:
-        v = tl.where(h >= threshold, rest, h)
+        v = tl.where(h >= cell.threshold, cell.rest, h)
     return v
 
 
 @triton.jit
 def _fire(
     y,
-    scale,
-    shift,
+    norm,
     membrane,
     decay,
     spikes,
     after,
     steps,
-    channels,
-    height,
-    width,
-    y_size,
-    y_step,
-    size,
-    step,
-    blocks,
-    threshold,
-    rest,
+    shape,
+    cell,
     SOFT: tl.constexpr,
     POOL: tl.constexpr,
     SAME: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    plane = (tl.program_id(0) // blocks).to(tl.int64)
-    pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < size
-    c = plane % channels
+    """norm: `Scaling`; shape: `Shape`; cell: `Cell`."""
+    plane = (tl.program_id(0) // shape.blocks).to(tl.int64)
+    pixel = tl.program_id(0) % shape.blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < shape.size
+    c = plane % shape.channels
     rate = tl.load(decay + c)
     a, b = 1.0, 0.0
-    if scale is not None:
-        a, b = tl.load(scale + c), tl.load(shift + c)
-    v = tl.zeros([BLOCK], tl.float32) + rest
+    if norm.scale is not None:
+        a, b = tl.load(norm.scale + c), tl.load(norm.shift + c)
+    v = tl.zeros([BLOCK], tl.float32) + cell.rest
     if membrane is not None:
-        v = tl.load(membrane + plane * size + pixel, mask=inside, other=0.0).to(tl.float32)
-    y += plane * y_size
-    spikes += plane * size
+        v = tl.load(membrane + plane * shape.size + pixel, mask=inside, other=0.0).to(tl.float32)
+    y += plane * shape.y_size
+    spikes += plane * shape.size
     x = tl.zeros([BLOCK], tl.float32)
     if SAME:
-        x = _behind(y, a, b, pixel, inside, height, width, POOL)[0] * a + b
+        x = _behind(y, a, b, pixel, inside, shape, POOL)[0] * a + b
     for _ in range(steps):
         if not SAME:
-            x = _behind(y, a, b, pixel, inside, height, width, POOL)[0] * a + b
-            y += y_step
-        h = _charge(v, x, rate, rest)
-        tl.store(spikes + pixel, (h >= threshold).to(tl.float32), mask=inside)
-        spikes += step
-        v = _after(h, threshold, rest, SOFT)
-    tl.store(after + plane * size + pixel, v, mask=inside)
+            x = _behind(y, a, b, pixel, inside, shape, POOL)[0] * a + b
+            y += shape.y_step
+        h = _charge(v, x, rate, cell.rest)
+        tl.store(spikes + pixel, (h >= cell.threshold).to(tl.float32), mask=inside)
+        spikes += shape.step
+        v = _after(h, cell, SOFT)
+    tl.store(after + plane * shape.size + pixel, v, mask=inside)
 
 
 @triton.jit
@@ -291,14 +293,14 @@ def _slope(u, SURROGATE: tl.constexpr, ALPHA: tl.constexpr):
 
 
 @triton.jit
-def _reset_slope(h, slope, threshold, rest, SOFT: tl.constexpr, DETACH: tl.constexpr):
+def _reset_slope(h, slope, cell, SOFT: tl.constexpr, DETACH: tl.constexpr):
     """dV / dH of Eq 3, with or without the path through the spike."""
     if SOFT:
         kept = tl.zeros_like(h) + 1
-        through = -threshold * slope
+        through = -cell.threshold * slope
     else:
-        kept = (h < threshold).to(tl.float32)
-        through = (rest - h) * slope
+        kept = (h < cell.threshold).to(tl.float32)
+        through = (cell.rest - h) * slope
     if not DETACH:
         kept += through
     return kept
@@ -307,31 +309,18 @@ def _reset_slope(h, slope, threshold, rest, SOFT: tl.constexpr, DETACH: tl.const
 @triton.jit
 def _fire_backward(
     y,
-    scale,
-    shift,
-    mean,
-    invstd,
+    norm,
     membrane,
     decay,
     grad_spikes,
     grad_membrane,
     grad,
     before,
-    sum_decay,
-    sum_grad,
-    sum_normal,
+    sums,
     steps,
     last,
-    channels,
-    height,
-    width,
-    y_size,
-    y_step,
-    size,
-    step,
-    blocks,
-    threshold,
-    rest,
+    shape,
+    cell,
     SOFT: tl.constexpr,
     SURROGATE: tl.constexpr,
     ALPHA: tl.constexpr,
@@ -340,35 +329,37 @@ def _fire_backward(
     SAME: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """last: where the last step of grad_spikes begins."""
-    plane = (tl.program_id(0) // blocks).to(tl.int64)
-    pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    """norm: `Scaling`; sums: `Sums`; last: where the last step of grad_spikes begins; shape: `Shape`; cell: `Cell`."""
+    rest, size, step, y_step = cell.rest, shape.size, shape.step, shape.y_step
+    plane = (tl.program_id(0) // shape.blocks).to(tl.int64)
+    pixel = tl.program_id(0) % shape.blocks * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < size
-    c = plane % channels
+    c = plane % shape.channels
     rate = tl.load(decay + c)
     a, b, centre, inverse = 1.0, 0.0, 0.0, 0.0
-    if scale is not None:
-        a, b, centre, inverse = tl.load(scale + c), tl.load(shift + c), tl.load(mean + c), tl.load(invstd + c)
+    if norm.scale is not None:
+        a, b = tl.load(norm.scale + c), tl.load(norm.shift + c)
+        centre, inverse = tl.load(norm.mean + c), tl.load(norm.invstd + c)
     start = tl.zeros([BLOCK], tl.float32) + rest
     if membrane is not None:
         start = tl.load(membrane + plane * size + pixel, mask=inside, other=0.0).to(tl.float32)
     grad_v = tl.zeros([BLOCK], tl.float32)
     if grad_membrane is not None:
         grad_v = tl.load(grad_membrane + plane * size + pixel, mask=inside, other=0.0).to(tl.float32)
-    y += plane * y_size
+    y += plane * shape.y_size
     grad += plane * size
     grad_spikes += plane * size + last
     h = start
     if SAME:
-        value = _behind(y, a, b, pixel, inside, height, width, POOL)[0]
+        value = _behind(y, a, b, pixel, inside, shape, POOL)[0]
         x = value * a + b
     else:
         v = start
         for _ in range(steps):
-            x = _behind(y, a, b, pixel, inside, height, width, POOL)[0] * a + b
+            x = _behind(y, a, b, pixel, inside, shape, POOL)[0] * a + b
             h = _charge(v, x, rate, rest)
             tl.store(grad + pixel, h, mask=inside)
-            v = _after(h, threshold, rest, SOFT)
+            v = _after(h, cell, SOFT)
             y += y_step
             grad += step
     decay_total = tl.zeros([BLOCK], tl.float32)
@@ -380,21 +371,21 @@ def _fire_backward(
             v = start
             h = _charge(v, x, rate, rest)
             for _ in range(left):
-                v = _after(h, threshold, rest, SOFT)
+                v = _after(h, cell, SOFT)
                 h = _charge(v, x, rate, rest)
         else:
             y -= y_step
             grad -= step
-            value = _behind(y, a, b, pixel, inside, height, width, POOL)[0]
+            value = _behind(y, a, b, pixel, inside, shape, POOL)[0]
             x = value * a + b
             tl.debug_barrier()  # another thread of the program may have stored H, or may store over it below
             earlier, v = start, start
             if left > 0:
                 earlier = tl.load(grad - step + pixel, mask=inside, other=0.0)
-                v = _after(earlier, threshold, rest, SOFT)
-        slope = _slope(h - threshold, SURROGATE, ALPHA)
+                v = _after(earlier, cell, SOFT)
+        slope = _slope(h - cell.threshold, SURROGATE, ALPHA)
         grad_h = tl.load(grad_spikes + pixel, mask=inside, other=0.0).to(tl.float32) * slope
-        grad_h += grad_v * _reset_slope(h, slope, threshold, rest, SOFT, DETACH)
+        grad_h += grad_v * _reset_slope(h, slope, cell, SOFT, DETACH)
         grad_spikes -= step
         decay_total += grad_h * (x - (v - rest))
         grad_v = grad_h * (1 - rate)
@@ -409,44 +400,31 @@ def _fire_backward(
         normal_total = total * ((value - centre) * inverse)
     if before is not None:
         tl.store(before + plane * size + pixel, grad_v, mask=inside)
-    tl.store(sum_decay + tl.program_id(0), tl.sum(decay_total))
-    tl.store(sum_grad + tl.program_id(0), tl.sum(total))
-    tl.store(sum_normal + tl.program_id(0), tl.sum(normal_total))
+    tl.store(sums.decay + tl.program_id(0), tl.sum(decay_total))
+    tl.store(sums.grad + tl.program_id(0), tl.sum(total))
+    tl.store(sums.normal + tl.program_id(0), tl.sum(normal_total))
 
 
 @triton.jit
-def _winners(y, scale, shift, winners, channels, height, width, y_size, size, blocks, BLOCK: tl.constexpr):
+def _winners(y, norm, winners, shape, BLOCK: tl.constexpr):
     """Where in its window each current came from."""
-    plane = (tl.program_id(0) // blocks).to(tl.int64)
-    pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < size
-    a, b = tl.load(scale + plane % channels), tl.load(shift + plane % channels)
-    place = _behind(y + plane * y_size, a, b, pixel, inside, height, width, True)[1]
-    tl.store(winners + plane * size + pixel, place, mask=inside)
+    plane = (tl.program_id(0) // shape.blocks).to(tl.int64)
+    pixel = tl.program_id(0) % shape.blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < shape.size
+    c = plane % shape.channels
+    a, b = tl.load(norm.scale + c), tl.load(norm.shift + c)
+    place = _behind(y + plane * shape.y_size, a, b, pixel, inside, shape, True)[1]
+    tl.store(winners + plane * shape.size + pixel, place, mask=inside)
 
 
 @triton.jit
-def _norm_backward(
-    y,
-    mean,
-    invstd,
-    scale,
-    mean_grad,
-    mean_grad_normal,
-    grad,
-    winners,
-    channels,
-    width,
-    size,
-    grad_size,
-    blocks,
-    BLOCK: tl.constexpr,
-):
+def _norm_backward(y, norm, means, grad, winners, shape, BLOCK: tl.constexpr):
     """A pixel in an odd row or column lies in two windows across or down; it gets the gradients of those it won."""
-    plane = (tl.program_id(0) // blocks).to(tl.int64)
-    pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    width, size, grad_size = shape.width, shape.y_size, shape.size
+    plane = (tl.program_id(0) // shape.blocks).to(tl.int64)
+    pixel = tl.program_id(0) % shape.blocks * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < size
-    c = plane % channels
+    c = plane % shape.channels
     grad += plane * grad_size
     if winners is None:
         g = tl.load(grad + pixel, mask=inside, other=0.0).to(tl.float32)
@@ -463,6 +441,7 @@ def _norm_backward(
             won = tl.load(winners + window, mask=over, other=255).to(tl.int32) == place
             g += tl.load(grad + window, mask=over & won, other=0.0).to(tl.float32)
     place = y + plane * size + pixel
-    normal = (tl.load(place, mask=inside, other=0.0).to(tl.float32) - tl.load(mean + c)) * tl.load(invstd + c)
-    centred = g - tl.load(mean_grad + c) - normal * tl.load(mean_grad_normal + c)
-    tl.store(place, centred * tl.load(scale + c), mask=inside)
+    away = tl.load(place, mask=inside, other=0.0).to(tl.float32) - tl.load(norm.mean + c)
+    normal = away * tl.load(norm.invstd + c)
+    centred = g - tl.load(means.grad + c) - normal * tl.load(means.grad_normal + c)
+    tl.store(place, centred * tl.load(norm.scale + c), mask=inside)

@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..options import NeuronOptions
 from ..surrogate import SURROGATES
-
-
-class Norm(NamedTuple):
-    """BatchNorm as the kernels see it, all `[C]` in fp32: normal = (y - mean) invstd, current = y scale + shift."""
-
-    mean: Tensor
-    invstd: Tensor
-    scale: Tensor
-    shift: Tensor
-
-
-class Gradients(NamedTuple):
-    """What `fire_backward` returns: d/d current `[S, B, C, h, w]`, d/d membrane `[B, C, h, w]` (None if there was
-    none), d/d decay `[C]` (any value where decay needs no gradient), and two sums over the batch, `[C]`: of d/d
-    current, and of it times the normal (any value where there is no norm)."""
-
-    current: Tensor
-    membrane: Tensor | None
-    decay: Tensor
-    total: Tensor
-    total_normal: Tensor
+from .protocol import Drive, Gradients, Means, Norm
 
 
 def real(y: Tensor) -> torch.dtype:
@@ -39,42 +17,21 @@ def real(y: Tensor) -> torch.dtype:
 
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
-    """y `[M, C, ...]` -> mean and biased variance over all but C, each `[C]`."""
+    """See `protocol.Backend`."""
     var, mean = torch.var_mean(y.to(real(y)), [0, *range(2, y.dim())], correction=0)
     return mean, var
 
 
-def fire(
-    y: Tensor,
-    norm: Norm | None,
-    membrane: Tensor | None,
-    decay: Tensor,
-    o: NeuronOptions,
-    pool: bool,
-    steps: int,
-) -> tuple[Tensor, Tensor]:
-    """BatchNorm's affine part, 3 x 3 max pooling with stride 2 if `pool`, and the neuron over `steps` (Eqs 1-3).
-
-    y `[S, B, C, H, W]`, S = steps, or 1 for an input that is the same at each step; membrane `[B, C, h, w]` or None
-    at the start; decay 1 / tau `[C]`. Returns spikes `[steps, B, C, h, w]` in y's type and the last potential.
-    """
-    x = _current(y, norm, pool)[0]
-    _, spikes, v = _potentials(x, membrane, decay, o, steps)
-    return spikes.to(y.dtype), v
+def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
+    """See `protocol.Backend`."""
+    x, _ = _current(drive.y, drive.norm, drive.pool)
+    _, spikes, v = _potentials(x, drive.membrane, drive.decay, drive.neuron, steps)
+    return spikes.to(drive.y.dtype), v
 
 
-def fire_backward(
-    y: Tensor,
-    norm: Norm | None,
-    membrane: Tensor | None,
-    decay: Tensor,
-    o: NeuronOptions,
-    pool: bool,
-    grad_spikes: Tensor,
-    grad_membrane: Tensor | None,
-) -> Gradients:
-    """The gradients of `fire`, whose inputs it takes again; grad_spikes `[steps, B, C, h, w]`, grad_membrane
-    `[B, C, h, w]` or None where nothing follows. The steps run once forward and once backward."""
+def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
+    """See `protocol.Backend`."""
+    y, norm, membrane, decay, o, pool = drive
     x, normal = _current(y, norm, pool)
     steps, same = len(grad_spikes), len(x) == 1
     h, spikes, _ = _potentials(x, membrane, decay, o, steps)
@@ -102,21 +59,15 @@ def fire_backward(
     )
 
 
-def norm_backward(
-    y: Tensor, norm: Norm, grad: Tensor, mean_grad: Tensor, mean_grad_normal: Tensor, pool: bool
-) -> Tensor:
-    """d/d current -> d/d y, through the pooling and BatchNorm; it may be written over y, so y is the caller's to lose.
-
-    grad `[S, B, C, h, w]`; mean_grad and mean_grad_normal `[C]`: the sums of `fire_backward` divided by the number of
-    values a channel (over all ranks if BatchNorm is synchronised), or 0 for running statistics.
-    """
+def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool) -> Tensor:
+    """See `protocol.Backend`."""
     per_channel = (1, 1, -1, 1, 1)
     if pool:
         spread = torch.zeros(y.shape, dtype=grad.dtype, device=y.device)
         spread.flatten(3).scatter_add_(3, _winners(y, norm)[1].flatten(3), grad.flatten(3))
         grad = spread
     normal = (y.to(grad.dtype) - norm.mean.view(per_channel)) * norm.invstd.view(per_channel)
-    centred = grad - mean_grad.view(per_channel) - normal * mean_grad_normal.view(per_channel)
+    centred = grad - means.grad.view(per_channel) - normal * means.grad_normal.view(per_channel)
     return (centred * norm.scale.view(per_channel)).to(y.dtype)
 
 
@@ -174,12 +125,13 @@ def _reset_slope(h: Tensor, slope: Tensor, o: NeuronOptions) -> Tensor:
 
 def current(y: Tensor, norm: Norm, pool: bool) -> Tensor:
     """BatchNorm's affine part and the pooling alone: y `[S, B, C, H, W]` -> `[S, B, C, h, w]` in y's type."""
-    return _current(y, norm, pool)[0].to(y.dtype)
+    x, _ = _current(y, norm, pool)
+    return x.to(y.dtype)
 
 
 def current_backward(y: Tensor, norm: Norm, grad: Tensor, pool: bool) -> tuple[Tensor, Tensor]:
     """The two sums of `Gradients`, for d/d current `[S, B, C, h, w]`."""
-    normal = _current(y, norm, pool)[1]
+    _, normal = _current(y, norm, pool)
     assert normal is not None
     g = grad.to(normal.dtype)
     return g.sum((0, 1, 3, 4)), (g * normal).sum((0, 1, 3, 4))
@@ -196,17 +148,17 @@ def largest_integer(x: Tensor) -> int | None:
 
 
 def pack(x: Tensor, bits: int) -> Tensor:
-    """x `[M, ...]`, integers below 2^bits -> uint8 `[M, bytes]`; the first value of a byte in its lowest bits."""
+    """See `protocol.Packer`."""
     each = 8 // bits
     values = F.pad(x.flatten(1).to(torch.uint8), (0, -x[0].numel() % each)).unflatten(1, (-1, each))
-    data = values[..., 0].clone()
+    data: Tensor = values[..., 0].clone()
     for i in range(1, each):
         data |= values[..., i] << (bits * i)
     return data
 
 
 def unpack(data: Tensor, bits: int, count: int, dtype: torch.dtype) -> Tensor:
-    """uint8 `[M, bytes]` -> `[M, count]` in `dtype`."""
+    """See `protocol.Packer`."""
     each = 8 // bits
     values = torch.empty(*data.shape, each, dtype=dtype, device=data.device)
     for i in range(each):

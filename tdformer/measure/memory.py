@@ -44,10 +44,10 @@ class _Follow(TorchDispatchMode):
     """Sees every operator's outputs; a storage counts once, from its first tensor until it is freed."""
 
     def __init__(self, live: LiveBytes, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = live
         self.matrices = {(p.shape, p.dtype) for p in model.parameters() if p.dim() > 1}
-        self.known: dict[int, tuple[weakref.finalize, int]] = {}
+        self.known: dict[int, tuple[weakref.finalize[..., object], int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -44,15 +44,12 @@ class Column(Backbone[Sizes]):
     def __init__(self, sizes: Sizes, given: Given) -> None:
         super().__init__(sizes, given)
         self.width, units = sizes.width, given.units
-        self.entry = Unit(given.units, given.in_channels, sizes.width, kernel=3)
+        self.entry = Unit(units, given.in_channels, sizes.width, kernel=3)
         self.column = nn.ModuleList(
-            Block(
-                SelfAttention(given.units, sizes.width, 2, feedback=given.feedback.get(i)),
-                MLP(given.units, sizes.width),
-            )
+            Block(SelfAttention(units, sizes.width, 2, feedback=given.feedback.get(i)), MLP(units, sizes.width))
             for i in range(sizes.depth)
         )
-        self.exit = Unit(given.units, sizes.width, sizes.width, kernel=3 if given.own["wide"] else 1)
+        self.exit = Unit(units, sizes.width, sizes.width, kernel=3 if given.own["wide"] else 1)
         self.gain = nn.Parameter(torch.ones(sizes.width))
 
     def parts(self) -> list[nn.Module]:

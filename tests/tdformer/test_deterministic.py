@@ -60,8 +60,9 @@ def test_the_gpu_kernels_are_surrounded_by_nothing_of_the_kind(monkeypatch: pyte
     norm = kernels.Norm(one, one, one, one)
     with Used() as used:
         gpu.statistics(y.flatten(0, 1))
-        gpu.fire(y, norm, None, one, NeuronOptions(), True, 2)
-        gpu.fire_backward(y, norm, spikes[0], one, NeuronOptions(), True, spikes, spikes[0])
-        gpu.norm_backward(y, norm, spikes, one, one, True)
+        drive = kernels.Drive(y, norm, spikes[0], one, NeuronOptions(), True)
+        gpu.fire(drive._replace(membrane=None), 2)
+        gpu.fire_backward(drive, spikes, spikes[0])
+        gpu.norm_backward(y, norm, spikes, kernels.Means(one, one), True)
     assert "sum.dim_IntList" in used.names
     assert not among(used.names, RAISING) | among(used.names, SWITCHED)

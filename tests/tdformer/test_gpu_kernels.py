@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from tdformer.kernels import Norm, reference
+from tdformer.kernels import Drive, Means, Norm, reference
 from tdformer.options import NeuronOptions
 
 
@@ -81,26 +81,26 @@ def check(gpu: Any, device: str, case: Case) -> None:
     out = tuple((n + 1) // 2 for n in case.size) if pool else case.size
     membrane = torch.randn(case.batch, channels, *out).to(device) if case.carried else None
     decay = (torch.rand(channels) * 0.5 + 0.3).to(device)
-    call = (y, norm, membrane, decay, o, pool)
+    drive = Drive(y, norm, membrane, decay, o, pool)
 
-    (spikes, v), (expected, expected_v) = gpu.fire(*call, case.steps), reference.fire(*call, case.steps)
+    (spikes, v), (expected, expected_v) = gpu.fire(drive, case.steps), reference.fire(drive, case.steps)
     assert spikes.dtype == y.dtype and torch.equal(spikes, expected) and 0 < spikes.float().mean() < 1
     torch.testing.assert_close(v, expected_v, rtol=1e-6, atol=1e-6)
 
     grad_spikes = torch.randn(case.steps, case.batch, 1, *out).to(device, case.dtype).expand_as(spikes)
     grad_v = torch.randn_like(v) if case.carried else None
-    got, want = (f.fire_backward(*call, grad_spikes, grad_v) for f in (gpu, reference))
+    got, want = (f.fire_backward(drive, grad_spikes, grad_v) for f in (gpu, reference))
     for name, a, b in zip(got._fields, got, want, strict=True):
         assert (a is None) == (b is None), name
         if a is not None:
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
     if norm is not None:
-        means = torch.randn(2, channels).to(device)
+        means = Means(*torch.randn(2, channels).to(device))
         own = y.clone()
-        found = gpu.norm_backward(own, norm, want.current, *means, pool)
+        found = gpu.norm_backward(own, norm, want.current, means, pool)
         assert found.data_ptr() == own.data_ptr()
-        torch.testing.assert_close(found, reference.norm_backward(y, norm, want.current, *means, pool))
+        torch.testing.assert_close(found, reference.norm_backward(y, norm, want.current, means, pool))
 
 
 def check_nan(gpu: Any, device: str) -> None:
@@ -108,11 +108,12 @@ def check_nan(gpu: Any, device: str) -> None:
     y = torch.randn(1, 1, 2, 6, 6).to(device)
     y[0, 0, 0, 3, 3] = float("nan")
     one = torch.ones(2, device=device)
-    norm, decay, o = Norm(0 * one, one, one, 0 * one), one / 2, NeuronOptions()
-    for a, b in zip(*(f.fire(y, norm, None, decay, o, True, 2) for f in (gpu, reference)), strict=True):
+    norm = Norm(0 * one, one, one, 0 * one)
+    drive = Drive(y, norm, None, one / 2, NeuronOptions(), True)
+    for a, b in zip(*(f.fire(drive, 2) for f in (gpu, reference)), strict=True):
         torch.testing.assert_close(a, b, equal_nan=True)
     grad = torch.randn(1, 1, 2, 3, 3).to(device)
-    a, b = (f.norm_backward(y.clone(), norm, grad, 0 * one, 0 * one, True) for f in (gpu, reference))
+    a, b = (f.norm_backward(y.clone(), norm, grad, Means(0 * one, 0 * one), True) for f in (gpu, reference))
     torch.testing.assert_close(a, b, equal_nan=True)
 
 
@@ -145,12 +146,12 @@ def call_all(gpu: Any, case: Case) -> None:
     if case.carried:
         v = spikes[0].float()
     norm = Norm(one, one, one, one) if case.normed else None
-    call = (y, norm, v, one, case.o, case.pool)
+    drive = Drive(y, norm, v, one, case.o, case.pool)
     gpu.statistics(y.flatten(0, 1))
-    gpu.fire(*call, case.steps)
-    gpu.fire_backward(*call, spikes, v)
+    gpu.fire(drive, case.steps)
+    gpu.fire_backward(drive, spikes, v)
     if norm is not None:
-        gpu.norm_backward(y, norm, spikes[: len(y)].float(), one, one, case.pool)
+        gpu.norm_backward(y, norm, spikes[: len(y)].float(), Means(one, one), case.pool)
 
 
 def main(way: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tdformer import kernels
-from tdformer.kernels import Norm, cpu, reference
+from tdformer.kernels import Drive, Means, Norm, cpu, reference
 from tdformer.options import NeuronOptions
 
 NEURONS = [
@@ -40,12 +40,12 @@ def test_cpu_is_the_reference(o: NeuronOptions, pool: bool, normed: bool, carrie
         out = [(n + 1) // 2 for n in size] if pool else size
         membrane = torch.randn(batch, 5, *out) if carried else None
         decay = (torch.rand(5) * 0.5 + 0.3).requires_grad_()
-        call = (y, norm, membrane, decay, o, pool)
-        (spikes, v), (expected, expected_v) = cpu.fire(*call, total), reference.fire(*call, total)
+        drive = Drive(y, norm, membrane, decay, o, pool)
+        (spikes, v), (expected, expected_v) = cpu.fire(drive, total), reference.fire(drive, total)
         torch.testing.assert_close(v, expected_v, rtol=1e-5, atol=1e-5)
         assert torch.equal(spikes, expected) and 0.02 < spikes.mean() < 0.99
         grads = torch.randn_like(spikes), torch.randn_like(v) if carried else None
-        got, want = cpu.fire_backward(*call, *grads), reference.fire_backward(*call, *grads)
+        got, want = cpu.fire_backward(drive, *grads), reference.fire_backward(drive, *grads)
         for name, a, b in zip(got._fields, got, want, strict=True):
             if name.startswith("total") and norm is None:
                 continue
@@ -53,9 +53,9 @@ def test_cpu_is_the_reference(o: NeuronOptions, pool: bool, normed: bool, carrie
             if a is not None:
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
         if norm is not None:
-            means = torch.randn(2, 5)
-            again = cpu.norm_backward(y.clone(), norm, got.current, *means, pool)
-            torch.testing.assert_close(again, reference.norm_backward(y, norm, got.current, *means, pool))
+            means = Means(*torch.randn(2, 5))
+            again = cpu.norm_backward(y.clone(), norm, got.current, means, pool)
+            torch.testing.assert_close(again, reference.norm_backward(y, norm, got.current, means, pool))
 
 
 def test_the_reference_is_autograd_through_batch_norm_pooling_and_neuron() -> None:
@@ -73,13 +73,15 @@ def test_the_reference_is_autograd_through_batch_norm_pooling_and_neuron() -> No
     scale = gamma.detach() * invstd
     norm = Norm(mean, invstd, scale, beta - mean * scale)
     decay = torch.full((4,), 0.5, dtype=torch.float64)
-    spikes, _ = reference.fire(y.detach(), norm, None, decay, o, True, 3)
+    drive = Drive(y.detach(), norm, None, decay, o, True)
+    spikes, _ = reference.fire(drive, 3)
     assert torch.equal(spikes, expected.detach())
     grad = torch.randn_like(spikes)
     want = torch.autograd.grad(expected, (y, gamma), grad)
-    got = reference.fire_backward(y.detach(), norm, None, decay, o, True, grad, None)
+    got = reference.fire_backward(drive, grad, None)
     count = 3 * 2 * 36
-    grad_y = reference.norm_backward(y.detach(), norm, got.current, got.total / count, got.total_normal / count, True)
+    means = Means(got.total / count, got.total_normal / count)
+    grad_y = reference.norm_backward(y.detach(), norm, got.current, means, True)
     torch.testing.assert_close(grad_y, want[0], rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(got.total_normal, want[1], rtol=1e-9, atol=1e-11)
 
@@ -91,8 +93,9 @@ def test_threads_do_not_change_a_bit() -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found = cpu.fire_backward(y, norm, None, decay, o, False, grad, None)
-            results.append((*cpu.statistics(y.flatten(0, 1)), *cpu.fire(y, norm, None, decay, o, False, 4), *found))
+            drive = Drive(y, norm, None, decay, o)
+            found = cpu.fire_backward(drive, grad, None)
+            results.append((*cpu.statistics(y.flatten(0, 1)), *cpu.fire(drive, 4), *found))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -124,6 +127,6 @@ def test_the_kernels_are_chosen_by_device_and_type(monkeypatch: pytest.MonkeyPat
     assert kernels.chosen(torch.zeros(1)) is cpu
     assert kernels.chosen(torch.zeros(1, dtype=torch.bfloat16)) is cpu
     assert kernels.chosen(torch.zeros(1, dtype=torch.float64)) is reference
-    assert kernels.chosen(torch.zeros(1, device="meta")) is kernels.shapes
+    assert kernels.chosen(torch.zeros(1, device="meta")) is kernels.meta
     monkeypatch.setenv("TDFORMER_KERNELS", "reference")
     assert kernels.chosen(torch.zeros(1)) is reference

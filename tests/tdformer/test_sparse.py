@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdformer import kernels
-from tdformer.kernels import events
+from tdformer.kernels import sparse
 
 
 def sparse_input(shape: tuple[int, ...], density: float) -> Tensor:
@@ -23,14 +23,14 @@ def test_it_is_the_convolution(kernel: int, shape: tuple, density: float) -> Non
     x = sparse_input((images, channels, *size), density)
     weight, bias = torch.randn(out, channels, kernel, kernel), torch.randn(out)
     expected = F.conv2d(x, weight, bias, 1, kernel // 2)
-    found = events.Events(x, kernel, kernel // 2).convolve(weight, bias)
+    found = sparse.Events(x, kernel, kernel // 2).convolve(weight, bias)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_it_is_taken_where_the_input_is_sparse_and_gives_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    real = events.Events.convolve
-    monkeypatch.setattr(events.Events, "convolve", lambda self, *a: (taken.append(1), real(self, *a))[1])
+    real = sparse.Events.convolve
+    monkeypatch.setattr(sparse.Events, "convolve", lambda self, *a: (taken.append(1), real(self, *a))[1])
     for density, kernel, stride, by_events in ((0.05, 1, 1, 1), (0.05, 3, 1, 1), (0.05, 1, 2, 1), (0.5, 1, 1, 0)):
         x = sparse_input((4, 64, 48, 48), density).requires_grad_()
         weight, bias = torch.randn(64, 64, kernel, kernel, requires_grad=True), torch.randn(64, requires_grad=True)

@@ -8,14 +8,12 @@ memory: it stays dense.)
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
-from .cpu import _exact, _spread
+from .cpu import Array, _exact, _spread
 
 DENSEST = 0.1
 """The share of inputs that are not zero up to which events are faster."""
@@ -94,7 +92,7 @@ def _tile(channels: int, depth: int) -> int:
 
 
 @_exact
-def _count(first: int, last: int, x: Any, counts: Any) -> None:
+def _count(first: int, last: int, x: Array, counts: Array) -> None:
     """How many values of some channels of each image are not zero."""
     for m in range(first, last):
         for c in range(0, x.shape[1], SAMPLE):
@@ -108,14 +106,14 @@ def _count(first: int, last: int, x: Any, counts: Any) -> None:
 def _by_pixel(
     first: int,
     last: int,
-    x: Any,
+    x: Array,
     kernel: int,
     padding: int,
     height: int,
     width: int,
-    cursor: Any,
-    index: Any,
-    value: Any,
+    cursor: Array,
+    index: Array,
+    value: Array,
 ) -> None:
     """Each output pixel's entries from its cursor on, which moves behind them; with an empty index they are only
     counted."""
@@ -144,7 +142,7 @@ def _by_pixel(
 
 
 @njit(inline="always")
-def _gather(start: int, end: int, index: Any, value: Any, factor: Any, tile: int, total: Any) -> None:
+def _gather(start: int, end: int, index: Array, value: Array, factor: Array, tile: int, total: Array) -> None:
     """total += the sum of value times a row of the factor, over some entries; four rows at once."""
     at = start
     while at + 4 <= end:
@@ -162,7 +160,9 @@ def _gather(start: int, end: int, index: Any, value: Any, factor: Any, tile: int
 
 
 @_fast
-def _multiply(first: int, last: int, start: Any, index: Any, value: Any, factor: Any, bias: Any, y: Any) -> None:
+def _multiply(
+    first: int, last: int, start: Array, index: Array, value: Array, factor: Array, bias: Array, y: Array
+) -> None:
     """Blocks of output pixels times all tiles of channels; a tile of the factor stays in the cache for all blocks."""
     size, width = y.shape[2], factor.shape[2]
     per_image = (size + PIXELS - 1) // PIXELS
@@ -183,7 +183,7 @@ def _multiply(first: int, last: int, start: Any, index: Any, value: Any, factor:
 
 
 @_exact
-def _turn(first: int, last: int, rows: Any, width: int, factor: Any) -> None:
+def _turn(first: int, last: int, rows: Array, width: int, factor: Array) -> None:
     """rows `[R, K]` -> factor `[R / width, K, width]`, tiles first to last, in blocks that the cache holds."""
     depth = rows.shape[1]
     for tile in range(first, last):
