@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from .. import config as configs
-from .arguments import Overrides, recipe_names
+from ..errors import RunError
+from .arguments import Overrides, count, recipe_names
 from .pages import Group
 
 group = Group("Settings")
@@ -22,10 +23,22 @@ def show(
         str | None, typer.Argument(metavar="CONFIG", help="Without one: the defaults.", autocompletion=recipe_names)
     ] = None,
     overrides: Overrides = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Also what is derived: from the model, the batch, the shards.")
+    ] = False,
+    processes: Annotated[int | None, count("With --resolved: for so many. [default: one a GPU, or 1]")] = None,
 ) -> None:
     """Print every setting of a configuration, as YAML."""
+    if processes and not resolved:
+        raise RunError("--processes is of what is derived; add --resolved, or leave it out")
     given = list(overrides or ())
     if config is not None and "=" in config and not Path(config).exists():
         given.insert(0, config)
         config = None
-    print(configs.to_yaml(configs.load(config, given)), end="")
+    asked = configs.load(config, given)
+    if resolved:
+        from .resolved import resolved as derived
+
+        print(derived(asked, processes), end="")
+    else:
+        print(configs.to_yaml(asked), end="")

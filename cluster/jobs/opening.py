@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pipelines.order import steps_per_epoch
-from pipelines.samples import Samples, has_events
+from pipelines.samples import Samples
 from tdformer import TDFormer
 
 from ..build import planner
@@ -39,7 +39,7 @@ def _model(model: TDFormer) -> str:
 
 
 def _data(config: Config, train: Samples, test: Samples, model: TDFormer) -> str:
-    kind = "recordings" if has_events(train) else "pictures"
+    kind = train.kind.name
     channels, *given = train.shape
     seen = " x ".join(map(str, [*model.config["image_size"], channels]))
     size = f"of {seen}" if given == model.config["image_size"] else f"seen as {seen}"

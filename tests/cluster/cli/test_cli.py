@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -13,10 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from forked import Command
 
 import tdformer
 from cluster.build import shards as prepares
-from cluster.config import load
+from cluster.build.data import training_data
+from cluster.build.model import build_model
+from cluster.config import load, resolve
 from pipelines.raw import fashion_mnist
 
 ROOT = Path(__file__).parents[3]
@@ -293,4 +297,84 @@ def test_data_that_nobody_has_written_names_the_command_that_does(cli: Any, tmp_
     given = refused(cli("train", "mine.yaml"))
     assert given.endswith("tdformer shard folder data/folder --source /my/pictures")
     asked = refused(cli("launch", CONFIGS / "digits.yaml", "--where", "local", "data.dataset=cifar10"))
-    assert asked.endswith("tdformer shard cifar10 data/cifar10 --source FOLDER_OF_THE_RAW_FILES")
+    assert asked.endswith(f"tdformer shard cifar10 {tmp_path}/data/cifar10 --source FOLDER_OF_THE_RAW_FILES")
+
+
+def test_a_resolved_configuration_trains_the_same_and_has_no_open_ends(trained: Path):
+    done = _tdformer(trained, "config", "show", "small.yaml", "--resolved", "--processes", "2")
+    assert done.returncode == 0, done.stderr
+    (trained / "resolved.yaml").write_text(done.stdout)
+    asked, found = load(trained / "small.yaml"), load(trained / "resolved.yaml")
+    data, _ = training_data(load(trained / "small.yaml", [f"data.root={trained / 'shards'}"]))
+    assert build_model(found, data).config == build_model(asked, data).config
+    assert resolve(found, 2) == resolve(asked, 2)
+    assert None not in (found.model.num_classes, found.model.image_size, found.train.norm_batch, found.train.alphas)
+    assert (found.model.num_classes, found.train.micro_batch, found.train.processes) == (10, 125, 2)
+    notes = [line for line in done.stdout.splitlines() if line.startswith("# ")]
+    assert "# training samples: 1437, steps: 5, of an epoch: 5" in notes and any("GiB planned" in n for n in notes)
+    without = _tdformer(trained, "config", "show", "small.yaml", "data.root=none", "--resolved").stdout
+    assert "none/train/index.json is missing" in without and "num_classes: null" in without
+
+
+def test_a_start_says_what_it_does_before_each_thing_that_takes_long(trained: Path):
+    """In a log, where each is a line; nothing of it is in the rows of the run."""
+    done = _tdformer(trained, "train", "small.yaml", "name=again", "--processes", "2")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    waits = [line for line in lines if line.startswith("... ")]
+    assert waits == [
+        *("... loading PyTorch", "... reading shards", "... planning the memory of a step"),
+        *("... loading DeepSpeed", "... joining 2 ranks", "... the first step"),
+    ]
+    names = [line.split()[0] for line in lines[3:9]]
+    assert names == ["model", "data", "steps", "device", "memory", "folder"] and lines[9] == "... loading DeepSpeed"
+    block = "\n".join(lines[3:9])
+    assert "quickstart, 0.33 M parameters, T = 2 in 2 segments" in block
+    assert "1,437 pictures of 8 x 8 x 1 in 10 classes, 360 to test on; digits in shards" in block
+    assert "5 in 1 epoch, each of 250 = 2 processes x 125" in block
+    assert "2 x CPU, 1 thread, fp32" in block and "recompute none: at most" in block and "runs/again" in block
+    for file in ("metrics.jsonl", "speed.jsonl"):
+        one, other = (trained / "runs" / name / file for name in ("small", "again"))
+        assert [list(json.loads(row)) for row in one.open()] == [list(json.loads(row)) for row in other.open()]
+
+
+def test_version_models_and_what_a_shell_completes(cli: Any, monkeypatch: pytest.MonkeyPatch):
+    said = cli("--version").stdout
+    assert re.fullmatch(r"tdformer \S+ \((commit [0-9a-f]{12}(, changed)?; )?torch 2\.\S+\)\n", said)
+    table = cli("models").stdout.splitlines()
+    assert table[0].split() == ["name", "parameters", "input", "family"]
+    rows = [json.loads(line) for line in cli("models", "--json").stdout.splitlines()]
+    assert [line.split()[0] for line in table[1:]] == [row["name"] for row in rows] == tdformer.list_models()
+    (row,) = (row for row in rows if row["name"] == "quickstart")
+    count = sum(p.numel() for p in tdformer.create_model("quickstart").parameters())
+    assert row["parameters"] == count and row["input"] == [1, 28, 28] and row["family"] == "QKFormer"
+
+    def completed(*words: str) -> list[str]:
+        with monkeypatch.context() as patch:
+            patch.setenv("_TDFORMER_COMPLETE", "complete_bash")
+            patch.setenv("COMP_WORDS", " ".join(["tdformer", *words]))
+            patch.setenv("COMP_CWORD", str(len(words)))
+            return cli().stdout.split()
+
+    assert completed("train", "quick") == ["quickstart"]
+    assert completed("train", "quickstart", "train.ep") == ["train.epochs=", "train.eps="]
+    assert completed("train", "quickstart", "train.epo") == ["train.epochs=", "train.epochs=1"]
+    assert completed("import", "--model", "hst_10_7") == ["hst_10_768"]
+    assert "tdformer" in cli("--show-completion", "bash").stdout + cli("--show-completion").stdout
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_help_fits_the_terminal_and_calls_things_by_their_names(tmp_path: Path, columns: int):
+    def page(*words: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns)}
+        done = Command(*words, "--help", cwd=tmp_path, env=environment).completed()
+        assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) <= columns, words
+        assert not re.search("<[a-z]| range", done.stdout), words
+        return done.stdout
+
+    _, *groups = re.split("^[A-Z][a-z]+:\n", page(), flags=re.MULTILINE)  # the first: options
+    listed = re.findall("^  ([a-z]+) ", "".join(groups[1:]), re.MULTILINE)
+    assert {"train", "launch", "shard", "models", "config"} < set(listed) and "..." not in "".join(groups)
+    for command in listed:
+        page(command)
+    assert "--val-share SHARE" in page("shard", "write") and "--resolved" in page("config", "show")

@@ -1,0 +1,74 @@
+"""A configuration with everything that is derived filled in, as a run on this machine would have it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+import tdformer
+from pipelines.errors import DataError
+from pipelines.order import steps_per_epoch
+from tdformer import TDFormer
+
+from .. import config as configs
+from ..build import planner
+from ..build.data import training_data
+from ..build.memory import here
+from ..build.model import build_model
+from ..config import BatchPlan, Config
+from ..errors import RunError
+from ..jobs.processes import threads
+
+
+def resolved(config: Config, processes: int | None) -> str:
+    """YAML that trains the same run, then as comments what is no setting. Classes and sizes are those of the shards
+    where these are there. Raises RunError where the settings do not fit each other or the shards."""
+    world = processes or config.train.processes or torch.cuda.device_count() or 1
+    plan = configs.resolve(config, world)
+    notes = [f"processes: {world}, micro-batches of each in a step: {plan.accumulation}"]
+    try:
+        data = training_data(config, trusted=True)[0]
+    except (DataError, RunError) as error:
+        data = None
+        notes.append(f"model.num_classes, in_channels and image_size are not known: {error}")
+    with torch.device("meta"):
+        if data is None:
+            model = tdformer.create_model(config.model.name, **config.model.options())
+        else:
+            plan = configs.resolve(config, world, len(data))
+            model = build_model(config, data)
+            each = steps_per_epoch(len(data), plan.global_batch)
+            notes.append(f"training samples: {len(data)}, steps: {config.train.epochs * each}, of an epoch: {each}")
+            notes.append(_memory(config, model, plan))
+    notes.append(f"parameters: {sum(p.numel() for p in model.parameters())}")
+    filled = _filled(config, model, plan, sized=data is not None)
+    return configs.to_yaml(filled) + "".join(f"# {note}\n" for note in notes)
+
+
+def _memory(config: Config, model: TDFormer, plan: BatchPlan) -> str:
+    if config.recompute.policy != "auto":
+        return f"recompute {config.recompute.policy}, as set"
+    try:
+        return str(planner.choose(model, config, plan, here(config, plan.world)))
+    except RuntimeError as error:
+        return f"recompute: not known beforehand ({error})"
+
+
+def _filled(config: Config, model: TDFormer, plan: BatchPlan, sized: bool) -> Config:
+    """sized: whether the model has the classes and sizes of the data."""
+    filled, of_data = deepcopy(config), ("num_classes", "in_channels", "image_size")
+    for field in fields(filled.model):
+        if field.name in model.config and (sized or field.name not in of_data):
+            setattr(filled.model, field.name, model.config[field.name])
+    if filled.model.v_reset is None:
+        filled.model.v_reset = "soft"
+    train, data = filled.train, filled.data
+    train.norm_batch, train.micro_batch = plan.norm_batch, plan.micro_batch
+    train.processes, train.threads = plan.world, threads(config, plan.world)
+    train.alphas = train.alphas or tdformer.default_alphas(model.segments)
+    if isinstance(data.folder, Path):
+        data.root = str(data.folder)
+    return filled
