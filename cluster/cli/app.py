@@ -196,7 +196,7 @@ def sync(
 ) -> None:
     """Send to wandb what runs logged offline, each as one run."""
     from ..run.folder import RunFolder
-    from ..run.monitor import sync as send
+    from ..run.wandb_log import sync as send
 
     for run in runs:
         print(send(RunFolder(run)))

@@ -28,6 +28,7 @@ from ..run.lock import WAIT
 from ..run.monitor import Monitor
 from ..run.surroundings import surroundings
 from ..signals import Leave, Notice, heard
+from ..train.hooks import chosen
 
 START = "spawn"
 """How ranks are started: a process that has touched CUDA cannot be forked."""
@@ -114,6 +115,7 @@ def check_inputs(config: Config, world: int) -> tuple[Data, BatchPlan]:
         build_model(config, data)
     augmentation(config, data)
     view(config, data)
+    chosen(config)
     return (data, test), plan
 
 
@@ -175,8 +177,8 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config, data
     first = planner.first_here(rank)  # before LOCAL_RANK becomes the number of a GPU
     devices.exact(config.train.tf32, config.engine.deterministic)
     from ..train.engine import init_distributed
-    from ..train.health import Watchdog
     from ..train.loop import Trainer
+    from ..train.watchdog import Watchdog
 
     torch.set_num_threads(threads(config, world))
     if world == 1 and store is None and "MASTER_ADDR" not in os.environ:

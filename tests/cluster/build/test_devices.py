@@ -162,7 +162,7 @@ def test_asked_for_a_gpu_that_is_not_there_nothing_begins(cli: Any, place: Path,
 SHOWING = """\
 import json, os
 import torch
-from cluster import train
+from cluster.train import loop as train
 from cluster.cli import main
 
 def run(self, monitor):

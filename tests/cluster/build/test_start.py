@@ -24,9 +24,10 @@ checkpoint: {every_steps: 3, keep: 9}
 log: {every_steps: 1}
 """
 COUNTING = """\
-import os, cluster.train
-from cluster import checkpoint
-from pipelines import index
+import os
+from cluster.run import checkpoint
+from cluster.train import loop
+from pipelines.store import index
 
 def told(module, name, note):
     do = getattr(module, name)
@@ -43,7 +44,7 @@ def maps():
 told(index, "read_facts", lambda folder: "open")
 told(index, "table_digest", lambda columns: "digest")
 told(checkpoint, "_facts", lambda path, *_: "write" if path.parent.name.startswith(".") else path.parent.name)
-told(cluster.train.Trainer, "step", lambda *given: "mapped" if maps() else "step")
+told(loop.Trainer, "step", lambda *given: "mapped" if maps() else "step")
 """
 DAMAGED = """\
 whole = checkpoint._blocks

@@ -33,7 +33,8 @@ log: {every_steps: 1}
 COUNTING = """\
 import gc, json
 import torch, torch.distributed as dist
-from cluster import engine, planner, train
+from cluster.build import planner
+from cluster.train import engine, loop as train
 from cluster.cli import main
 
 planner.BUCKET, saving = 50_000, False  # or this model would be a single bucket

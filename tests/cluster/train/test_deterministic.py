@@ -32,7 +32,7 @@ log: {every_steps: 1}
 """
 RECORDING = """\
 import json, os
-from cluster import train
+from cluster.train import loop as train
 from cluster.cli import main
 from nondeterministic import Used
 

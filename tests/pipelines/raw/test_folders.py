@@ -78,12 +78,13 @@ def test_any_number_of_processes_writes_the_same(source: Path, tmp_path: Path):
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from pipelines import catalog, shards
+from pipelines.raw import catalog
+from pipelines.store import tar_writer
 def progress(done, of):
     if done == 60:
         os.kill(os.getpid(), signal.SIGKILL)
 source, folder = Path("source").resolve(), catalog.get("folder")
-shards.write(folder, "train", Path("out"), source=source, samples_per_shard=20, progress=progress)
+tar_writer.write(folder, "train", Path("out"), source=source, samples_per_shard=20, progress=progress)
 """
 
 

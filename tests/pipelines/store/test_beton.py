@@ -213,7 +213,7 @@ def test_what_cannot_be_written_is_refused(folder: Path):
 FULL = """
 import shutil, sys
 from pathlib import Path
-from pipelines import beton
+from pipelines.store import beton_writer as beton
 from pipelines.errors import DataError
 if sys.argv[2] == "unforeseen":  # others filled the disk after it was asked
     shutil.disk_usage = lambda folder: type("", (), {"free": 10**12})
