@@ -107,7 +107,8 @@ def test_what_a_hook_keeps_survives_a_kill_to_the_bit(tmp_path: Path, few_digits
     assert one.metrics.path.read_bytes() == other.metrics.path.read_bytes()
     assert [row["drift"] > 0 for row in one.metrics.read() if "loss" in row] == [True] * 3
     (parts, state), (parts2, state2) = (checkpoint.load(f.checkpoints / "step-00000007") for f in (one, other))
-    assert state["state"] == state2["state"] and state["state"]["hooks"] == {"drift": {"seen": pytest.approx(3, abs=3)}}
+    assert state["state"] == state2["state"]
+    assert state["state"]["hooks"]["drift"]["seen"] > 0
     assert parts.keys() == parts2.keys() == {"model", "optimizer", "drift"}
     for part, tensors in parts.items():
         assert all(torch.equal(tensor, parts2[part][name]) for name, tensor in tensors.items()), part
