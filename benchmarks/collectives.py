@@ -162,8 +162,8 @@ def rank(number: int, folder: str, cases: list[Case]) -> None:
     from cluster.build.data import training_data
     from cluster.signals import Notice
     from cluster.train import engine
-    from cluster.train.health import Watchdog
     from cluster.train.loop import Trainer
+    from cluster.train.watchdog import Watchdog
 
     torch.set_num_threads(1)
     planner.BUCKET = BUCKET

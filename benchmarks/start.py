@@ -25,7 +25,7 @@ from cluster.build.model import build_model
 from cluster.config import Config, flat, load
 from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
-from cluster.train.loop import TrainState
+from cluster.train.state import TrainState
 from pipelines.order import Cursor
 
 from . import machine, order, table

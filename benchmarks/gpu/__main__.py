@@ -28,7 +28,7 @@ import torch
 from benchmarks import machine, table
 from benchmarks.gpu import runs, steps
 from benchmarks.gpu.device import Device
-from cluster.run.folder import revision
+from cluster.run.provenance import revision
 
 Rows = list[dict[str, Any]]
 SECONDS = 300

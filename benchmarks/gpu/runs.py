@@ -185,8 +185,8 @@ def hold_up(words: list[str], saves: int = 3) -> dict[str, Any]:
     from cluster.run.folder import RunFolder
     from cluster.signals import Notice
     from cluster.train.engine import init_distributed
-    from cluster.train.health import Watchdog
     from cluster.train.loop import Trainer
+    from cluster.train.watchdog import Watchdog
 
     config = load(None, words)
     folder = RunFolder(config.run_path)

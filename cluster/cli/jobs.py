@@ -109,7 +109,7 @@ def status(
 def sync(runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")]) -> None:
     """Send to wandb what runs logged offline, each as one run."""
     from ..run.folder import RunFolder
-    from ..run.monitor import sync as send
+    from ..run.wandb_log import sync as send
 
     for run in runs:
         print(send(RunFolder(run)))

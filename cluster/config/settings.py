@@ -146,6 +146,7 @@ class TrainConfig:
     eval_every_epochs: int = setting(1, least=1)
     processes: int = setting(0, least=0)
     threads: int = setting(0, least=0)
+    hooks: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -187,6 +188,7 @@ class LogConfig:
     every_steps: int = setting(10, least=1)
     wandb: str = setting("off", choices=("off", "offline", "online"))
     wandb_project: str = "tdformer"
+    tensorboard: bool = False
 
 
 @dataclass
@@ -262,6 +264,7 @@ NEUTRAL = frozenset(
         "checkpoint.keep",
         "log.wandb",
         "log.wandb_project",
+        "log.tensorboard",
         "engine.timeout_minutes",
         *(f"health.{f.name}" for f in fields(HealthConfig)),
         *(f"site.{f.name}" for f in fields(SiteConfig)),

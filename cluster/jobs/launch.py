@@ -32,7 +32,8 @@ from .. import slurm
 from ..config import Config
 from ..config.overrides import for_training, while_running
 from ..errors import NotNow, RunError, disk_errors, user_errors
-from ..run.folder import REVISION, RunFolder, revision
+from ..run.folder import RunFolder
+from ..run.provenance import REVISION, revision
 from ..run.records import appears, write_atomic
 from . import status as jobs
 

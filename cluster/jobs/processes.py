@@ -30,6 +30,7 @@ from ..run.lock import WAIT
 from ..run.monitor import Monitor
 from ..run.surroundings import surroundings
 from ..signals import Leave, Notice, heard
+from ..train.hooks import chosen
 from . import opening
 from .waiting import waits
 
@@ -126,6 +127,7 @@ def check_inputs(config: Config, world: int) -> tuple[Data, BatchPlan]:
         build_model(config, data)
     augmentation(config, data)
     view(config, data)
+    chosen(config)
     return (data, test), plan
 
 
@@ -189,8 +191,8 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config, data
     if not rank:
         waits("loading DeepSpeed")
     from ..train.engine import init_distributed
-    from ..train.health import Watchdog
     from ..train.loop import Trainer
+    from ..train.watchdog import Watchdog
 
     torch.set_num_threads(threads(config, world))
     if not rank and world > 1:

@@ -19,8 +19,8 @@ from .. import slurm
 from ..errors import RunError
 from ..run.folder import MARK, RunFolder
 from ..run.lock import SILENT
-from ..run.monitor import duration
 from ..run.records import record
+from ..run.words import duration
 from ..slurm import State
 
 

@@ -1,17 +1,11 @@
-"""The run folder: one place for what a run is, what it measured and what it kept; one process at a time."""
+"""The run folder: the files of a run, whose they are, and taking it up."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import platform
 import re
-import socket
-import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,10 +15,9 @@ from .. import config as configs
 from ..config import Config
 from ..errors import RunError, disk_errors
 from .lock import check, exclusive
+from .provenance import changes, this_start
 from .records import Rows, check_file, record, to_json, write_atomic
 
-REVISION = "revision.json"
-"""In a snapshot of the code: what `revision` said where it was taken."""
 STEP = re.compile(r"step-([0-9]{8,})")
 """The name of a checkpoint, with its optimizer step."""
 MARK: dict[str, Any] = {"folder": str | None, "inode": int | None}
@@ -37,7 +30,7 @@ class RunFolder:
     config.yaml     the whole configuration, as first started
     metrics.jsonl   what was measured; no clock in it, so a killed and an undisturbed run write the same bytes
     speed.jsonl     what the clock says: images/s, data wait, pauses
-    curves.png      metrics.jsonl drawn
+    curves.png      metrics.jsonl and speed.jsonl drawn
     checkpoints/    see checkpoint.py
     health.jsonl    what it warned of; steps left out, with the ids of their batch
     starts.jsonl    each start: code revision, versions, machine
@@ -148,10 +141,10 @@ class RunFolder:
         aside = next(p for n in itertools.count(1) if not (p := self.path / f"before-{n}").exists())
         # The configuration goes last: as long as it is here, a kill in between is taken up by the next start.
         results = [self.status_file, self.curves, self.metrics.path, self.speed.path, self.health.path]
-        wandb = [self.path / name for name in ("wandb", "wandb_id", "wandb_step")]
+        logs = [self.path / name for name in ("tensorboard", "wandb", "wandb_id", "wandb_step")]
         with disk_errors(aside):
             aside.mkdir()
-            for file in (*results, *wandb, self.config_file):
+            for file in (*results, *logs, self.config_file):
                 with suppress(FileNotFoundError):
                     file.rename(aside / file.name)
         return (
@@ -178,27 +171,10 @@ class RunFolder:
         if before is None:
             write_atomic(self.config_file, configs.to_yaml(config).encode())
         if surroundings and self.saved_step() is not None:
-            self._compare(surroundings, config)
-        self.starts.append(_start() | dict(surroundings or {}))
-
-    def _compare(self, now: Mapping[str, Any], config: Config) -> None:
-        """Say what differs from the start before."""
-        starts, _ = self.starts.whole()
-        before = starts[-1] if starts else {}
-        if "device" not in before and now["device"] != "CPU":
-            print(
-                f"{self.path} was begun by an earlier version, which on a GPU took TF32 for fp32's convolutions and "
-                f"summed in any order; it goes on with train.tf32={configs.show(config.train.tf32)} and "
-                f"engine.deterministic={configs.show(config.engine.deterministic)}",
-                flush=True,
-            )
-        show = configs.show
-        if changed := [f"{k} ({show(before[k])}, now {show(now[k])})" for k in now if before.get(k, now[k]) != now[k]]:
-            print(
-                f"{self.path} goes on elsewhere, or otherwise: {', '.join(changed)}; from here on the last bits of its "
-                "numbers can differ from those of a run without this change",
-                flush=True,
-            )
+            starts, _ = self.starts.whole()
+            for line in changes(self.path, starts[-1] if starts else {}, surroundings, config):
+                print(line, flush=True)
+        self.starts.append(this_start() | dict(surroundings or {}))
 
     def config(self) -> Config | None:
         """The configuration that the run was first started with; None where there is none yet."""
@@ -246,69 +222,6 @@ class RunFolder:
             raise RunError(f"{self.checkpoints} cannot be read ({e.strerror})") from e
         return max((int(found[1]) for name in names if (found := STEP.fullmatch(name))), default=None)
 
-    def wandb_id(self) -> str:
-        """One id for all starts of this run; a copy of it gets its own, and wandb has nothing of that yet."""
-        file, remedy = self.path / "wandb_id", "delete it: for wandb it is another run then"
-        text = file.read_text(errors="replace").strip() if file.exists() else ""
-        known = {"id": text}  # as it was before copies got their own
-        if text.startswith("{"):
-            known = record(file, remedy, {"id": str, **MARK}) or known
-        if text and not re.fullmatch(r"[\w-]+", known["id"], re.ASCII):
-            raise RunError(f"{file} is damaged; {remedy}")
-        own = bool(text) and self.made(known)
-        if own and "folder" in known:
-            return known["id"]
-        with disk_errors(file):
-            if not own:
-                (self.path / "wandb_step").unlink(missing_ok=True)
-            new = {"id": known["id"] if own else uuid.uuid4().hex[:8], **self.mark()}
-        write_atomic(file, (json.dumps(new) + "\n").encode())
-        return new["id"]
-
-    def wandb_step(self) -> int:
-        """The step up to which wandb has every row, whatever a kill has cost it since."""
-        try:
-            return int((self.path / "wandb_step").read_text())
-        except (FileNotFoundError, ValueError):
-            return 0
-
-    def wandb_has(self, step: int) -> None:
-        """Note it; see `wandb_step`."""
-        write_atomic(self.path / "wandb_step", str(step).encode())
-
 
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def revision() -> dict[str, Any]:
-    """The commit of the code that runs, and whether files differ from it; None where it is not in git."""
-    here = Path(__file__).resolve().parents[2]
-    if (here / REVISION).exists():  # a snapshot, which knows what it was taken from
-        kinds = {"commit": str | None, "dirty": bool | None}
-        return record(here / REVISION, "launch the run again", kinds) or {}
-
-    def git(*words: str) -> str | None:
-        command = ["git", "-C", str(here), *words]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit, changes = git("rev-parse", "--verify", "HEAD"), git("status", "--porcelain")
-    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
-
-
-def _start() -> dict[str, Any]:
-    from .surroundings import version  # imports torch, which `tdformer status` does without
-
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "command": sys.argv,
-        **revision(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "deepspeed", "numpy")},
-    }

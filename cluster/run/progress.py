@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from .monitor import duration
+from .words import duration
 
 EVERY = 10.0
 """Seconds between two lines."""

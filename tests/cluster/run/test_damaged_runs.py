@@ -25,7 +25,7 @@ from cluster.cli import app as cli
 from cluster.config import flat, load, to_yaml
 from cluster.errors import RunError
 from cluster.jobs import status as jobs
-from cluster.run import checkpoint
+from cluster.run import checkpoint, wandb_id
 from cluster.run.folder import RunFolder
 from cluster.run.records import Rows, write_atomic
 from cluster.train.evaluate import located
@@ -52,7 +52,7 @@ def launched(path: Path) -> RunFolder:
     (path / "logs" / "7_0_log.out").write_text("what rank 0 said\n")
     facts = {"loss": 2.3017, "images_per_second": 341.3, "seconds_left": 60.0, "restarts": "1", "reason": "it crashed"}
     run.tell("saved", step=4, total=64, started_at=0, warnings=1, host="here", pid=1, **facts)
-    run.wandb_id()
+    wandb_id.identity(run)
     return run
 
 

@@ -18,6 +18,7 @@ from cluster.jobs import status as jobs
 from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
 from cluster.run.records import write_atomic
+from cluster.run.wandb_id import identity, note_sent, sent
 
 
 def _renamed(folder: Path) -> Path:
@@ -83,16 +84,16 @@ def test_a_copy_is_told_from_what_was_moved(
     config = load(None, [f"runs_dir={tmp_path / 'runs'}"])
     first.open(config)
     first.tell("running")
-    wandb, job = first.wandb_id(), {"id": "7", "slurm": True, "nodes": 1, "processes": 1, "gpus": 0}
-    first.wandb_has(5)
+    wandb, job = identity(first), {"id": "7", "slurm": True, "nodes": 1, "processes": 1, "gpus": 0}
+    note_sent(first, 5)
     write_atomic(first.path / "launch.yaml", to_yaml(config).encode())
     write_atomic(first.path / "job.json", json.dumps(job | first.mark()).encode())
 
     folder = RunFolder(how(first.path))
     assert folder.made(folder.status()) == same
     assert jobs.existing(folder.path).own == same
-    assert (folder.wandb_id() == wandb, folder.wandb_step() == 5) == (same, same)
-    assert folder.wandb_id() == folder.wandb_id()
+    assert (identity(folder) == wandb, sent(folder) == 5) == (same, same)
+    assert identity(folder) == identity(folder)
     write_atomic(folder.path / "job.json", json.dumps(job).encode())
     assert jobs.existing(folder.path).own == same_without_mark
     stored = folder.stored("launch.yaml", ["site.minutes=5"])
@@ -116,13 +117,13 @@ def test_ids_of_wandb_written_before_are_kept(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     (folder.path / "wandb_id").write_text("0a1b2c3d")
-    folder.wandb_has(5)
-    assert folder.wandb_id() == folder.wandb_id() == "0a1b2c3d" and folder.wandb_step() == 5
-    assert RunFolder(_copied(folder.path)).wandb_id() != "0a1b2c3d"
+    note_sent(folder, 5)
+    assert identity(folder) == identity(folder) == "0a1b2c3d" and sent(folder) == 5
+    assert identity(RunFolder(_copied(folder.path))) != "0a1b2c3d"
     for damaged in (b"\xff\xfe", b'{"id": 5}', b"../x", b'{"id": "0a1b'):
         (folder.path / "wandb_id").write_bytes(damaged)
         with pytest.raises(RunError, match="wandb_id .*delete it"):
-            folder.wandb_id()
+            identity(folder)
 
 
 def test_a_writer_whose_folder_was_moved_ends_in_one_line_and_makes_no_new_one(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_a_run_that_never_saved_begins_anew_with_other_settings(
         run.metrics.append({"step": attempt})
         run.health.append({"warning": "of this attempt"})
         (run.path / "notes.txt").write_text("of the user")
-        run.wandb_id()
+        identity(run)
         if state:
             run.tell(state)
     said = capsys.readouterr().out.splitlines()

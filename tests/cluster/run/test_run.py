@@ -6,9 +6,7 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,19 +14,19 @@ import torch
 
 from cluster.config import Config, load
 from cluster.errors import RunError
-from cluster.run.folder import RunFolder, revision
+from cluster.run.folder import RunFolder
 from cluster.run.records import Rows, write_atomic
 
 HOLD = """
 import sys, time
-from cluster.run import RunFolder
+from cluster.run.folder import RunFolder
 with RunFolder(sys.argv[1]).lock():
     print("held", flush=True)
     sys.stdin.readline()
 """
 HOLD_AND_FORK = """
 import os, sys, time
-from cluster.run import RunFolder
+from cluster.run.folder import RunFolder
 with RunFolder(sys.argv[1]).lock():
     if os.fork() == 0:
         print(os.getpid(), flush=True)
@@ -163,16 +161,6 @@ def test_a_run_is_finished_when_it_has_a_summary(tmp_path):
     run.summary_file.write_text('{"accu')
     with pytest.raises(RunError, match=r"summary\.json is not JSON"):
         run.summary()
-
-
-def test_the_revision_is_that_of_the_code():
-    root = Path(__file__).parents[3]
-    head = subprocess.run(["git", "-C", root, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True)
-    changes = subprocess.run(["git", "-C", root, "status", "--porcelain"], capture_output=True, text=True)
-    assert revision() == {
-        "commit": head.stdout.strip() if head.returncode == 0 else None,
-        "dirty": bool(changes.stdout) if changes.returncode == 0 else None,
-    }
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):

@@ -20,7 +20,7 @@ from cluster.config import load
 from cluster.errors import NoMeeting, RunError
 from cluster.jobs.processes import given_place
 from cluster.run.checkpoint import Saver
-from cluster.train.health import Watchdog
+from cluster.train.watchdog import Watchdog
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 LOCAL = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -132,11 +132,12 @@ def test_what_wandb_does_not_take_as_a_project_is_refused(project: str) -> None:
 DISK = """
 import os, subprocess, sys
 from pathlib import Path
-from cluster.checkpoint import Saver
+from cluster.run.checkpoint import Saver
 from cluster.config import Config, load
 from cluster.errors import RunError
 from cluster.jobs.launch import Shape, launch
-from cluster.run import RunFolder
+from cluster.run import wandb_id
+from cluster.run.folder import RunFolder
 import torch
 
 trouble, shards = sys.argv[1:]
@@ -180,8 +181,8 @@ writes = {
     "a row": lambda: [run.metrics.append({"step": n, "text": "x" * 1000}) for n in range(100)],
     "the status": lambda: run.tell("running", reason="x" * 10_000),
     "the end": lambda: run.finish({"accuracy": 0.5, "epochs": 1, "step": 1, "text": "x" * 10_000}),
-    "wandb's id": fresh.wandb_id,
-    "wandb's step": lambda: run.wandb_has(10),
+    "wandb's id": lambda: wandb_id.identity(fresh),
+    "wandb's step": lambda: wandb_id.note_sent(run, 10),
     "aside": lambda: unsaved.open(load(None, ["train.lr=0.5"])),
     "a checkpoint": lambda: save(run.checkpoints),
     "a launch": lambda: launch(load(None, given), Shape(1, 1, 0), "local"),

@@ -19,7 +19,9 @@ import pytest
 
 from cluster.build.shards import write_shards
 from cluster.config import flat
-from cluster.run.folder import RunFolder, revision
+from cluster.run.folder import RunFolder
+from cluster.run.provenance import revision
+from cluster.run.wandb_id import identity
 
 ROOT = Path(__file__).parents[3]
 RECIPE = """\
@@ -138,7 +140,7 @@ def test_all_starts_arrive_as_one_run(tmp_path: Path, server: Server) -> None:
     finish(start("train", "recipe.yaml", SLURM_JOB_ID="7", SLURM_RESTART_COUNT="1", SLURM_JOB_PARTITION="gpu"))
     assert folder.status()["started_at"] == saved < killed
 
-    run = folder.wandb_id()
+    run = identity(folder)
     assert f"sent as run {run}, 3 starts; 1 of them without an end" in sync()
     assert list(server.history) == [run] and server.ended[-1] == run
     assert server.projects == {("us", "trial")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from pathlib import Path
@@ -12,12 +11,9 @@ import torch
 from forked import Command
 
 from cluster.build.shards import write_shards
-from cluster.config import HealthConfig
 from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
-from cluster.train.health import Alarms
 from pipelines.order import permutation
-from tdformer.measure import Firing
 
 RECIPE = """\
 name: run
@@ -30,31 +26,31 @@ log: {every_steps: 1}
 PROGRAM = """
 import sys, time
 import tdformer
-from cluster.train import loop
+from cluster.train import feed, loop
 from cluster.config import load
 from cluster import cli
 from cluster.jobs import processes
 
 trouble, words = sys.argv[1], sys.argv[2:]
-loss, step, inputs = tdformer.segment_loss, loop.Trainer.step, loop.Trainer.inputs
+loss, step, inputs = tdformer.segment_loss, loop.Trainer.step, feed.Feed.inputs
 here = dict(rank=0, step=0)
 
 def noted(self, batches, waited):
     here.update(rank=self.rank, step=self.state.step + 1)
     return step(self, batches, waited)
 
-def disturbed(self, batch):
+def disturbed(self, *given):
     if trouble == "slow" and here["rank"] == 1:
         time.sleep(0.3)
     if trouble == "hang" and here["rank"] == 1 and here["step"] == 3:
         time.sleep(120)
-    return inputs(self, batch)
+    return inputs(self, *given)
 
 def poisoned(*args):
     once = trouble == "once" and here["rank"] == 1 and here["step"] == 3
     return loss(*args) * (float("inf") if once or (trouble == "ever" and here["step"] > 2) else 1)
 
-loop.Trainer.step, loop.Trainer.inputs = noted, disturbed
+loop.Trainer.step, feed.Feed.inputs = noted, disturbed
 tdformer.segment_loss = poisoned
 sys.argv = ["tdformer", "train", "recipe.yaml", *words]
 cli.main()
@@ -180,24 +176,3 @@ def test_a_slow_rank_is_named(tmp_path: Path) -> None:
     warnings = [row["warning"] for row in RunFolder(tmp_path / "runs" / "run").health.read()]
     slow = [w for w in warnings if w.startswith("rank ")]
     assert len(slow) == 1 and slow[0].startswith(f"rank 1 on {socket.gethostname()} takes "), warnings
-
-
-def test_alarms_begin_once_and_again_after_an_end() -> None:
-    alarms = Alarms(HealthConfig(), ["a", "b", "c"], [2.0, None, 2.0, 2.0, 2.0])
-    assert alarms.loss(9.0) == [] == alarms.loss(None)  # too few to know what is usual
-    assert len(alarms.loss(9.0)) == 1 and alarms.loss(9.0) == []
-    assert alarms.loss(2.0) == [] and len(alarms.loss(7.0)) == 1
-    assert alarms.ranks([1.0, 1.1, 1.4]) == []
-    assert alarms.ranks([1.0, 1.1, 1.7]) == [
-        "rank 2 on c takes 1.5 times the median rank's time for its data and forward pass"
-    ]
-    assert alarms.ranks([1.0, 1.1, 1.8]) == []
-    assert len(alarms.ranks([2.0, 1.1, 1.2])) == 1 and len(alarms.ranks([1.0, 1.1, 1.8])) == 1
-    units = {"stem": Firing(0.1, 0.2), "block": Firing(0.0, 1.0), "head": Firing(0.9, 0.0)}
-    assert alarms.firing(units) == [
-        "block has firing rate 0.0000, outside [0.0001, 0.8]",
-        "head has firing rate 0.9000, outside [0.0001, 0.8]",
-        "100% of the channels of block never fired in a step",
-    ]
-    assert alarms.firing(units) == []
-    assert json.dumps(sorted(alarms.on))

@@ -18,7 +18,6 @@ from cluster.build.shards import write_shards
 from cluster.config import TrainConfig
 from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
-from cluster.train.ema import EMA
 from cluster.train.engine import parameter_groups
 from cluster.train.schedule import learning_rate
 from pipelines.order import permutation
@@ -166,16 +165,3 @@ def test_vectors_do_not_decay_and_early_layers_learn_slower() -> None:
         )
     ]
     assert scales == [1, 0.5, 0.25, 0.125, 2**-6]
-
-
-def test_the_average_follows_the_weights() -> None:
-    class Engine:
-        module = torch.nn.BatchNorm1d(2)
-
-    ema = EMA(Engine.module, 0.75)
-    with torch.no_grad():
-        Engine.module.weight.fill_(5.0)
-        Engine.module.running_mean.fill_(8.0)
-    ema.update(Engine)
-    assert ema.average["weight"].tolist() == [2.0, 2.0]
-    assert ema.average["running_mean"].tolist() == [2.0, 2.0]

@@ -1,0 +1,23 @@
+"""Numbers as people read them: in the terminal, in lines and in curves alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def worded(key: str, value: Any) -> str:
+    """A measurement and its name: `accuracy 93.10 %`, `loss 0.25`, `12 images/s`."""
+    name = {"lr": "learning rate"}.get(key, key.replace("_", " "))
+    if key.endswith("accuracy") and value is not None:
+        return f"{name} {100 * value:.2f} %"
+    if key.endswith("seconds"):
+        return f"{name.removesuffix(' seconds')} {duration(value)}"
+    if key == "images_per_second":
+        return f"{value:.0f} images/s"
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,7 @@
+"""What goes on beside training: a registry, and a file for each hook."""
+
+from . import alarms, ema, firing, speed, tensorboard, wandb  # noqa: F401 - they register themselves
+from .chosen import Hooks, chosen
+from .hook import HOOKS, Hook, Training
+
+__all__ = ["HOOKS", "Hook", "Hooks", "Training", "chosen"]

@@ -1,0 +1,54 @@
+"""Rows and speeds to wandb (`log.wandb`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ...config import Config
+from ...run import wandb_id, wandb_log
+from ..step import Step
+from .hook import HOOKS, Hook, Training
+
+
+@HOOKS.register("wandb")
+class Wandb(Hook):
+    """Rows of metrics.jsonl and speed.jsonl, and each unit's firing rate; on the first rank."""
+
+    watches = True
+    log: Any = None
+
+    @classmethod
+    def wanted(cls, config: Config) -> bool:
+        return config.log.wandb != "off"
+
+    def begin(self, run: Training, rows: Iterable[Mapping[str, Any]]) -> None:
+        super().begin(run, rows)
+        if run.rank:
+            return
+        self.log = wandb_log.start(run.folder, self.config, lambda line: print(line, flush=True))
+        # What a start that was killed may have taken with it: wandb writes its log in blocks, from another process.
+        speeds, _ = run.folder.speed.whole("step", "images", "seconds", "data_wait_seconds")
+        had, speed = wandb_id.sent(run.folder), {row["step"]: row for row in speeds}
+        for row in rows:
+            if row["step"] > had:
+                self._send({**row, **speed.get(row["step"], {})})
+
+    def logged(self, step: Step) -> None:
+        self._send({**step.row, **step.speed, **{f"firing/{name}": unit.rate for name, unit in step.firing.items()}})
+
+    def evaluated(self, row: Mapping[str, Any]) -> None:
+        self._send(row)
+
+    def end(self, summary: dict[str, Any] | None) -> None:
+        if self.log is None:
+            return
+        if summary is not None:
+            self.log.summary.update(summary)
+        self.log.finish()
+        self.log = None
+        wandb_id.note_sent(self.run.folder, self.run.state.step)
+
+    def _send(self, row: Mapping[str, Any]) -> None:
+        if self.log is not None:
+            self.log.log(dict(row), step=row["step"])

@@ -1,0 +1,45 @@
+"""What a run passes over, up to a limit: steps that are not finite, samples that cannot be read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipelines.errors import DataError
+from pipelines.loader import Batch
+from pipelines.order import epoch_order, global_batch
+from pipelines.samples import Samples
+
+from ..config import Config
+from ..errors import RunError
+from ..run.monitor import Monitor
+from .agreement import of_all
+from .state import TrainState
+
+
+def left_out(state: TrainState, data: Samples, config: Config, monitor: Monitor) -> None:
+    """Tell of the step after `state`, whose loss or gradient was not finite, with the ids of its batch. Raises
+    RunError, on all ranks, after too many of them in a row."""
+    cursor, limit = state.cursor, config.health.skips
+    order = epoch_order(cursor, data.shard_of, config.data.window)
+    ids = global_batch(order, cursor.step, cursor.global_batch)
+    line = f"the loss or the gradient of step {state.step + 1} is not finite: left out ({state.skipped} so far)"
+    monitor.warn(line, step=state.step + 1, epoch=cursor.epoch, ids=ids.tolist())
+    if state.in_a_row > limit:
+        raise RunError(
+            f"{state.in_a_row} steps in a row without a finite loss and gradient (health.skips={limit}), the last "
+            f"is {state.step + 1}; their samples are in {monitor.run.health.path}. Lower train.lr or set "
+            "train.clip_grad; the run goes on from its last checkpoint"
+        )
+
+
+def skip_samples(state: TrainState, batches: list[Batch], limit: int, monitor: Monitor) -> None:
+    """Note the samples that some rank could not read in the step after `state`, so that a run that goes on passes over
+    the same ones. Raises DataError, on all ranks, when there are more than `limit`; all call it together."""
+    found = of_all({i: line for batch in batches for i, line in batch.damaged.items()})
+    new = {i: line for one in found for i, line in one.items() if i not in state.cursor.damaged}
+    damaged = tuple(sorted({*state.cursor.damaged, *new}))
+    state.cursor = replace(state.cursor, damaged=damaged)
+    for i, line in sorted(new.items()):
+        monitor.warn(f"sample {i} is skipped: {line}", step=state.step + 1, sample=i)
+    if new and len(damaged) > limit:
+        raise DataError(f"{len(damaged)} training samples are damaged (data.skips={limit}); one: {new[max(new)]}")

@@ -1,0 +1,39 @@
+"""One optimizer step: what it is, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tdformer.measure import Firing
+
+from ..run.speed import Lap
+
+
+@dataclass
+class Step:
+    """number: from 1, in the whole run; epoch: from 0; logs: whether it ends with a row of metrics.jsonl; images: of
+    the global batch; begun: `time.perf_counter()` when the wait for its images began, which took `waited` seconds.
+
+    What the step fills in: applied: whether the weights moved, which they do not after a loss or gradient that is not
+    finite; grad_norm: before clipping; worked: seconds of this rank's own work; sums: over the ranks, by the names of
+    the slots; row: for metrics.jsonl, a function of the steps alone; firing: of each unit, where it logs; lap: its
+    time; speed: the row for speed.jsonl, where it logs.
+    """
+
+    number: int
+    epoch: int
+    lr: float
+    logs: bool
+    images: int
+    begun: float
+    waited: float
+    applied: bool = True
+    grad_norm: float | None = None
+    worked: float = 0.0
+    sums: Mapping[str, list[float]] = field(default_factory=dict)
+    row: dict[str, Any] = field(default_factory=dict)
+    firing: Mapping[str, Firing] = field(default_factory=dict)
+    lap: Lap = field(default_factory=Lap)
+    speed: Mapping[str, Any] = field(default_factory=dict)
