@@ -3,11 +3,13 @@
 export PYTHON
 BIN := .venv/bin
 
-.PHONY: help install ffcv train test lint format lock clean
+.PHONY: help install ffcv train check test measure lint format lock clean
 
 help:
 	@echo "make train   install, get the pictures, train the quick start (or go on where it was)"
-	@echo "make test    install, check style, types and imports, run the whole suite"
+	@echo "make check   install, check style, types and imports, run the tests that are not slow"
+	@echo "make test    the same, with the whole suite"
+	@echo "make measure write tests/durations.txt, which says what is slow, anew"
 	@echo "make ffcv    build FFCV, for data.format=ffcv"
 	@echo "make lint    the checks without the suite"
 	@echo "make format  rewrite the code in the project's style"
@@ -25,11 +27,16 @@ ffcv: install
 train: install
 	@.ci/quickstart.sh
 
-# On all cores, then what needs the whole machine: two Slurm clusters, side by side because events are waited for.
+check: lint
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm -m "not slow and not network"
+
 test: lint ffcv
 	@.ci/packages.sh
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm
-	$(BIN)/python -m pytest tests/slurm -n 2 --dist worksteal
+	.ci/suite.sh
+
+# Alone, on a machine that does nothing else.
+measure: lint ffcv
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm --measure
 
 lint: install
 	$(BIN)/ruff check .

@@ -27,10 +27,6 @@ import numpy as np
 import simplejpeg
 import torch
 import webdataset
-from ffcv.fields.decoders import IntDecoder
-from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
-from ffcv.loader import Loader, OrderOption
-from ffcv.transforms import RandomHorizontalFlip, ToTensor
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -143,6 +139,11 @@ def plain_webdataset(photos: Photographs) -> Iterator[Any]:
 
 def ffcv_itself(photos: Photographs) -> Iterator[Any]:
     """FFCV's own loader as its examples use it, on the same file: by areas, bytes. Compiling is in the first round."""
+    from ffcv.fields.decoders import IntDecoder
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import RandomHorizontalFlip, ToTensor
+
     path = str(photos.copy.path)
     if path not in _COMPILED:
         steps = [RandomResizedCropRGBImageDecoder((SIZE, SIZE)), RandomHorizontalFlip(), ToTensor()]
@@ -152,7 +153,7 @@ def ffcv_itself(photos: Photographs) -> Iterator[Any]:
     yield from _COMPILED[path]
 
 
-_COMPILED: dict[str, Loader] = {}
+_COMPILED: dict[str, Any] = {}
 
 
 def ours(

@@ -1,4 +1,4 @@
-"""One environment for all tests, and no silent skips in CI."""
+"""One environment for all tests, no silent skips in CI, and which tests are slow, as measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -19,6 +21,10 @@ os.environ["TORCH_EXTENSIONS_DIR"] = tempfile.mkdtemp(prefix="tdformer-extension
 atexit.register(shutil.rmtree, os.environ["TORCH_EXTENSIONS_DIR"], ignore_errors=True)
 
 CI = os.environ.get("CI") == "true"
+MEASURED = Path(__file__).with_name("durations.txt")
+"""Seconds and name of each test function that takes one or more, all its parameters together."""
+SLOW = 2.0
+"""Seconds from which on a test is marked `slow`; `make check` leaves those out."""
 
 settings.register_profile("shared machine", deadline=None)  # times say nothing here
 settings.load_profile("shared machine")
@@ -44,3 +50,39 @@ def pytest_make_collect_report() -> Iterator[None]:
     report = yield
     _fail_if_skipped(report)
     return report
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--measure", action="store_true", help=f"write {MEASURED.name}: on a quiet machine, and all tests")
+
+
+def _function(nodeid: str) -> str:
+    return nodeid.partition("[")[0]
+
+
+def _starts_processes(item: pytest.Item) -> bool:
+    names = {*vars(item.module), *item.fixturenames} if isinstance(item, pytest.Function) else set()
+    return not names.isdisjoint({"Command", "Ranks", "subprocess", "multiprocessing", "cli", "python"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow: by its measured seconds, or, in a file of which none was measured, as it starts processes."""
+    lines = MEASURED.read_text().splitlines() if MEASURED.exists() else []
+    seconds = {name: float(took) for took, name in (line.split(maxsplit=1) for line in lines)}
+    measured = {name.partition("::")[0] for name in seconds}
+    for item in items:
+        known = item.nodeid.partition("::")[0] in measured
+        if seconds.get(_function(item.nodeid), 0.0) >= SLOW or (not known and _starts_processes(item)):
+            item.add_marker("slow")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not config.getoption("--measure"):
+        return
+    took: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                took[_function(report.nodeid)] += report.duration
+    lines = [f"{seconds:.1f} {name}" for name, seconds in sorted(took.items()) if seconds >= 1]
+    MEASURED.write_text("\n".join(lines) + "\n")

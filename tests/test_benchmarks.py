@@ -139,6 +139,7 @@ def test_the_order_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_loaders_are_timed_and_their_pixels_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ffcv", reason="ffcv is not installed (make ffcv)")
     loader.main(["--images", "64", "--rounds", "1", "--workers", "1"])
     said = capsys.readouterr().out
     for title in loader.SHAPES:
@@ -150,6 +151,7 @@ def test_loaders_are_timed_and_their_pixels_compared(capsys: pytest.CaptureFixtu
 
 
 def test_photographs_have_the_asked_bytes(tmp_path: Path) -> None:
+    pytest.importorskip("ffcv", reason="ffcv is not installed (make ffcv)")
     photos = loader.write(tmp_path, [(375, 500), (200, 160)], 8, 1)
     sizes, pixels = photos.data.table["size"], photos.data.table["height"] * photos.data.table["width"]
     assert sorted(set(pixels)) == [200 * 160, 375 * 500]

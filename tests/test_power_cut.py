@@ -96,7 +96,7 @@ TRAIN = """
 import hashlib, json
 from pathlib import Path
 from power import watched
-from cluster.cli.app import main
+from cluster.cli import main
 
 run, seen = Path("runs/run").absolute(), set()
 

@@ -25,7 +25,7 @@ PROGRAM = """
 from tdformer import registry
 from tdformer.backbones.spikformer import SpikformerSizes
 registry.MODELS["tiny"] = registry.Entry(SpikformerSizes(8, 1, 2, (False, False, True, True)), 16, 3, 2)
-from cluster.cli.app import main
+from cluster.cli import main
 main()
 """
 EVALUATED = {"samples": 6, "accuracy": 5 / 6, "loss": pytest.approx(0.5809279282887777, abs=1e-5)}

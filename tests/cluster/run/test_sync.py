@@ -6,8 +6,6 @@ import gzip
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Command
 
 from cluster.build.shards import write_shards
 from cluster.config import flat
@@ -109,14 +108,11 @@ def test_all_starts_arrive_as_one_run(tmp_path: Path, server: Server) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     folder = RunFolder(tmp_path / "runs" / "run")
 
-    def start(*words: str, **place: str) -> subprocess.Popen[str]:
+    def start(*words: str, **place: str) -> Command:
         env = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)} | place
-        command = [sys.executable, "-m", "cluster.cli", *words]
-        return subprocess.Popen(
-            command, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        return Command(*words, cwd=tmp_path, env=env, merged=True)
 
-    def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    def finish(process: Command, code: int = 0) -> str:
         output, _ = process.communicate(timeout=120)
         assert process.returncode == code, output
         return output
@@ -124,7 +120,7 @@ def test_all_starts_arrive_as_one_run(tmp_path: Path, server: Server) -> None:
     def sync() -> str:
         return finish(start("sync", "runs/run", WANDB_BASE_URL=server.url, WANDB_API_KEY="0123456789" * 4))
 
-    def end(process: subprocess.Popen[str], number: int, rows: int, code: int) -> None:
+    def end(process: Command, number: int, rows: int, code: int) -> None:
         """Send it a signal once there are so many rows of metrics."""
         deadline = time.monotonic() + 120
         while len(folder.metrics.read()) < rows:

@@ -1,0 +1,44 @@
+"""`make check` leaves out what was measured to be slow, and nothing else; `--measure` measures it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = """
+import time
+import pytest
+@pytest.mark.parametrize("seconds", [0.3, 0.8])
+def test_sleeps(seconds): time.sleep(seconds)
+def test_quick(): pass
+class TestGroup:
+    def test_new(self): pass
+"""
+
+
+def run(folder: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_what_was_measured_decides_what_is_left_out(tmp_path: Path, workers: str) -> None:
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: needs one\n    slow: takes long\n")
+    (tmp_path / "test_some.py").write_text(TESTS)
+    measured = tmp_path / "durations.txt"
+    assert "4 passed" in run(tmp_path, "-n", workers, "-m", "not slow") and not measured.exists()
+    assert "4 passed" in run(tmp_path, "-n", workers, "--measure")
+    seconds, name = measured.read_text().split()  # both parameters of one function together
+    assert float(seconds) >= 1.1 and name == "test_some.py::test_sleeps"
+    assert "4 passed" in run(tmp_path, "-n", workers, "-m", "not slow")  # that is not slow yet
+    measured.write_text("5.0 test_some.py::test_sleeps\n1.9 test_some.py::test_quick\n")
+    assert "2 passed, 2 deselected" in run(tmp_path, "-n", workers, "-m", "not slow")
+    (tmp_path / "test_starts.py").write_text("import subprocess\ndef test_command(): pass\n")
+    assert "2 passed, 3 deselected" in run(tmp_path, "-n", workers, "-m", "not slow")
+    measured.write_text("1.5 test_starts.py::test_command\n")  # it is known to be quick
+    assert "5 passed" in run(tmp_path, "-n", workers, "-m", "not slow")
