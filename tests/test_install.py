@@ -62,7 +62,7 @@ def resolve(python: str, pins: Path, *words: str | Path) -> subprocess.Completed
     """What an install on Linux takes, by the metadata alone; nothing large is fetched."""
     wheels = ["--only-binary", ":all:", *(word for name in SOURCE_ONLY for word in ("--no-binary", name))]
     where = ["--python", sys.executable, "--python-version", python, "--python-platform", "x86_64-manylinux_2_28"]
-    what = ["pyproject.toml", "--extra", "dev", "--extra", "augment", "--group", "needs", "--constraint", pins]
+    what = ["pyproject.toml", "--extra", "dev", "--extra", "augment", "--extra", "docs", "--group", "needs", "--constraint", pins]
     shown = ["--quiet", "--no-header", "--no-annotate", "--strip-extras"]
     return uv("pip", "compile", *shown, *where, *wheels, *what, *words)
 
