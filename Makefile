@@ -3,13 +3,14 @@
 export PYTHON
 BIN := .venv/bin
 
-.PHONY: help install ffcv train test lint format lock clean
+.PHONY: help install ffcv train test lint docs format lock clean
 
 help:
 	@echo "make train   install, get the pictures, train the quick start (or go on where it was)"
 	@echo "make test    install, check style, types and imports, run the whole suite"
 	@echo "make ffcv    build FFCV, for data.format=ffcv"
 	@echo "make lint    the checks without the suite"
+	@echo "make docs    the pages of docs/ as a site in build/site; warnings are errors"
 	@echo "make format  rewrite the code in the project's style"
 	@echo "make lock    write .ci/constraints.txt anew for the requirements in pyproject.toml"
 	@echo "make clean   remove .venv and caches; data and runs stay"
@@ -26,7 +27,7 @@ train: install
 	@.ci/quickstart.sh
 
 # On all cores, then what needs the whole machine: two Slurm clusters, side by side because events are waited for.
-test: lint ffcv
+test: lint docs ffcv
 	@.ci/packages.sh
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm
 	$(BIN)/python -m pytest tests/slurm -n 2 --dist worksteal
@@ -37,6 +38,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The variable silences a notice that every build prints.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .ci/docs/mkdocs.yml
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -45,4 +50,4 @@ lock: install
 	@.ci/lock.sh
 
 clean:
-	rm -rf .venv *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
