@@ -40,7 +40,7 @@ lint: install
 
 # The variable silences a notice that every build prints.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .ci/docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file .ci/docs/mkdocs.yml
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -38,7 +38,7 @@ flock 9
 [ -e "$stamp" ] || "$python" -m venv --clear .venv
 rm -f "$stamp"
 
-echo "Installing into .venv (some 2.5 GB, with torch's CUDA build 5.6) ..."
+echo "Installing into .venv (some 2.7 GB, with torch's CUDA build 5.6) ..."
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 pip install --quiet -c .ci/constraints.txt uv
 # Where a site has its own wheels or a mirror, pip has been told; uv reads none of pip's settings.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for target in links(Path(page.abs_src_path or "").read_text(), in_tree(page.src_uri)):
             uri = in_site(target)
             if uri.startswith(f"{OUTSIDE}/") and files.get_file_from_path(uri) is None and (ROOT / target).is_file():
-                file = File.generated(config, uri, abs_src_path=str(ROOT / target))
+                file = File.generated(config, uri, abs_src_path=str(ROOT / target), inclusion=InclusionLevel.NOT_IN_NAV)
                 files.append(file)
                 if file.is_documentation_page():
                     waiting.append(file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
@@ -94,7 +93,8 @@ def _code(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return inspect.cleandoc(text).replace("|", "\\|").replace("<", "&lt;")
+    """As a cell of a table, with nothing in it taken for Markdown."""
+    return re.sub(r"([|\[\]*])", r"\\\1", text).replace("<", "&lt;")
 
 
 def comments(text: str) -> dict[str, str]:
