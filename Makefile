@@ -3,7 +3,7 @@
 export PYTHON
 BIN := .venv/bin
 
-.PHONY: help install ffcv train check test measure lint format lock clean
+.PHONY: help install ffcv train check test measure lint docs format lock clean
 
 help:
 	@echo "make train   install, get the pictures, train the quick start (or go on where it was)"
@@ -12,6 +12,7 @@ help:
 	@echo "make measure write tests/durations.txt, which says what is slow, anew"
 	@echo "make ffcv    build FFCV, for data.format=ffcv"
 	@echo "make lint    the checks without the suite"
+	@echo "make docs    the pages of docs/ as a site in build/site; warnings are errors"
 	@echo "make format  rewrite the code in the project's style"
 	@echo "make lock    write .ci/constraints.txt anew for the requirements in pyproject.toml"
 	@echo "make clean   remove .venv and caches; data and runs stay"
@@ -30,7 +31,7 @@ train: install
 check: lint
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm -m "not slow and not network"
 
-test: lint ffcv
+test: lint docs ffcv
 	@.ci/packages.sh
 	.ci/suite.sh
 
@@ -44,6 +45,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The variable silences a notice that every build prints.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file .ci/docs/mkdocs.yml
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -52,4 +57,4 @@ lock: install
 	@.ci/lock.sh
 
 clean:
-	rm -rf .venv *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

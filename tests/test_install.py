@@ -23,6 +23,7 @@ PINS = ROOT / ".ci" / "constraints.txt"
 PACKAGES = ("tdformer", "pipelines", "cluster")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHONS = [c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", c)]
+EXTRAS = [word for extra in ("dev", "augment", "docs") for word in ("--extra", extra)]
 SOURCE_ONLY = ("assertpy", "deepspeed", "fastargs")
 """They have no wheels, and nothing to compile."""
 
@@ -62,7 +63,7 @@ def resolve(python: str, pins: Path, *words: str | Path) -> subprocess.Completed
     """What an install on Linux takes, by the metadata alone; nothing large is fetched."""
     wheels = ["--only-binary", ":all:", *(word for name in SOURCE_ONLY for word in ("--no-binary", name))]
     where = ["--python", sys.executable, "--python-version", python, "--python-platform", "x86_64-manylinux_2_28"]
-    what = ["pyproject.toml", "--extra", "dev", "--extra", "augment", "--group", "needs", "--constraint", pins]
+    what = ["pyproject.toml", *EXTRAS, "--group", "needs", "--constraint", pins]
     shown = ["--quiet", "--no-header", "--no-annotate", "--strip-extras"]
     return uv("pip", "compile", *shown, *where, *wheels, *what, *words)
 

@@ -31,7 +31,7 @@ from .feed import Feed
 from .hooks import chosen
 from .schedule import learning_rate
 from .skips import left_out, skip_samples
-from .slots import Share, Slots
+from .slots import Addend, Slots
 from .state import Checkpoints, TrainState
 from .step import Step
 from .stopwatch import Stopwatch
@@ -165,7 +165,7 @@ class Trainer:
                 correct = (logits[-1].argmax(1) == labels).sum()
                 window += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
         step.worked = self.stopwatch.read()
-        shares: dict[str, Share] = {
+        shares: dict[str, Addend] = {
             "window": window if step.applied else torch.zeros_like(window),
             "damaged": sum(len(batch.damaged) for batch in batches),
             "stop": self.notice.seen,

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Share = Tensor | float | Sequence[float]
+Addend = Tensor | float | Sequence[float]
 """What a rank adds to a slot: as many numbers as the slot holds."""
 
 
@@ -22,7 +22,7 @@ class Slots:
         self.places = {name: slice(*ends) for name, ends in zip(widths, pairwise(borders), strict=True)}
         self.device = device
 
-    def summed(self, shares: Mapping[str, Share], means: Tensor) -> tuple[dict[str, list[float]], Tensor]:
+    def summed(self, shares: Mapping[str, Addend], means: Tensor) -> tuple[dict[str, list[float]], Tensor]:
         """Each slot's sums over the ranks, in fp64, and the mean of `means` over them; all ranks call it together.
 
         A slot that `shares` leaves out counts 0. With BatchNorm's running statistics equal on all ranks, evaluation and

@@ -10,7 +10,7 @@ from typing import Any
 from tdformer.measure import Firing
 
 from ...config import Config
-from ..slots import Share
+from ..slots import Addend
 from ..step import Step
 from .hook import HOOKS, Hook, Training
 
@@ -43,7 +43,7 @@ class Alarms(Hook):
         self.hosts, self.seconds = run.hosts, [0.0] * run.world
         self.losses.extend(row["loss"] for row in rows if isinstance(row.get("loss"), float))
 
-    def share(self, step: Step) -> Mapping[str, Share]:
+    def share(self, step: Step) -> Mapping[str, Addend]:
         """The wait for data and the first forward: in what comes after, ranks wait for each other."""
         own = step.waited + step.worked
         return {"seconds": [own if rank == self.run.rank else 0.0 for rank in range(self.run.world)]}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...config import Config
 from ...errors import RunError
-from ..slots import Share
+from ..slots import Addend
 from ..state import Resumed
 from ..step import Step
 from .hook import HOOKS, Hook, Training
@@ -63,7 +63,7 @@ class Hooks:
                 stack.enter_context(hook.during(step))
             yield
 
-    def share(self, step: Step) -> dict[str, Share]:
+    def share(self, step: Step) -> dict[str, Addend]:
         return {name: value for hook in self.hooks for name, value in hook.share(step).items()}
 
     def step(self, step: Step) -> None:

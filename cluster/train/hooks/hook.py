@@ -14,7 +14,7 @@ from tdformer.plugins import Registry
 from ...config import Config
 from ...run.folder import RunFolder
 from ...run.monitor import Monitor
-from ..slots import Share
+from ..slots import Addend
 from ..state import TrainState
 from ..step import Step
 
@@ -75,7 +75,7 @@ class Hook:
         """Around the forward and backward passes of a step."""
         return nullcontext()
 
-    def share(self, step: Step) -> Mapping[str, Share]:
+    def share(self, step: Step) -> Mapping[str, Addend]:
         """After them: what this rank adds to the hook's slots. A slot that is left out gets 0."""
         return {}
 

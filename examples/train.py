@@ -1,0 +1,25 @@
+"""A run started from Python, as `tdformer train digits KEY=VALUE ...` starts it; then its model as one file.
+
+Kill it and start it again: it goes on. Settings can be given: python train.py train.epochs=30 name=long
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from cluster import config as configs
+from cluster.build.shards import prepare
+from cluster.jobs.processes import main
+from cluster.results.export import export
+
+if __name__ == "__main__":  # more than one process would import this file again
+    settings = ["name=from-python", "train.epochs=2", "train.global_batch=32", *sys.argv[1:]]
+    prepare(Path("digits"), [])  # shards in data/digits, unless they are there
+    config = configs.load("digits", settings)
+    code = main(config, processes=1)
+    if code:
+        sys.exit(code)
+
+    rows = [json.loads(line) for line in (config.run_path / "metrics.jsonl").read_text().splitlines()]
+    print(f"{len(rows)} rows in metrics.jsonl, the last one: {rows[-1]}")
+    print(export(config.run_path, Path("digits.safetensors")))

@@ -1,0 +1,41 @@
+"""The tutorial, as it is written: its blocks one after the other in an empty folder, each command in a process of its
+own, as a reader starts it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from blocks import ROOT, Reader, blocks
+
+PAGE = ROOT / "docs" / "tutorial.md"
+
+
+def output(after: str) -> str:
+    """The output that the page shows after the commands that begin with `after`."""
+    found = re.search(rf"^```\n{re.escape(after)}.*?^```\n\n```text\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    assert found
+    return found[1]
+
+
+@pytest.mark.timeout(900)
+def test_a_reader_gets_from_pictures_to_a_prediction(tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    printed = {}
+    for block in blocks(PAGE):
+        assert not block.why_not
+        printed[" ".join(block.text.split()[:2])] = reader.do(block)
+    assert (tmp_path / "runs" / "fruit" / "curves.png").is_file()
+    assert printed["tdformer shard"] == output("tdformer shard")
+    assert json.loads(printed["tdformer eval"])["accuracy"] > 0.8
+
+    named = re.fullmatch(r"(\S+: apple) \((\d+)%\)\n", printed["python predict.py"])
+    assert named
+    assert output("python predict.py").startswith(named[1])
+    assert int(named[2]) > 60
+
+    # A network that never fires names all pictures alike.
+    plums = reader.shell("python predict.py pictures/val/plum/*.png")
+    assert plums.count(": plum") > 12, plums
