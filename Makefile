@@ -3,12 +3,13 @@
 export PYTHON
 BIN := .venv/bin
 
-.PHONY: help install ffcv train test lint format lock clean
+.PHONY: help install ffcv train test mutants lint format lock clean
 
 help:
 	@echo "make train   install, get the pictures, train the quick start (or go on where it was)"
 	@echo "make test    install, check style, types and imports, run the whole suite"
 	@echo "make ffcv    build FFCV, for data.format=ffcv"
+	@echo "make mutants plant mistakes, one at a time, and see that tests fail; ONLY=WORD for some of them"
 	@echo "make lint    the checks without the suite"
 	@echo "make format  rewrite the code in the project's style"
 	@echo "make lock    write .ci/constraints.txt anew for the requirements in pyproject.toml"
@@ -30,6 +31,9 @@ test: lint ffcv
 	@.ci/packages.sh
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm
 	$(BIN)/python -m pytest tests/slurm -n 2 --dist worksteal
+
+mutants: install
+	$(BIN)/python tests/mutants/run.py $(ONLY)
 
 lint: install
 	$(BIN)/ruff check .
