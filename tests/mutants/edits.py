@@ -97,6 +97,12 @@ EDITS = (
         "devices.exact(False, config.engine.deterministic)\n    from",
         PICTURES,
     ),
+    _edit(
+        "feedback has neurons of its own",
+        "self.neuron = Neuron(neuron, options.threshold)",
+        "self.neuron = Neuron(NeuronOptions(), options.threshold)",
+        "test_feedback_fires_at_the_models_threshold",
+    ),
     # The learning rate
     _edit(
         "the learning rate follows epochs",

@@ -83,7 +83,6 @@ def prepare() -> None:
     import hypothesis  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
     import pytest  # noqa: F401
-    import timm.data.auto_augment  # noqa: F401
 
 
 def tested(copy: Path, log: Path, names: Iterable[str]) -> str:
