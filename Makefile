@@ -3,7 +3,7 @@
 export PYTHON
 BIN := .venv/bin
 
-.PHONY: help install ffcv train check test measure lint docs format lock clean
+.PHONY: help install ffcv train check test measure mutants lint docs format lock clean
 
 help:
 	@echo "make train   install, get the pictures, train the quick start (or go on where it was)"
@@ -11,6 +11,7 @@ help:
 	@echo "make test    the same, with the whole suite"
 	@echo "make measure write tests/durations.txt, which says what is slow, anew"
 	@echo "make ffcv    build FFCV, for data.format=ffcv"
+	@echo "make mutants plant mistakes, one at a time, and see that tests fail; ONLY=WORD for some of them"
 	@echo "make lint    the checks without the suite"
 	@echo "make docs    the pages of docs/ as a site in build/site; warnings are errors"
 	@echo "make format  rewrite the code in the project's style"
@@ -38,6 +39,9 @@ test: lint docs ffcv
 # Alone, on a machine that does nothing else.
 measure: lint ffcv
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm --measure
+
+mutants: install
+	$(BIN)/python tests/mutants/run.py $(ONLY)
 
 lint: install
 	$(BIN)/ruff check .

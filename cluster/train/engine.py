@@ -111,7 +111,12 @@ def start(model: TDFormer, config: Config, plan: BatchPlan) -> Any:
     if config.engine.zero_stage == 3:  # it gathers what a module holds, unless told of more
         for module, parameter in borrowed(model):
             deepspeed.zero.register_external_parameter(module, parameter)
+    scalars = [p for p in model.parameters() if not p.dim()]
+    for scalar in scalars:  # DeepSpeed 0.19.8 sends each parameter's bytes, which torch does not see in a scalar
+        scalar.data = scalar.data.view(1)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan, model))
+    for scalar in scalars:
+        scalar.data = scalar.data.view(())
     _begin_moments(engine)
     if not config.engine.zero_stage:
         Sums(engine, bucket(model))

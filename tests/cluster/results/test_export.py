@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from firing import few_digits, fire, save
 from safetensors import safe_open
 
 import tdformer
-from cluster.build.shards import write_shards
+from cluster.build.data import opened
+from cluster.config import load
 from cluster.results.export import program
 from tdformer.norm import fold
 
@@ -19,23 +21,27 @@ RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: digits, root: shards}
-train: {epochs: 1, global_batch: 200, threads: 1, ema_decay: 0.9}
+train: {epochs: 1, global_batch: 120, threads: 1, ema_decay: 0.9}
 """
 
 
 def test_every_format_evaluates_as_the_checkpoint_does(cli: Any, tmp_path: Path) -> None:
-    write_shards("digits", tmp_path / "shards", samples_per_shard=500)
+    """Of the averaged weights, which fire: a segment with another's statistics would tell fewer digits apart."""
+    few_digits(tmp_path / "shards")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    assert cli("train", "recipe.yaml").returncode == 0
+    config = load(tmp_path / "recipe.yaml", [f"data.root={tmp_path / 'shards'}"])
+    data = opened(config, "test")
+    save(tmp_path / "runs/run", config, data, average=True, classes=data.class_names)
     expected = json.loads(cli("eval", "runs/run").stdout)
-    for name, *words in (("m.safetensors",), ("m.pt",), ("m.pt2", "--batch", "64")):
+    assert expected["accuracy"] > 0.6
+    for name, *words in (("m.safetensors",), ("m.pt",), ("m.pt2", "--batch", "50")):
         done = cli("export", "runs/run", name, *words)
         assert done.returncode == 0 and done.stdout.startswith(f"{name}: step 7 of runs/run, "), done.stderr
         found = cli("eval", name)
         assert found.returncode == 0, found.stderr
         found = json.loads(found.stdout)
-        assert (found["samples"], found["step"], found["accuracy"]) == (360, 7, expected["accuracy"])
-        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+        assert (found["samples"], found["step"], found["accuracy"]) == (120, 7, expected["accuracy"])
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     plain = torch.load(tmp_path / "m.pt", weights_only=True)
     with safe_open(tmp_path / "m.safetensors", "pt") as file:
         assert sorted(file.keys()) == sorted(plain)
@@ -64,12 +70,12 @@ def _nodes(module: Any) -> Any:
 def test_folding_changes_no_bit_and_needs_no_statistics() -> None:
     torch.manual_seed(0)
     model = tdformer.create_model("quickstart", segments=2, feedback="all", segment_norm="per_segment")
-    shape = (model.config["in_channels"], *model.config["image_size"])
+    images = torch.randn(20, model.config["in_channels"], *model.config["image_size"])
+    fire(model, images, torch.arange(20) % 10, 10)
     with torch.no_grad():
-        for _ in range(3):
-            model(torch.rand(8, *shape))
-        images = torch.rand(4, *shape)
+        logits = model.eval()(images)
+        assert (logits - logits.mean(0)).abs().max() > 0.1
         folded = fold(model)
-        assert torch.equal(folded(images), model.eval()(images))
+        assert torch.equal(folded(images), logits)
+        torch.testing.assert_close(program(model, 20).module()(images), logits, rtol=1e-4, atol=1e-4)
     assert not any("running" in name for name in folded.state_dict())
-    assert program(model, 1).module()(images[:1]).shape == (1, model.config["num_classes"])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from firing import save
 from safetensors.torch import save_file
 
 import tdformer
@@ -29,7 +30,7 @@ from cluster.results.program import read_program
 from cluster.run import checkpoint
 from tdformer import ModelError
 from tdformer.digest import DIGEST, beside, described, of_file
-from tdformer.norm import fold
+from tdformer.norm import BatchNorm, fold
 from tdformer.pretrained import read_weights
 
 EXPORTS = ("m.safetensors", "m.pt", "m.pt2")
@@ -40,17 +41,16 @@ DAMAGES = 60
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one checkpoint, untrained, and its exports."""
+    """A run of one checkpoint, of a model that fires, and its exports."""
     folder = tmp_path_factory.mktemp("exports")
     write_shards("digits", folder / "shards", samples_per_shard=500)
     words = ["name=run", f"runs_dir={folder / 'runs'}", "data.dataset=digits", f"data.root={folder / 'shards'}"]
-    config = configs.load(None, [*words, "model.name=quickstart", "model.time_steps=1"])
-    model = build_model(config, opened(config, "train"))
-    run = folder / "runs" / "run"
-    run.mkdir(parents=True)
-    saved = {"state": {}, "model": model.config, "config": configs.flat(config)}
-    checkpoint.save(run / "checkpoints", 3, {"model": model.state_dict()}, saved, keep=1)
-    (run / "config.yaml").write_text(configs.to_yaml(config))
+    words += ["model.name=quickstart", "model.time_steps=2", "model.segments=2", "model.feedback=all"]
+    config = configs.load(None, words)
+    data = opened(config, "test")
+    run = save(folder / "runs" / "run", config, data, classes=data.class_names)
+    model = tdformer.create_model(**build_model(config, data).config)
+    model.load_state_dict(checkpoint.load_weights(run / "checkpoints" / "step-00000007")[0])
     for name in EXPORTS:
         export(run, folder / name, batch=4)
     tdformer.save_pretrained(model, folder / IMPORTED)
@@ -71,9 +71,12 @@ def said(*words: object) -> str | None:
 
 def test_every_format_holds_the_model(folder: Path) -> None:
     model = tdformer.from_pretrained(folder / IMPORTED)
-    pictures = torch.rand_like(example(model, 4))
+    assert {len(m.running_mean) for m in model.modules() if isinstance(m, BatchNorm)} == {2}  # one for each segment
+    pictures = torch.randn_like(example(model, 4))
     with torch.no_grad():
-        expected = fold(model.eval())(pictures)
+        expected = model.eval()(pictures)
+        assert (expected - expected.mean(0)).abs().max() > 0.1
+        torch.testing.assert_close(fold(model)(pictures), expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(read_program(folder / "m.pt2")(pictures), expected, rtol=1e-5, atol=1e-5)
     for name in EXPORTS[:2]:
         weights = read_weights(folder / name)
@@ -104,7 +107,7 @@ def test_a_file_without_a_digest_is_read_with_one_line(folder: Path, tmp_path: P
 def test_an_import_says_what_it_did_not_read(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = read_weights(folder / "m.pt")
     torch.save({"model": weights, "best": np.float64(81.2), "out": Path("out")}, tmp_path / "p.pth")
-    words = ("in_channels=1", "image_size=28", "time_steps=1")
+    words = ("in_channels=1", "image_size=28", "time_steps=2", "segments=2", "feedback=all")
     assert (
         said("import", tmp_path / "p.pth", "--model", "quickstart", "--out", tmp_path / "p.safetensors", *words) is None
     )

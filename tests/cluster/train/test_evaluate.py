@@ -7,7 +7,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,18 @@ import numpy as np
 import pytest
 import torch
 from event_files import gestures
-from torch import nn
+from firing import few_digits, save
 
 import tdformer
-from cluster.build.data import opened, view
-from cluster.build.model import build_model
+from cluster.build.data import opened
 from cluster.build.shards import write_shards
-from cluster.config import Config, flat, load
+from cluster.config import Config, load
 from cluster.errors import RunError
 from cluster.results.export import evaluate_export, export
 from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
 from cluster.train.evaluate import evaluate_run
 from pipelines.errors import DataError
-from pipelines.loader import eval_loader, time_first, to_device
-from pipelines.raw import catalog
-from pipelines.raw.arrays import ArrayDataset
-from pipelines.store import tar_writer as shards
-from tdformer.attention import SelfAttention
-from tdformer.norm import BatchNorm
 
 RECIPE = """\
 name: run
@@ -46,61 +39,12 @@ PLAIN = ("model.time_steps=1", "model.segments=1", "model.feedback=none", "train
 EXPORTED = ("m.safetensors", "m.pt", "m.pt2")
 
 
-def write(folder: Path, names: list[str] | None = None, labels: list[int] | None = None, of: str = "digits") -> Path:
-    """The digits as shards, a few of them; names: of the classes; labels: their new numbers."""
-    known = catalog.get("digits")
-    assert isinstance(known, ArrayDataset)
-
-    def few(split: str, source: Path | None) -> tuple[Any, Any]:
-        images, own = known.load(split, source)
-        return images[:120], own[:120] if labels is None else np.array(labels)[own[:120]]
-
-    for split in known.splits:
-        shards.write(replace(known, name=of, load=few, class_names=tuple(names or known.class_names)), split, folder)
-    return folder
-
-
-def fire(model: tdformer.TDFormer, images: torch.Tensor, labels: torch.Tensor, classes: int) -> None:
-    """Weights with which every layer fires and the classes are told apart: an untrained model gives every picture its
-    head's bias, whatever the settings are."""
-    with torch.no_grad():
-        for norm in (m for m in model.modules() if isinstance(m, BatchNorm)):
-            norm.weight.uniform_(1.0, 2.0)
-            norm.bias.uniform_(0.0, 1.0)
-            norm.momentum = 1.0
-        for attention in (m for m in model.modules() if isinstance(m, SelfAttention)):
-            for unit in (attention.q, attention.k, attention.v):  # few heads and tokens: products are small
-                unit.current.norm.bias.uniform_(0.5, 2.0)
-        model.train()(images)
-        seen: list[torch.Tensor] = []
-        hook = model.head.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
-        model.eval()(images)
-        hook.remove()
-        features = nn.functional.pad(seen[-1], (0, 1), value=1.0).double()
-        square = features.T @ features + 0.1 * torch.eye(features.shape[1])
-        fitted = torch.linalg.solve(square, features.T @ nn.functional.one_hot(labels, classes).double())
-        model.head.weight.copy_(10 * fitted[:-1].T)
-        model.head.bias.copy_(10 * fitted[-1])
-
-
-def save(folder: Path, config: Config, data: Any, **state: Any) -> Path:
-    """A run with one checkpoint of a model that fires."""
-    model = build_model(config, data)
-    batch = next(iter(eval_loader(data, rank=0, world=1, batch_size=len(data), workers=0, view=view(config, data))))
-    images = time_first(to_device(batch.images, data.mean, data.std, torch.device("cpu")))
-    fire(model, images, batch.labels, data.classes)
-    RunFolder(folder).open(config)
-    saved = {"model": model.config, "config": flat(config), **state}
-    checkpoint.save(folder / "checkpoints", 7, {"model": model.state_dict()}, saved, keep=1)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with shards in data/digits, a run of them, its exports, and a program of a plain run."""
     folder = tmp_path_factory.mktemp("evaluate")
     (folder / "recipe.yaml").write_text(RECIPE)
-    write(folder / "data" / "digits")
+    few_digits(folder / "data" / "digits")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         config = load("recipe.yaml")
@@ -318,11 +262,13 @@ TURNED = random.Random(0).sample(range(10), 10)
 @pytest.mark.parametrize("source", ["run", "run/checkpoints/step-00000007", *EXPORTED])
 def test_classes_are_compared_by_name(source: str, tmp_path: Path) -> None:
     names = [NAMES[TURNED.index(i)] for i in range(10)]  # the class that has the number i now
-    plain, turned = result(source, []), result(source, [f"data.root={write(tmp_path / 'turned', names, TURNED)}"])
+    plain, turned = result(source, []), result(source, [f"data.root={few_digits(tmp_path / 'turned', names, TURNED)}"])
     assert plain["accuracy"] > 0.6 and turned == plain
-    wrong = result(source, [f"data.root={write(tmp_path / 'wrong', names)}"])  # the pictures of 0 are called otherwise
+    wrong = result(
+        source, [f"data.root={few_digits(tmp_path / 'wrong', names)}"]
+    )  # the pictures of 0 are called otherwise
     assert wrong["accuracy"] < 0.3
-    renamed = write(tmp_path / "renamed", [*NAMES[:3], "drei", *NAMES[4:]])
+    renamed = few_digits(tmp_path / "renamed", [*NAMES[:3], "drei", *NAMES[4:]])
     line = refused(source, [f"data.root={renamed}"])
     assert f"{renamed}/test has other classes than" in line and "'3' is missing, 'drei' is extra" in line
 
@@ -357,7 +303,7 @@ def test_a_run_keeps_its_classes_and_a_wider_head_learns(cli: Callable[..., Any]
     newest, before = checkpoint.complete(run.checkpoints)
     shutil.rmtree(newest)
     run.summary_file.unlink()
-    renamed = write(tmp_path / "renamed", [*NAMES[:3], "drei", *NAMES[4:]])
+    renamed = few_digits(tmp_path / "renamed", [*NAMES[:3], "drei", *NAMES[4:]])
     done = cli(*train, f"data.root={renamed}")
     assert done.returncode == 2 and "'3' is missing, 'drei' is extra" in done.stderr and done.stderr.count("\n") == 1
     assert checkpoint.complete(run.checkpoints) == [before]

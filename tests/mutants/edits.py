@@ -1,0 +1,322 @@
+"""Plain mistakes, and the tests that must fail for each.
+
+A place is found by its text, in whatever file of the packages it lies, and must be the only one; a test by its name.
+Take a part of a line that has a reason to stay, and give a new one where the text has changed: `make test` says which
+are not found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGES = ("tdformer", "pipelines", "cluster")
+PICTURES = "test_a_run_meets_what_its_settings_say[pictures]"
+EVENTS = "test_a_run_meets_what_its_settings_say[events]"
+LEFT = "test_left_after_a_step_that_was_left_out_and_resumed"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """name: the mistake, in words; old: text that is there once; new: what is there instead; tests: those that fail,
+    one of them at least."""
+
+    name: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _edit(name: str, old: str, new: str, *tests: str) -> Edit:
+    return Edit(name, old, new, tests)
+
+
+EDITS = (
+    # From the configuration to the step
+    _edit("label smoothing is dropped", "config.train.label_smoothing)", "0.0)", PICTURES),
+    _edit("weight decay is off", "weight_decay if parameter.dim() > 1 else 0.0", "0.0", PICTURES),
+    _edit("vectors decay too", "weight_decay if parameter.dim() > 1 else 0.0", "weight_decay", PICTURES),
+    _edit("layer decay is off", "layer_decay ** (", "1.0 ** (", PICTURES),
+    _edit("betas are ignored", "betas=(train.betas[0], train.betas[1])", "betas=(0.9, 0.999)", PICTURES),
+    _edit("eps is ignored", "train.betas[1]), eps=train.eps", "train.betas[1]), eps=1e-8", PICTURES),
+    _edit(
+        "alphas are ignored", "segment_loss(logits, targets, train.alphas)", "segment_loss(logits, targets)", PICTURES
+    ),
+    _edit("mixup takes cutmix's alpha", "mixup=config.data.mixup", "mixup=config.data.cutmix", PICTURES),
+    _edit("cutmix takes mixup's alpha", "cutmix=config.data.cutmix", "cutmix=config.data.mixup", PICTURES),
+    _edit(
+        "mixing has another seed",
+        "seed=config.seed,\n                epoch",
+        "seed=0,\n                epoch",
+        PICTURES,
+    ),
+    _edit("erasing is off", "erasing=asked.erasing,", "erasing=0.0,", PICTURES),
+    _edit("erasing is always black", "erasing_mode=asked.erasing_mode", 'erasing_mode="black"', PICTURES),
+    _edit("colour jitter is off", "color_jitter=asked.color_jitter", "color_jitter=0.0", PICTURES),
+    _edit("RandAugment is off", "rand_augment=asked.rand_augment,", "rand_augment=None,", PICTURES),
+    _edit("crops are not padded", "crop_padding=asked.crop_padding", "crop_padding=0", PICTURES),
+    _edit("scale is ignored", "augment.scale, augment.ratio", "(0.08, 1.0), augment.ratio", PICTURES),
+    _edit("ratio is ignored", "augment.scale, augment.ratio", "augment.scale, (3 / 4, 4 / 3)", PICTURES),
+    _edit("crop ratio is ignored", "augment.ratio, ", "augment.ratio, 0.875 + 0 * ", PICTURES),
+    _edit("boxes have another seed", "config.data.crop_ratio, config.seed)", "config.data.crop_ratio, 0)", PICTURES),
+    _edit(
+        "augmentation has another seed",
+        "seed=config.seed,\n        rand_augment",
+        "seed=0,\n        rand_augment",
+        PICTURES,
+    ),
+    _edit(
+        "events are flipped by another seed",
+        "EventAugment(flip=asked.flip, seed=config.seed",
+        "EventAugment(flip=asked.flip, seed=0",
+        EVENTS,
+    ),
+    _edit("events are not moved", '.events else ("identity",)', '.events * 0 else ("identity",)', EVENTS),
+    _edit("frames are cut by count", ".frames, (size, size)", '.frames and "count", (size, size)', EVENTS),
+    _edit("the window is ignored", "config.data.window,", "config.data.window and None,", PICTURES),
+    _edit("the model has another seed", "torch.manual_seed(config.seed)\n", "torch.manual_seed(0)\n", PICTURES),
+    _edit("tau is ignored", "NeuronOptions(neuron, tau, ", "NeuronOptions(neuron, 2.0, ", PICTURES),
+    _edit(
+        "reduces in bf16 unasked", 'config.engine.reduce == "fp32"', "False", "test_what_zero_reduces_in_and_clips_at"
+    ),
+    _edit(
+        "ZeRO does not clip",
+        "train.clip_grad if config.engine.zero_stage else 0.0",
+        "0.0",
+        "test_what_zero_reduces_in_and_clips_at",
+    ),
+    _edit(
+        "autocast is off",
+        'enabled=self.config.train.precision == "bf16"',
+        "enabled=False",
+        "test_what_zero_reduces_in_and_clips_at",
+    ),
+    _edit(
+        "TF32 is never on",
+        "devices.exact(config.train.tf32, config.engine.deterministic)\n    from",
+        "devices.exact(False, config.engine.deterministic)\n    from",
+        PICTURES,
+    ),
+    _edit(
+        "feedback has neurons of its own",
+        "self.neuron = Neuron(neuron, options.threshold)",
+        "self.neuron = Neuron(NeuronOptions(), options.threshold)",
+        "test_feedback_fires_at_the_models_threshold",
+    ),
+    # The learning rate
+    _edit(
+        "the learning rate follows epochs",
+        "(step - warmup) / max(1, total - warmup)",
+        "(step // steps_per_epoch * steps_per_epoch - warmup) / max(1, total - warmup)",
+        PICTURES,
+    ),
+    _edit("warm-up begins at zero", "train.lr * (step + 1) / warmup", "train.lr * step / warmup", PICTURES),
+    _edit(
+        "the rate ends at zero",
+        "train.min_lr + (train.lr - train.min_lr) * 0.5",
+        "(train.lr - train.min_lr) * 0.5",
+        PICTURES,
+    ),
+    # The step
+    _edit(
+        "clipping without ZeRO is gone",
+        "clip_grads_with_norm_(parameters, clip_grad, total)",
+        "get_total_norm([total])",
+        "test_gradients_are_clipped_without_zero",
+    ),
+    _edit("a step that is not finite is taken", "if not math.isfinite(norm):", "if False:", LEFT),
+    _edit(
+        "statistics move in a step that is left out",
+        "            statistics.move(means)",
+        "            pass\n        statistics.move(means)",
+        LEFT,
+    ),
+    _edit("AdamW counts steps that were left out", "self.state.step - self.state.skipped", "self.state.step", LEFT),
+    _edit("moments are not restored", "engine.optimizer.state[parameter][key].copy_(value)", "pass", LEFT),
+    _edit("every later checkpoint is the best", "        self.best = False\n", "", LEFT),
+    _edit(
+        "a tie is not the best",
+        'result["accuracy"] >= self.state.best_accuracy',
+        'result["accuracy"] > self.state.best_accuracy',
+        "test_the_best_one_is_the_last_of_equals",
+    ),
+    _edit(
+        "the best accuracy is forgotten",
+        'max(self.state.best_accuracy, result["accuracy"])',
+        'result["accuracy"] * 0',
+        LEFT,
+    ),
+    _edit("SIGTERM is not noted", "self.seen[KINDS.index(kind)] = 1", "pass", LEFT),
+    _edit(
+        "the average ignores its decay",
+        ".lerp_(value.detach().float(), 1 - ",
+        ".lerp_(value.detach().float(), 0.5 + 0 * ",
+        PICTURES,
+    ),
+    _edit("the average begins anew", "average[name].copy_(value)", "average[name].add_(0)", LEFT),
+    # BatchNorm
+    _edit(
+        "running statistics stand still",
+        "torch._foreach_lerp_(running, values, momentum)",
+        "pass",
+        "test_one_micro_batch_moves_statistics_as_a_plain_forward_pass",
+    ),
+    _edit(
+        "only the last micro-batch is counted",
+        "total.add_(both)",
+        "both",
+        "test_a_batch_of_norm_batches_is_so_many_micro_batches",
+    ),
+    _edit(
+        "the variance is that of one rank",
+        "(variances + (means - joint).square()).mean(0)",
+        "variances.mean(0)",
+        "test_two_processes_are_one",
+    ),
+    _edit(
+        "an export has the first segment's statistics",
+        "row = min(segment, len(self.scale) - 1)",
+        "row = 0",
+        "test_every_format_holds_the_model",
+        "test_folding_changes_no_bit_and_needs_no_statistics",
+    ),
+    # The order of the data
+    _edit(
+        "an epoch is that of the first",
+        "seed, epoch, n = cursor.seed, cursor.epoch, len(shard_of)",
+        "seed, epoch, n = cursor.seed, 0, len(shard_of)",
+        PICTURES,
+    ),
+    _edit(
+        "a resumed epoch begins anew",
+        "for step in range(cursor.step, ",
+        "for step in range(0, ",
+        "test_resuming_gives_the_rest_on_another_number_of_ranks",
+    ),
+    _edit(
+        "an epoch has a step too many",
+        "self.step + 1 < steps_per_epoch(n, self.global_batch)",
+        "self.step < steps_per_epoch(n, self.global_batch)",
+        "test_any_sequence_of_starts_gives_the_global_batches_of_one",
+    ),
+    _edit(
+        "the last samples are not evaluated",
+        "np.arange(n * rank // world, n * (rank + 1) // world)",
+        "np.arange(n // world * rank, n // world * (rank + 1))",
+        "test_evaluation_sees_every_sample_once_in_equally_many_batches_of_each_rank",
+    ),
+    _edit(
+        "other data are gone on with",
+        "if self.digest not in (digest, columns):",
+        "if False:",
+        "test_cursor_survives_saving_and_refuses_other_data",
+    ),
+    # Fetching
+    _edit(
+        "an HTTP status of the server is final",
+        "error.code >= 500 or",
+        "error.code > 599 or",
+        "test_a_status_that_passes_is_asked_again",
+    ),
+    _edit(
+        "a throttling store is final",
+        "error.code in (408, 425, 429)",
+        "False",
+        "test_a_status_that_passes_is_asked_again",
+    ),
+    _edit(
+        "a cut answer is whole",
+        'if missing := getattr(response, "length", None):',
+        "if missing := None:",
+        "test_an_answer_that_is_cut_is_asked_for_again",
+    ),
+    _edit(
+        "one try too few",
+        "failure.final or tried == tries",
+        "failure.final or tried == tries - 1",
+        "test_a_status_that_passes_is_asked_again",
+    ),
+    _edit(
+        "what was needed last goes first",
+        "in sorted(there):",
+        "in sorted(there, reverse=True):",
+        "test_what_was_needed_longest_ago_goes_first",
+    ),
+    # Checkpoints, locks, health
+    _edit(
+        "a holder that gave it back has it",
+        "    if holder.released:\n        return Fate.FREE\n",
+        "",
+        "test_what_has_become_of_a_holder",
+    ),
+    _edit(
+        "a silent holder is never gone",
+        "Fate.OVER if silence > SILENT else Fate.HELD",
+        "Fate.HELD",
+        "test_what_has_become_of_a_holder",
+    ),
+    _edit(
+        "an earlier start takes over from a later one",
+        "if ours and holder.restart > me.restart:",
+        "if False:",
+        "test_what_has_become_of_a_holder",
+    ),
+    _edit(
+        "another cluster's job is ours",
+        "(holder.job, holder.cluster) == (me.job, me.cluster)\n    if ours and holder",
+        "holder.job == me.job\n    if ours and holder",
+        "test_what_has_become_of_a_holder",
+    ),
+    _edit(
+        "a lock is not given back",
+        'os.pwrite(self.fd, b"1", len(\'{"released": \'))',
+        "pass",
+        "test_a_lock_is_given_back_after_an_error",
+    ),
+    _edit(
+        "a row may be changed",
+        "folder.metrics.truncate(self.state.metrics_bytes, self.state.metrics_sha256)",
+        "pass",
+        LEFT,
+    ),
+    _edit(
+        "a changed byte is not seen",
+        "if _facts(path / name) != expected:",
+        "if False:",
+        "test_a_damaged_one_is_named_and_the_one_before_used",
+    ),
+    _edit("the best one is removed", 'path.name != _named(root / "best") and ', "", "test_the_best_one_is_kept_too"),
+    _edit(
+        "a rate at its limit is told",
+        "if not low <= unit.rate <= high:",
+        "if not low < unit.rate <= high / 2:",
+        "test_alarms_begin_once_and_again_after_an_end",
+    ),
+    _edit(
+        "a spike is half as high",
+        "value > self.limits.spike * usual",
+        "value > self.limits.spike * usual / 2",
+        "test_alarms_begin_once_and_again_after_an_end",
+    ),
+    _edit(
+        "a slow rank is not told",
+        "own > self.limits.straggler * usual",
+        "False",
+        "test_alarms_begin_once_and_again_after_an_end",
+    ),
+)
+
+
+def places(tree: Path, text: str) -> list[Path]:
+    """The files of the packages that have the text, one as often as it does."""
+    files = sorted(path for package in PACKAGES for path in (tree / package).rglob("*.py"))
+    return [path for path in files for _ in range(path.read_text().count(text))]
+
+
+def where(tree: Path, test: str) -> str:
+    """The test as pytest takes it. Raises LookupError where it is not there once."""
+    name, bracket, parameters = test.partition("[")
+    found = [path for path in sorted((tree / "tests").rglob("test_*.py")) if f"\ndef {name}(" in path.read_text()]
+    if len(found) != 1:
+        raise LookupError(f"{name} is in {len(found)} files")
+    return f"{found[0]}::{name}{bracket}{parameters}"
