@@ -33,7 +33,7 @@ for part in (runs, jobs, data, models, settings):
 def _version(asked: bool) -> None:
     if not asked:
         return
-    from ..run.folder import revision
+    from ..run.provenance import revision
 
     def of(package: str) -> str:
         try:
