@@ -22,8 +22,6 @@ FLOAT = 4
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = QKFormerSizes("imagenet", (16, 16, 32), (1, 2, 2), 2)
     monkeypatch.setattr(registry, "MODELS", {NAME: registry.Entry(sizes, 64, 3, 5)})
-    monkeypatch.setattr("benchmarks.published.registry.MODELS", registry.MODELS, raising=False)
-    monkeypatch.setattr("benchmarks.published.MODELS", registry.MODELS, raising=False)
     torch.manual_seed(0)
 
 
