@@ -13,7 +13,7 @@ All give the same gradients and BatchNorm statistics, to the bit. Another one is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -43,9 +43,10 @@ class Policy:
         """`call(*inputs, state)`, one segment of time; `model` holds all units that it advances."""
         return call(*inputs, state)
 
-    def part(self, part: nn.Module, place: Place, state: State, *inputs: Tensor | None) -> Any:
+    def part(self, part: nn.Module, place: Place, state: State, *inputs: Tensor | None) -> Tensor:
         """`part(*inputs, state)`."""
-        return part(*inputs, state)
+        output: Tensor = part(*inputs, state)
+        return output
 
     def borders(self, segments: int) -> list[int]:
         """The values of `recompute.borders` that `auto` tries, from the fastest on."""
@@ -62,8 +63,9 @@ class Everything(Policy):
 class Blocks(Policy):
     auto = 20
 
-    def part(self, part: nn.Module, place: Place, state: State, *inputs: Tensor | None) -> Any:
-        return recomputed(part, part, state, *inputs)
+    def part(self, part: nn.Module, place: Place, state: State, *inputs: Tensor | None) -> Tensor:
+        output: Tensor = recomputed(part, part, state, *inputs)
+        return output
 
 
 class Segments(Policy):

@@ -103,8 +103,7 @@ class Backbone(nn.Module, Generic[S]):
             raise ModelError(
                 f"{type(self).__name__} runs a {type(part).__name__} that is not among its parts(); add it"
             )
-        output: Tensor = self.policy.part(part, Place(number, len(parts)), state, *inputs)
-        return output
+        return self.policy.part(part, Place(number, len(parts)), state, *inputs)
 
 
 def truncated(layers: Iterable[nn.Module]) -> None:
