@@ -19,6 +19,7 @@ from ..samples import Box, Pixels
 from ..views.pictures import crop, decode, resized
 from . import beton_writer as beton
 from . import ours
+from .ffcv_adapter import installed, read_table
 from .index import Index
 
 AGAIN = "write it again with tdformer shard --to ffcv"
@@ -41,16 +42,18 @@ class BetonDataset(Index):
         super().__init__(folder, trusted)
         self.path = beton.path(self.folder)
         self._facts = self._read_facts()
-        module = beton.installed()
-        try:
-            reader = module.reader.Reader(str(self.path))
-            pictures, labels = reader.metadata["f0"], reader.metadata["f1"]
-        except Exception as error:  # ffcv reads a damaged head without a check: whatever numpy then says
-            raise DataError(f"{self.path} cannot be read ({type(error).__name__}); {AGAIN}") from error
-        if len(labels) != len(self) or not np.array_equal(labels, self.labels):
-            raise DataError(f"{self.path} has other samples than the index beside it; {AGAIN}")
         self.stored: str = str(self._facts["stored"])
-        self._place, self._shape = self._layout(pictures, reader.handlers["image"])
+        installed()
+        try:
+            table = read_table(self.path, self.stored, self.shape)
+        except Exception as error:  # see `read_table`
+            raise DataError(f"{self.path} cannot be read ({type(error).__name__}); {AGAIN}") from error
+        if not np.array_equal(table.labels, self.labels):
+            raise DataError(f"{self.path} has other samples than the index beside it; {AGAIN}")
+        self._first, self._size, self._shape = table.first, table.size, table.sides
+        wrong = np.flatnonzero((table.first < 0) | (table.size < 0) | (self._end > self.path.stat().st_size))
+        if len(wrong):
+            raise DataError(f"{self.path} has sample {wrong[0]} outside the file; {AGAIN}")
         if not trusted:
             self.verify(progress)
         self._bytes: NDArray[np.uint8] = np.memmap(self.path, np.uint8, "r")
@@ -89,7 +92,7 @@ class BetonDataset(Index):
         for k, (found, wanted) in enumerate(zip(beton.crcs(self.path), expected, strict=True)):
             if found != wanted:
                 start, end = k * beton.BLOCK, (k + 1) * beton.BLOCK
-                hit = np.flatnonzero((self._place[:, 0] < end) & (self._place.sum(1) > start))
+                hit = np.flatnonzero((self._first < end) & (self._end > start))
                 where = f" (first at sample {hit[0]})" if len(hit) else ""
                 raise DataError(f"{self.path} is damaged in its bytes {start} to {end}{where}; {AGAIN}")
             if progress is not None:
@@ -116,26 +119,15 @@ class BetonDataset(Index):
             raise DataError(f"{self.path} has {size} bytes instead of {int(facts['bytes'])}; {AGAIN}")
         return facts
 
-    def _layout(self, pictures: NDArray[Any], field: Any) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-        """Each sample's first byte and number of bytes, `[n, 2]`; height and width of stored pixels, `[n, 2]`."""
-        shape = None
-        if self.stored == "files":
-            first, size = pictures["ptr"], pictures["size"]
-        elif all(self.shape):
-            first, size = pictures, np.full(len(self), int(field.element_size))
-        else:
-            first, shape = pictures["data_ptr"], np.stack([pictures["height"], pictures["width"]], 1).astype(np.int64)
-            size = 3 * shape.prod(1)
-        place = np.stack([first, size], 1).astype(np.int64)
-        wrong = np.flatnonzero((place < 0).any(1) | (place.sum(1) > self.path.stat().st_size))
-        if len(wrong):
-            raise DataError(f"{self.path} has sample {wrong[0]} outside the file; {AGAIN}")
-        return place, shape
+    @property
+    def _end(self) -> NDArray[np.int64]:
+        """The byte after each sample, `[n]`."""
+        return self._first + self._size
 
     def _kept(self, i: int) -> NDArray[np.uint8]:
         """Stored pixels `[H, W, 3]` or `[C, H, W]`, or the bytes of a file."""
-        first, size = self._place[i]
-        content = self._bytes[first : first + size]
+        first = self._first[i]
+        content = self._bytes[first : first + self._size[i]]
         if self.stored == "files":
             if zlib.crc32(content.data) != int(self.table["crc32"][i]):
                 raise DamagedSample(f"{self.path}: sample {i} is damaged (checksum); {AGAIN}")

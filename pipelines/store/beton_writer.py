@@ -11,7 +11,6 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,11 +20,11 @@ from numpy.typing import NDArray
 from .. import disk
 from ..errors import DataError
 from . import ours
+from .ffcv_adapter import PAGE, FileWriter
 from .tars import TarDataset
 
 BLOCK = 1 << 23
 STORED = ("pixels", "files")
-PAGE = 1 << 23  # a sample lies in one page; the smallest page that a writer takes here
 
 
 def path(folder: Path) -> Path:
@@ -103,18 +102,6 @@ def crcs(beton: Path) -> Iterator[int]:
             yield zlib.crc32(block)
 
 
-def installed() -> Any:
-    """The module `ffcv`. Raises DataError, saying how to install it, where it does not import."""
-    try:
-        import ffcv.reader
-        import ffcv.writer
-    except (ImportError, OSError) as error:
-        raise DataError(
-            f"ffcv does not import ({str(error).splitlines()[0]}); run make ffcv in the project's folder"
-        ) from error
-    return ffcv
-
-
 def _bytes(data: TarDataset, stored: str, max_side: int | None) -> int:
     """What the file takes, about; never less but for a few pages."""
     return int(_sizes(data, stored, max_side).sum() * 1.02) + 2 * PAGE
@@ -157,34 +144,26 @@ def _write(
     processes: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """ffcv's own writer waits for ever for a worker that died, so its workers are started and watched here."""
-    installed()
-    from ffcv.fields import BytesField, IntField, NDArrayField, RGBImageField
-    from ffcv.memory_allocator import MemoryAllocator
-    from ffcv.writer import DatasetWriter
-
-    if stored == "files":
-        field: Any = BytesField()
-    elif all(data.shape):
-        field = NDArrayField(np.dtype(np.uint8), data.shape)
-    else:
-        field = RGBImageField(write_mode="raw", max_resolution=max_side)
-    largest = int(_sizes(data, stored, max_side).max()) + 1
-    page = max(PAGE, 1 << (largest - 1).bit_length())
-    writer = DatasetWriter(str(target), {"image": field, "label": IntField()}, page, processes)
-    writer.num_samples = len(data)
+    """Its processes are started and watched here."""
+    writer = FileWriter(
+        target,
+        _Source(data, stored),
+        stored=stored,
+        shape=data.shape,
+        max_side=max_side,
+        largest=int(_sizes(data, stored, max_side).max()) + 1,
+        processes=processes,
+    )
     context = multiprocessing.get_context("fork")
-    with _prepared(writer):
+    with writer.prepared():
         todo, told, failed = context.Queue(), context.Queue(), context.SimpleQueue()
         done = context.Value("Q", 0)
-        for i in range(0, len(data), 100):
-            todo.put([(k, k) for k in range(i, min(i + 100, len(data)))])
+        for chunk in writer.chunks():
+            todo.put(chunk)
         for _ in range(processes):
             todo.put(None)
-        allocator = MemoryAllocator(str(target), writer.data_region_start, page)
-        asked = (todo, writer.metadata_sm, writer.metadata_type, writer.fields, allocator, done, told)
         workers = [
-            context.Process(target=_work, args=(failed, *asked, _Source(data, stored)), daemon=True)
+            context.Process(target=_work, args=(failed, writer, todo, done, told), daemon=True)
             for _ in range(processes)
         ]
         for worker in workers:
@@ -205,25 +184,12 @@ def _write(
             for worker in workers:
                 worker.kill()
                 worker.join()
-        writer.finalize([row for rows in allocations for row in rows])
+        writer.finish(allocations)
 
 
-@contextmanager
-def _prepared(writer: Any) -> Iterator[None]:
-    """The head of the file is written, and the shared memory for its table there."""
-    writer.prepare()
+def _work(failed: Any, writer: FileWriter, todo: Any, done: Any, told: Any) -> None:
     try:
-        yield
-    finally:
-        writer.metadata_sm.close()
-        writer.metadata_sm.unlink()
-
-
-def _work(failed: Any, *asked: Any) -> None:
-    from ffcv.writer import worker_job_indexed_dataset
-
-    try:
-        worker_job_indexed_dataset(*asked)
+        writer.work(todo, done, told)
     except (DataError, OSError) as error:
         failed.put((type(error) is DataError, str(error), getattr(error, "errno", None)))
 

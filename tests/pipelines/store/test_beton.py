@@ -157,8 +157,8 @@ def test_a_damaged_file_is_named(folder: Path, damage: Callable[[Path], None], l
 
 def test_a_zeroed_picture_is_named_where_ffcv_shows_it_black(folder: Path):
     path = beton.write(folder)
-    place = BetonDataset(folder)._place
-    overwrite(path, int(place[17, 0]) + 50, bytes(1000))
+    begins = BetonDataset(folder)._first
+    overwrite(path, int(begins[17]) + 50, bytes(1000))
     with pytest.raises(DataError, match=r"is damaged in its bytes \d+ to \d+ \(first at sample \d+\)"):
         BetonDataset(folder)
 
