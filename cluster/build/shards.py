@@ -78,9 +78,7 @@ def write_shards(
     known = catalog.get(dataset)
     if val_share is not None:
         if not isinstance(known, FolderDataset) or isinstance(known, ImageNet):
-            raise RunError(
-                f"--val-share is of folders that are not split, and {dataset} has its own test set; leave it out"
-            )
+            raise RunError(f"--val-share is of a folder that is not split, and {dataset} has a test set; leave it out")
         known = replace(known, val_share=val_share)
     if source is not None and not source.is_dir():
         raise DataError(f"{source}: no such folder to read {dataset} from")

@@ -24,7 +24,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     # Its own least is 50 columns, which a narrower terminal breaks anywhere.
-    context_settings={"terminal_width": min(shutil.get_terminal_size().columns, 80) - 2},
+    context_settings={
+        "terminal_width": min(shutil.get_terminal_size().columns, 80) - 2,
+        "help_option_names": ["-h", "--help"],
+    },
 )
 for part in (runs, jobs, data, models, settings):
     app.add_typer(part.group)

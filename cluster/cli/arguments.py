@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import config as configs
+from ..errors import RunError
 
 
 def recipe_names(incomplete: str) -> list[str]:
@@ -39,15 +40,32 @@ def data_sets(incomplete: str) -> list[str]:
     return [name for name in catalog.DATASETS.names() if name.startswith(incomplete)]
 
 
+def not_a_setting(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Raises RunError for a setting where a file or a folder comes first."""
+    if path is not None and "=" in str(path) and not path.exists():
+        what = "the run" if ctx.command.name in ("eval", "resume") else "the configuration"
+        first = "runs/quickstart" if what == "the run" else "quickstart"
+        raise RunError(f"{path} is a setting, and {what} comes first: tdformer {ctx.command.name} {first} {path}")
+    return path
+
+
 ConfigFile = Annotated[
     Path,
-    typer.Argument(metavar="CONFIG", help="A YAML file, or a recipe such as quickstart.", autocompletion=recipe_names),
+    typer.Argument(
+        metavar="CONFIG",
+        help="A YAML file, or a recipe such as quickstart.",
+        autocompletion=recipe_names,
+        callback=not_a_setting,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings, such as train.epochs=2.", autocompletion=settings),
 ]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
+RunPath = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.", callback=not_a_setting),
+]
 Site = Annotated[Path | None, typer.Option(metavar="FILE", help="A YAML file with the keys of the section site.")]
 
 

@@ -13,10 +13,14 @@ class Page(TyperCommand):
     """Of one command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """What looks like an option and is a setting, or its last word, is told so."""
+        """An argument that is missing is told what it is; what looks like an option and is a setting, its key."""
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
+            if (missing := getattr(getattr(error, "param", None), "help", None)) and not getattr(
+                error, "message", None
+            ):
+                error.message = missing  # type: ignore[attr-defined]
             option = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
             if option and any(param.name == "overrides" for param in self.params):
                 from .arguments import setting_keys

@@ -11,7 +11,7 @@ import typer
 from .. import config as configs
 from ..errors import RunError, memory_errors
 from ..jobs.waiting import waits, waits_here
-from .arguments import ConfigFile, Overrides, count
+from .arguments import ConfigFile, Overrides, count, not_a_setting
 from .pages import Group
 
 group = Group("Train")
@@ -41,7 +41,12 @@ _SMALLER = "set a lower train.micro_batch"
 
 @group.add("Accuracy of a run's weights on the test set.", "eval")
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a checkpoint in it, or an exported file.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="A run folder, a checkpoint in it, or an exported file.", callback=not_a_setting
+        ),
+    ],
     overrides: Overrides = None,
     corruptions: Annotated[
         str,

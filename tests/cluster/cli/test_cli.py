@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from forked import Command
+from PIL import Image
 
 import tdformer
 from cluster.build import shards as prepares
@@ -22,6 +23,7 @@ from cluster.build.data import training_data
 from cluster.build.model import build_model
 from cluster.config import load, resolve
 from pipelines.raw import fashion_mnist
+from pipelines.store.tars import TarDataset
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "configs"
@@ -378,3 +380,39 @@ def test_help_fits_the_terminal_and_calls_things_by_their_names(tmp_path: Path, 
     for command in listed:
         page(command)
     assert "--val-share SHARE" in page("shard", "write") and "--resolved" in page("config", "show")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "train.epochs=2", "quickstart"], "comes first: tdformer train quickstart train.epochs=2"),
+        (["eval", "data.root=here", "runs/a"], "comes first: tdformer eval runs/quickstart data.root=here"),
+        (["config", "show", "--processes", "2"], "add --resolved"),
+        (["shard", "folder", "out", "--source", ".", "--val-share", "10"], "--val-share is 10; it is a share"),
+        (["shard", "digits", "out", "--val-share", "0.1"], "digits has a test set; leave it out"),
+    ],
+)
+def test_what_a_newcomer_types_is_one_line_that_helps(cli: Any, tmp_path: Path, words: list[str], expected: str):
+    assert expected in refused(cli(*words))
+    assert not list(tmp_path.iterdir())
+
+
+def test_usage_errors_say_what_is_missing(cli: Any):
+    assert "Missing argument 'CONFIG'. A YAML file, or a recipe such as quickstart" in cli("train").stderr
+    assert (
+        "No such option: --epochs; it is a setting: train.epochs=..." in cli("train", "digits", "--epochs", "2").stderr
+    )
+    assert cli("train", "-h").stdout == cli("train", "--help").stdout
+
+
+def test_a_folder_without_a_split_becomes_shards(cli: Any, tmp_path: Path):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / "pets" / name / f"{i}.png")
+    words = ("shard", "folder", "shards", "--source", "pets")
+    assert "--val-share 0.1 holds back a tenth" in refused(cli(*words))
+    done = cli(*words, "--val-share", "0.25")
+    assert done.returncode == 0, done.stderr
+    counts = {split: len(TarDataset(tmp_path / "shards" / split)) for split in ("train", "test")}
+    assert sum(counts.values()) == 40 and 2 <= counts["test"] <= 20
