@@ -14,7 +14,7 @@ from tdformer import TDFormer
 from tdformer.measure import Cost, measure_step
 
 from ..config import BatchPlan, Config, either
-from ..config.values import first_line
+from ..config.words import first_line
 from ..errors import RunError
 from .memory import GIB, RESERVE, Memory, here
 from .model import build_model, example

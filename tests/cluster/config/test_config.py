@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 import tdformer
 from cluster import config as configs
 from cluster.config import Config, load, values
-from cluster.config.settings import _types
+from cluster.config.schema import types
 from cluster.errors import RunError
 from pipelines.remote import is_remote
 
@@ -185,7 +185,7 @@ SPACED = [
 SPACED += ["\ufeffa", "\x1b[0m", "pipe:aws s3 cp s3://b/{} - # x", "export A='b: ${C:-d}'", "a" * 300, "a b " * 60]
 LOOKS_LIKE = NUMBERS + WORDS + NULL + SPACED
 TEXTS = st.sampled_from(LOOKS_LIKE) | st.text().filter(lambda text: "\0" not in text)
-TYPES = _types()
+TYPES = types()
 TEXT_SETTINGS = sorted(
     key for key, (kind, limits) in TYPES.items() if kind in ("str", "str | None") and "choices" not in limits
 )
