@@ -105,7 +105,7 @@ def test_a_defect_keeps_its_traceback(data: TarDataset):
 READS = """
 import os, sys, time
 from pipelines.loader import eval_loader
-from pipelines.webdataset import TarDataset
+from pipelines.store.tars import TarDataset
 from pipelines.workers import Workers
 
 sets = TarDataset(sys.argv[1]), TarDataset(sys.argv[1])

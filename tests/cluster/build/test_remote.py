@@ -118,7 +118,7 @@ def test_prepare_checks_and_writing_is_refused(server: fs.FileServer, tmp_path: 
 READ = """
 import os, sys
 from cluster.config import load
-from cluster.samples import opened
+from cluster.build.data import opened
 from pipelines.errors import DataError
 try:
     opened(load("recipe.yaml", sys.argv[1:]), "train").read(0)

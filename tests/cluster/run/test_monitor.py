@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_a_number_is_null(run: RunFolder):
 WANDB = """
 import sys
 from cluster.config import load
-from cluster.monitor import Monitor
+from cluster.run.monitor import Monitor
 from cluster.run import RunFolder
 
 mode, start = sys.argv[1], int(sys.argv[2])

@@ -135,7 +135,7 @@ from pathlib import Path
 from cluster.checkpoint import Saver
 from cluster.config import Config, load
 from cluster.errors import RunError
-from cluster.launch import Shape, launch
+from cluster.jobs.launch import Shape, launch
 from cluster.run import RunFolder
 import torch
 

@@ -382,9 +382,9 @@ def test_what_is_needed_is_not_removed_and_the_longest_unneeded_goes_first(copy:
 READ = """
 import sys
 from pathlib import Path
-from pipelines.cache import Cache
+from pipelines.store.cache import Cache
 from pipelines.remote import Remote, Patience
-from pipelines.webdataset import RemoteTarDataset
+from pipelines.store.tars import RemoteTarDataset
 data = RemoteTarDataset(Remote(sys.argv[1], Patience(3, 0.01, 30)), Cache(Path(sys.argv[2]), 10**9), 1)
 print(sum(len(data.read(i)[0]) for i in range(0, 360, 30)))
 """
