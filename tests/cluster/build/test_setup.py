@@ -34,7 +34,7 @@ def test_each_part_is_made_once_and_fits_the_others(config: Config) -> None:
     parts = setup.plan, setup.outline, setup.augment, setup.view
     setup.check()
     assert all(a is b for a, b in zip(parts, (setup.plan, setup.outline, setup.augment, setup.view), strict=True))
-    assert (setup.plan.world, setup.plan.micro_batch, len(setup.samples)) == (2, 120, 1437)
+    assert (setup.plan.world, setup.plan.micro_batch, len(setup.samples)) == (2, 240, 1437)
     assert all(p.is_meta for p in setup.outline.parameters())
     one, other = setup.model(), setup.model()
     assert one is not other and not any(p.is_meta for p in one.parameters())
