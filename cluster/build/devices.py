@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..config.values import first_line
+from ..config.words import first_line
 from ..errors import RunError
 
 NO_GPU = ("", "-1", "NoDevFiles")

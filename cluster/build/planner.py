@@ -9,16 +9,16 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pipelines.samples import Samples
 from tdformer import TDFormer
 from tdformer.measure import Cost, measure_step
 from tdformer.policies import POLICIES, Choice, choices, smallest
 
 from ..config import BatchPlan, Config, either
-from ..config.values import first_line
+from ..config.words import first_line
 from ..errors import RunError
 from .memory import GIB, RESERVE, Memory, here
-from .model import build_model, example
+from .model import example
+from .optimizers import OPTIMIZERS
 
 AUTO = "auto"
 """What `recompute.policy` says where the memory there is chooses the policy."""
@@ -40,9 +40,10 @@ class Recompute:
         return f"recompute {self.policy}{borders}: {bound}{self.total / GIB:.2f} GiB planned"
 
 
-def planned(config: Config, data: Samples, plan: BatchPlan) -> Recompute | None:
-    """What `recompute.policy: auto` chooses, the same on all ranks, which call it together; None where the config says
-    it. What cannot be priced gets the policy that needs least. Raises RunError where nothing fits."""
+def planned(model: TDFormer, config: Config, plan: BatchPlan) -> Recompute | None:
+    """What `recompute.policy: auto` chooses for `model`, which is on meta; the same on all ranks, which call it
+    together. None where the config says it. What cannot be priced gets the policy that needs least. Raises RunError
+    where nothing fits."""
     if config.recompute.policy != AUTO:
         return None
     memories: list[Memory] = [here(config, ranks_here(plan.world))] * plan.world
@@ -50,7 +51,6 @@ def planned(config: Config, data: Samples, plan: BatchPlan) -> Recompute | None:
         dist.all_gather_object(memories, memories[0])
     least = min(memories, key=lambda memory: memory.size)
     with torch.device("meta"):
-        model = build_model(config, data)
         try:
             return choose(model, config, plan, least)
         except RuntimeError:  # `check` has told
@@ -74,11 +74,10 @@ def choose(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> 
     raise RunError(_too_large(min(tried, key=lambda choice: choice.total), model, config, plan, memory))
 
 
-def check(config: Config, data: Samples, plan: BatchPlan, memory: Memory) -> str | None:
-    """Compare what a step needs with the memory before it is taken. Returns a warning where little is left, or where
-    there is no knowing. Raises RunError where it does not fit."""
+def check(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> str | None:
+    """Compare what a step of `model`, which is on meta, needs with the memory before it is taken. Returns a warning
+    where little is left, or where there is no knowing. Raises RunError where it does not fit."""
     with torch.device("meta"):
-        model = build_model(config, data)
         if at_most(model, config, plan) <= memory.size * (memory.usable - RESERVE):
             return None
         try:
@@ -165,8 +164,8 @@ def live(model: nn.Module) -> int:
 
 
 def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
-    """Weights, gradients, AdamW's two moments (and ZeRO's fp32 copy of the weights), what passes between the ranks and
-    the EMA, in one process.
+    """Weights, gradients, what the optimizer keeps (and ZeRO's fp32 copy of the weights), what passes between the ranks
+    and the EMA, in one process.
 
     Over several segments autograd sums up whole gradients before it hands them on: a second set, unless that one
     becomes the gradient.
@@ -178,7 +177,8 @@ def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
         small = sum(p.numel() for p in model.parameters() if p.numel() < PERSISTENT)
         weights += 4 * min(count, live(model) + small)
     gradients = 4 * count // (world if stage >= 2 else 1)
-    moments = (8 if stage == 0 else 12) * count // (world if stage >= 1 else 1)
+    kept = 4 * len(OPTIMIZERS.get(config.train.optimizer).states)
+    moments = (kept if stage == 0 else kept + 4) * count // (world if stage >= 1 else 1)
     summed = 4 * count if model.segments > 1 and (stage >= 2 or plan.accumulation > 1) else 0
     # A bucket that is filled, one that is summed over the ranks, and a copy of that.
     buckets = 4 * bucket(model) * (3 if stage else int(world > 1))

@@ -21,7 +21,7 @@ from pipelines.store.tars import TarDataset
 from pipelines.views.pictures import MAX_PIXELS
 
 from .. import config as configs
-from ..config.overrides import for_preparation, typed
+from ..config.overrides import for_preparation
 from ..errors import RunError, disk_errors
 from ..run.lock import exclusive
 from ..run.progress import progress, say
@@ -38,7 +38,7 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
     """
     path = configs.recipe(path)
     config = configs.load(path, overrides)
-    for_preparation(config, overrides)
+    for_preparation(overrides)
     data = config.data
     if isinstance(folder := data.folder, Remote):  # not ours to write
         training_data(config)
@@ -49,7 +49,7 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
     except DataError as e:
         instead = path.with_name(f"{FALL_BACK}.yaml")
         missing = data.dataset == "fashion_mnist" and source is None and not fashion_mnist.FOLDER.exists()
-        if not missing or "data.dataset" in typed(config, overrides) or splits(folder) or not instead.is_file():
+        if not missing or "data.dataset" in configs.named(overrides) or splits(folder) or not instead.is_file():
             raise
         say(f"{e}\nFashion-MNIST is not on this machine: taking scikit-learn's 1,797 digits instead ({instead})")
         other = configs.load(instead, overrides).data

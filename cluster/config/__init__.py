@@ -1,25 +1,12 @@
 """The configuration of a run: what can be set, how it is read and written, and what cannot work."""
 
-from .settings import (
-    NEUTRAL,
-    BatchPlan,
-    Config,
-    DataConfig,
-    HealthConfig,
-    SiteConfig,
-    TrainConfig,
-    check_commands,
-    differences,
-    flat,
-    load,
-    norm_batch,
-    recipe,
-    recipes,
-    resolve,
-    stored,
-    to_yaml,
-)
-from .values import either, show
+from .batches import BatchPlan, norm_batch, resolve
+from .identity import NEUTRAL, differences
+from .layers import named
+from .load import load, recipe, recipes, stored, to_yaml
+from .schema import Config, DataConfig, HealthConfig, SiteConfig, TrainConfig, flat
+from .trust import check_commands
+from .words import either, show
 
 __all__ = [
     "NEUTRAL",
@@ -34,6 +21,7 @@ __all__ = [
     "either",
     "flat",
     "load",
+    "named",
     "norm_batch",
     "recipe",
     "recipes",

@@ -10,13 +10,15 @@ from typing import Any
 from pipelines.remote import Remote
 
 from ..errors import RunError
-from .settings import Config, FetchConfig, flat
+from .layers import named
+from .schema import Config, FetchConfig, flat
 
 REMOTE = frozenset(("data.cache", "data.cache_gb", *(f"data.fetch.{f.name}" for f in fields(FetchConfig))))
 """How shards are fetched that are not on this machine."""
 
-ELSEWHERE = REMOTE | {"data.root", "data.format", "data.workers", "data.window", "train.threads"}
-"""Where the data lie and how they are read: evaluation takes them, and the same samples give the same numbers."""
+ELSEWHERE = REMOTE | {"plugins", "data.root", "data.format", "data.workers", "data.window", "train.threads"}
+"""Where plugins and data lie and how data are read: evaluation takes them, and the same samples give the same
+numbers."""
 
 EVALUATED = frozenset(
     (
@@ -43,14 +45,14 @@ def for_training(config: Config, overrides: Sequence[str], launched: bool = Fals
     launched: by `tdformer launch` or `resume`; slurm: there.
     """
     idle = _idle_in_training(config, launched, slurm)
-    for key in typed(config, overrides):
+    for key in named(overrides):
         if key in idle:
             raise RunError(f"{key} changes nothing here: {idle[key]}")
 
 
-def for_preparation(config: Config, overrides: Sequence[str]) -> None:
+def for_preparation(overrides: Sequence[str]) -> None:
     """Raises RunError, naming the first of `overrides` that is not of where the data lie."""
-    for key in typed(config, overrides):
+    for key in named(overrides):
         if key not in PREPARED:
             raise RunError(f"{key} is not of where the data lie, and prepare keeps nothing; give it to tdformer train")
 
@@ -58,23 +60,11 @@ def for_preparation(config: Config, overrides: Sequence[str]) -> None:
 def while_running(before: Config, config: Config, run: Path, job: str) -> None:
     """Raises RunError where a run that is a live job was launched with other settings than `config`: it has its own."""
     old, new = flat(before), flat(config)
-    changed = [f"{k}={new[k]}" for k in new if new[k] != old[k] and k not in ("name", "runs_dir")]
+    changed = [f"{k}={new[k]}" for k in new if new[k] != old[k] and k not in ("name", "runs_dir", "plugins")]
     if changed:
         raise RunError(
             f"{run} is job {job} already, and runs without {', '.join(changed)}; tdformer stop {run}, then resume it"
         )
-
-
-def typed(config: Config, overrides: Sequence[str]) -> list[str]:
-    """The settings that `overrides` name; of a whole section those that are not the default in `config`."""
-    names = [override.partition("=")[0].strip() for override in overrides]
-    values, default = flat(config), flat(Config())
-
-    def named(key: str) -> bool:
-        inside = any(key.startswith(name + ".") for name in names)
-        return key in names or (inside and values[key] != default[key])
-
-    return [key for key in values if named(key)]
 
 
 def _idle_in_training(config: Config, launched: bool, slurm: bool) -> dict[str, str]:
@@ -96,6 +86,7 @@ def _idle_in_training(config: Config, launched: bool, slurm: bool) -> dict[str, 
         (data.on_error == "raise", "set data.on_error=skip too", ("data.skips",)),
         (True, "raw files are read by tdformer prepare and tdformer shard", ("data.source",)),
         (not remote, "data.root is a local folder", tuple(REMOTE)),
+        (config.train.schedule == "constant", "the learning rate ends where it was", ("train.min_lr",)),
         (config.recompute.policy != "unit", "set recompute.policy=unit too", ("recompute.borders",)),
         (config.log.wandb == "off", "set log.wandb too", ("log.wandb_project",)),
         (launched, "give --processes-per-node", ("train.processes",)),

@@ -21,9 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.local.local import LocalExecutor
-from submitit.slurm.slurm import SlurmExecutor
 
 from pipelines.store.index import INDEX
 
@@ -31,15 +28,15 @@ from .. import config as configs
 from .. import slurm
 from ..config import Config
 from ..config.overrides import for_training, while_running
+from ..config.plugins import name_of, source, take
 from ..errors import NotNow, RunError, disk_errors, user_errors
 from ..run.folder import RunFolder
 from ..run.provenance import REVISION, revision
-from ..run.records import appears, write_atomic
+from ..run.records import appears, record, write_atomic
 from . import status as jobs
+from . import submission
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
-ENDLESS = 10**6
-"""Time limits that submitit survives: the run ends by its epochs, not by their number."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     where: slurm, local, or auto: Slurm where sbatch is found. Raises RunError for what could never work, before
     anything is queued or written.
     """
-    from ..build import memory, planner
+    from ..build import memory
     from .processes import check_inputs, describe
 
     config.runs_dir = str(Path(config.runs_dir).resolve())
@@ -141,7 +138,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         _check_site(config)
     folder = RunFolder(config.run_path)
     folder.settle(config)
-    (data, _), plan = check_inputs(config, shape.world)
+    setup = check_inputs(config, shape.world)
     done = folder.summary()
     job = jobs.of(folder) if done is None else None
     now = job.look() if job is not None else slurm.State()
@@ -171,14 +168,14 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         with folder.lock():  # refuses where a process trains in it
             pass
     room = memory.asked(config, shape.processes, shape.gpus) if queued else memory.here(config, shape.processes)
-    if room is not None and (warning := planner.check(config, data, plan, room)):
+    if room is not None and (warning := setup.check_memory(room)):
         _warn(warning)
     if dry_run and not queued:
-        print(f"{shape.processes} processes on this machine:\n{_Slurm(folder.path / 'logs')._submitit_command_str}")
+        print(f"{shape.processes} processes on this machine:\n{submission.Slurm(folder.path / 'logs').command}")
         return 0
     if queued:
-        executor: Any = _slurm(config, shape, folder)
-        script = executor._make_submission_file_text(executor._submitit_command_str, "")
+        executor = _slurm(config, shape, folder)
+        script = executor.script()
         if dry_run:
             print(script)
         for variable, setting in slurm.overriding(os.environ, script).items():
@@ -192,14 +189,16 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
             print(line, flush=True)
     with disk_errors(folder.path), _taken_back(folder, new=not there):
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        shipped = [source(plugin) for plugin in config.plugins]
+        config.plugins = [name_of(plugin) for plugin in config.plugins]  # as they are found in the snapshot
         write_atomic(folder.path / "launch.yaml", configs.to_yaml(config).encode())  # from now on the folder is a run's
-        _snapshot(folder)
+        _snapshot(folder, shipped)
         os.environ |= {"PYTHONPATH": str(folder.path / "code"), "PYTHONSAFEPATH": "1"}
         if queued:
             submitted = _submitted(executor, folder)
         else:
             with _silent():
-                submitted = _local(shape, folder).submit(Job(folder.path))
+                submitted = submission.local(folder.path / "logs", shape.processes, shape.gpus).submit(Job(folder.path))
     record = {"id": submitted.job_id, "slurm": queued, "time": time.time(), "command": sys.argv, **shape.__dict__}
     record |= {"host": socket.gethostname(), **folder.mark()}
     write_atomic(folder.path / "job.json", (json.dumps(record) + "\n").encode())
@@ -234,33 +233,15 @@ def resume(run: Path, overrides: Sequence[str], site: Path | None = None) -> int
     return launch(config, shape, "slurm" if job.slurm else "local")
 
 
-class _Slurm(SlurmExecutor):
-    @classmethod
-    def affinity(cls) -> int:
-        return 1  # a script can be made without Slurm
-
-
-def _local(shape: Shape, folder: RunFolder) -> LocalExecutor:
-    executor = LocalExecutor(folder.path / "logs", max_num_timeout=ENDLESS)
-    # No time limit here: submitit would start the run again six times, and then no more.
-    executor.update_parameters(
-        timeout_min=ENDLESS,
-        tasks_per_node=shape.processes,
-        gpus_per_node=shape.gpus,
-        stderr_to_stdout=True,
-    )
-    return executor
-
-
 def cores(config: Config) -> int:
     """That a process asks of Slurm: without a setting, one to train on and one for each loader worker."""
     return config.site.cpus_per_process or 1 + config.data.workers
 
 
-def _slurm(config: Config, shape: Shape, folder: RunFolder) -> _Slurm:
+def _slurm(config: Config, shape: Shape, folder: RunFolder) -> submission.Slurm:
     site, code, cpus = config.site, shlex.quote(str(folder.path / "code")), cores(config)
     python = site.python or shlex.quote(sys.executable)
-    executor = _Slurm(folder.path / "logs", max_num_timeout=ENDLESS, python=python)
+    executor = submission.Slurm(folder.path / "logs", python)
     extra: dict[str, Any] = dict(map(slurm.option, site.sbatch))
     # Where TERM reaches the script alone, the ranks and its last line go on.
     setup = ["trap : TERM", f"export PYTHONPATH={code} PYTHONSAFEPATH=1", *site.setup]
@@ -291,7 +272,7 @@ def _slurm(config: Config, shape: Shape, folder: RunFolder) -> _Slurm:
         "teardown": [f"exec {python} -m cluster.jobs.aftermath {shlex.quote(str(folder.path))} $?"],
         "additional_parameters": {"requeue": True, **{k: v or True for k, v in extra.items()}},
     }
-    executor._internal_update_parameters(**{k: v for k, v in given.items() if v is not None})
+    executor.ask_for(given)
     return executor
 
 
@@ -336,11 +317,11 @@ def _taken_back(folder: RunFolder, new: bool) -> Iterator[None]:
         raise
 
 
-def _submitted(executor: _Slurm, folder: RunFolder) -> Any:
+def _submitted(executor: submission.Slurm, folder: RunFolder) -> Any:
     """Raises RunError where sbatch refuses the job after all."""
     try:
         return executor.submit(Job(folder.path))
-    except (FailedJobError, FailedSubmissionError) as error:
+    except submission.Refused as error:
         refused = slurm.submission(str(error))
         more = "; it may have queued a job all the same: squeue --me" if isinstance(refused, slurm.NoAnswer) else ""
         raise type(refused)(f"{refused}{more}") from error
@@ -411,21 +392,30 @@ def _check_snapshot(place: Path) -> None:
         folder = place.is_dir() and not place.is_symlink()
         names = {path.name for path in place.iterdir()} if folder else {""}
         # An empty folder is one whose making was killed, or nobody's loss.
-        if names and (REVISION not in names or names - {REVISION, *PACKAGES, "__pycache__"}):
+        kinds = {"plugins": list | None}
+        shipped = (record(place / REVISION, "move it away", kinds) or {}).get("plugins") if REVISION in names else None
+        if names and (REVISION not in names or names - {REVISION, *PACKAGES, *(shipped or ()), "__pycache__"}):
             raise RunError(f"{place} is no snapshot of the code that tdformer took; move it away, or set name=...")
 
 
-def _snapshot(folder: RunFolder) -> None:
-    """Copy the code that is running into the run's folder, so that a later start runs the same."""
+def _snapshot(folder: RunFolder, plugins: Sequence[Path] = ()) -> None:
+    """Copy the code that is running, and that of plugins, into the run's folder, so that a later start runs the
+    same."""
     here = Path(__file__).resolve().parents[2]
     place, fresh = _code(folder)
     if here == place.resolve():
         return
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    (fresh / REVISION).write_text(json.dumps(revision()))
+    kept = {"plugins": sorted({plugin.name for plugin in plugins})} if plugins else {}
+    (fresh / REVISION).write_text(json.dumps({k: v for k, v in revision().items() if k != "plugins"} | kept))
     for package in PACKAGES:
         shutil.copytree(here / package, fresh / package)
+    for plugin in {plugin.name: plugin for plugin in plugins}.values():
+        if plugin.is_dir():
+            shutil.copytree(plugin, fresh / plugin.name, ignore=shutil.ignore_patterns("__pycache__", ".git"))
+        else:
+            shutil.copy(plugin, fresh / plugin.name)
     shutil.rmtree(place, ignore_errors=True)
     fresh.rename(place)
 
@@ -439,6 +429,7 @@ def _config(folder: RunFolder) -> Config:
     """What the job was launched with, once this host sees it, and the data that it names."""
     appears(folder.path / "launch.yaml")
     config = folder.stored("launch.yaml")
+    take(config.plugins, str(folder.path / "launch.yaml"))  # from the snapshot, which this process runs
     if isinstance(config.data.folder, Path):
         for split in ("train", "test"):
             appears(config.data.folder / split / INDEX)

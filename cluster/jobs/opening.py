@@ -9,23 +9,21 @@ from pipelines.samples import Samples
 from tdformer import TDFormer
 
 from ..build import planner
-from ..build.data import Data
 from ..build.memory import GIB, Memory
-from ..build.model import build_model
+from ..build.setup import Setup
 from ..config import BatchPlan, Config
 
 
-def block(config: Config, data: Data, plan: BatchPlan, memory: Memory, threads: int) -> str:
-    """A line each, for people. memory: of one process; threads: of one. Builds the model on meta."""
-    with torch.device("meta"):
-        model = build_model(config, data[0])
-        need = _memory(model, config, plan, memory)
+def block(setup: Setup, memory: Memory, threads: int) -> str:
+    """A line each, for people. memory: of one process; threads: of one."""
+    config, plan, model = setup.config, setup.plan, setup.outline
+    assert setup.test is not None
     lines = {
         "model": _model(model),
-        "data": _data(config, *data, model),
-        "steps": _steps(config, plan, len(data[0])),
+        "data": _data(config, setup.samples, setup.test, model),
+        "steps": _steps(config, plan, len(setup.samples)),
         "device": _device(config, plan.world, threads),
-        "memory": need,
+        "memory": _memory(model, config, plan, memory),
         "folder": str(config.run_path),
     }
     return "\n".join(f"{name:<6}  {text}" for name, text in lines.items())

@@ -89,9 +89,10 @@ class RunFolder:
     def stored(self, file: str, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
         """The configuration in one of its files, as of where the folder is now; see `config.stored`."""
         place = self.path.resolve()
-        for override in overrides:
-            if override.partition("=")[0].strip() in ("name", "runs_dir"):
-                raise RunError(f"{override}: a run is where its folder is, {self.path}; copy that to make another one")
+        if moved := {"name", "runs_dir"} & {*configs.named(overrides)}:
+            raise RunError(
+                f"{min(moved)}=...: a run is where its folder is, {self.path}; copy that to make another one"
+            )
         check_file(self.path / file)
         config = configs.stored(self.path / file, overrides, site=site)
         config.runs_dir, config.name = str(place.parent), place.name

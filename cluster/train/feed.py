@@ -11,28 +11,18 @@ from torch import Tensor
 
 from pipelines.loader import Batch, time_first, to_device, train_loader
 from pipelines.order import Cursor, Share
-from pipelines.samples import Augmentation, Samples, Seen
 from pipelines.views.mix import mix, soft_targets
 from pipelines.workers import Workers
 
-from ..config import BatchPlan, Config
+from ..build.setup import Setup
 
 
 class Feed:
     """The training samples of a run, in its order."""
 
-    def __init__(
-        self,
-        config: Config,
-        data: Samples,
-        plan: BatchPlan,
-        workers: Workers,
-        augment: Augmentation | None,
-        view: Seen | None,
-        device: torch.device,
-    ) -> None:
-        self.config, self.data, self.plan, self.workers = config, data, plan, workers
-        self.augment, self.view, self.device = augment, view, device
+    def __init__(self, setup: Setup, workers: Workers, device: torch.device) -> None:
+        self.setup, self.config, self.data, self.plan = setup, setup.config, setup.samples, setup.plan
+        self.workers, self.device = workers, device
 
     def batches(self, cursor: Cursor) -> Iterator[tuple[list[Batch], float]]:
         """This rank's share of each global batch that is left of an epoch, in micro-batches; the seconds that it was
@@ -41,9 +31,9 @@ class Feed:
             self.data,
             cursor,
             Share(self.plan.micro_batch, self.plan.accumulation, dist.get_rank(), dist.get_world_size()),
-            augment=self.augment,
+            augment=self.setup.augment,
             workers=self.workers,
-            view=self.view,
+            view=self.setup.view,
             skip=self.config.data.on_error == "skip",
             window=self.config.data.window,
         )

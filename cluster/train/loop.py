@@ -17,10 +17,9 @@ from pipelines.order import Cursor, steps_per_epoch
 from pipelines.workers import Workers
 from tdformer.norm import norm_batch, step_statistics
 
-from ..build import planner
-from ..build.data import Data, augmentation, view
-from ..build.model import build_model, load_weights
-from ..config import Config, flat, resolve
+from ..build.model import load_weights
+from ..build.setup import Setup
+from ..config import flat
 from ..run.folder import RunFolder
 from ..run.monitor import Monitor
 from ..signals import KINDS, Leave, Notice
@@ -48,32 +47,31 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
+        setup: Setup,
         folder: RunFolder,
         device: torch.device,
         notice: Notice,
         watchdog: Watchdog,
-        data: Data,
         first_here: bool,
     ) -> None:
         """first_here: of its machine's ranks this is the one that reads what is there for all of them."""
+        config = setup.config
         self.config, self.folder, self.device, self.notice, self.watchdog = config, folder, device, notice, watchdog
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.checkpoints = Checkpoints(folder, config.checkpoint.keep, watchdog, first_here)
         self.best = False  # whether the weights, as they are, were evaluated and are the best so far
-        config.train.norm_batch = of_first(config.train.norm_batch)  # another may not see yet that the run was begun
-        self.data, self.validation = data
+        setup.settle(of_first(config.train.norm_batch))
+        assert setup.test is not None
+        self.data, self.validation = setup.samples, setup.test
         self.hosts = same_data(self.data)
-        self.plan = resolve(config, self.world, len(self.data))
+        self.plan, self.view = setup.plan, setup.view
         self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
         self.total_steps = self.epoch_steps * config.train.epochs
-        self.view = view(config, self.data)
         self.workers = Workers(config.data.workers, self.data, self.validation)
-        augment = augmentation(config, self.data)
-        self.feed = Feed(config, self.data, self.plan, self.workers, augment, self.view, device)
+        self.feed = Feed(setup, self.workers, device)
 
-        model = build_model(config, self.data)
-        self.recompute = planner.planned(config, self.data, self.plan)
+        model = setup.model()
+        self.recompute = setup.recompute()
         kept = self.recompute or config.recompute
         model.set_recompute(kept.policy, kept.borders)
         self.state = TrainState(0, Cursor(config.seed, 0, 0, config.train.global_batch, self.data.digest))

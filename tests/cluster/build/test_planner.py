@@ -58,6 +58,7 @@ def test_zero_stages_shard_the_training_state() -> None:
 
     # Of a model that is a single bucket: with ZeRO two are filled, one of them copied; ZeRO 3 has all weights whole.
     assert [each(f"engine.zero_stage={stage}") for stage in range(4)] == [16 + 4, 11 + 12, 8 + 12, 5 + 12 + 4]
+    assert each("train.optimizer=sgd") == 12 + 4 and each("train.optimizer=lamb") == 16 + 4
     assert each("train.ema_decay=0.9", world=1) == 20
     model.segments = 2  # autograd sums a weight's gradient over the segments beside the one that is there
     assert [each(f"engine.zero_stage={stage}") for stage in range(4)] == [16 + 4, 11 + 12, 12 + 12, 9 + 12 + 4]
@@ -85,7 +86,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def needed(recipe: Path, *words: str, world: int = 1) -> float:
     """GiB of one step on one of `world` processes."""
     config = load(recipe, words)
-    _, plan = check_inputs(config, world)
+    plan = check_inputs(config, world).plan
     with torch.device("meta"):
         model = tdformer.create_model(config.model.name, in_channels=1, image_size=8, num_classes=10)
         return planner.price(model, config, plan, config.recompute.policy, 1).total / GIB
@@ -172,8 +173,7 @@ def test_the_least_memory_of_all_ranks_counts(tmp_path: Path, recipe: Path) -> N
 
 def _check(recipe: Path, *words: str, world: int = 1) -> str | None:
     config = load(recipe, words)
-    (data, _), plan = check_inputs(config, world)
-    return planner.check(config, data, plan, memory.here(config, world))
+    return check_inputs(config, world).check_memory(memory.here(config, world))
 
 
 def test_what_may_be_lowered_is_named(recipe: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cluster.build import shards as prepares
-from cluster.config import Config, flat, load
-from cluster.config.overrides import for_preparation, for_training, typed, while_running
+from cluster.config import Config, flat, load, named
+from cluster.config.overrides import for_preparation, for_training, while_running
 from cluster.errors import RunError
 from pipelines.errors import DataError
 from pipelines.raw import catalog, fashion_mnist
@@ -85,7 +85,7 @@ def test_a_launch_takes_the_site_s_settings_on_slurm_alone() -> None:
 
 def test_a_section_given_as_a_whole_names_what_it_sets() -> None:
     words = ["model={segments: 2, clamp: [0, 2]}"]
-    assert typed(load(None, words), words) == ["model.segments", "model.clamp"]
+    assert named(words) == ["model.segments", "model.clamp"]
 
 
 def test_a_run_that_is_a_job_keeps_its_settings() -> None:
@@ -100,11 +100,12 @@ def test_prepare_takes_where_data_lie_and_its_substitute_too(tmp_path: Path, mon
     taken = set()
     for name in flat(config):
         try:
-            for_preparation(config, [f"{name}=x"])
+            for_preparation([f"{name}=x"])
             taken.add(name)
         except RunError as error:
             assert str(error).startswith(f"{name} is not of where the data lie")
     assert taken == {
+        "plugins",
         *(f"data.{k}" for k in ("dataset", "root", "source", "format", "window", "cache", "cache_gb")),
         *(f"data.fetch.{k}" for k in ("tries", "pause", "timeout")),
     }

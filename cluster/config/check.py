@@ -1,0 +1,115 @@
+"""What cannot work, refused by name before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipelines.remote import Remote
+
+from ..errors import RunError
+from .schema import Config, each, flat
+from .words import either, show
+
+
+def check(config: Config, dataset_size: int | None = None) -> None:
+    """Refuse what cannot work: values, values beside each other, the batch beside the size of the data."""
+    for key, value, f in each(config):
+        _check_limits(key, value, f.metadata)
+    model, train, alphas = config.model, config.train, config.train.alphas
+    if not config.name or config.name in (".", "..") or "/" in config.name or "\0" in config.name:
+        raise RunError(f"name is {config.name!r}; it becomes a folder in runs_dir, so use a plain file name")
+    if isinstance(model.v_reset, str) and model.v_reset != "soft":
+        raise RunError(f"model.v_reset is {model.v_reset}; give a number or soft")
+    if isinstance(model.image_size, list) and len(model.image_size) != 2:
+        raise RunError(f"model.image_size is {show(model.image_size)}; give a number or [height, width]")
+    if isinstance(folder := config.data.folder, Remote) and config.data.window is None:
+        raise RunError(
+            f"data.root is {folder}, not a local folder, and all its shards cannot be shuffled together; "
+            "set data.window, such as data.window=8"
+        )
+    if isinstance(folder, Remote) and config.data.format == "ffcv":
+        raise RunError(f"data.root is {folder}, and FFCV files are read from local disks; set data.format=webdataset")
+    for key in ("scale", "ratio"):
+        low, high = getattr(config.data.augment, key)
+        if low > high:
+            raise RunError(f"data.augment.{key} is {show([low, high])}; the smaller one comes first")
+    if model.time_steps and model.segments and model.time_steps % model.segments:
+        raise RunError(
+            f"model.segments={model.segments} does not divide model.time_steps={model.time_steps}; "
+            f"choose {either([str(d) for d in range(1, min(model.time_steps, 1024) + 1) if model.time_steps % d == 0])}"
+        )
+    if isinstance(model.feedback, list) and len(set(model.feedback)) != len(model.feedback):
+        raise RunError(f"model.feedback names a block twice: {show(model.feedback)}")
+    if model.clamp and not model.clamp[0] < model.clamp[1]:
+        raise RunError(f"model.clamp is {show(model.clamp)}; the lower bound b comes first and is below a")
+    if alphas is not None:
+        if model.segments and len(alphas) != model.segments:
+            raise RunError(f"train.alphas has {len(alphas)} entries for model.segments={model.segments}")
+        if abs(sum(alphas) - 1) > 1e-6:
+            raise RunError(f"train.alphas sums to {sum(alphas):g}; the weights of the segments sum to 1")
+    if train.min_lr > train.lr:
+        raise RunError(f"train.min_lr={train.min_lr:g} is above train.lr={train.lr:g}")
+    if train.warmup_epochs > train.epochs:
+        raise RunError(f"train.warmup_epochs={train.warmup_epochs:g} exceeds train.epochs={train.epochs}")
+    if dataset_size is not None and dataset_size < train.global_batch:
+        raise RunError(f"train.global_batch={train.global_batch} exceeds the {dataset_size} training images")
+    lines = {"name": config.name, "runs_dir": config.runs_dir, **flat(config.site, "site.")}
+    for key, value in lines.items():
+        texts = value if isinstance(value, list) else [value]
+        if key != "site.setup" and any("\n" in str(text) for text in texts):
+            raise RunError(f"{key} is {value!r}; it becomes a line of the job's script, so it must be one")
+    project = config.log.wandb_project
+    if config.log.wandb != "off" and not re.fullmatch(r"([^/\\#?%:]+/)?[^/\\#?%:]{1,128}", project):
+        raise RunError(f"log.wandb_project is {project!r}; give PROJECT or ENTITY/PROJECT, without \\ # ? % :")
+    for entry in config.site.sbatch:
+        if entry.startswith("-"):
+            raise RunError(f"site.sbatch has {entry!r}; write key=value or key, without dashes")
+
+
+def check_registered(config: Config) -> None:
+    """Refuse names that are in no registry, as they are now: plugins that add to them are imported before."""
+    for key, value, f in each(config):
+        place = f.metadata.get("registry")
+        chosen = value if isinstance(value, list) else [] if value in (None, f.default) else [value]
+        if place is not None and chosen:
+            module, _, name = place.partition(":")
+            choices = [*f.metadata.get("choices", ()), *getattr(importlib.import_module(module), name)]
+            for one in chosen:
+                if one not in choices:
+                    raise _not_among(choices, key, one)
+
+
+def _not_among(choices: Iterable[Any], key: str, value: Any) -> RunError:
+    names = [str(choice) for choice in choices]
+    near = difflib.get_close_matches(str(value), names, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return RunError(f"{key} is {show(value)}; choose {either(names)}{hint}")
+
+
+def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
+    if value is None:
+        return
+    choices = limits.get("choices")
+    many = isinstance(value, (list, tuple))
+    if choices and "registry" not in limits and not many and value not in choices:
+        raise _not_among(choices, key, value)
+    for number in value if many else [value]:
+        if not isinstance(number, (int, float)) or isinstance(number, bool):
+            continue
+        if isinstance(number, int) and not -(2**63) <= number < 2**63:
+            raise RunError(f"{key} is {show(value)}; it must fit into 64 bits")
+        if not math.isfinite(number):
+            raise RunError(f"{key} is {show(value)}; it must be finite")
+        for limit, words, holds in (
+            ("least", "at least", lambda x, y: x >= y),
+            ("above", "above", lambda x, y: x > y),
+            ("most", "at most", lambda x, y: x <= y),
+            ("below", "below", lambda x, y: x < y),
+        ):
+            if limit in limits and not holds(number, limits[limit]):
+                raise RunError(f"{key} is {show(value)}; it must be {words} {limits[limit]}")

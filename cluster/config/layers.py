@@ -1,0 +1,151 @@
+"""Layers of settings, of which a later one wins: from YAML, from the command line; and `${...}` in them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.remote import masked
+
+from ..errors import RunError
+from . import document, values
+from .schema import RETIRED, Config, types
+from .words import expected, nearest, show
+
+Layer = Mapping[str, Any]
+"""Settings by key, each read by its type; or what is to be resolved when all are there."""
+TYPED = "command line"
+"""Where an override stands, in messages."""
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """A setting with `${...}`, to be read when all others are."""
+
+    written: values.Raw
+    where: str
+
+
+def merged(layers: Iterable[Layer]) -> Config:
+    """The defaults with each layer's settings, of which a later one wins; not checked."""
+    config, given = Config(), {name: value for layer in layers for name, value in layer.items()}
+    references = {name: value for name, value in given.items() if isinstance(value, _Reference)}
+    for name in given.keys() - references.keys():
+        _set(config, name, given[name])
+    if references:
+        tree = asdict(config)
+        for name, reference in references.items():
+            *sections, last = name.split(".")
+            functools.reduce(dict.__getitem__, sections, tree)[last] = document.words(reference.written)
+        for name, reference in references.items():
+            with _expecting(name, reference.where, document.words(reference.written)):
+                value = document.resolved(tree, name, types()[name][0])
+                _set(config, name, _value(name, value))
+    return config
+
+
+def _set(config: Config, name: str, value: Any) -> None:
+    *sections, last = name.split(".")
+    setattr(functools.reduce(getattr, sections, config), last, value)
+
+
+def of_override(given: str) -> Layer:
+    """The settings of one `key=value`, whose key may be a section."""
+    value = given.partition("=")[2].strip()
+    named = _typed(given)
+    return {name: _read(name, node, TYPED, shown=value if whole else node) for name, node, whole in named}
+
+
+def _typed(given: str) -> Iterator[tuple[str, yaml.Node, bool]]:
+    """The settings of one `key=value`, what stands for each, and whether that is the whole value."""
+    key, equals, value = given.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise RunError(f"{masked(given)!r} is not an override; write key=value, for example train.epochs=2")
+    node = document.argument(value, types()[key][0] if key in types() else "", repr(masked(given)))
+    for name, part in _named(key, node, TYPED, set()):
+        yield name, part, part is node
+
+
+def of_document(text: str, where: str, section: str = "", literal: bool = False) -> Layer:
+    """The settings in a YAML document, whose keys may be nested or dotted. literal: nothing is resolved."""
+    root = document.compose(text, where)
+    if root is None:  # nothing but comments
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise RunError(f"{where}: a configuration is a mapping of keys to values")
+    named = _named(section, root, where, set(), literal)
+    return {name: _read(name, node, where, literal) for name, node in named}
+
+
+def of_site(file: Path | None) -> Layer:
+    """The keys of the section `site` in a file; without one, none."""
+    return {} if file is None else of_document(document.file_text(file), str(file), "site")
+
+
+def named(overrides: Sequence[str], site: Path | None = None) -> list[str]:
+    """The settings that `key=value` words and the file of a site give, in the order of the configuration. Raises
+    RunError for a word that names none."""
+    given = {*of_site(site), *(name for word in overrides for name, *_ in _typed(word))}
+    return [name for name in types() if name in given]
+
+
+def _named(
+    name: str, node: yaml.Node, where: str, seen: set[str], stored: bool = False
+) -> Iterator[tuple[str, yaml.Node]]:
+    """The settings below the key `name`, each with what stands there."""
+    known = types()
+    if name in RETIRED:
+        if not stored:
+            raise RunError(f"{where}: {name} is no setting any more; {RETIRED[name]}")
+        return
+    section = not name or any(k.startswith(name + ".") for k in known)
+    if not section and name not in known:
+        raise RunError(f"{where}: {show(name)} is not a setting; the nearest is {nearest(name, [*known])}")
+    if name in seen:
+        line = f", line {node.start_mark.line + 1}" if node.start_mark else ""
+        raise RunError(f"{where}{line}: {name} is set twice; keep one")
+    seen.add(name)
+    if not section:
+        yield name, node
+    elif isinstance(node, yaml.MappingNode):
+        document.check_tag(node, where)
+        for key, value in node.value:
+            document.check_tag(key, where)
+            inner = show(key)
+            yield from _named(f"{name}.{inner}" if name else inner, value, where, seen, stored)
+    elif not document.is_null(node):  # an empty section is one without settings
+        raise RunError(f"{where}: {name} is a section; set one of its keys, like {_first(known, name)}")
+
+
+def _read(name: str, node: yaml.Node, where: str, literal: bool = False, shown: Any = None) -> Any:
+    with _expecting(name, where, node if shown is None else shown):
+        written = document.raw(node, where)
+        if not literal and document.refers(written):
+            return _Reference(written, where)
+        return _value(name, document.unescaped(written) if literal else written)
+
+
+def _value(name: str, written: values.Raw) -> Any:
+    kind, limits = types()[name]
+    return values.as_type(written, kind, limits.get("form"))
+
+
+@contextmanager
+def _expecting(name: str, where: str, written: Any) -> Iterator[None]:
+    """A ValueError means that what is written for a setting is of another type."""
+    try:
+        yield
+    except ValueError as e:
+        kind, limits = types()[name]
+        raise RunError(f"{where}: {name} is {show(written)}; expected {expected(kind, limits.get('form'))}") from e
+
+
+def _first(keys: Mapping[str, Any], section: str) -> str:
+    return next(k for k in keys if k.startswith(section + "."))

@@ -1,0 +1,86 @@
+"""Values and choices in the words of a message."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import yaml
+
+from pipelines.remote import masked
+
+from .values import Form
+
+_SHOWN = 80
+"""Characters of a value in a message."""
+
+
+def show(value: Any) -> str:
+    """A value, or what was written for one, on one short line without a URL's secrets."""
+    shown = "".join(islice(_pieces(value), _SHOWN))
+    shown = " ".join((shown[: _SHOWN - 3] + "..." if len(shown) > _SHOWN else shown).split()) or "empty"
+    return shown if shown.isprintable() else shown.encode("unicode_escape").decode()
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    if isinstance(value, yaml.MappingNode | yaml.SequenceNode):
+        mapping = isinstance(value, yaml.MappingNode)
+        yield "{" if mapping else "["
+        for i, entry in enumerate(value.value):
+            yield ", " if i else ""
+            if mapping:
+                yield from _pieces(entry[0])
+                yield ": "
+            yield from _pieces(entry[1] if mapping else entry)
+        yield "}" if mapping else "]"
+    elif isinstance(value, (list, tuple)):
+        yield f"[{', '.join(show(v) for v in value)}]"
+    elif isinstance(value, yaml.ScalarNode):
+        yield masked(value.value)
+    else:
+        yield "null" if value is None else str(value).lower() if isinstance(value, bool) else masked(str(value))
+
+
+def first_line(e: BaseException) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0]
+
+
+def either(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " or " + items[-1]
+
+
+def nearest(name: str, keys: list[str]) -> str:
+    """The valid key written most like `name`; its last part counts most, also as a word of it or by its initials."""
+    last = name.rpartition(".")[2]
+    initials = "".join(word[:1] for word in last.split("_")) if "_" in last else last
+
+    def likeness(key: str) -> float:
+        end = key.rpartition(".")[2]
+        part = max(_ratio(last, end), _ratio(initials, end), 0.9 * (last in end.split("_")))
+        return part + _ratio(name, key)
+
+    return max(keys, key=likeness)
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
+
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "list[int]": "a list of whole numbers",
+    "list[float]": "a list of numbers",
+    "list[str]": "a list of texts",
+    "tuple[float, float]": "a list of two numbers",
+    "None": "null",
+}
+
+
+def expected(kind: str, form: Form | None) -> str:
+    kinds = kind.split(" | ")
+    return either([form.words if form and k != "None" else _WORDS[k] for k in kinds])
