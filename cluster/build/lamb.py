@@ -17,7 +17,7 @@ from pipelines.views.vision import torchvision
 
 from ..config import TrainConfig
 from ..errors import RunError
-from .optimizers import Groups, Piece
+from .optimizer import Groups, Piece
 
 try:
     torchvision()  # timm imports it

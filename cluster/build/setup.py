@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.loader import Augmentation
-from pipelines.samples import Samples, Seen
+from pipelines.samples import Augmentation, Samples, Seen
 from tdformer import TDFormer
 
 from ..config import BatchPlan, Config, resolve
@@ -55,7 +54,7 @@ class Setup:
         return view(self.config, self.samples)
 
     @cached_property
-    def augment(self) -> Augmentation:
+    def augment(self) -> Augmentation | None:
         return augmentation(self.config, self.samples)
 
     @cached_property

@@ -25,10 +25,10 @@ def train(
 ) -> None:
     """Train on this machine; the same command goes on where a killed run was."""
     asked = configs.load(config, overrides or ())
-    from ..config.overrides import for_training, typed
+    from ..config.overrides import for_training
 
     for_training(asked, overrides or ())
-    if processes and "train.processes" in typed(asked, overrides or ()) and processes != asked.train.processes:
+    if processes and "train.processes" in configs.named(overrides or ()) and processes != asked.train.processes:
         raise RunError(f"--processes {processes} and train.processes={asked.train.processes} differ; give one of them")
     waits("loading PyTorch")
     from ..jobs.processes import main as run

@@ -87,13 +87,19 @@ def _idle_in_training(config: Config, launched: bool, slurm: bool) -> dict[str, 
         (True, "raw files are read by tdformer prepare and tdformer shard", ("data.source",)),
         (not remote, "data.root is a local folder", tuple(REMOTE)),
         (config.train.schedule == "constant", "the learning rate ends where it was", ("train.min_lr",)),
-        (config.recompute.policy != "unit", "set recompute.policy=unit too", ("recompute.borders",)),
+        (not _has_borders(config), "set recompute.policy=unit too", ("recompute.borders",)),
         (config.log.wandb == "off", "set log.wandb too", ("log.wandb_project",)),
         (launched, "give --processes-per-node", ("train.processes",)),
         (not config.site.mail, "set site.mail too", ("site.mail_on",)),
         (not slurm, "it is for Slurm, and this run is on this machine", tuple(flat(config.site, "site."))),
     ]
     return {key: why for so, why, keys in reversed(rules) if so for key in keys}
+
+
+def _has_borders(config: Config) -> bool:
+    from tdformer.policies import POLICIES  # imports torch
+
+    return config.recompute.policy in POLICIES and POLICIES.get(config.recompute.policy).packed
 
 
 def for_evaluation(
