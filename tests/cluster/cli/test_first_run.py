@@ -1,0 +1,59 @@
+"""docs/first-run.md shows what the program prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forked import Command
+
+from cluster import config as configs
+from cluster.build.data import training_data
+from cluster.build.memory import here
+from cluster.build.shards import write_shards
+from cluster.jobs import opening
+from cluster.jobs.status import Row
+from cluster.run.folder import RunFolder
+
+PAGE = (Path(__file__).parents[3] / "docs" / "first-run.md").read_text()
+
+
+def shown(title: str) -> list[str]:
+    """The blocks below a heading."""
+    section = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    return re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
+
+
+@pytest.mark.parametrize(("title", "word"), [("Help", "--help"), ("Models", "models")])
+def test_help_and_models_are_as_printed(tmp_path: Path, title: str, word: str) -> None:
+    said = Command(word, cwd=tmp_path, env=os.environ | {"COLUMNS": "80"}).completed().stdout
+    assert shown(title) == [said]
+
+
+def test_the_block_of_a_start_is_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_shards("digits", tmp_path / "data" / "digits")
+    config = configs.load("digits", ["train.epochs=1", "name=first"])
+    data = training_data(config)
+    plan = configs.resolve(config, 1, len(data[0]))
+    now = opening.block(config, data, plan, here(config, 1), threads=2).splitlines()
+    page = shown("Start and progress")[0].splitlines()
+    first = page.index(next(line for line in page if line.startswith("model ")))
+    then = page[first : first + len(now)]
+    assert [line.split()[0] for line in then] == [line.split()[0] for line in now]
+    of_machine = ("memory",)
+    for before, after in zip(then, now, strict=True):
+        assert before == after or before.startswith(of_machine)
+
+
+def test_the_keys_of_a_status_are_as_printed(cli: Any, tmp_path: Path) -> None:
+    RunFolder(tmp_path / "runs" / "first").open(configs.load("digits"))
+    RunFolder(tmp_path / "runs" / "first").tell("saved", step=1, total=2)
+    now: Row = json.loads(cli("status", "--json").stdout)
+    table, line = shown("Status")
+    assert list(json.loads(line)) == list(now)
+    assert table.splitlines()[0].split()[:4] == cli("status").stdout.split()[:3] + ["loss"]
