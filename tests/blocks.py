@@ -21,7 +21,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" 
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _MARK = re.compile(r"<!-- not run: (.+?) -->\n\Z")
-_NAMED = re.compile(r"# ([\w-]+\.(?:py|yaml))(?:,.*)?\n")
+_NAMED = re.compile(r"# ([\w/-]+\.(?:py|yaml))(?:,.*)?\n")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Reader:
     def do(self, block: Block) -> str:
         """What it printed; nothing where it is a file. Raises AssertionError where a command fails."""
         if block.file:
+            (self.folder / block.file).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / block.file).write_text(block.text)
             return ""
         return self.shell(block.text) if not block.language else self._run(sys.executable, "-c", block.text)

@@ -39,6 +39,7 @@ NEUTRAL = frozenset(
         "log.wandb",
         "log.wandb_project",
         "log.tensorboard",
+        "log.figures",
         "engine.timeout_minutes",
         *(f"health.{f.name}" for f in fields(HealthConfig)),
         *(f"site.{f.name}" for f in fields(SiteConfig)),

@@ -184,6 +184,7 @@ class LogConfig:
     wandb: str = setting("off", choices=("off", "offline", "online"))
     wandb_project: str = "tdformer"
     tensorboard: bool = False
+    figures: list[str] = field(default_factory=list, metadata={"registry": "cluster.run.figures:FIGURES"})
 
 
 @dataclass

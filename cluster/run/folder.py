@@ -30,7 +30,7 @@ class RunFolder:
     config.yaml     the whole configuration, as first started
     metrics.jsonl   what was measured; no clock in it, so a killed and an undisturbed run write the same bytes
     speed.jsonl     what the clock says: images/s, data wait, pauses
-    curves.png      metrics.jsonl and speed.jsonl drawn
+    curves.png      metrics.jsonl and speed.jsonl drawn; other figures that log.figures names beside it
     checkpoints/    see checkpoint.py
     health.jsonl    what it warned of; steps left out, with the ids of their batch
     starts.jsonl    each start: code revision, versions, machine
@@ -45,7 +45,6 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.yaml"
-        self.curves = self.path / "curves.png"
         self.checkpoints = self.path / "checkpoints"
         self.summary_file = self.path / "summary.json"
         self.status_file = self.path / "status.json"
@@ -54,6 +53,10 @@ class RunFolder:
         self.health = Rows(self.path / "health.jsonl")
         self.starts = Rows(self.path / "starts.jsonl")
         self.crashes = Rows(self.path / "crashes.jsonl")
+
+    def figure(self, name: str) -> Path:
+        """Where a figure of that name is."""
+        return self.path / f"{name}.png"
 
     @contextmanager
     def lock(self, wait: float = 0.0) -> Iterator[None]:
@@ -141,7 +144,13 @@ class RunFolder:
             return None
         aside = next(p for n in itertools.count(1) if not (p := self.path / f"before-{n}").exists())
         # The configuration goes last: as long as it is here, a kill in between is taken up by the next start.
-        results = [self.status_file, self.curves, self.metrics.path, self.speed.path, self.health.path]
+        results = [
+            self.status_file,
+            *map(self.figure, ["curves", *before.log.figures]),
+            self.metrics.path,
+            self.speed.path,
+            self.health.path,
+        ]
         logs = [self.path / name for name in ("tensorboard", "wandb", "wandb_id", "wandb_step")]
         with disk_errors(aside):
             aside.mkdir()

@@ -15,7 +15,7 @@ from ..config import Config
 from ..errors import RunError, user_errors
 from ..signals import Leave
 from .console import Display, peak_memory
-from .curves import draw
+from .figures import FIGURES
 from .folder import RunFolder
 from .records import Rows, write_atomic
 from .speed import Lap, Pace
@@ -159,11 +159,12 @@ class Monitor:
             self.display.say(line)
 
     def draw(self) -> None:
-        """curves.png from metrics.jsonl and speed.jsonl."""
+        """curves.png, and what else `log.figures` names, from metrics.jsonl and speed.jsonl."""
         if self.active:
             speed, _ = self.run.speed.whole("step", "images_per_second")
             rows, epoch = [*self.run.metrics.read(), *speed], self.total_steps / self.config.train.epochs
-            write_atomic(self.run.curves, draw(rows, self.config.name, epoch))
+            for name in dict.fromkeys(["curves", *self.config.log.figures]):
+                write_atomic(self.run.figure(name), FIGURES.get(name)(rows, self.config.name, epoch))
 
 
 def sound(rows: Rows, say: Callable[[str], None], *numbers: str) -> list[dict[str, Any]]:

@@ -1,0 +1,136 @@
+"""The package of docs/extend.md, which lies outside the tree: it is what the page shows, and what it adds is killed,
+resumed, launched, exported and evaluated like our own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from blocks import ROOT, blocks
+from forked import Command
+from safetensors import safe_open
+
+EXAMPLES = ROOT / "examples"
+PAGE = ROOT / "docs" / "extend.md"
+PLUGINS = "plugins=[./my_lab]"
+SHARDED = ("engine.zero_stage=3", "train.threads=1")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package, its configuration and shards, and a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(EXAMPLES / "my_lab", folder / "my_lab")
+    shutil.copy(EXAMPLES / "lab.yaml", folder)
+    for words in (
+        ("prepare", "lab.yaml"),
+        ("train", "lab.yaml", "name=whole", "engine.zero_stage=3", "--processes", "2"),
+    ):
+        done(folder, *words)
+    return folder
+
+
+def done(folder: Path, *words: str) -> str:
+    """What a command that succeeds prints."""
+    ended = Command(*words, cwd=folder).completed(250)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def same(one: Path, other: Path) -> bool:
+    names = ["metrics.jsonl", *(f"checkpoints/step-00000032/{part}.safetensors" for part in ("model", "optimizer"))]
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def test_the_page_shows_the_package() -> None:
+    shown = {block.file: block.text for block in blocks(PAGE) if block.file}
+    files = {
+        f"my_lab/{path.name}": f"# my_lab/{path.name}\n{path.read_text()}" for path in EXAMPLES.glob("my_lab/*.py")
+    }
+    assert shown == files | {"lab.yaml": (EXAMPLES / "lab.yaml").read_text()}
+
+
+def test_what_it_adds_reaches_the_run(place: Path) -> None:
+    run = place / "runs" / "whole"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert [row["lr"] for row in steps] == [0.03 * 0.5 ** int(4 * i / 32) for i in range(32)]
+    assert all(0 <= row["clipped"] <= 1 for row in steps)
+    assert (run / "firing_and_loss.png").read_bytes().startswith(b"\x89PNG")
+    assert rows[-1]["eval_accuracy"] > 0.9  # low and high tones are told apart
+
+
+def test_a_launched_run_that_was_killed_goes_on_with_the_code_that_it_was_launched_with(place: Path) -> None:
+    run = place / "runs" / "launched"
+    done(
+        place,
+        "launch",
+        "lab.yaml",
+        "name=launched",
+        "engine.zero_stage=3",
+        "--processes-per-node",
+        "2",
+        "--where",
+        "local",
+    )
+    while not (run / "checkpoints" / "step-00000008").exists():
+        time.sleep(0.05)
+    for pid in pids(run):
+        subprocess.run(["kill", "-KILL", str(pid)], check=False)
+    schedules = place / "my_lab" / "schedules.py"
+    mine = schedules.read_text()
+    try:
+        schedules.write_text(mine.replace("0.5", "0.25"))  # after the launch, which has its own copy
+        assert (run / "code" / "my_lab" / "schedules.py").read_text() == mine
+        refused = Command("resume", str(run), cwd=place).completed()
+        assert refused.returncode == 2 and "plugins" in refused.stderr and refused.stderr.count("\n") == 1
+    finally:
+        schedules.write_text(mine)
+    done(place, "resume", str(run), PLUGINS)
+    done(place, "logs", str(run), "--follow")
+    assert same(run, place / "runs" / "whole")
+
+
+def pids(run: Path) -> list[int]:
+    """The processes that have the run's code."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(run).encode() in words:
+            found.append(int(folder.name))
+    return found
+
+
+def test_an_export_names_what_it_needs_and_is_evaluated_with_it(place: Path) -> None:
+    run = Path("runs") / "whole"
+    done(place, "export", str(run), "lab.safetensors", PLUGINS)
+    with safe_open(place / "lab.safetensors", "pt") as file:
+        assert "my_lab" in str(file.metadata()) or "my_lab" in (place / "lab.safetensors.json").read_text()
+    for source in ("lab.safetensors", str(run)):
+        refused = Command("eval", source, cwd=place).completed()
+        assert refused.returncode == 2 and "plugins" in refused.stderr and refused.stderr.count("\n") == 1
+    rows = [json.loads(done(place, "eval", source, PLUGINS)) for source in ("lab.safetensors", str(run))]
+    assert rows[0]["accuracy"] == rows[1]["accuracy"] > 0.9
+
+
+def test_names_that_are_not_there_are_told_with_those_that_are(place: Path) -> None:
+    for wrong, named in (
+        ("train.optimizer=radam2", "radam"),
+        ("train.schedule=halve", "halves"),
+        ("recompute.policy=alternat", "alternate"),
+        ("train.hooks=[clippe]", "clipped"),
+        ("log.figures=[firing]", "firing_and_loss"),
+        ("model.name=column_2", "column_2_16"),
+        ("data.dataset=tone", "tones"),
+    ):
+        refused = Command("train", "lab.yaml", "name=none", wrong, cwd=place).completed()
+        assert refused.returncode == 2 and named in refused.stderr, refused.stderr
+        assert refused.stderr.count("\n") == 1
+    assert not (place / "runs" / "none").exists()
