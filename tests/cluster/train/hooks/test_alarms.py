@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from cluster.config import Config
 from cluster.train.hooks.alarms import Alarms
+from cluster.train.step import Step
 from tdformer.measure import Firing
 
 
@@ -27,3 +30,15 @@ def test_alarms_begin_once_and_again_after_an_end() -> None:
         "100% of the channels of block never fired in a step",
     ]
     assert alarms.firing(units) == []
+
+
+def test_each_rank_tells_its_own_time_between_two_rows() -> None:
+    alarms = Alarms(Config())
+    alarms.begin(SimpleNamespace(rank=1, world=3, hosts=["a", "b", "c"]), [{"loss": 2.0}, {"eval_loss": 1.0}])  # type: ignore[arg-type] # all that it looks at
+    assert alarms.slots(3) == {"seconds": 3} and list(alarms.losses) == [2.0]
+    step = Step(number=1, epoch=0, lr=0.1, logs=False, images=8, begun=0.0, waited=0.25, worked=0.5)
+    assert alarms.share(step) == {"seconds": [0.0, 0.75, 0.0]}
+    step.sums = {"seconds": [1.0, 2.0, 3.0]}
+    alarms.step(step)
+    alarms.step(step)
+    assert alarms.seconds == [2.0, 4.0, 6.0]
