@@ -17,9 +17,8 @@ class Page(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            if (missing := getattr(getattr(error, "param", None), "help", None)) and not getattr(
-                error, "message", None
-            ):
+            missing = getattr(getattr(error, "param", None), "help", None)
+            if missing and not getattr(error, "message", None):
                 error.message = missing  # type: ignore[attr-defined]
             option = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
             if option and any(param.name == "overrides" for param in self.params):
