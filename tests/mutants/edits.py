@@ -289,14 +289,26 @@ EDITS = (
     _edit(
         "a rate at its limit is told",
         "if not low <= unit.rate <= high:",
-        "if not low < unit.rate <= high / 2:",
-        "test_alarms_begin_once_and_again_after_an_end",
+        "if not low < unit.rate < high:",
+        "test_a_layer_is_beyond_its_limits",
     ),
     _edit(
-        "a spike is half as high",
+        "as many silent channels as may be are told",
+        "if unit.silent > self.limits.silent:",
+        "if unit.silent >= self.limits.silent:",
+        "test_a_layer_is_beyond_its_limits",
+    ),
+    _edit(
+        "a loss at its limit is told",
         "value > self.limits.spike * usual",
-        "value > self.limits.spike * usual / 2",
-        "test_alarms_begin_once_and_again_after_an_end",
+        "value >= self.limits.spike * usual",
+        "test_a_spike_is_above_its_limit",
+    ),
+    _edit(
+        "a rank at its limit is told",
+        "own > self.limits.straggler * usual",
+        "own >= self.limits.straggler * usual",
+        "test_a_slow_rank_is_above_its_limit",
     ),
     _edit(
         "a slow rank is not told",

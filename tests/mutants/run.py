@@ -116,7 +116,7 @@ def inside(copy: Path, log: Path, tests: list[str]) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.argv = ["pytest"]
-    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-o", f"timeout={LIMIT}", *tests])
     sys.stdout.flush()
     os._exit(int(code))
 
