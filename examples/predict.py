@@ -13,9 +13,9 @@ model = tdformer.from_pretrained("digits.safetensors").eval()
 classes = json.loads(Path("digits.safetensors.json").read_text())["classes"]
 
 digits = TarDataset("data/digits/test")
-pixels = torch.stack([torch.from_numpy(digits.image(i)) for i in range(8)])  # uint8 [8, 1, 8, 8]
+pixels = torch.stack([torch.from_numpy(digits.image(i)) for i in range(32)])  # uint8 [32, 1, 8, 8]
 images = to_device(pixels, digits.mean, digits.std, torch.device("cpu"))
 with torch.no_grad():
     guesses = model(images).argmax(1)
-for label, guess in zip(digits.labels[:8], guesses.tolist(), strict=True):
+for label, guess in zip(digits.labels[:32], guesses.tolist(), strict=True):
     print(f"a {classes[label]} is taken for a {classes[guess]}")

@@ -13,7 +13,8 @@ from cluster.jobs.processes import main
 from cluster.results.export import export
 
 if __name__ == "__main__":  # more than one process would import this file again
-    settings = ["name=from-python", "train.epochs=2", "train.global_batch=32", *sys.argv[1:]]
+    few = ["train.epochs=3", "train.global_batch=32", "train.warmup_epochs=0.3"]
+    settings = ["name=from-python", *few, *sys.argv[1:]]
     prepare(Path("digits"), [])  # shards in data/digits, unless they are there
     config = configs.load("digits", settings)
     code = main(config, processes=1)

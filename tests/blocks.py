@@ -78,6 +78,7 @@ class Reader:
 
     def _run(self, *words: str) -> str:
         env = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}"}
-        done = subprocess.run(words, cwd=self.folder, env=env, capture_output=True, text=True, timeout=600, check=False)
-        assert done.returncode == 0, f"{words[-1]}\n{done.stdout}\n{done.stderr}"
+        how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": 1700}
+        done = subprocess.run(words, cwd=self.folder, env=env, check=False, **how)
+        assert done.returncode == 0, f"{words[-1]}\n{done.stdout}"
         return done.stdout

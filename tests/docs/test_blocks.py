@@ -113,6 +113,7 @@ def test_yaml_is_a_configuration(block: Block, tmp_path: Path) -> None:
         assert configs.load(file) != configs.Config()
 
 
+@pytest.mark.timeout(1800)  # README trains; on a machine with much else to do that is long
 @pytest.mark.parametrize("page", RUN_HERE, ids=lambda page: page.name)
 def test_blocks_do_what_they_say(page: Path, tmp_path: Path) -> None:
     reader = Reader(tmp_path)
