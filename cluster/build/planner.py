@@ -18,6 +18,7 @@ from ..config.words import first_line
 from ..errors import RunError
 from .memory import GIB, RESERVE, Memory, here
 from .model import build_model, example
+from .optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,8 @@ def live(model: nn.Module) -> int:
 
 
 def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
-    """Weights, gradients, AdamW's two moments (and ZeRO's fp32 copy of the weights), what passes between the ranks and
-    the EMA, in one process.
+    """Weights, gradients, what the optimizer keeps (and ZeRO's fp32 copy of the weights), what passes between the ranks
+    and the EMA, in one process.
 
     Over several segments autograd sums up whole gradients before it hands them on: a second set, unless that one
     becomes the gradient.
@@ -176,7 +177,8 @@ def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
         small = sum(p.numel() for p in model.parameters() if p.numel() < PERSISTENT)
         weights += 4 * min(count, live(model) + small)
     gradients = 4 * count // (world if stage >= 2 else 1)
-    moments = (8 if stage == 0 else 12) * count // (world if stage >= 1 else 1)
+    kept = 4 * len(OPTIMIZERS.get(config.train.optimizer).states)
+    moments = (kept if stage == 0 else kept + 4) * count // (world if stage >= 1 else 1)
     summed = 4 * count if model.segments > 1 and (stage >= 2 or plan.accumulation > 1) else 0
     # A bucket that is filled, one that is summed over the ranks, and a copy of that.
     buckets = 4 * bucket(model) * (3 if stage else int(world > 1))

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..errors import RunError
-from .check import check
+from .check import check, check_registered
 from .schema import Config
 
 
@@ -40,6 +40,7 @@ def norm_batch(config: Config) -> int:
 def resolve(config: Config, world: int, dataset_size: int | None = None) -> BatchPlan:
     """The micro-batch and accumulation of each of `world` processes. Raises RunError where there are none."""
     check(config, dataset_size)
+    check_registered(config)
     plan = split(config, world)
     if config.engine.reduce == "bf16" and not (config.train.precision == "bf16" and config.engine.zero_stage):
         raise RunError("engine.reduce=bf16 goes with train.precision=bf16 and engine.zero_stage 1, 2 or 3; set it fp32")

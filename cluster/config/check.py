@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.remote import Remote
@@ -70,15 +71,31 @@ def check(config: Config, dataset_size: int | None = None) -> None:
             raise RunError(f"site.sbatch has {entry!r}; write key=value or key, without dashes")
 
 
+def check_registered(config: Config) -> None:
+    """Refuse names that are in no registry, as they are now: plugins that add to them are imported before."""
+    for key, value, f in each(config):
+        place = f.metadata.get("registry")
+        if place is not None and value not in (None, f.default):
+            module, _, name = place.partition(":")
+            choices = [*f.metadata.get("choices", ()), *getattr(importlib.import_module(module), name)]
+            if value not in choices:
+                raise _not_among(choices, key, value)
+
+
+def _not_among(choices: Iterable[Any], key: str, value: Any) -> RunError:
+    names = [str(choice) for choice in choices]
+    near = difflib.get_close_matches(str(value), names, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return RunError(f"{key} is {show(value)}; choose {either(names)}{hint}")
+
+
 def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
     if value is None:
         return
     choices = limits.get("choices")
     many = isinstance(value, (list, tuple))
-    if choices and not many and value not in choices:
-        near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise RunError(f"{key} is {show(value)}; choose {either([str(c) for c in choices])}{hint}")
+    if choices and "registry" not in limits and not many and value not in choices:
+        raise _not_among(choices, key, value)
     for number in value if many else [value]:
         if not isinstance(number, (int, float)) or isinstance(number, bool):
             continue

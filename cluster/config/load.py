@@ -14,7 +14,7 @@ from pipelines.remote import check_public
 from ..errors import RunError
 from . import document
 from .batches import split
-from .check import check
+from .check import check, check_registered
 from .layers import Layer, merged, of_document, of_override, of_site
 from .schema import Config
 
@@ -31,6 +31,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Pa
         path = recipe(path)
         layers.append(of_document(document.file_text(path, _recipes_like(path)), str(path)))
     config = _checked([*layers, *map(of_override, overrides)])
+    check_registered(config)
     if config.data.root is not None:
         try:
             check_public(config.data.root)

@@ -19,7 +19,8 @@ from .values import FOLDER, MINUTES
 
 def setting(default: Any, **limits: Any) -> Any:
     """A field with limits: choices=(...), or least, above, most, below for a number or each of a list; form=: how it
-    is written."""
+    is written; registry=: whose names are choices too, as MODULE:NAME, since those who fill it are above this room and
+    slow to import."""
     return field(default=default, metadata=limits)
 
 
@@ -124,7 +125,9 @@ class TrainConfig:
     norm_batch: int | None = setting(None, least=1)
     lr: float = setting(1e-3, above=0)
     min_lr: float = setting(1e-5, least=0)
+    schedule: str = setting("cosine", registry="cluster.train.schedule:SCHEDULES")
     warmup_epochs: float = setting(0.0, least=0)
+    optimizer: str = setting("adamw", registry="cluster.build.optimizers:OPTIMIZERS")
     weight_decay: float = setting(0.05, least=0)
     betas: tuple[float, float] = setting((0.9, 0.999), least=0, below=1)
     eps: float = setting(1e-8, above=0)

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Any
+from itertools import accumulate
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -29,11 +30,11 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from tdformer.attention import borrowed
 
 from ..build import devices
+from ..build.optimizers import OPTIMIZERS, OverShares, Piece
 from ..build.planner import PERSISTENT, bucket, live
 from ..config import BatchPlan, Config
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def init_distributed(
@@ -91,8 +92,8 @@ def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: vectors (norms, biases, PM weights, tau) are not decayed; with layer_decay < 1 a part's learning
-    rate is scaled by layer_decay^(number of parts between it and the head)."""
+    """The optimizer's groups: vectors (norms, biases, PM weights, tau) are not decayed; with layer_decay < 1 a part's
+    learning rate is scaled by layer_decay^(number of parts between it and the head)."""
     depths = {name: _depth(name) for name, _ in model.named_parameters()}
     order = {depth: i for i, depth in enumerate(sorted(set(depths.values())))}
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -119,16 +120,18 @@ def _depth(name: str) -> tuple[int, ...]:
 
 def start(model: nn.Module, config: Config, plan: BatchPlan) -> Any:
     """DeepSpeed's engine around `model`, whose weights are those it trains from."""
-    train = config.train
-    groups = parameter_groups(model, train.weight_decay, train.layer_decay)
-    optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=(train.betas[0], train.betas[1]), eps=train.eps)
+    train, kind = config.train, OPTIMIZERS.get(config.train.optimizer)
+    optimizer = kind.make(parameter_groups(model, train.weight_decay, train.layer_decay), train)
     if config.engine.zero_stage == 3:  # it gathers what a module holds, unless told of more
         for module, parameter in borrowed(model):
             deepspeed.zero.register_external_parameter(module, parameter)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan, model))
-    _begin_moments(engine)
+    engine.kept = kind.states
+    _begin_states(engine)
     if not config.engine.zero_stage:
         Sums(engine, bucket(model))
+    elif not kind.elementwise:
+        cast(OverShares, _inner(engine)).over_shares(_pieces(engine), len(list(model.parameters())))
     return engine
 
 
@@ -165,7 +168,7 @@ class Sums:
         self._begun.append((flat, dist.all_reduce(flat, async_op=True)))
 
     def finish(self) -> None:
-        """Gradients become means over the ranks; what has none gets zeros, so that AdamW treats it alike."""
+        """Gradients become means over the ranks; what has none gets zeros, so that the optimizer treats it alike."""
         if not self.engine.is_gradient_accumulation_boundary():
             return
         for parameter in self.engine.module.parameters():
@@ -183,16 +186,19 @@ def update(engine: Any, clip_grad: float) -> tuple[bool, float | None]:
     ranks, is not finite. Returns whether weights and moments may have moved, and the gradient's norm before
     clipping, None where there is no step yet; the same on all ranks."""
     last = engine.is_gradient_accumulation_boundary()
-    norm = None
+    norm, steps = None, None
     if last and not engine.zero_optimization():  # with ZeRO, DeepSpeed does the same itself
         parameters = list(engine.module.parameters())
         total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = float(total)
         if not math.isfinite(norm):
-            engine.module.zero_grad(set_to_none=True)  # AdamW leaves alone what has no gradient
+            engine.module.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient,
+            steps = [float(count) for count in _steps(engine)]  # but may count the step
         elif clip_grad:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, total)
     engine.step()
+    for count, before in zip(_steps(engine), steps or (), strict=False):
+        count.fill_(before)
     if not last:
         return True, None
     if norm is None:
@@ -223,14 +229,14 @@ def weights(engine: Any, keep: bool) -> dict[str, Tensor]:
 
 
 def moments(engine: Any, keep: bool) -> dict[str, Tensor]:
-    """`exp_avg.NAME` and `exp_avg_sq.NAME`, whole and in fp32, as `weights`."""
-    return {f"{key}.{name}": value for key in MOMENTS for name, value in _whole(engine, key, keep).items()}
+    """What the optimizer keeps, such as `exp_avg.NAME`, whole and in fp32, as `weights`."""
+    return {f"{key}.{name}": value for key in engine.kept for name, value in _whole(engine, key, keep).items()}
 
 
 @torch.no_grad()
 def _whole(engine: Any, key: str | None, keep: bool) -> dict[str, Tensor]:
-    """What AdamW keeps of each parameter as `key`, or (None) the parameters: a bucket of many at a time, to which every
-    rank adds its share, is gathered by the first rank."""
+    """What the optimizer keeps of each parameter as `key`, or (None) the parameters: a bucket of many at a time, to
+    which every rank adds its share, is gathered by the first rank."""
     found: dict[str, Tensor] = {}
     sharded = engine.zero_optimization_stage() > (2 if key is None else 0)  # ZeRO 1 and 2 leave weights whole
     for named in _buckets(engine):
@@ -287,11 +293,12 @@ def _gathered(parameters: list[nn.Parameter], key: str | None, keep: bool) -> Se
 
 
 def restore_moments(engine: Any, saved: dict[str, Tensor], step: int) -> None:
-    """Put AdamW back to where it was after `step` steps, from `moments` of any ZeRO stage and number of ranks."""
-    for state in _inner(engine).state.values():
-        state["step"].fill_(step)
+    """Put the optimizer back to where it was after `step` steps, from `moments` of any ZeRO stage and number of
+    ranks."""
+    for count in _steps(engine):
+        count.fill_(step)
     for name, parameter in engine.module.named_parameters():
-        for key in MOMENTS:
+        for key in engine.kept:
             value = saved[f"{key}.{name}"]  # in a file that is mapped: of its bytes, a rank reads those that it keeps
             if hasattr(parameter, "ds_id"):
                 safe_set_local_optimizer_state(parameter, _share(value, parameter).to(engine.device), key)
@@ -310,20 +317,49 @@ def _share(value: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 def _inner(engine: Any) -> torch.optim.Optimizer:
-    """AdamW itself, which ZeRO wraps and gives flat shares of the parameters."""
+    """The optimizer itself, which ZeRO wraps and gives flat shares of the parameters."""
     return engine.optimizer.optimizer if engine.zero_optimization() else engine.optimizer
 
 
-def _begin_moments(engine: Any) -> None:
-    """Make AdamW's state now instead of at the first step: ZeRO 1 and 2 tie parameter names to it once, and do so
-    after the first parameter group's first step, when the other groups have none yet (DeepSpeed 0.19.8)."""
+def _steps(engine: Any) -> list[Tensor]:
+    """Where the optimizer counts its steps."""
+    inner = _inner(engine)
+    return [holder["step"] for holder in (*inner.state.values(), *inner.param_groups) if "step" in holder]
+
+
+def _begin_states(engine: Any) -> None:
+    """Make the optimizer's state now instead of at the first step: ZeRO 1 and 2 tie parameter names to it once, and do
+    so after the first parameter group's first step, when the other groups have none yet (DeepSpeed 0.19.8)."""
     inner = _inner(engine)
     shares = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)  # ZeRO 3 keeps its groups empty at rest
     for share in shares or [share for group in inner.param_groups for share in group["params"]]:
-        inner.state[share] = {"step": torch.tensor(0.0)} | {key: torch.zeros_like(share) for key in MOMENTS}
+        inner.state[share] = {"step": torch.tensor(0.0)} | {key: torch.zeros_like(share) for key in engine.kept}
+    for count in _steps(engine):
+        count.zero_()  # ZeRO 3 has taken a step without gradients
     link = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
     if link is not None:
         link()
+
+
+def _pieces(engine: Any) -> dict[Tensor, list[Piece]]:
+    """What the flat shares that ZeRO gives to the optimizer on this rank are made of."""
+    numbers = {parameter: number for number, parameter in enumerate(engine.module.parameters())}
+    zero = engine.optimizer
+    found: dict[Tensor, list[Piece]] = {}
+    if engine.zero_optimization_stage() == 3:
+        for share, parameters in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
+            sizes = [p.ds_tensor.numel() for p in parameters]
+            starts = accumulate(sizes, initial=0)
+            found[share] = [Piece(numbers[p], *place) for p, *place in zip(parameters, starts, sizes, strict=False)]
+        return found
+    found |= {share: [] for share in zero.single_partition_of_fp32_groups}
+    for parameter, number in numbers.items():
+        fragment = parameter._hp_mapping
+        if fragment is not None:
+            place = fragment.hp_fragment_address
+            share = zero.single_partition_of_fp32_groups[fragment.param_group_index]
+            found[share].append(Piece(number, place.start, place.numel))
+    return found
 
 
 def _shape(parameter: nn.Parameter) -> torch.Size:

@@ -163,7 +163,7 @@ def test_a_save_is_kept_by_the_first_rank_alone(rows: Callable[..., list[Row]], 
 
 
 def there_and_back(rank: int, world: int, folder: str) -> None:
-    from cluster.build import planner
+    from cluster.build import optimizers, planner
     from cluster.train import engine
 
     torch.set_num_threads(1)
@@ -173,7 +173,7 @@ def there_and_back(rank: int, world: int, folder: str) -> None:
         torch.manual_seed(0)
         model = tdformer.create_model("quickstart", time_steps=1).to(device)
         expected = {name: value.clone() for name, value in model.state_dict().items()}
-        names = [f"{key}.{name}" for key in engine.MOMENTS for name, _ in model.named_parameters()]
+        names = [f"{key}.{name}" for key in optimizers.MOMENTS for name, _ in model.named_parameters()]
         moments = {name: torch.randn_like(expected[name.split(".", 1)[1]]) for name in names}
         moments[names[0]].fill_(-0.0)
         config = load(None, [f"engine.zero_stage={stage}", f"train.global_batch={world}"])

@@ -1,0 +1,96 @@
+"""Optimizers by name: the same steps at every ZeRO stage, on as many ranks as there are, and on from a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+import tdformer
+from cluster.build.optimizers import OPTIMIZERS, Optimizer
+from cluster.config import BatchPlan, load
+from cluster.errors import RunError
+
+WORLD, STEPS, BROKEN = 2, 5, 2
+"""Ranks; steps of each run; the one whose gradient is not finite."""
+
+
+def begun(name: str, stage: int, state: tuple[dict[str, Tensor], dict[str, Tensor], int] | None) -> Any:
+    from cluster.train import engine
+
+    torch.manual_seed(0)
+    model = tdformer.create_model("quickstart", time_steps=1)
+    if state is not None:
+        model.load_state_dict(state[0])
+    words = [f"engine.zero_stage={stage}", f"train.global_batch={2 * WORLD}", f"train.optimizer={name}"]
+    config = load(None, [*words, "train.layer_decay=0.5", "train.clip_grad=0.5"])
+    running = engine.start(model, config, BatchPlan(2 * WORLD, WORLD, 2, 1, 2, 1))
+    if state is not None:
+        engine.restore_moments(running, *state[1:])
+    return running
+
+
+def taken(running: Any, steps: range, rank: int) -> None:
+    from cluster.train import engine
+
+    for step in steps:
+        torch.manual_seed(10 * step + rank)
+        images = torch.rand(2, 1, 28, 28, requires_grad=True)
+        loss = tdformer.segment_loss(running(images), torch.eye(10)[torch.randint(10, (2,))])
+        engine.set_lr(running, 0.05)
+        running.backward(loss * (float("nan") if step == BROKEN else 1))
+        applied, _ = engine.update(running, 0.5)
+        assert applied == (step != BROKEN)
+
+
+def ranks(rank: int, name: str, folder: str) -> None:
+    from cluster.train import engine
+
+    torch.set_num_threads(1)
+    engine.init_distributed(rank, WORLD, dist.FileStore(f"{folder}/meet", WORLD))
+    for stage in range(4):
+        whole = begun(name, stage, None)
+        taken(whole, range(STEPS), rank)
+        found = engine.weights(whole, True), engine.moments(whole, True)
+        first = begun(name, stage, None)
+        taken(first, range(BROKEN + 1), rank)
+        kept = [engine.weights(first, True), engine.moments(first, True)]
+        dist.broadcast_object_list(kept)  # what the first rank has gathered
+        again = begun(name, stage, (*kept, BROKEN))  # steps that were taken
+        taken(again, range(BROKEN + 1, STEPS), rank)
+        resumed = engine.weights(again, True), engine.moments(again, True)
+        if rank == 0:
+            torch.save((found, resumed), f"{folder}/{stage}.pt")
+    dist.barrier()
+    os._exit(0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "sgd"])
+def test_every_stage_takes_the_same_steps_and_goes_on_with_them(name: str, tmp_path: Path) -> None:
+    """To rounding over the stages, where ZeRO gives flat shares of many parameters to the optimizer; to the bit after a
+    checkpoint, also past a step that was left out."""
+    mp.start_processes(ranks, (name, str(tmp_path)), nprocs=WORLD, start_method="spawn")
+    expected, _ = torch.load(tmp_path / "0.pt")
+    states = {key.split(".")[0] for key in expected[1]}
+    assert states == set(OPTIMIZERS.get(name).states) and all(value.any() for value in expected[1].values())
+    for stage in range(4):
+        found, resumed = torch.load(tmp_path / f"{stage}.pt")
+        for own, after, reference in zip(found, resumed, expected, strict=True):
+            assert own.keys() == after.keys() == reference.keys()
+            for key, value in own.items():
+                assert torch.equal(value, after[key]), (stage, key)
+                torch.testing.assert_close(value, reference[key], rtol=2e-3, atol=2e-4, msg=lambda m: f"{stage} {m}")
+
+
+def test_an_optimizer_is_known_by_its_name() -> None:
+    with pytest.raises(RunError, match="train.optimizer is adam; choose adamw, lamb or sgd; did you mean adamw?"):
+        load(None, ["train.optimizer=adam"])
+    OPTIMIZERS.register("mine", Optimizer(OPTIMIZERS.get("sgd").make, ("momentum_buffer",)))
+    assert load(None, ["train.optimizer=mine"]).train.optimizer == "mine"
+    del OPTIMIZERS._entries["mine"]
