@@ -158,7 +158,7 @@ class Case:
 
 def rank(number: int, folder: str, cases: list[Case]) -> None:
     """Counts steps of this rank; the first writes what it found."""
-    from cluster.build.data import training_data
+    from cluster.build.setup import Setup
     from cluster.signals import Notice
     from cluster.train import engine
     from cluster.train.health import Watchdog
@@ -177,7 +177,7 @@ def rank(number: int, folder: str, cases: list[Case]) -> None:
         if not number:
             run.path.mkdir(parents=True, exist_ok=True)
         dist.barrier()
-        trainer = Trainer(config, run, device, Notice(), Watchdog(10), training_data(config), not number)
+        trainer = Trainer(Setup.to_train(config, world), run, device, Notice(), Watchdog(10), not number)
         batches = train_loader(
             trainer.data,
             trainer.state.cursor,

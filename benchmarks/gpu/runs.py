@@ -191,11 +191,11 @@ def hold_up(words: list[str], saves: int = 3) -> dict[str, Any]:
     config = load(None, words)
     folder = RunFolder(config.run_path)
     folder.settle(config)
-    data, _ = check_inputs(config, 1)
+    setup = check_inputs(config, 1)
     device = init_distributed(0, 1, dist.HashStore())
     folder.open(config)
     with Watchdog(config.engine.timeout_minutes) as watchdog:
-        trainer = Trainer(config, folder, device, Notice(), watchdog, data, True)
+        trainer = Trainer(setup, folder, device, Notice(), watchdog, True)
         held, whole = _saved(trainer.save, trainer.saved, trainer, saves)
     size = sum(file.stat().st_size for file in next(folder.checkpoints.glob("step-*")).iterdir())
     dist.destroy_process_group()

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pipelines.samples import Samples
 from tdformer import TDFormer
 from tdformer.measure import Cost, measure_step
 
@@ -17,7 +16,7 @@ from ..config import BatchPlan, Config, either
 from ..config.words import first_line
 from ..errors import RunError
 from .memory import GIB, RESERVE, Memory, here
-from .model import build_model, example
+from .model import example
 from .optimizers import OPTIMIZERS
 
 
@@ -37,9 +36,10 @@ class Recompute:
         return f"recompute {self.policy}{borders}: {bound}{self.total / GIB:.2f} GiB planned"
 
 
-def planned(config: Config, data: Samples, plan: BatchPlan) -> Recompute | None:
-    """What `recompute.policy: auto` chooses, the same on all ranks, which call it together; None where the config says
-    it. What cannot be priced gets the policy that needs least. Raises RunError where nothing fits."""
+def planned(model: TDFormer, config: Config, plan: BatchPlan) -> Recompute | None:
+    """What `recompute.policy: auto` chooses for `model`, which is on meta; the same on all ranks, which call it
+    together. None where the config says it. What cannot be priced gets the policy that needs least. Raises RunError
+    where nothing fits."""
     if config.recompute.policy != "auto":
         return None
     memories: list[Memory] = [here(config, ranks_here(plan.world))] * plan.world
@@ -47,7 +47,6 @@ def planned(config: Config, data: Samples, plan: BatchPlan) -> Recompute | None:
         dist.all_gather_object(memories, memories[0])
     least = min(memories, key=lambda memory: memory.size)
     with torch.device("meta"):
-        model = build_model(config, data)
         try:
             return choose(model, config, plan, least)
         except RuntimeError:  # `check` has told
@@ -73,11 +72,10 @@ def choose(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> 
     raise RunError(_too_large(min(tried, key=lambda choice: choice.total), model, config, plan, memory))
 
 
-def check(config: Config, data: Samples, plan: BatchPlan, memory: Memory) -> str | None:
-    """Compare what a step needs with the memory before it is taken. Returns a warning where little is left, or where
-    there is no knowing. Raises RunError where it does not fit."""
+def check(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> str | None:
+    """Compare what a step of `model`, which is on meta, needs with the memory before it is taken. Returns a warning
+    where little is left, or where there is no knowing. Raises RunError where it does not fit."""
     with torch.device("meta"):
-        model = build_model(config, data)
         if at_most(model, config, plan) <= memory.size * (memory.usable - RESERVE):
             return None
         try:

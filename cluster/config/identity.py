@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from .batches import norm_batch
+from .plugins import name_of
 from .schema import Config, FetchConfig, HealthConfig, SiteConfig, flat
 from .words import show
 
@@ -46,5 +47,9 @@ NEUTRAL = frozenset(
 
 def differences(one: Config, other: Config) -> list[str]:
     """The settings that differ and change the numbers of a run: `train.lr (0.001, now 0.002)`."""
-    a, b = (flat(config) | {"train.norm_batch": norm_batch(config)} for config in (one, other))
+    derived = (
+        {"train.norm_batch": norm_batch(config), "plugins": [name_of(entry) for entry in config.plugins]}
+        for config in (one, other)
+    )
+    a, b = (flat(config) | own for config, own in zip((one, other), derived, strict=True))
     return [f"{k} ({show(a[k])}, now {show(b[k])})" for k in a if k not in NEUTRAL and a[k] != b[k]]

@@ -12,10 +12,10 @@ from pipelines.errors import DataError
 from pipelines.remote import check_public
 
 from ..errors import RunError
-from . import document
+from . import document, plugins
 from .batches import split
 from .check import check, check_registered
-from .layers import Layer, merged, of_document, of_override, of_site
+from .layers import TYPED, Layer, merged, named, of_document, of_override, of_site
 from .schema import Config
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -25,12 +25,15 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
     """The defaults, the keys of the section `site` in the YAML file `site`, the YAML file or recipe `path`, then
     `key=value` overrides; checked. `${...}` is replaced by the setting or the environment's variable that it names.
-    Raises RunError."""
+    Its plugins are imported. Raises RunError."""
     layers = [of_site(site)]
     if path is not None:
         path = recipe(path)
         layers.append(of_document(document.file_text(path, _recipes_like(path)), str(path)))
     config = _checked([*layers, *map(of_override, overrides)])
+    if not take_given(config, overrides) and path is not None:
+        config.plugins = plugins.beside(config.plugins, Path(path).parent)
+        plugins.take(config.plugins, str(path))
     check_registered(config)
     if config.data.root is not None:
         try:
@@ -43,12 +46,23 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Pa
 def stored(path: Path, overrides: Sequence[str] = (), kept: Any = None, site: Path | None = None) -> Config:
     """A configuration that `to_yaml` wrote to the file at `path`, or `kept`, what `flat` gave and that file has; then
     the keys of the section `site` in a file, and overrides. It is whole, and maybe a stranger's: nothing in it is
-    resolved. Raises RunError."""
+    resolved, and no plugin imported but those that the overrides name. Raises RunError."""
     try:
         text = document.file_text(path) if kept is None else document.dump(kept)
     except UnicodeEncodeError as e:
         raise RunError(f"{path}: its configuration has a text that is not UTF-8") from e
-    return _checked([of_document(text, str(path), literal=True), of_site(site), *map(of_override, overrides)])
+    config = _checked([of_document(text, str(path), literal=True), of_site(site), *map(of_override, overrides)])
+    take_given(config, overrides)
+    return config
+
+
+def take_given(config: Config, overrides: Sequence[str]) -> bool:
+    """Import the plugins of a configuration where `overrides` name them; returns whether they do."""
+    given = "plugins" in named(overrides)
+    if given:
+        config.plugins = plugins.beside(config.plugins, Path.cwd())
+        plugins.take(config.plugins, TYPED)
+    return given
 
 
 def _checked(layers: Iterable[Layer]) -> Config:

@@ -16,8 +16,9 @@ from .schema import Config, FetchConfig, flat
 REMOTE = frozenset(("data.cache", "data.cache_gb", *(f"data.fetch.{f.name}" for f in fields(FetchConfig))))
 """How shards are fetched that are not on this machine."""
 
-ELSEWHERE = REMOTE | {"data.root", "data.format", "data.workers", "data.window", "train.threads"}
-"""Where the data lie and how they are read: evaluation takes them, and the same samples give the same numbers."""
+ELSEWHERE = REMOTE | {"plugins", "data.root", "data.format", "data.workers", "data.window", "train.threads"}
+"""Where plugins and data lie and how data are read: evaluation takes them, and the same samples give the same
+numbers."""
 
 EVALUATED = frozenset(
     (

@@ -210,6 +210,7 @@ class Config:
     name: str = "run"
     seed: int = setting(0, least=0, below=2**63)
     runs_dir: str = setting("runs", form=FOLDER)
+    plugins: list[str] = field(default_factory=list)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -12,8 +12,8 @@ from .layers import named
 from .schema import Config, flat
 from .words import show
 
-COMMANDS = ("data.root", "site.setup", "site.sbatch", "site.srun", "site.python")
-"""Settings that can hold commands; data.root where it is `pipe:`."""
+COMMANDS = ("plugins", "data.root", "site.setup", "site.sbatch", "site.srun", "site.python")
+"""Settings that can hold commands, or name code; data.root where it is `pipe:`."""
 
 
 def check_commands(

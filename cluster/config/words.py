@@ -43,7 +43,7 @@ def _pieces(value: Any) -> Iterator[str]:
         yield "null" if value is None else str(value).lower() if isinstance(value, bool) else masked(str(value))
 
 
-def first_line(e: Exception) -> str:
+def first_line(e: BaseException) -> str:
     return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 

@@ -31,9 +31,10 @@ from .. import config as configs
 from .. import slurm
 from ..config import Config
 from ..config.overrides import for_training, while_running
+from ..config.plugins import name_of, source, take
 from ..errors import NotNow, RunError, disk_errors, user_errors
 from ..run.folder import REVISION, RunFolder, revision
-from ..run.records import appears, write_atomic
+from ..run.records import appears, record, write_atomic
 from . import status as jobs
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
@@ -125,7 +126,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     where: slurm, local, or auto: Slurm where sbatch is found. Raises RunError for what could never work, before
     anything is queued or written.
     """
-    from ..build import memory, planner
+    from ..build import memory
     from .processes import check_inputs, describe
 
     config.runs_dir = str(Path(config.runs_dir).resolve())
@@ -140,7 +141,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         _check_site(config)
     folder = RunFolder(config.run_path)
     folder.settle(config)
-    (data, _), plan = check_inputs(config, shape.world)
+    setup = check_inputs(config, shape.world)
     done = folder.summary()
     job = jobs.of(folder) if done is None else None
     now = job.look() if job is not None else slurm.State()
@@ -170,7 +171,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         with folder.lock():  # refuses where a process trains in it
             pass
     room = memory.asked(config, shape.processes, shape.gpus) if queued else memory.here(config, shape.processes)
-    if room is not None and (warning := planner.check(config, data, plan, room)):
+    if room is not None and (warning := setup.check_memory(room)):
         _warn(warning)
     if dry_run and not queued:
         print(f"{shape.processes} processes on this machine:\n{_Slurm(folder.path / 'logs')._submitit_command_str}")
@@ -191,8 +192,10 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
             print(line, flush=True)
     with disk_errors(folder.path), _taken_back(folder, new=not there):
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        shipped = [source(plugin) for plugin in config.plugins]
+        config.plugins = [name_of(plugin) for plugin in config.plugins]  # as they are found in the snapshot
         write_atomic(folder.path / "launch.yaml", configs.to_yaml(config).encode())  # from now on the folder is a run's
-        _snapshot(folder)
+        _snapshot(folder, shipped)
         os.environ |= {"PYTHONPATH": str(folder.path / "code"), "PYTHONSAFEPATH": "1"}
         if queued:
             submitted = _submitted(executor, folder)
@@ -410,21 +413,30 @@ def _check_snapshot(place: Path) -> None:
         folder = place.is_dir() and not place.is_symlink()
         names = {path.name for path in place.iterdir()} if folder else {""}
         # An empty folder is one whose making was killed, or nobody's loss.
-        if names and (REVISION not in names or names - {REVISION, *PACKAGES, "__pycache__"}):
+        kinds = {"plugins": list | None}
+        shipped = (record(place / REVISION, "move it away", kinds) or {}).get("plugins") if REVISION in names else None
+        if names and (REVISION not in names or names - {REVISION, *PACKAGES, *(shipped or ()), "__pycache__"}):
             raise RunError(f"{place} is no snapshot of the code that tdformer took; move it away, or set name=...")
 
 
-def _snapshot(folder: RunFolder) -> None:
-    """Copy the code that is running into the run's folder, so that a later start runs the same."""
+def _snapshot(folder: RunFolder, plugins: Sequence[Path] = ()) -> None:
+    """Copy the code that is running, and that of plugins, into the run's folder, so that a later start runs the
+    same."""
     here = Path(__file__).resolve().parents[2]
     place, fresh = _code(folder)
     if here == place.resolve():
         return
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    (fresh / REVISION).write_text(json.dumps(revision()))
+    kept = {"plugins": sorted({plugin.name for plugin in plugins})} if plugins else {}
+    (fresh / REVISION).write_text(json.dumps({k: v for k, v in revision().items() if k != "plugins"} | kept))
     for package in PACKAGES:
         shutil.copytree(here / package, fresh / package)
+    for plugin in {plugin.name: plugin for plugin in plugins}.values():
+        if plugin.is_dir():
+            shutil.copytree(plugin, fresh / plugin.name, ignore=shutil.ignore_patterns("__pycache__", ".git"))
+        else:
+            shutil.copy(plugin, fresh / plugin.name)
     shutil.rmtree(place, ignore_errors=True)
     fresh.rename(place)
 
@@ -438,6 +450,7 @@ def _config(folder: RunFolder) -> Config:
     """What the job was launched with, once this host sees it, and the data that it names."""
     appears(folder.path / "launch.yaml")
     config = folder.stored("launch.yaml")
+    take(config.plugins, str(folder.path / "launch.yaml"))  # from the snapshot, which this process runs
     if isinstance(config.data.folder, Path):
         for split in ("train", "test"):
             appears(config.data.folder / split / INDEX)

@@ -18,10 +18,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ..build import devices, planner
-from ..build.data import Data, augmentation, training_data, view
 from ..build.memory import GIB, here
-from ..build.model import build_model
-from ..config import BatchPlan, Config, resolve
+from ..build.setup import Setup
+from ..config import Config, resolve
+from ..config.plugins import take
 from ..errors import NoMeeting, RunError, memory_errors, user_errors
 from ..run.folder import RunFolder
 from ..run.lock import WAIT
@@ -50,26 +50,27 @@ def main(config: Config, processes: int) -> int:
     done = folder.summary()
     if launched and not planner.first_here(rank):  # the first one of a machine looks at what is the same for all there
         # An FFCV file may take longer to compare than ranks wait for each other: all of them do it at once.
-        data = None if done is not None else training_data(config, trusted=config.data.format != "ffcv")
-        return 0 if data is None else worker(rank, world, None, config, data)
-    data, plan = check_inputs(config, world)
+        if done is not None:
+            return 0
+        return worker(rank, world, None, Setup.to_train(config, world, trusted=config.data.format != "ffcv"))
+    setup = check_inputs(config, world)
     if done is None:
         if not launched:  # else all ranks look, and agree
             devices.places([devices.look(config.engine.device)] * world)
-        warning = planner.check(config, data[0], plan, here(config, ranks))
+        warning = setup.check_memory(here(config, ranks))
         if warning and not rank:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
     if rank:  # the first rank speaks for all and keeps the folder
-        return 0 if done is not None else worker(rank, world, None, config, data)
+        return 0 if done is not None else worker(rank, world, None, setup)
     folder.check(config)
     with folder.lock(wait=WAIT if launched else 0):
         if done is not None:
             print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...", flush=True)
             return 0
-        folder.open(config, surroundings(config, plan, threads(config, world)))
+        folder.open(config, surroundings(config, setup.plan, threads(config, world)))
         if world == 1 or launched:
-            return worker(rank, world, None, config, data)
-        del data
+            return worker(rank, world, None, setup)
+        del setup
         return _spawn(config, world)
 
 
@@ -104,17 +105,13 @@ def given_place() -> tuple[int, int] | None:
     return numbers["RANK"], numbers["WORLD_SIZE"]
 
 
-def check_inputs(config: Config, world: int) -> tuple[Data, BatchPlan]:
-    """Refuse data, a model or a batch that cannot work before a run folder is made or a process started; returns what
-    is trained and evaluated on, and in which batches."""
-    resolve(config, world)
-    data, test = training_data(config)
-    plan = resolve(config, world, len(data))
-    with torch.device("meta"):
-        build_model(config, data)
-    augmentation(config, data)
-    view(config, data)
-    return (data, test), plan
+def check_inputs(config: Config, world: int) -> Setup:
+    """Refuse data, a model, a batch or an optimizer that cannot work before a run folder is made or a process started;
+    returns what was made for that."""
+    resolve(config, world)  # before data are read
+    setup = Setup.to_train(config, world)
+    setup.check()
+    return setup
 
 
 def _spawn(config: Config, world: int) -> int:
@@ -154,8 +151,9 @@ def _child(rank: int, world: int, store: str, config: Config, errors: Any) -> No
     die_with_parent()
     logging.getLogger("pipelines.store.index").setLevel(logging.ERROR)  # the parent has told
     try:
-        data = training_data(config, trusted=True)
-        code = worker(rank, world, dist.FileStore(store, world), config, data)
+        take(config.plugins, "the configuration")
+        setup = Setup.to_train(config, world, trusted=True)
+        code = worker(rank, world, dist.FileStore(store, world), setup)
     except user_errors() as error:
         errors.put(str(error))
         code = 2
@@ -169,8 +167,9 @@ def end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def worker(rank: int, world: int, store: dist.Store | None, config: Config, data: Data) -> int:
+def worker(rank: int, world: int, store: dist.Store | None, setup: Setup) -> int:
     """One rank, from joining the group to the end of training or to a signal; returns the exit code."""
+    config = setup.config
     notice = Notice().listen()
     first = planner.first_here(rank)  # before LOCAL_RANK becomes the number of a GPU
     devices.exact(config.train.tf32, config.engine.deterministic)
@@ -190,7 +189,7 @@ def worker(rank: int, world: int, store: dist.Store | None, config: Config, data
     folder = RunFolder(config.run_path)
     with Watchdog(config.engine.timeout_minutes) as watchdog:
         with memory_errors(smaller(config, world)):
-            trainer = Trainer(config, folder, device, notice, watchdog, data, first)
+            trainer = Trainer(setup, folder, device, notice, watchdog, first)
         left: Leave | None = None
         with Monitor(folder, config, trainer.total_steps, rank, start=trainer.state.step) as monitor:
             if trainer.state.step:

@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,13 @@ from tdformer.errors import ModelError
 from tdformer.norm import fold
 from tdformer.pretrained import read_weights
 
-from ..build.data import check_kind, opened, view
-from ..build.model import example, load_weights, trained_model
-from ..config import Config, check_commands, flat, resolve, stored
+from ..build.model import example, load_weights
+from ..build.setup import Setup
+from ..config import Config, check_commands, flat, named, stored
+from ..config.layers import merged, of_override
+from ..config.load import take_given
 from ..config.overrides import for_evaluation
+from ..config.plugins import name_of
 from ..errors import RunError, disk_errors
 from ..run import checkpoint
 from ..run.folder import write_atomic
@@ -40,12 +43,12 @@ from .program import read_program
 SUFFIXES = (".safetensors", ".pt", ".pt2")
 
 
-def export(source: Path, out: Path, batch: int = 1) -> str:
+def export(source: Path, out: Path, batch: int = 1, overrides: Sequence[str] = ()) -> str:
     """Write a run's newest good checkpoint, or one checkpoint, to `out`, whose suffix chooses the format; returns a
     line that says what was written. The averaged weights where there are some.
 
-    batch: images that a .pt2 program takes at once. An earlier export is replaced, any other file is not. Raises
-    RunError for that, another suffix, or a checkpoint that is damaged.
+    batch: images that a .pt2 program takes at once. overrides: the run's plugins, again. An earlier export is replaced,
+    any other file is not. Raises RunError for that, another suffix, or a checkpoint that is damaged.
     """
     if out.suffix not in SUFFIXES:
         raise RunError(f"{out}: the format follows the name; end it with one of {', '.join(SUFFIXES)}")
@@ -55,10 +58,16 @@ def export(source: Path, out: Path, batch: int = 1) -> str:
         if place.exists() and not _exported(out):
             raise RunError(f"{place} is there, and not as an export left it; name another file, or remove that one")
     settings, found = located(source)
+    for key in named(overrides):
+        if key != "plugins":
+            raise RunError(f"{key} changes nothing in an export; leave it out")
+    config = stored(settings, overrides)
+    check_commands(config, settings, overrides, ["plugins"])
     weights, saved = checkpoint.load_weights(found)
     model = tdformer.create_model(**saved["model"])
     load_weights(model, weights, found)
-    about = {"model": saved["model"], "config": flat(stored(settings)), "classes": saved.get("classes")}
+    settled = flat(config) | {"plugins": [name_of(plugin) for plugin in config.plugins]}
+    about = {"model": saved["model"], "config": settled, "classes": saved.get("classes")}
     about |= {"checkpoint": str(found), "step": checkpoint.step_of(found)}
     with disk_errors(out), _whole(out) as file:
         if out.suffix == ".safetensors":
@@ -94,7 +103,12 @@ def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     Nothing in it is run that another could have put there: see `read_program` for a .pt2 file, `read_weights` for the
     others. Raises RunError or ModelError for one that is damaged.
     """
-    about = described(path)
+    take_given(merged(map(of_override, overrides)), overrides)  # what it describes may be of a plugin
+    try:
+        about = described(path)
+    except ModelError:
+        _check_plugins(path, overrides)
+        raise
     if about is None:
         raise RunError(f"{beside(path)} cannot be read; `tdformer export` writes it beside {path.name}")
     program = path.suffix == ".pt2"
@@ -103,9 +117,9 @@ def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         return stored(beside(path), words, about["config"])
 
     config, options = for_evaluation(read, overrides, about["model"], program=program)
-    check_commands(config, beside(path), overrides, ["data.root"])
-    data = opened(config, "test")
-    check_kind(config.data, data)
+    check_commands(config, beside(path), overrides, ["plugins", "data.root"])
+    setup = Setup.to_evaluate(config)
+    data = setup.samples
     numbers = class_numbers(about.get("classes"), data, path)
     device = torch.device("cpu")
     model: Callable[[Tensor], Tensor]
@@ -114,10 +128,17 @@ def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         config.train.precision = "fp32"  # as its graph says
     else:
         weights = read_weights(path, verified=True)
-        batch, model = resolve(config, 1).micro_batch, trained_model(options, weights, config, data, path)
+        batch, model = setup.plan.micro_batch, setup.trained(options, weights, path)
     with computing(config, device):
-        result = evaluate(model, data, device, batch, config.data.workers, view=view(config, data), numbers=numbers)
+        result = evaluate(model, data, device, batch, config.data.workers, view=setup.view, numbers=numbers)
     return {"file": str(path), "step": about["step"], "samples": len(data)} | result
+
+
+def _check_plugins(path: Path, overrides: Sequence[str]) -> None:
+    """Raises RunError where a file was described with plugins that are not given again."""
+    with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
+        kept = {"plugins": json.loads(beside(path).read_bytes())["config"]["plugins"]}
+        check_commands(stored(beside(path), kept=kept), beside(path), overrides, ["plugins"])
 
 
 def _filled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:

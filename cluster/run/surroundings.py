@@ -17,6 +17,7 @@ import torch
 from tdformer import kernels
 
 from ..config import BatchPlan, Config
+from ..config.plugins import noted
 
 LIBRARIES = ("torch", "deepspeed", "numpy", "numba", "triton", "pillow", "simplejpeg", "torchvision", "timm", "ffcv")
 VARIABLES = (
@@ -42,6 +43,7 @@ def surroundings(config: Config, plan: BatchPlan, threads: int) -> dict[str, Any
         **{name: version(name) for name in LIBRARIES},
         **{"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version() if gpus else None},
         "nccl": None if nccl is None else ".".join(map(str, nccl)),
+        **({"plugins": noted(config.plugins)} if config.plugins else {}),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 

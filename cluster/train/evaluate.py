@@ -24,9 +24,8 @@ from pipelines.views.corruptions import BENCHMARK, SEVERITIES
 from pipelines.workers import Workers
 
 from ..build import devices
-from ..build.data import check_kind, opened, view
-from ..build.model import trained_model
-from ..config import Config, check_commands, resolve, stored
+from ..build.setup import Setup
+from ..config import Config, check_commands, stored
 from ..config.overrides import UNBOUND, for_evaluation
 from ..errors import RunError
 from ..run import checkpoint
@@ -95,13 +94,13 @@ def evaluate_run(
     DataError for a set that is not whole, or has other classes or shapes than the run.
     """
     file, found = located(Path(path))
-    check_commands(stored(file, [*UNBOUND, *overrides]), file, overrides, ["data.root"])
+    check_commands(stored(file, [*UNBOUND, *overrides]), file, overrides, ["plugins", "data.root"])
     weights, saved = checkpoint.load_weights(found)
     made = bool(corruptions) and corrupted_set is None
     read = partial(stored, file)
     config, options = for_evaluation(read, overrides, saved["model"], corruptions=made)
-    data = opened(config, "test")
-    check_kind(config.data, data)
+    setup = Setup.to_evaluate(config)
+    data, seen = setup.samples, setup.view
     numbers = class_numbers(saved.get("classes"), data, found)
     if corruptions and has_events(data):
         raise RunError(f"--corruptions are of pictures, and the samples in {data.folder} are events; leave them out")
@@ -109,13 +108,12 @@ def evaluate_run(
     kinds = source.kinds if list(corruptions) == ["all"] else tuple(corruptions)
     for kind in kinds:
         source.read(kind, SEVERITIES[0])  # what is wrong with it shows before the first evaluation
-    seen = view(config, data)
     uncropped = replace(seen, crop_ratio=1.0) if isinstance(seen, View) and source.cropped else seen
-    model = trained_model(options, weights, config, data, found)
+    model = setup.trained(options, weights, found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with computing(config, device):
         model.to(device)
-        batch = resolve(config, 1).micro_batch
+        batch = setup.plan.micro_batch
 
         def result(samples: Samples, view: Seen | None) -> dict[str, float]:
             return evaluate(model, samples, device, batch, config.data.workers, view=view, numbers=numbers)

@@ -26,10 +26,9 @@ from pipelines.workers import Workers
 from tdformer.measure import Firing, measure_firing
 from tdformer.norm import norm_batch, step_statistics
 
-from ..build import planner
-from ..build.data import Data, augmentation, view
-from ..build.model import build_model, load_weights
-from ..config import Config, flat, resolve
+from ..build.model import load_weights
+from ..build.setup import Setup
+from ..config import Config, flat
 from ..errors import RunError
 from ..run import checkpoint
 from ..run.folder import RunFolder
@@ -77,15 +76,15 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
+        setup: Setup,
         folder: RunFolder,
         device: torch.device,
         notice: Notice,
         watchdog: Watchdog,
-        data: Data,
         first_here: bool,
     ) -> None:
         """first_here: of its machine's ranks this is the one that reads what is there for all of them."""
+        config = setup.config
         self.config, self.folder, self.device, self.notice, self.watchdog = config, folder, device, notice, watchdog
         self.asked: signal.Signals | None = None
         self.damaged = 0  # samples that some rank could not read in the last step
@@ -95,20 +94,20 @@ class Trainer:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         settled = [config.train.norm_batch]  # of the first rank: another may not see yet that the run was begun
         dist.broadcast_object_list(settled)
-        config.train.norm_batch = settled[0]
-        self.data, self.validation = data
+        setup.settle(settled[0])
+        assert setup.test is not None
+        self.data, self.validation = setup.samples, setup.test
         self.first_here = first_here
         hosts = self._same_data()
-        self.plan = resolve(config, self.world, len(self.data))
+        self.plan = setup.plan
         self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
         self.total_steps = self.epoch_steps * config.train.epochs
         self.classes = list(self.data.class_names)  # of the run, in the order of the head's outputs
-        self.view = view(config, self.data)
-        self.augment = augmentation(config, self.data)
+        self.view, self.augment = setup.view, setup.augment
         self.workers = Workers(config.data.workers, self.data, self.validation)
 
-        model = build_model(config, self.data)
-        self.recompute = planner.planned(config, self.data, self.plan)
+        model = setup.model()
+        self.recompute = setup.recompute()
         chosen = self.recompute or config.recompute
         model.set_recompute(chosen.policy, chosen.borders)
         there = [checkpoint.complete(folder.checkpoints)]

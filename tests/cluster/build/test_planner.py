@@ -85,7 +85,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def needed(recipe: Path, *words: str, world: int = 1) -> float:
     """GiB of one step on one of `world` processes."""
     config = load(recipe, words)
-    _, plan = check_inputs(config, world)
+    plan = check_inputs(config, world).plan
     with torch.device("meta"):
         model = tdformer.create_model(config.model.name, in_channels=1, image_size=8, num_classes=10)
         return planner.price(model, config, plan, config.recompute.policy, 1).total / GIB
@@ -172,8 +172,7 @@ def test_the_least_memory_of_all_ranks_counts(tmp_path: Path, recipe: Path) -> N
 
 def _check(recipe: Path, *words: str, world: int = 1) -> str | None:
     config = load(recipe, words)
-    (data, _), plan = check_inputs(config, world)
-    return planner.check(config, data, plan, memory.here(config, world))
+    return check_inputs(config, world).check_memory(memory.here(config, world))
 
 
 def test_what_may_be_lowered_is_named(recipe: Path) -> None:

@@ -1,0 +1,98 @@
+"""A configuration and what it makes: each part when it is first asked for, and once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.loader import Augmentation
+from pipelines.samples import Samples, Seen
+from tdformer import TDFormer
+
+from ..config import BatchPlan, Config, resolve
+from ..errors import RunError
+from . import planner
+from .data import augmentation, check_kind, opened, training_data, view
+from .model import build_model, trained_model
+from .optimizers import OPTIMIZERS
+
+
+class Setup:
+    """What training, evaluation and the checks before them take, for `world` processes.
+
+    samples: what the model is fitted to, those of `train`, or in evaluation of `test`. test: what training evaluates
+    on. Each part raises RunError, DataError or ModelError where it cannot be made.
+    """
+
+    def __init__(self, config: Config, world: int, samples: Samples, test: Samples | None = None) -> None:
+        self.config, self.world, self.samples, self.test = config, world, samples, test
+
+    @classmethod
+    def to_train(cls, config: Config, world: int, trusted: bool = False) -> Setup:
+        """trusted: another process of this machine checks the samples that lie on it."""
+        return cls(config, world, *training_data(config, trusted))
+
+    @classmethod
+    def to_evaluate(cls, config: Config) -> Setup:
+        """In this process, on the samples of `test`."""
+        samples = opened(config, "test")
+        check_kind(config.data, samples)
+        return cls(config, 1, samples)
+
+    @cached_property
+    def plan(self) -> BatchPlan:
+        """How a batch is split; in training the samples must be enough for one."""
+        return resolve(self.config, self.world, None if self.test is None else len(self.samples))
+
+    @cached_property
+    def view(self) -> Seen | None:
+        """How samples are brought to one size; None: they are taken as they are."""
+        return view(self.config, self.samples)
+
+    @cached_property
+    def augment(self) -> Augmentation:
+        return augmentation(self.config, self.samples)
+
+    @cached_property
+    def outline(self) -> TDFormer:
+        """The model to train, on meta: its shapes without its numbers."""
+        with torch.device("meta"):
+            return self.model()
+
+    def model(self) -> TDFormer:
+        """The model to train, with its first weights: another one each time."""
+        return build_model(self.config, self.samples)
+
+    def trained(self, options: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path) -> TDFormer:
+        """The model of trained weights, from the checkpoint or file `where`, in evaluation mode."""
+        return trained_model(options, weights, self.config, self.samples, where)
+
+    def recompute(self) -> planner.Recompute | None:
+        """What `recompute.policy: auto` chooses; None where the configuration says it. All ranks call it together."""
+        return planner.planned(self.outline, self.config, self.plan)
+
+    def check_memory(self, memory: planner.Memory) -> str | None:
+        """Compare a step with the memory there is; see `planner.check`."""
+        return planner.check(self.outline, self.config, self.plan, memory)
+
+    def settle(self, norm_batch: int | None) -> None:
+        """Take the first rank's word for `train.norm_batch`: another rank may not see yet that the run was begun."""
+        if norm_batch != self.config.train.norm_batch:
+            self.config.train.norm_batch = norm_batch
+            self.__dict__.pop("plan", None)
+
+    def check(self) -> None:
+        """Refuse what training could not be begun with."""
+        _ = self.plan, self.outline, self.augment, self.view
+        train, kind = self.config.train, OPTIMIZERS.get(self.config.train.optimizer)
+        made = kind.make([{"params": list(self.outline.parameters())}], train)
+        if self.config.engine.zero_stage and not kind.elementwise and not hasattr(made, "over_shares"):
+            raise RunError(
+                f"train.optimizer={train.optimizer} takes steps of whole parameters, and ZeRO shards them; set "
+                "engine.zero_stage=0"
+            )
