@@ -60,7 +60,7 @@ def for_preparation(overrides: Sequence[str]) -> None:
 def while_running(before: Config, config: Config, run: Path, job: str) -> None:
     """Raises RunError where a run that is a live job was launched with other settings than `config`: it has its own."""
     old, new = flat(before), flat(config)
-    changed = [f"{k}={new[k]}" for k in new if new[k] != old[k] and k not in ("name", "runs_dir")]
+    changed = [f"{k}={new[k]}" for k in new if new[k] != old[k] and k not in ("name", "runs_dir", "plugins")]
     if changed:
         raise RunError(
             f"{run} is job {job} already, and runs without {', '.join(changed)}; tdformer stop {run}, then resume it"

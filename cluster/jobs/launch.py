@@ -21,9 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.local.local import LocalExecutor
-from submitit.slurm.slurm import SlurmExecutor
 
 from pipelines.store.index import INDEX
 
@@ -36,10 +33,9 @@ from ..errors import NotNow, RunError, disk_errors, user_errors
 from ..run.folder import REVISION, RunFolder, revision
 from ..run.records import appears, record, write_atomic
 from . import status as jobs
+from . import submission
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
-ENDLESS = 10**6
-"""Time limits that submitit survives: the run ends by its epochs, not by their number."""
 
 
 @dataclass(frozen=True)
@@ -174,11 +170,11 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     if room is not None and (warning := setup.check_memory(room)):
         _warn(warning)
     if dry_run and not queued:
-        print(f"{shape.processes} processes on this machine:\n{_Slurm(folder.path / 'logs')._submitit_command_str}")
+        print(f"{shape.processes} processes on this machine:\n{submission.Slurm(folder.path / 'logs').command}")
         return 0
     if queued:
-        executor: Any = _slurm(config, shape, folder)
-        script = executor._make_submission_file_text(executor._submitit_command_str, "")
+        executor = _slurm(config, shape, folder)
+        script = executor.script()
         if dry_run:
             print(script)
         for variable, setting in slurm.overriding(os.environ, script).items():
@@ -201,7 +197,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
             submitted = _submitted(executor, folder)
         else:
             with _silent():
-                submitted = _local(shape, folder).submit(Job(folder.path))
+                submitted = submission.local(folder.path / "logs", shape.processes, shape.gpus).submit(Job(folder.path))
     record = {"id": submitted.job_id, "slurm": queued, "time": time.time(), "command": sys.argv, **shape.__dict__}
     record |= {"host": socket.gethostname(), **folder.mark()}
     write_atomic(folder.path / "job.json", (json.dumps(record) + "\n").encode())
@@ -236,33 +232,15 @@ def resume(run: Path, overrides: Sequence[str], site: Path | None = None) -> int
     return launch(config, shape, "slurm" if job.slurm else "local")
 
 
-class _Slurm(SlurmExecutor):
-    @classmethod
-    def affinity(cls) -> int:
-        return 1  # a script can be made without Slurm
-
-
-def _local(shape: Shape, folder: RunFolder) -> LocalExecutor:
-    executor = LocalExecutor(folder.path / "logs", max_num_timeout=ENDLESS)
-    # No time limit here: submitit would start the run again six times, and then no more.
-    executor.update_parameters(
-        timeout_min=ENDLESS,
-        tasks_per_node=shape.processes,
-        gpus_per_node=shape.gpus,
-        stderr_to_stdout=True,
-    )
-    return executor
-
-
 def cores(config: Config) -> int:
     """That a process asks of Slurm: without a setting, one to train on and one for each loader worker."""
     return config.site.cpus_per_process or 1 + config.data.workers
 
 
-def _slurm(config: Config, shape: Shape, folder: RunFolder) -> _Slurm:
+def _slurm(config: Config, shape: Shape, folder: RunFolder) -> submission.Slurm:
     site, code, cpus = config.site, shlex.quote(str(folder.path / "code")), cores(config)
     python = site.python or shlex.quote(sys.executable)
-    executor = _Slurm(folder.path / "logs", max_num_timeout=ENDLESS, python=python)
+    executor = submission.Slurm(folder.path / "logs", python)
     extra: dict[str, Any] = dict(map(slurm.option, site.sbatch))
     # Where TERM reaches the script alone, the ranks and its last line go on.
     setup = ["trap : TERM", f"export PYTHONPATH={code} PYTHONSAFEPATH=1", *site.setup]
@@ -293,7 +271,7 @@ def _slurm(config: Config, shape: Shape, folder: RunFolder) -> _Slurm:
         "teardown": [f"exec {python} -m cluster.jobs.aftermath {shlex.quote(str(folder.path))} $?"],
         "additional_parameters": {"requeue": True, **{k: v or True for k, v in extra.items()}},
     }
-    executor._internal_update_parameters(**{k: v for k, v in given.items() if v is not None})
+    executor.ask_for(given)
     return executor
 
 
@@ -338,11 +316,11 @@ def _taken_back(folder: RunFolder, new: bool) -> Iterator[None]:
         raise
 
 
-def _submitted(executor: _Slurm, folder: RunFolder) -> Any:
+def _submitted(executor: submission.Slurm, folder: RunFolder) -> Any:
     """Raises RunError where sbatch refuses the job after all."""
     try:
         return executor.submit(Job(folder.path))
-    except (FailedJobError, FailedSubmissionError) as error:
+    except submission.Refused as error:
         refused = slurm.submission(str(error))
         more = "; it may have queued a job all the same: squeue --me" if isinstance(refused, slurm.NoAnswer) else ""
         raise type(refused)(f"{refused}{more}") from error

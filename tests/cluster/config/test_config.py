@@ -187,7 +187,9 @@ LOOKS_LIKE = NUMBERS + WORDS + NULL + SPACED
 TEXTS = st.sampled_from(LOOKS_LIKE) | st.text().filter(lambda text: "\0" not in text)
 TYPES = types()
 TEXT_SETTINGS = sorted(
-    key for key, (kind, limits) in TYPES.items() if kind in ("str", "str | None") and "choices" not in limits
+    key
+    for key, (kind, limits) in TYPES.items()
+    if kind in ("str", "str | None") and not {"choices", "registry"} & limits.keys()
 )
 TEXT_LISTS = sorted(key for key, (kind, _) in TYPES.items() if kind in ("list[str]", "list[str] | None"))
 
@@ -208,13 +210,15 @@ def test_the_text_settings_are_these():
         *("site.account", "site.constraint", "site.mail", "site.mail_on", "site.partition", "site.python"),
         "site.qos",
     ] == TEXT_SETTINGS
-    assert TEXT_LISTS == ["data.augment.rand_augment_ops", "site.sbatch", "site.setup", "site.srun"]
+    assert TEXT_LISTS == ["data.augment.rand_augment_ops", "plugins", "site.sbatch", "site.setup", "site.srun"]
 
 
 def possible(key: str, text: str) -> bool:
     """Whether `check` lets it be."""
     if TYPES[key][1].get("form") is not None and text.startswith("~"):
         return False  # a home folder
+    if key == "plugins" or TYPES[key][1].get("registry"):
+        return False  # there is none of that name
     refused = {
         "name": text in ("", ".", "..") or "/" in text,
         "data.root": is_remote(text),
