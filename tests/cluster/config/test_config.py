@@ -217,7 +217,7 @@ def possible(key: str, text: str) -> bool:
     """Whether `check` lets it be."""
     if TYPES[key][1].get("form") is not None and text.startswith("~"):
         return False  # a home folder
-    if key == "plugins" or TYPES[key][1].get("registry"):
+    if key == "plugins":
         return False  # there is none of that name
     refused = {
         "name": text in ("", ".", "..") or "/" in text,

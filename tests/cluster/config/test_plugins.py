@@ -1,4 +1,4 @@
-"""Modules of others that a configuration names: imported before its choices are checked, never because they are stored."""
+"""Modules of others that a configuration names: imported before its choices are checked, not as it is stored."""
 
 from __future__ import annotations
 
