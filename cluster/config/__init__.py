@@ -3,7 +3,7 @@
 from .batches import BatchPlan, norm_batch, resolve
 from .identity import NEUTRAL, differences
 from .layers import named
-from .load import load, recipe, stored, to_yaml
+from .load import load, recipe, recipes, stored, to_yaml
 from .schema import Config, DataConfig, HealthConfig, SiteConfig, TrainConfig, flat
 from .trust import check_commands
 from .words import either, show
@@ -24,6 +24,7 @@ __all__ = [
     "named",
     "norm_batch",
     "recipe",
+    "recipes",
     "resolve",
     "show",
     "stored",

@@ -75,11 +75,13 @@ def check_registered(config: Config) -> None:
     """Refuse names that are in no registry, as they are now: plugins that add to them are imported before."""
     for key, value, f in each(config):
         place = f.metadata.get("registry")
-        if place is not None and value not in (None, f.default):
+        chosen = value if isinstance(value, list) else [] if value in (None, f.default) else [value]
+        if place is not None and chosen:
             module, _, name = place.partition(":")
             choices = [*f.metadata.get("choices", ()), *getattr(importlib.import_module(module), name)]
-            if value not in choices:
-                raise _not_among(choices, key, value)
+            for one in chosen:
+                if one not in choices:
+                    raise _not_among(choices, key, one)
 
 
 def _not_among(choices: Iterable[Any], key: str, value: Any) -> RunError:

@@ -75,17 +75,18 @@ def _checked(layers: Iterable[Layer]) -> Config:
 def recipe(path: str | Path) -> Path:
     """The file of our recipe, where `path` is the name of one; any other path, or one that exists, as it is."""
     path = Path(path)
-    ours = _recipes().get(str(path))
+    ours = recipes().get(str(path))
     return path if ours is None or (path.exists() and not path.is_dir()) else ours
 
 
-def _recipes() -> dict[str, Path]:
+def recipes() -> dict[str, Path]:
+    """Name and file of each."""
     return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
 
 
 def _recipes_like(path: Path) -> str:
     """The end of a line: recipes whose names are near; of a word that is near none, all."""
-    like = difflib.get_close_matches(path.stem, _recipes()) or (_recipes() if len(path.parts) == 1 else ())
+    like = difflib.get_close_matches(path.stem, recipes()) or (recipes() if len(path.parts) == 1 else ())
     return f"; recipes: {', '.join(like)}" if like else ""
 
 

@@ -1,4 +1,7 @@
-"""The DeepSpeed engine: made from our config, and read and restored by parameter name at every ZeRO stage."""
+"""The DeepSpeed engine: made from our config, and read and restored by parameter name at every ZeRO stage.
+
+What of DeepSpeed is not public is used in this file alone, as it is in 0.19.8, which is pinned for it.
+"""
 
 from __future__ import annotations
 

@@ -58,6 +58,7 @@ def test_zero_stages_shard_the_training_state() -> None:
 
     # Of a model that is a single bucket: with ZeRO two are filled, one of them copied; ZeRO 3 has all weights whole.
     assert [each(f"engine.zero_stage={stage}") for stage in range(4)] == [16 + 4, 11 + 12, 8 + 12, 5 + 12 + 4]
+    assert each("train.optimizer=sgd") == 12 + 4 and each("train.optimizer=lamb") == 16 + 4
     assert each("train.ema_decay=0.9", world=1) == 20
     model.segments = 2  # autograd sums a weight's gradient over the segments beside the one that is there
     assert [each(f"engine.zero_stage={stage}") for stage in range(4)] == [16 + 4, 11 + 12, 12 + 12, 9 + 12 + 4]

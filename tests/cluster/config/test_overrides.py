@@ -105,6 +105,7 @@ def test_prepare_takes_where_data_lie_and_its_substitute_too(tmp_path: Path, mon
         except RunError as error:
             assert str(error).startswith(f"{name} is not of where the data lie")
     assert taken == {
+        "plugins",
         *(f"data.{k}" for k in ("dataset", "root", "source", "format", "window", "cache", "cache_gb")),
         *(f"data.fetch.{k}" for k in ("tries", "pause", "timeout")),
     }
