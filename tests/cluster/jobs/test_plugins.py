@@ -79,7 +79,7 @@ def test_a_run_has_its_plugins_wherever_it_goes(cli: Any, folder: Path) -> None:
     checked(cli("launch", "recipe.yaml", "--where", "local", "name=job"))
     (folder / "lab").rename(folder / "gone")  # the job has a copy
     job = RunFolder(folder / "runs" / "job")
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 300
     while job.summary() is None:
         logs = [p.read_text() for p in job.path.glob("logs/*.out")]
         assert time.monotonic() < deadline, [job.status(), *logs]
