@@ -3,7 +3,7 @@
 export PYTHON
 BIN := .venv/bin
 
-.PHONY: help install ffcv train check test measure mutants lint docs format lock clean
+.PHONY: help install ffcv train check test measure mutants lint docs house format lock clean
 
 help:
 	@echo "make train   install, get the pictures, train the quick start (or go on where it was)"
@@ -14,6 +14,7 @@ help:
 	@echo "make mutants plant mistakes, one at a time, and see that tests fail; ONLY=WORD for some of them"
 	@echo "make lint    the checks without the suite"
 	@echo "make docs    the pages of docs/ as a site in build/site; warnings are errors"
+	@echo "make house   the rooms of the code, and what each uses"
 	@echo "make format  rewrite the code in the project's style"
 	@echo "make lock    write .ci/constraints.txt anew for the requirements in pyproject.toml"
 	@echo "make clean   remove .venv and caches; data and runs stay"
@@ -52,6 +53,9 @@ lint: install
 # The variable silences a notice that every build prints.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file .ci/docs/mkdocs.yml
+
+house: install
+	@$(BIN)/python .ci/house.py
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -31,6 +31,11 @@ def test_the_packages_keep_the_import_rules() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_the_page_draws_the_house_as_it_is() -> None:
+    drawn = subprocess.run([sys.executable, ROOT / ".ci" / "house.py"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert drawn and f"```text\n{drawn}```" in (ROOT / "docs" / "design.md").read_text(), drawn
+
+
 @pytest.mark.parametrize(
     ("importer", "imported"),
     [

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from cluster.train.health import Alarms
 
 from cluster.config import HealthConfig
-from cluster.train.health import Alarms
 from tdformer.measure import Firing
 
 
