@@ -1,4 +1,4 @@
-"""The rooms of the house and what each uses, read from the imports; `make house`. docs/design.md shows what it prints."""
+"""The rooms of the house and what each uses, read from the imports (`make house`); docs/design.md shows it."""
 
 import grimp
 

@@ -15,9 +15,8 @@ from tdformer import TDFormer
 
 from .. import config as configs
 from ..build import planner
-from ..build.data import training_data
 from ..build.memory import here
-from ..build.model import build_model
+from ..build.setup import Setup
 from ..config import BatchPlan, Config
 from ..errors import RunError
 from ..jobs.processes import threads
@@ -29,27 +28,26 @@ def resolved(config: Config, processes: int | None) -> str:
     world = processes or config.train.processes or torch.cuda.device_count() or 1
     plan = configs.resolve(config, world)
     notes = [f"processes: {world}, micro-batches of each in a step: {plan.accumulation}"]
+    sized = False
     try:
-        data = training_data(config, trusted=True)[0]
+        setup = Setup.to_train(config, world, trusted=True)
     except (DataError, RunError) as error:
-        data = None
         notes.append(f"model.num_classes, in_channels and image_size are not known: {error}")
-    with torch.device("meta"):
-        if data is None:
+        with torch.device("meta"):
             model = tdformer.create_model(config.model.name, **config.model.options())
-        else:
-            plan = configs.resolve(config, world, len(data))
-            model = build_model(config, data)
-            each = steps_per_epoch(len(data), plan.global_batch)
-            notes.append(f"training samples: {len(data)}, steps: {config.train.epochs * each}, of an epoch: {each}")
-            notes.append(_memory(config, model, plan))
+    else:
+        sized = True
+        plan, model, samples = setup.plan, setup.outline, len(setup.samples)
+        each = steps_per_epoch(samples, plan.global_batch)
+        notes.append(f"training samples: {samples}, steps: {config.train.epochs * each}, of an epoch: {each}")
+        notes.append(_memory(config, model, plan))
     notes.append(f"parameters: {sum(p.numel() for p in model.parameters())}")
-    filled = _filled(config, model, plan, sized=data is not None)
+    filled = _filled(config, model, plan, sized)
     return configs.to_yaml(filled) + "".join(f"# {note}\n" for note in notes)
 
 
 def _memory(config: Config, model: TDFormer, plan: BatchPlan) -> str:
-    if config.recompute.policy != "auto":
+    if config.recompute.policy != planner.AUTO:
         return f"recompute {config.recompute.policy}, as set"
     try:
         return str(planner.choose(model, config, plan, here(config, plan.world)))

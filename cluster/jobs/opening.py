@@ -66,7 +66,7 @@ def _memory(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) ->
     """What was checked before: prices are kept, so it costs nothing again."""
     asked = config.recompute
     try:
-        if asked.policy == "auto":
+        if asked.policy == planner.AUTO:
             chosen = planner.choose(model, config, plan, memory)
         elif (bound := planner.at_most(model, config, plan)) <= memory.size * memory.usable:
             chosen = planner.Recompute(asked.policy, asked.borders, bound)

@@ -21,7 +21,7 @@ import ctypes, os, sys, threading, time
 from datetime import timedelta
 from pathlib import Path
 import torch.distributed as dist
-from cluster import checkpoint
+from cluster.run import checkpoint
 
 root, rank, late, forever = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 libc = ctypes.CDLL(None)

@@ -25,7 +25,7 @@ from cluster.run.lock import SILENT, Fate, Holder, exclusive, judge
 ROOT = Path(__file__).parents[3]
 HERE = Holder.me()
 BEATS = """
-from cluster import lock
+from cluster.run import lock
 lock.BEAT, lock.PAUSE, lock.SILENT, lock.ASK = 0.1, 0.5, 2.0, 0.2
 """
 REFUSE = """
