@@ -1,8 +1,81 @@
-"""Running it: configuration, engine, training loop, checkpoints, command line."""
+"""Running it: configuration, engine, training loop, checkpoints, command line.
+
+What is named here is what a program that trains, launches or evaluates needs. A name is imported when it is asked for:
+most bring torch, some DeepSpeed.
+"""
+
+from __future__ import annotations
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .build.optimizers import OPTIMIZERS, Optimizer
+    from .build.setup import Setup
+    from .build.shards import prepare, write_shards
+    from .config import Config, load
+    from .errors import RunError
+    from .jobs.launch import Shape, launch, resume
+    from .jobs.processes import start
+    from .results.export import evaluate_export, export
+    from .run.figures import FIGURES
+    from .run.folder import RunFolder
+    from .train.evaluate import evaluate_run
+    from .train.hooks import HOOKS, Hook
+    from .train.schedule import SCHEDULES
 
 # Idle OpenMP threads spin for long by default. Beside other busy processes that turned a training step of 1.5 s into
 # 20 s; not spinning at all took the quick start on two free cores from 363 to 160 images/s. With 10,000 turns it ran at
 # 318 to 370. It counts only if it is set before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+_PLACES = {
+    "build.optimizers": ("OPTIMIZERS", "Optimizer"),
+    "build.setup": ("Setup",),
+    "build.shards": ("prepare", "write_shards"),
+    "config": ("Config", "load"),
+    "errors": ("RunError",),
+    "jobs.launch": ("Shape", "launch", "resume"),
+    "jobs.processes": ("start",),
+    "results.export": ("evaluate_export", "export"),
+    "run.figures": ("FIGURES",),
+    "run.folder": ("RunFolder",),
+    "train.evaluate": ("evaluate_run",),
+    "train.hooks": ("HOOKS", "Hook"),
+    "train.schedule": ("SCHEDULES",),
+}
+_PLACE = {name: place for place, names in _PLACES.items() for name in names}
+
+__all__ = [
+    "FIGURES",
+    "HOOKS",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Config",
+    "Hook",
+    "Optimizer",
+    "RunError",
+    "RunFolder",
+    "Setup",
+    "Shape",
+    "evaluate_export",
+    "evaluate_run",
+    "export",
+    "launch",
+    "load",
+    "prepare",
+    "resume",
+    "start",
+    "write_shards",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_PLACE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

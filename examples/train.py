@@ -7,17 +7,14 @@ import json
 import sys
 from pathlib import Path
 
-from cluster import config as configs
-from cluster.build.shards import prepare
-from cluster.jobs.processes import main
-from cluster.results.export import export
+from cluster import export, load, prepare, start
 
 if __name__ == "__main__":  # more than one process would import this file again
     few = ["train.epochs=3", "train.global_batch=32", "train.warmup_epochs=0.3"]
     settings = ["name=from-python", *few, *sys.argv[1:]]
     prepare(Path("digits"), [])  # shards in data/digits, unless they are there
-    config = configs.load("digits", settings)
-    code = main(config, processes=1)
+    config = load("digits", settings)
+    code = start(config, processes=1)
     if code:
         sys.exit(code)
 

@@ -81,7 +81,7 @@ def observe(config: Config, poison: int = 0, leave: int = 0) -> Observed:
 def _train(config: Config, file: str, poison: int, leave: int) -> None:
     seen = Observed(config)
     with _watched(seen, poison, leave):
-        code = processes.main(config, 1)
+        code = processes.start(config, 1)
     seen.rows = seen.folder.metrics.read()
     torch.save(seen, file)
     sys.exit(code)

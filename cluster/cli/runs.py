@@ -31,9 +31,9 @@ def train(
     if processes and "train.processes" in configs.named(overrides or ()) and processes != asked.train.processes:
         raise RunError(f"--processes {processes} and train.processes={asked.train.processes} differ; give one of them")
     waits("loading PyTorch")
-    from ..jobs.processes import main as run
+    from ..jobs.processes import start
 
-    raise typer.Exit(run(asked, processes or asked.train.processes))
+    raise typer.Exit(start(asked, processes or asked.train.processes))
 
 
 _SMALLER = "set a lower train.micro_batch"

@@ -59,7 +59,7 @@ class Job:
         self.folder = folder
 
     def __call__(self) -> None:
-        """Train, and end the process with the exit code of `processes.main`; 1 for a bug."""
+        """Train, and end the process with the exit code of `processes.start`; 1 for a bug."""
         env = submitit.JobEnvironment()
         # Below the range that systems give to outgoing connections, and another one after each restart.
         port = 20000 + (int(env.job_id) * 7 + int(os.environ.get("SLURM_RESTART_COUNT", 0)) * 13) % 10000
@@ -79,9 +79,8 @@ class Job:
                 folder.tell("starting", **_known(folder) | _this_start())
             if env.name() == "slurm":
                 self._leave_to_aftermath(env.global_rank)
-            from .processes import main
 
-            code = main(_config(folder), env.num_tasks)
+            code = start(_config(folder), env.num_tasks)
         except user_errors() as error:
             line = " ".join(str(error).split())
             print(f"error: {line}", file=sys.stderr, flush=True)

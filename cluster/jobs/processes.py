@@ -38,7 +38,7 @@ START = "spawn"
 """How ranks are started: a process that has touched CUDA cannot be forked."""
 
 
-def main(config: Config, processes: int) -> int:
+def start(config: Config, processes: int = 0) -> int:
     """Train `config` with `processes` processes on this machine (or as the one rank that torchrun started).
 
     A finished run says so; an interrupted one goes on from its newest good checkpoint. Returns the exit code: 0 done,

@@ -313,7 +313,7 @@ def test_the_default_of_every_setting_would_be_seen(run: Callable[[str], Observe
 def test_what_the_data_decide_is_refused(place: Path, key: str) -> None:
     config = configured(place, PICTURES, f"{key}={REFUSED[key]}", "name=refused")
     with pytest.raises((RunError, DataError), match="cifar10|beton|in_channels|image_size"):
-        processes.main(config, 1)
+        processes.start(config, 1)
 
 
 def test_what_zero_reduces_in_and_clips_at(place: Path, run: Callable[[str], Observed]) -> None:
