@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ from pipelines.remote import Remote
 from pipelines.store import beton_writer, tar_writer
 from pipelines.store.cache import Cache, Item
 from tdformer import registry
-from tdformer.backbones.spikformer import SpikformerSizes
+from tdformer.backbones import Entry, Spikformer, SpikformerSizes
+from tdformer.plugins import Registry
 
 ROOT = Path(__file__).parents[1]
 OLD = ROOT / "tests" / "data" / "7590ad3"
@@ -175,8 +177,9 @@ def test_a_cache_holds_whole_files(place: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_an_export_is_whole_or_not_seen(place: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = registry.Entry(SpikformerSizes(8, 1, 2, (False, False, True, True)), 16, 3, 2)
-    monkeypatch.setitem(registry.MODELS, "tiny", entry)
+    models: Registry[Any] = Registry("model")
+    models.register("tiny", Entry(Spikformer, SpikformerSizes(8, 1, 2, (False, False, True, True)), 16, 3, 2))
+    monkeypatch.setattr(registry, "MODELS", models)
     out = place / f"model{suffix}"
 
     def sound(left: Path) -> None:

@@ -17,14 +17,14 @@ from cluster.run import checkpoint
 from pipelines.store import tar_writer
 from pipelines.store.tars import TarDataset
 from tdformer import registry
-from tdformer.backbones.spikformer import SpikformerSizes
+from tdformer.backbones import Entry, Spikformer, SpikformerSizes
+from tdformer.plugins import Registry
 
 OLD = Path(__file__).parents[2] / "data" / "7590ad3"
-SIZES = SpikformerSizes(8, 1, 2, (False, False, True, True))
+TINY = Entry(Spikformer, SpikformerSizes(8, 1, 2, (False, False, True, True)), 16, 3, 2)
 PROGRAM = """
-from tdformer import registry
-from tdformer.backbones.spikformer import SpikformerSizes
-registry.MODELS["tiny"] = registry.Entry(SpikformerSizes(8, 1, 2, (False, False, True, True)), 16, 3, 2)
+from tdformer.backbones import MODELS, Entry, Spikformer, SpikformerSizes
+MODELS.register("tiny", Entry(Spikformer, SpikformerSizes(8, 1, 2, (False, False, True, True)), 16, 3, 2))
 from cluster.cli import main
 main()
 """
@@ -90,7 +90,9 @@ def test_the_exported_model_is_evaluated(command: Callable[..., str]) -> None:
 
 
 def test_the_exported_model_is_loaded(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.MODELS, "tiny", registry.Entry(SIZES, 16, 3, 2))
+    models: Registry[Entry[Any]] = Registry("model")
+    models.register("tiny", TINY)
+    monkeypatch.setattr(registry, "MODELS", models)
     model = tdformer.from_pretrained(old / "model.safetensors")
     weights: dict[str, Any] = checkpoint.load_weights(old / "runs/run/checkpoints/step-00000028")[0]
     own = model.state_dict()
