@@ -79,6 +79,7 @@ class Job:
                 folder.tell("starting", **_known(folder) | _this_start())
             if env.name() == "slurm":
                 self._leave_to_aftermath(env.global_rank)
+            from .processes import start
 
             code = start(_config(folder), env.num_tasks)
         except user_errors() as error:
