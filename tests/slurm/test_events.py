@@ -90,10 +90,10 @@ class Run:
 
     def in_its_step(self, line: str) -> None:
         """Put `line` after each step of a run that is held, into its own snapshot of the code, and let it start."""
-        file = self.folder.path / "code" / "cluster" / "train.py"
-        step = "                state.step += 1\n"
-        assert step in file.read_text()
-        file.write_text(file.read_text().replace(step, f"{step}                {line}\n"))
+        file = self.folder.path / "code" / "cluster" / "train" / "loop.py"
+        step = "        state.step += 1\n"
+        assert file.read_text().count(step) == 1
+        file.write_text(file.read_text().replace(step, f"{step}        {line}\n"))
         self.slurm.run("scontrol", "release", self.id)
         self.slurm.wait(lambda: self.state() == "RUNNING", "it starts")
         self.begun = time.monotonic()

@@ -24,10 +24,11 @@ from torch import Tensor
 
 import tdformer
 from cluster.build.shards import write_shards
-from cluster.config import NEUTRAL, Config, flat, load
+from cluster.config import NEUTRAL, Config, flat, load, resolve
 from cluster.errors import RunError
 from cluster.jobs import processes
 from cluster.run import checkpoint
+from cluster.train.engine import deepspeed_config
 from pipelines.errors import DataError
 from pipelines.loader import time_first, to_device
 from pipelines.order import Cursor, epoch_order
@@ -317,8 +318,8 @@ def test_what_the_data_decide_is_refused(place: Path, key: str) -> None:
 
 
 def test_what_zero_reduces_in_and_clips_at(place: Path, run: Callable[[str], Observed]) -> None:
-    words = ("engine.zero_stage=1", "engine.reduce=bf16", "train.precision=bf16", "train.clip_grad=0.5", "name=zero")
-    seen = observe(configured(place, EVENTS, *words))
+    words = ("engine.zero_stage=1", "engine.reduce=bf16", "train.precision=bf16", "train.clip_grad=0.5")
+    seen = observe(configured(place, EVENTS, *words, "model.neuron=plif", "name=zero"))
     assert seen.engine["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}  # DeepSpeed's own choice of layers
     assert seen.engine["gradient_clipping"] == 0.5
     assert {one.dtype for one in (*seen.steps[0].passes, seen.evaluated[0])} == {torch.bfloat16}
@@ -327,3 +328,10 @@ def test_what_zero_reduces_in_and_clips_at(place: Path, run: Callable[[str], Obs
     assert plain.steps[0].passes[0].dtype == torch.float32
     inexact = observe(configured(place, EVENTS, *words[2:4], "name=inexact"))
     assert inexact.engine["torch_autocast"]["lower_precision_safe_modules"] == []
+
+
+def test_what_zero_does_not_shard_is_refused(place: Path) -> None:
+    config = configured(place, EVENTS, "model.neuron=plif", "engine.zero_stage=3")
+    model = tdformer.create_model(config.model.name, neuron="plif")
+    with pytest.raises(RunError, match="set engine.zero_stage=2, or model.neuron=lif"):
+        deepspeed_config(config, resolve(config, 1), model)
