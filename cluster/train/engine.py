@@ -142,8 +142,8 @@ def start(model: nn.Module, config: Config, plan: BatchPlan) -> Any:
 
 
 def _broadcast(engine: Any) -> None:
-    """The first rank's weights to all, as DeepSpeed 0.19.8 does, but as numbers: torch sees no bytes in a single one, such
-    as a learned time constant."""
+    """The first rank's weights to all, as DeepSpeed 0.19.8 does, but as numbers: torch sees no bytes in a single one,
+    such as a learned time constant."""
     for parameter in engine.module.parameters():
         dist.broadcast(parameter.data, 0)
 
