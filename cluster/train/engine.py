@@ -20,6 +20,7 @@ import torch.distributed as dist
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no accelerator
 import deepspeed
+from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.utils import (
     safe_get_local_fp32_param,
     safe_get_local_optimizer_state,
@@ -36,6 +37,7 @@ from ..build import devices
 from ..build.optimizers import OPTIMIZERS, OverShares, Piece
 from ..build.planner import PERSISTENT, bucket, live
 from ..config import BatchPlan, Config
+from ..errors import RunError
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
@@ -70,8 +72,14 @@ def init_distributed(
 
 
 def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[str, Any]:
-    """The JSON that DeepSpeed wants for `model`. Optimizer and schedule are ours."""
+    """The JSON that DeepSpeed wants for `model`. Optimizer and schedule are ours. Raises RunError for a model that it
+    does not shard."""
     train = config.train
+    if config.engine.zero_stage == 3 and not all(parameter.dim() for parameter in model.parameters()):
+        raise RunError(
+            "engine.zero_stage=3 does not shard a parameter of one number, which a plif neuron has (DeepSpeed 0.19.8); "
+            "set engine.zero_stage=2, or model.neuron=lif"
+        )
     zero: dict[str, Any] = {"stage": config.engine.zero_stage}
     if config.engine.zero_stage:  # by default 5e8 elements: two buffers of 2 GB, and no sum before backward ends
         zero |= {"reduce_bucket_size": bucket(model), "overlap_comm": True}
@@ -114,12 +122,8 @@ def start(model: TDFormer, config: Config, plan: BatchPlan) -> Any:
     if config.engine.zero_stage == 3:  # it gathers what a module holds, unless told of more
         for module, parameter in borrowed(model):
             deepspeed.zero.register_external_parameter(module, parameter)
-    scalars = [p for p in model.parameters() if not p.dim()]
-    for scalar in scalars:  # DeepSpeed 0.19.8 sends each parameter's bytes, which torch does not see in a scalar
-        scalar.data = scalar.data.view(1)
+    DeepSpeedEngine._broadcast_model = _broadcast
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan, model))
-    for scalar in scalars:
-        scalar.data = scalar.data.view(())
     engine.kept = kind.states
     _begin_states(engine)
     if not config.engine.zero_stage:
@@ -127,6 +131,13 @@ def start(model: TDFormer, config: Config, plan: BatchPlan) -> Any:
     elif not kind.elementwise:
         cast(OverShares, _inner(engine)).over_shares(_pieces(engine), len(list(model.parameters())))
     return engine
+
+
+def _broadcast(engine: Any) -> None:
+    """The first rank's weights to all, as DeepSpeed 0.19.8 does, but as numbers: torch sees no bytes in a single one,
+    such as a learned time constant."""
+    for parameter in engine.module.parameters():
+        dist.broadcast(parameter.data, 0)
 
 
 class Sums:

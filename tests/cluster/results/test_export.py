@@ -32,7 +32,9 @@ def test_every_format_evaluates_as_the_checkpoint_does(cli: Any, tmp_path: Path)
     config = load(tmp_path / "recipe.yaml", [f"data.root={tmp_path / 'shards'}"])
     data = opened(config, "test")
     save(tmp_path / "runs/run", config, data, average=True, classes=data.class_names)
-    expected = json.loads(cli("eval", "runs/run").stdout)
+    done = cli("eval", "runs/run")
+    assert done.returncode == 0, done.stderr
+    expected = json.loads(done.stdout)
     assert expected["accuracy"] > 0.6
     for name, *words in (("m.safetensors",), ("m.pt",), ("m.pt2", "--batch", "50")):
         done = cli("export", "runs/run", name, *words)

@@ -24,10 +24,11 @@ from torch import Tensor
 
 import tdformer
 from cluster.build.shards import write_shards
-from cluster.config import NEUTRAL, Config, flat, load
+from cluster.config import NEUTRAL, Config, flat, load, resolve
 from cluster.errors import RunError
 from cluster.jobs import processes
 from cluster.run import checkpoint
+from cluster.train.engine import deepspeed_config
 from pipelines.errors import DataError
 from pipelines.loader import time_first, to_device
 from pipelines.order import Cursor, epoch_order
@@ -61,7 +62,7 @@ EVENTS = """\
 name: events
 model: {name: sdt_2_256, time_steps: 2, v_reset: -0.1}
 data: {dataset: dvs128_gesture, size: 16, frames: time, augment: {flip: 0.5, events: true}}
-train: {global_batch: 4, micro_batch: 4, norm_batch: 2, threads: 1}
+train: {global_batch: 4, micro_batch: 4, norm_batch: 2, schedule: constant, threads: 1}
 """
 PARTS = (
     *("backbone.embeds.0", "backbone.stages.0.0", "backbone.embeds.1", "backbone.stages.1.0"),
@@ -72,7 +73,9 @@ REFUSED = {"data.dataset": "cifar10", "data.format": "ffcv", "model.in_channels"
 """Another value than the data's is an error."""
 ZERO = ("engine.reduce", "train.precision")
 """Looked at in a run with ZeRO; bf16 takes long on a CPU."""
-IN_EVENTS = ("model.name", "data.frames", "data.augment.events", "train.norm_batch")
+NAMING = ("train.optimizer", "train.hooks", "plugins")
+"""They name code: looked at in test_optimizers, test_chosen and test_plugins."""
+IN_EVENTS = ("model.name", "data.frames", "data.augment.events", "train.norm_batch", "train.schedule")
 """Looked at in the run on events, all others in the one on pictures."""
 DECIDING = sorted(flat(Config()).keys() - NEUTRAL)
 
@@ -183,6 +186,8 @@ class Expected:
         warm = round(s["train.warmup_epochs"] * self.epoch_steps)
         if step < warm:
             return s["train.lr"] * (step + 1) / warm
+        if s["train.schedule"] == "constant":
+            return float(s["train.lr"])
         share = (1 + math.cos(math.pi * (step - warm) / (self.steps - warm))) / 2
         return s["train.min_lr"] + (s["train.lr"] - s["train.min_lr"]) * share
 
@@ -300,7 +305,7 @@ def test_a_run_meets_what_its_settings_say(run: Callable[[str], Observed], name:
 def test_the_default_of_every_setting_would_be_seen(run: Callable[[str], Observed]) -> None:
     defaults = flat(Config())
     for key in DECIDING:
-        if key in REFUSED or key in ZERO:
+        if key in (*REFUSED, *ZERO, *NAMING):
             continue
         seen = run("events" if key in IN_EVENTS else "pictures")
         settings = flat(seen.config)
@@ -317,8 +322,8 @@ def test_what_the_data_decide_is_refused(place: Path, key: str) -> None:
 
 
 def test_what_zero_reduces_in_and_clips_at(place: Path, run: Callable[[str], Observed]) -> None:
-    words = ("engine.zero_stage=1", "engine.reduce=bf16", "train.precision=bf16", "train.clip_grad=0.5", "name=zero")
-    seen = observe(configured(place, EVENTS, *words))
+    words = ("engine.zero_stage=1", "engine.reduce=bf16", "train.precision=bf16", "train.clip_grad=0.5")
+    seen = observe(configured(place, EVENTS, *words, "model.neuron=plif", "name=zero"))
     assert seen.engine["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}  # DeepSpeed's own choice of layers
     assert seen.engine["gradient_clipping"] == 0.5
     assert {one.dtype for one in (*seen.steps[0].passes, seen.evaluated[0])} == {torch.bfloat16}
@@ -327,3 +332,10 @@ def test_what_zero_reduces_in_and_clips_at(place: Path, run: Callable[[str], Obs
     assert plain.steps[0].passes[0].dtype == torch.float32
     inexact = observe(configured(place, EVENTS, *words[2:4], "name=inexact"))
     assert inexact.engine["torch_autocast"]["lower_precision_safe_modules"] == []
+
+
+def test_what_zero_does_not_shard_is_refused(place: Path) -> None:
+    config = configured(place, EVENTS, "model.neuron=plif", "engine.zero_stage=3")
+    model = tdformer.create_model(config.model.name, neuron="plif")
+    with pytest.raises(RunError, match="set engine.zero_stage=2, or model.neuron=lif"):
+        deepspeed_config(config, resolve(config, 1), model)
