@@ -58,17 +58,17 @@ EDITS = (
     _edit("scale is ignored", "augment.scale, augment.ratio", "(0.08, 1.0), augment.ratio", PICTURES),
     _edit("ratio is ignored", "augment.scale, augment.ratio", "augment.scale, (3 / 4, 4 / 3)", PICTURES),
     _edit("crop ratio is ignored", "augment.ratio, ", "augment.ratio, 0.875 + 0 * ", PICTURES),
-    _edit("boxes have another seed", "config.data.crop_ratio, config.seed)", "config.data.crop_ratio, 0)", PICTURES),
+    _edit("boxes have another seed", "settings.crop_ratio, settings.seed)", "settings.crop_ratio, 0)", PICTURES),
     _edit(
         "augmentation has another seed",
-        "seed=config.seed,\n        rand_augment",
-        "seed=0,\n        rand_augment",
+        "seed=settings.seed,\n            rand_augment",
+        "seed=0,\n            rand_augment",
         PICTURES,
     ),
     _edit(
         "events are flipped by another seed",
-        "EventAugment(flip=asked.flip, seed=config.seed",
-        "EventAugment(flip=asked.flip, seed=0",
+        "flip=settings.augment.flip, seed=settings.seed",
+        "flip=settings.augment.flip, seed=0",
         EVENTS,
     ),
     _edit("events are not moved", '.events else ("identity",)', '.events * 0 else ("identity",)', EVENTS),
@@ -93,8 +93,8 @@ EDITS = (
     ),
     _edit(
         "TF32 is never on",
-        "devices.exact(config.train.tf32, config.engine.deterministic)\n    from",
-        "devices.exact(False, config.engine.deterministic)\n    from",
+        "devices.exact(config.train.tf32, config.engine.deterministic)\n    if not rank",
+        "devices.exact(False, config.engine.deterministic)\n    if not rank",
         PICTURES,
     ),
     _edit(

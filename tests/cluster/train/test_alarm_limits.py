@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from cluster.train.health import Alarms
 
-from cluster.config import HealthConfig
+from cluster.config import Config
+from cluster.train.hooks.alarms import Alarms
 from tdformer.measure import Firing
 
 
 def alarms() -> Alarms:
-    return Alarms(HealthConfig(), ["a", "b", "c"], [2.0] * 5)
+    made = Alarms(Config())
+    made.hosts = ["a", "b", "c"]
+    made.losses.extend([2.0] * 5)
+    return made
 
 
 @pytest.mark.parametrize(("loss", "told"), [(2.0, 0), (5.9, 0), (6.0, 0), (6.1, 1)])

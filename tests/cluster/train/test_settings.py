@@ -62,7 +62,7 @@ EVENTS = """\
 name: events
 model: {name: sdt_2_256, time_steps: 2, v_reset: -0.1}
 data: {dataset: dvs128_gesture, size: 16, frames: time, augment: {flip: 0.5, events: true}}
-train: {global_batch: 4, micro_batch: 4, norm_batch: 2, threads: 1}
+train: {global_batch: 4, micro_batch: 4, norm_batch: 2, schedule: constant, threads: 1}
 """
 PARTS = (
     *("backbone.embeds.0", "backbone.stages.0.0", "backbone.embeds.1", "backbone.stages.1.0"),
@@ -73,7 +73,9 @@ REFUSED = {"data.dataset": "cifar10", "data.format": "ffcv", "model.in_channels"
 """Another value than the data's is an error."""
 ZERO = ("engine.reduce", "train.precision")
 """Looked at in a run with ZeRO; bf16 takes long on a CPU."""
-IN_EVENTS = ("model.name", "data.frames", "data.augment.events", "train.norm_batch")
+NAMING = ("train.optimizer", "train.hooks", "plugins")
+"""They name code: looked at in test_optimizers, test_chosen and test_plugins."""
+IN_EVENTS = ("model.name", "data.frames", "data.augment.events", "train.norm_batch", "train.schedule")
 """Looked at in the run on events, all others in the one on pictures."""
 DECIDING = sorted(flat(Config()).keys() - NEUTRAL)
 
@@ -184,6 +186,8 @@ class Expected:
         warm = round(s["train.warmup_epochs"] * self.epoch_steps)
         if step < warm:
             return s["train.lr"] * (step + 1) / warm
+        if s["train.schedule"] == "constant":
+            return float(s["train.lr"])
         share = (1 + math.cos(math.pi * (step - warm) / (self.steps - warm))) / 2
         return s["train.min_lr"] + (s["train.lr"] - s["train.min_lr"]) * share
 
@@ -301,7 +305,7 @@ def test_a_run_meets_what_its_settings_say(run: Callable[[str], Observed], name:
 def test_the_default_of_every_setting_would_be_seen(run: Callable[[str], Observed]) -> None:
     defaults = flat(Config())
     for key in DECIDING:
-        if key in REFUSED or key in ZERO:
+        if key in (*REFUSED, *ZERO, *NAMING):
             continue
         seen = run("events" if key in IN_EVENTS else "pictures")
         settings = flat(seen.config)
