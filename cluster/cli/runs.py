@@ -81,6 +81,9 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one checkpoint in it.")],
     out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends with .safetensors, .pt or .pt2.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="plugins=..., of a run that has some.")
+    ] = None,
     batch: Annotated[int | None, count("Images that a .pt2 program takes at once. [default: 1]")] = None,
 ) -> None:
     """Write a checkpoint's model as one file: safetensors, a plain state dict, or a torch.export program."""
@@ -89,4 +92,4 @@ def export(
 
     if batch and out.suffix in (".safetensors", ".pt"):
         raise RunError(f"--batch is of .pt2 programs, and weights such as {out.name} take any batch; leave it out")
-    print(write(run, out, batch or 1))
+    print(write(run, out, batch or 1, overrides or ()))

@@ -214,7 +214,7 @@ def worker(rank: int, world: int, store: dist.Store | None, setup: Setup) -> int
         with Monitor(folder, config, trainer.total_steps, rank, start=trainer.state.step) as monitor:
             if trainer.state.step:
                 monitor.say(f"goes on from step {trainer.state.step} of {trainer.total_steps}")
-            if trainer.recompute is not None and planner.ranks_here(world) < world:  # the machine with least decides
+            if trainer.recompute is not None and world > 1:  # the one with the least memory decides
                 monitor.say(str(trainer.recompute))
             if trainer.state.step < trainer.total_steps:
                 monitor.say("... the first step")

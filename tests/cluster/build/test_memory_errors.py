@@ -24,7 +24,7 @@ recompute: {policy: none}
 """
 LIMITED = f"""
 import resource
-from cluster.train import Trainer
+from cluster.train.loop import Trainer
 run = Trainer.run
 def limited(self, monitor):
     now = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
@@ -37,7 +37,7 @@ Trainer.run = limited
 # A machine without a GPU: the class that CUDA's allocator raises, with its words, in place of a step.
 FULL_GPU = f"""
 import torch
-from cluster.train import Trainer
+from cluster.train.loop import Trainer
 def step(self, *_):
     if self.rank == 1:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of "
@@ -48,7 +48,7 @@ run, Trainer.step = Trainer.step, step
 """
 KILLED = f"""
 import os, signal
-from cluster.train import Trainer
+from cluster.train.loop import Trainer
 run = Trainer.step
 Trainer.step = lambda self, *given: run(self, *given) if self.rank == 0 else os.kill(os.getpid(), signal.SIGKILL)
 {TDFORMER}

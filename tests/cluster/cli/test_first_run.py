@@ -12,8 +12,8 @@ import pytest
 from forked import Command
 
 from cluster import config as configs
-from cluster.build.data import training_data
 from cluster.build.memory import here
+from cluster.build.setup import Setup
 from cluster.build.shards import write_shards
 from cluster.jobs import opening
 from cluster.jobs.status import Row
@@ -38,9 +38,7 @@ def test_the_block_of_a_start_is_as_printed(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     write_shards("digits", tmp_path / "data" / "digits")
     config = configs.load("digits", ["train.epochs=1", "name=first"])
-    data = training_data(config)
-    plan = configs.resolve(config, 1, len(data[0]))
-    now = opening.block(config, data, plan, here(config, 1), threads=2).splitlines()
+    now = opening.block(Setup.to_train(config, 1), here(config, 1), threads=2).splitlines()
     page = shown("Start and progress")[0].splitlines()
     first = page.index(next(line for line in page if line.startswith("model ")))
     then = page[first : first + len(now)]

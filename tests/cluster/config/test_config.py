@@ -22,6 +22,7 @@ from cluster.config import Config, load, values
 from cluster.config.schema import types
 from cluster.errors import RunError
 from pipelines.remote import is_remote
+from tdformer.backbones import families
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
@@ -44,7 +45,8 @@ def test_the_documented_default_is_the_default():
 def test_model_options_are_those_of_create_model():
     parameters = inspect.signature(tdformer.create_model).parameters
     options = {k.removeprefix("model.") for k in configs.flat(Config()) if k.startswith("model.")}
-    assert options | {"recompute"} == set(parameters)
+    of_backbones = {option for family in families() for option in family.options}
+    assert options - of_backbones | {"recompute", "own"} == set(parameters) and of_backbones <= options
     text = (CONFIGS / "default.yaml").read_text()
     for name, parameter in parameters.items():
         if parameter.default in (None, inspect.Parameter.empty) or name == "recompute":
@@ -191,7 +193,11 @@ TEXT_SETTINGS = sorted(
     for key, (kind, limits) in TYPES.items()
     if kind in ("str", "str | None") and not {"choices", "registry"} & limits.keys()
 )
-TEXT_LISTS = sorted(key for key, (kind, _) in TYPES.items() if kind in ("list[str]", "list[str] | None"))
+TEXT_LISTS = sorted(
+    key
+    for key, (kind, limits) in TYPES.items()
+    if kind in ("list[str]", "list[str] | None") and "registry" not in limits
+)
 
 
 def quoted(text: str) -> str:

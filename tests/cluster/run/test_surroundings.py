@@ -136,7 +136,7 @@ from cluster.run.checkpoint import Saver
 from cluster.config import Config, load
 from cluster.errors import RunError
 from cluster.jobs.launch import Shape, launch
-from cluster.run import RunFolder
+from cluster.run.folder import RunFolder
 import torch
 
 trouble, shards = sys.argv[1:]

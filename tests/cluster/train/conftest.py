@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.raw import catalog
+from pipelines.raw.arrays import ArrayDataset
 from pipelines.store import tar_writer
 
 
@@ -16,7 +17,7 @@ from pipelines.store import tar_writer
 def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of 70 digits to train on and 70 to evaluate on."""
     digits = catalog.get("digits")
-    assert isinstance(digits, catalog.ArrayDataset)
+    assert isinstance(digits, ArrayDataset)
 
     def few(split: str, source: Path | None) -> tuple[Any, Any]:
         images, labels = digits.load(split, source)

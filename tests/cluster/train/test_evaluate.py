@@ -101,6 +101,12 @@ READS = (
 OTHERS = {
     "checkpoint.every_steps": 5,
     "name": "other",
+    "plugins": "[json]",
+    "train.hooks": "[firing]",
+    "log.figures": "[curves]",
+    "recompute.policy": "block",
+    "train.optimizer": "sgd",
+    "train.schedule": "linear",
     "seed": 1,
     "runs_dir": "other",
     "model.name": "hst_4_384",
