@@ -136,6 +136,7 @@ from cluster.run.checkpoint import Saver
 from cluster.config import Config, load
 from cluster.errors import RunError
 from cluster.jobs.launch import Shape, launch
+from cluster.run import wandb_id
 from cluster.run.folder import RunFolder
 import torch
 

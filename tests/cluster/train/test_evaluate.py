@@ -95,13 +95,12 @@ OPENS = {
 }
 READS = (
     *("data.workers=1", "data.window=3", "data.cache=elsewhere", "data.cache_gb=1", "data.fetch.tries=2"),
-    *("data.fetch.pause=2", "data.fetch.timeout=3", "train.threads=2"),
+    *("data.fetch.pause=2", "data.fetch.timeout=3", "train.threads=2", "plugins=[json]"),
 )
 # A valid value of each other setting whose default's neighbour is none.
 OTHERS = {
     "checkpoint.every_steps": 5,
     "name": "other",
-    "plugins": "[json]",
     "train.hooks": "[firing]",
     "log.figures": "[curves]",
     "recompute.policy": "block",
