@@ -73,13 +73,13 @@ def _section(prefix: str, section: Any, notes: dict[str, str], neutral: frozense
 
 def _values(f: Field[Any]) -> str:
     """What a setting may be, in words."""
-    limits = f.metadata
-    choices = limits.get("choices")
-    choices = choices() if callable(choices) else choices
+    from cluster.config.check import choices
+
+    limits, known = f.metadata, choices(f.metadata)
     kinds = [_KINDS.get(kind, kind) for kind in str(f.type).split(" | ")]
-    if choices:
+    if known:
         many = [kind for kind in kinds if kind not in ("text", "whole number", "null")]
-        words = [*(_code(c) for c in choices), *many, *(["null"] if "null" in kinds else [])]
+        words = [*(_code(c) for c in known), *many, *(["null"] if "null" in kinds else [])]
     else:
         words = ", ".join(kinds).split(", ")
     bounds = [f"{word} {limits[limit]}" for limit, word in _LIMITS.items() if limit in limits]

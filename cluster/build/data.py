@@ -13,10 +13,10 @@ from pipelines.errors import DataError
 from pipelines.remote import Remote, check_public
 from pipelines.samples import Augmentation, Samples, Seen
 from pipelines.settings import OF_A_KIND, AugmentSettings, Settings
-from pipelines.store.beton import BetonDataset
 from pipelines.store.cache import Cache, default_folder
 from pipelines.store.index import INDEX, Index, class_names
-from pipelines.store.tars import RemoteTarDataset, TarDataset
+from pipelines.store.opening import Split, open_split
+from pipelines.store.tars import RemoteTarDataset
 from tdformer.registry import entry_of
 
 from ..config import Config, DataConfig, flat
@@ -47,16 +47,14 @@ def opened(config: Config, split: str) -> Samples:
     return data
 
 
-def _read(config: Config, split: str, trusted: bool = False) -> TarDataset | RemoteTarDataset | BetonDataset:
+def _read(config: Config, split: str, trusted: bool = False) -> Split:
     folder = config.data.folder
-    if isinstance(folder, Path):
-        check_written(config, folder, split)
     if isinstance(folder, Remote):
-        data: TarDataset | RemoteTarDataset | BetonDataset = _fetched(config, folder, split)
-    elif config.data.format == "ffcv":
-        data = BetonDataset(folder / split, progress(split, "bytes"), trusted)
+        data: Split = _fetched(config, folder, split)
     else:
-        data = TarDataset(folder / split, trusted)
+        check_written(config, folder, split)
+        copy, told = config.data.format == "ffcv", progress(split, "bytes")
+        data = open_split(folder / split, copy=copy, trusted=trusted, progress=told)
     check_dataset(config.data.dataset, data)
     return data
 

@@ -94,6 +94,17 @@ def check(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> s
     return None
 
 
+def expected(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> Recompute:
+    """What a run in `memory` takes, which was checked before: prices are kept, so it costs nothing again. `model` is on
+    meta. Raises RuntimeError where a step cannot be priced."""
+    asked = config.recompute
+    if asked.policy == AUTO:
+        return choose(model, config, plan, memory)
+    if (bound := at_most(model, config, plan)) <= memory.size * memory.usable:
+        return Recompute(asked.policy, asked.borders, bound)
+    return price(model, config, plan, asked.policy, asked.borders)
+
+
 def _needs(needed: Recompute, plan: BatchPlan, memory: Memory) -> str:
     return (
         f"a micro-batch of {plan.micro_batch} needs {needed.total / GIB:.2f} GiB a process with recompute.policy="

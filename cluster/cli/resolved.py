@@ -47,10 +47,8 @@ def resolved(config: Config, processes: int | None) -> str:
 
 
 def _memory(config: Config, model: TDFormer, plan: BatchPlan) -> str:
-    if config.recompute.policy != planner.AUTO:
-        return f"recompute {config.recompute.policy}, as set"
     try:
-        return str(planner.choose(model, config, plan, here(config, plan.world)))
+        return str(planner.expected(model, config, plan, here(config, plan.world)))
     except RuntimeError as error:
         return f"recompute: not known beforehand ({error})"
 

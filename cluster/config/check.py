@@ -74,18 +74,25 @@ def check(config: Config, dataset_size: int | None = None) -> None:
 def check_registered(config: Config) -> None:
     """Refuse names that are in no registry, as they are now: plugins that add to them are imported before."""
     for key, value, f in each(config):
-        place = f.metadata.get("registry")
         chosen = value if isinstance(value, list) else [] if value in (None, f.default) else [value]
-        if place is not None and chosen:
-            module, _, name = place.partition(":")
-            choices = [*f.metadata.get("choices", ()), *getattr(importlib.import_module(module), name)]
+        if "registry" in f.metadata and chosen:
+            known = choices(f.metadata)
             for one in chosen:
-                if one not in choices:
-                    raise _not_among(choices, key, one)
+                if one not in known:
+                    raise _not_among(known, key, one)
 
 
-def _not_among(choices: Iterable[Any], key: str, value: Any) -> RunError:
-    names = [str(choice) for choice in choices]
+def choices(limits: Mapping[str, Any]) -> list[Any]:
+    """What a setting with these limits may be: what its schema names, and what its registry has now."""
+    named = list(limits.get("choices", ()))
+    if (place := limits.get("registry")) is not None:
+        module, _, name = place.partition(":")
+        named += getattr(importlib.import_module(module), name)
+    return named
+
+
+def _not_among(known: Iterable[Any], key: str, value: Any) -> RunError:
+    names = [str(choice) for choice in known]
     near = difflib.get_close_matches(str(value), names, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return RunError(f"{key} is {show(value)}; choose {either(names)}{hint}")
@@ -94,10 +101,10 @@ def _not_among(choices: Iterable[Any], key: str, value: Any) -> RunError:
 def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
     if value is None:
         return
-    choices = limits.get("choices")
+    named = limits.get("choices")
     many = isinstance(value, (list, tuple))
-    if choices and "registry" not in limits and not many and value not in choices:
-        raise _not_among(choices, key, value)
+    if named and "registry" not in limits and not many and value not in named:
+        raise _not_among(named, key, value)
     for number in value if many else [value]:
         if not isinstance(number, (int, float)) or isinstance(number, bool):
             continue

@@ -199,9 +199,9 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         else:
             with _silent():
                 submitted = submission.local(folder.path / "logs", shape.processes, shape.gpus).submit(Job(folder.path))
-    record = {"id": submitted.job_id, "slurm": queued, "time": time.time(), "command": sys.argv, **shape.__dict__}
-    record |= {"host": socket.gethostname(), **folder.mark()}
-    write_atomic(folder.path / "job.json", (json.dumps(record) + "\n").encode())
+    facts = {"id": submitted.job_id, "slurm": queued, "time": time.time(), "command": sys.argv, **shape.__dict__}
+    facts |= {"host": socket.gethostname(), **folder.mark()}
+    write_atomic(folder.path / "job.json", (json.dumps(facts) + "\n").encode())
     print(f"{folder.path} is job {submitted.job_id}; tdformer status, tdformer logs -f {folder.path}", flush=True)
     if queued and slurm.requeues(submitted.job_id) is False:
         _warn(

@@ -63,15 +63,8 @@ def _device(config: Config, world: int, threads: int) -> str:
 
 
 def _memory(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> str:
-    """What was checked before: prices are kept, so it costs nothing again."""
-    asked = config.recompute
     try:
-        if asked.policy == planner.AUTO:
-            chosen = planner.choose(model, config, plan, memory)
-        elif (bound := planner.at_most(model, config, plan)) <= memory.size * memory.usable:
-            chosen = planner.Recompute(asked.policy, asked.borders, bound)
-        else:
-            chosen = planner.price(model, config, plan, asked.policy, asked.borders)
+        expected = planner.expected(model, config, plan, memory)
     except RuntimeError:
-        return f"recompute {asked.policy}, not known beforehand"
-    return f"{chosen}, of {memory.size / GIB:.2f} GiB a process ({memory.whose})"
+        return f"recompute {config.recompute.policy}, not known beforehand"
+    return f"{expected}, of {memory.size / GIB:.2f} GiB a process ({memory.whose})"
