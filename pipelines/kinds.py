@@ -67,6 +67,7 @@ class EventStreams(Kind):
     """Recordings of an event camera, as `events.encode` writes them, seen as frames of counts."""
 
     name = "events"
+    frames = True
     settings = FOR_EVENTS
 
     def measure(self, content: bytes, channels: int, max_pixels: int) -> tuple[int, int, int]:

@@ -114,12 +114,14 @@ class Seen(Protocol):
 class Kind(ABC):
     """What samples are and how they come to a model. Known by its name, which an index keeps; see `kinds.KINDS`.
 
-    pictures: whether they are read by `image` and `crop`: what FFCV copies, and what corruptions are of. settings:
-    those of `settings.OF_A_KIND` that are for this one; a configuration that sets others is refused.
+    pictures: whether they are read by `image` and `crop`: what FFCV copies, and what corruptions are of. frames:
+    whether its view gives frames in time, `[T, C, H, W]`. settings: those of `settings.OF_A_KIND` that are for this
+    one; a configuration that sets others is refused.
     """
 
     name: str
     pictures: bool = False
+    frames: bool = False
     settings: frozenset[str] = frozenset()
 
     @abstractmethod

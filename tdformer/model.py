@@ -21,6 +21,9 @@ class TDFormer(nn.Module):
     The segments share all weights; membrane potentials carry over. `config` holds the options that made the model.
     """
 
+    frames: bool | None = None
+    """Whether its data are frames in time and no pictures; None: nobody has said it. It computes the same with both."""
+
     def __init__(self, backbone: Backbone[Any], config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config

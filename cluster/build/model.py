@@ -24,7 +24,9 @@ def build_model(config: Config, data: Samples) -> tdformer.TDFormer:
     """
     options = _fitted({"num_classes": data.classes} | config.model.options(), config, data)
     torch.manual_seed(config.seed)
-    return tdformer.create_model(config.model.name, **options)
+    model = tdformer.create_model(config.model.name, **options)
+    model.frames = data.kind.frames
+    return model
 
 
 def trained_model(
@@ -62,8 +64,10 @@ def _fitted(options: Mapping[str, Any], config: Config, data: Samples, remedy: s
 
 
 def example(model: tdformer.TDFormer, batch: int, device: str = "cpu") -> Tensor:
-    """Zeros as the model is given: pictures `[B, C, H, W]`, or frames `[T, B, 2, H, W]` where it takes two channels."""
-    steps = [model.time_steps] if model.config["in_channels"] == 2 else []
+    """Zeros as the model is given: pictures `[B, C, H, W]`, or frames `[T, B, C, H, W]`. Where nobody has said what its
+    data are (checkpoints of earlier versions), two channels are those of events."""
+    frames = model.config["in_channels"] == 2 if model.frames is None else model.frames
+    steps = [model.time_steps] if frames else []
     return torch.zeros(*steps, batch, model.config["in_channels"], *model.config["image_size"], device=device)
 
 

@@ -143,7 +143,7 @@ _priced: dict[str, Cost] = {}
 def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders: int) -> Recompute:
     """What one choice costs; seconds for a large model, so a process that checks and then trains does it once."""
     bf16 = config.train.precision == "bf16"
-    key = repr((model.config, plan.micro_batch, bf16, policy, borders))
+    key = repr((model.config, model.frames, plan.micro_batch, bf16, policy, borders))
     if key not in _priced:
         before = Choice(model.recompute, model.keep.borders)
         model.set_recompute(policy, borders)

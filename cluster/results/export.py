@@ -66,6 +66,7 @@ def export(source: Path, out: Path, batch: int = 1, overrides: Sequence[str] = (
     weights, saved = checkpoint.load_weights(found)
     model = tdformer.create_model(**saved["model"])
     load_weights(model, weights, found)
+    model.frames = saved.get("frames")
     settled = flat(config) | {"plugins": [name_of(plugin) for plugin in config.plugins]}
     about = {"model": saved["model"], "config": settled, "classes": saved.get("classes")}
     about |= {"checkpoint": str(found), "step": checkpoint.step_of(found)}

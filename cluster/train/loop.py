@@ -234,7 +234,8 @@ class Trainer:
         parts = {"model": engines.weights(self.engine, first), "optimizer": engines.moments(self.engine, first)}
         self.state.hooks = self.hooks.state()
         if first:
-            rest = {"model": self.engine.module.config, "config": flat(self.config), "classes": self.data.class_names}
+            made = {"model": self.engine.module.config, "config": flat(self.config)}
+            rest = made | {"classes": self.data.class_names, "frames": self.data.kind.frames}
             self.checkpoints.begin(parts | self.hooks.tensors(), self.state, rest, self.best)
         self.best = False
         self.hooks.saved(self.state.step)

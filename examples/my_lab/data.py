@@ -12,6 +12,7 @@ class Spectrograms(pipelines.Kind):
     """int8 `[T, C, H, W]`, in a shard as .npy."""
 
     name = "spectrograms"
+    frames = True
 
     def measure(self, content, channels, max_pixels):
         return decode(content).shape[1:]
