@@ -93,10 +93,13 @@ def test_every_stage_takes_the_same_steps_and_goes_on_with_them(tmp_path: Path) 
                     assert torch.equal(value, after[key]), (name, stage, key)
             (weights, moments), (reference, kept) = found, expected
             for key, value in weights.items():
-                # Where an element's gradient is rounding alone, its first steps are: what counts is the whole of it.
                 if value.dim() > 1 and "running" not in key:
                     moved = (reference[key] - start[key]).norm()
-                    assert moved > 0 and (value - reference[key]).norm() < 0.05 * moved, (name, stage, key)
+                    # An element whose gradient is rounding alone has steps that are, since sqrt(v) divides them.
+                    root = kept.get(f"exp_avg_sq.{key}", torch.ones_like(value)).sqrt()
+                    told = root >= 1e-4 * root.max()  # all of one whose gradient is zero: it decays alike
+                    assert moved > 0 and told.any(), (name, stage, key)
+                    assert (value - reference[key])[told].norm() < 1e-4 * moved, (name, stage, key)
             for key, value in moments.items():
                 torch.testing.assert_close(value, kept[key], rtol=1e-3, atol=1e-6, msg=f"{name} {stage} {key}")
 
