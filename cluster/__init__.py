@@ -7,8 +7,9 @@ most bring torch, some DeepSpeed.
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pipelines.lazy import offered
 
 if TYPE_CHECKING:
     from .build.optimizers import OPTIMIZERS, Optimizer
@@ -45,7 +46,6 @@ _PLACES = {
     "train.hooks": ("HOOKS", "Hook"),
     "train.schedule": ("SCHEDULES",),
 }
-_PLACE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
     "FIGURES",
@@ -70,11 +70,7 @@ __all__ = [
     "write_shards",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_PLACE[name]}", __name__), name)
+__getattr__ = offered(__name__, _PLACES)
 
 
 def __dir__() -> list[str]:

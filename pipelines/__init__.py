@@ -6,10 +6,10 @@ torch and Pillow, and who only needs DataError waits for neither.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import DamagedSample, DataError
+from .lazy import offered
 
 if TYPE_CHECKING:
     from .kinds import EVENTS, KINDS, PICTURES
@@ -53,7 +53,6 @@ _PLACES = {
     "views.mix": ("mix", "soft_targets"),
     "workers": ("Workers",),
 }
-_PLACE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
     "DATASETS",
@@ -97,11 +96,7 @@ __all__ = [
     "write",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_PLACE[name]}", __name__), name)
+__getattr__ = offered(__name__, _PLACES)
 
 
 def __dir__() -> list[str]:

@@ -71,6 +71,7 @@ def test_every_command_and_setting_is_on_its_page(site: Path) -> None:
             assert option in commands, f"{name} {option}"
     for name, value in configs.flat(configs.Config()).items():
         assert re.search(rf"^{re.escape(name)}\n{re.escape(shown(value))}\n", settings, re.M), name
+    assert re.search(r"^recompute\.policy\nauto\nauto, none, block, time or unit", settings, re.M)  # with a registry's
     assert "drawn beside curves.png; plugins add some" in settings  # a comment of default.yaml
 
 

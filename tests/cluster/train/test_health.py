@@ -41,7 +41,7 @@ def noted(self, batches, waited):
 
 def disturbed(self, *given):
     if trouble == "slow" and here["rank"] == 1:
-        time.sleep(0.3)
+        time.sleep(1)  # beside which the noise of a busy machine is little
     if trouble == "hang" and here["rank"] == 1 and here["step"] == 3:
         time.sleep(120)
     return inputs(self, *given)
