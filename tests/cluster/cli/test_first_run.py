@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from forked import Command
+from rich.console import Console
 
 from cluster import config as configs
 from cluster.build.memory import here
@@ -18,6 +20,8 @@ from cluster.build.shards import write_shards
 from cluster.jobs import opening
 from cluster.jobs.status import Row
 from cluster.run.folder import RunFolder
+from cluster.run.monitor import Monitor
+from cluster.run.speed import Lap
 
 PAGE = (Path(__file__).parents[3] / "docs" / "first-run.md").read_text()
 
@@ -46,6 +50,26 @@ def test_the_block_of_a_start_is_as_printed(tmp_path: Path, monkeypatch: pytest.
     of_machine = ("memory",)
     for before, after in zip(then, now, strict=True):
         assert before == after or before.startswith(of_machine)
+
+
+def test_a_line_of_progress_is_as_printed(tmp_path: Path) -> None:
+    config, said = configs.load("digits", ["train.epochs=1", f"runs_dir={tmp_path}"]), io.StringIO()
+    run = RunFolder(config.run_path)
+    run.open(config)
+    monitor = Monitor(run, config, 22, console=Console(file=said, width=200), line_seconds=0.0)
+    row = {"epoch": 0, "loss": 2.288, "accuracy": 0.1375, "lr": 0.002727, "firing_rate": 0.06462}
+    for step in range(1, 23):
+        lap = Lap(64, 0.5, 0.01)
+        if step % 10 == 0:
+            monitor.row({"step": step, **row})
+            monitor.timed(lap)
+        monitor.step(step, 0, lap)
+    page = next(line for line in shown("Start and progress")[0].splitlines() if line.startswith("step 22/22"))
+    assert shape(said.getvalue().splitlines()[-1]) == shape(page)
+
+
+def shape(line: str) -> str:
+    return re.sub(r"[0-9]+(\.[0-9]+)?", "#", line)
 
 
 def test_the_keys_of_a_status_are_as_printed(cli: Any, tmp_path: Path) -> None:
