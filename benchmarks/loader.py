@@ -36,8 +36,7 @@ from pipelines import order
 from pipelines.loader import to_device, train_loader
 from pipelines.raw import catalog
 from pipelines.samples import Box, Samples
-from pipelines.store import beton_writer as beton
-from pipelines.store import tar_writer as shards
+from pipelines.store import beton_writer, tar_writer
 from pipelines.store.beton import BetonDataset
 from pipelines.store.tars import TarDataset
 from pipelines.views.augment import Augment
@@ -105,10 +104,10 @@ def write(folder: Path, shapes: list[tuple[int, int]], images: int, workers: int
             path.hardlink_to(source / "train" / f"{i % 10}" / f"{i % DIFFERENT:06d}.jpg")
     (source / "test").symlink_to("train")  # of which nothing is read
     per_shard = -(-images // max(4, workers))  # webdataset wants one or more for each worker
-    written = shards.write(
+    written = tar_writer.write(
         catalog.get("folder"), "train", folder / "shards", source=source, samples_per_shard=per_shard
     )
-    beton.write(written)
+    beton_writer.write(written)
     return Photographs(source, TarDataset(written), BetonDataset(written), workers)
 
 

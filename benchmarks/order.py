@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from pipelines import order
 from pipelines.raw import catalog
 from pipelines.raw.folders import Files
-from pipelines.store import index
-from pipelines.store import tar_writer as shards
+from pipelines.store import index, tar_writer
 from pipelines.store.tars import TarDataset
 
 from . import machine, table
@@ -44,7 +43,7 @@ def write_index(folder: Path, samples: int) -> str:
     kept = sum(shard.rows.nbytes for shard in done)
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
-    shards.write_index(catalog.get("imagenet"), source, "train", folder, done)
+    tar_writer.write_index(catalog.get("imagenet"), source, "train", folder, done)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     parts = names.nbytes + labels.nbytes, kept, peak - before
@@ -52,9 +51,9 @@ def write_index(folder: Path, samples: int) -> str:
     return f"Memory of writing it: names and labels of the files {files}, rows {rows}, and {more} more at the end."
 
 
-def _shard(folder: Path, number: int, labels: NDArray[np.int32]) -> shards.Shard:
+def _shard(folder: Path, number: int, labels: NDArray[np.int32]) -> tar_writer.Shard:
     rng = np.random.default_rng(number)
-    rows = np.empty(len(labels), shards.ROW)
+    rows = np.empty(len(labels), tar_writer.ROW)
     rows["shard"], rows["label"] = number, labels
     rows["size"] = rng.integers(50_000, 170_000, len(labels))
     rows["offset"] = np.cumsum(rows["size"]) - rows["size"]
@@ -63,7 +62,7 @@ def _shard(folder: Path, number: int, labels: NDArray[np.int32]) -> shards.Shard
     name, size = f"train-{number:06d}.tar", int(rows["size"].sum())
     with (folder / name).open("wb") as file:
         file.truncate(size)  # sparse: no disk is used
-    return shards.Shard({"name": name, "bytes": size, "count": len(labels)}, rows)
+    return tar_writer.Shard({"name": name, "bytes": size, "count": len(labels)}, rows)
 
 
 def main(arguments: list[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.errors import DataError
 from pipelines.raw import catalog
-from pipelines.store import beton_writer as beton
+from pipelines.store import beton_writer
 from pipelines.store.index import INDEX
 
 from ..config import Config
@@ -22,10 +22,10 @@ def check_written(config: Config, folder: Path, split: str) -> None:
     if not any(folder.glob(f"[!.]*/{INDEX}")):
         command = _command(config, folder)
         raise RunError(f"{folder / split / INDEX} is missing: no shards are there yet; write them with: {command}")
-    if config.data.format == "ffcv" and not beton.path(folder / split).exists():
+    if config.data.format == "ffcv" and not beton_writer.path(folder / split).exists():
         command = shlex.join(["tdformer", "shard", config.data.dataset, str(folder), "--to", "ffcv"])
         raise RunError(
-            f"{beton.path(folder / split)} is missing: the shards have no copy yet; write it with: {command}"
+            f"{beton_writer.path(folder / split)} is missing: the shards have no copy yet; write it with: {command}"
         )
 
 

@@ -12,9 +12,7 @@ from pipelines.raw import catalog, fashion_mnist
 from pipelines.raw.folders import FolderDataset
 from pipelines.raw.imagenet import ImageNet
 from pipelines.remote import Remote, is_remote
-from pipelines.store import beton_writer as beton
-from pipelines.store import index
-from pipelines.store import tar_writer as shards
+from pipelines.store import beton_writer, index, tar_writer
 from pipelines.store.beton import BetonDataset
 from pipelines.store.index import Index, class_names
 from pipelines.store.tars import TarDataset
@@ -84,12 +82,12 @@ def write_shards(
         raise DataError(f"{source}: no such folder to read {dataset} from")
     opened = {split: known.open(split, source) for split in known.splits}
     for split in known.splits:
-        shards.check(known, opened[split], split, folder, source)
+        tar_writer.check(known, opened[split], split, folder, source)
     faults: list[str] = []
     with exclusive(folder, wait=600), disk_errors(folder):
         for split in known.splits:
             try:
-                where = shards.write(
+                where = tar_writer.write(
                     known,
                     split,
                     folder,
@@ -100,23 +98,23 @@ def write_shards(
                     processes=processes,
                     progress=progress(split, "samples"),
                 )
-            except shards.WrongSamples as error:  # the next split may have some as well
+            except tar_writer.WrongSamples as error:  # the next split may have some as well
                 faults += error.faults
                 continue
             say(f"wrote {where}: {len(TarDataset(where)):,} samples")
             if skipped := getattr(opened[split], "skipped", None):
                 say(f"not in {where}: {skipped}")
     if faults:
-        raise shards.WrongSamples(faults)
+        raise tar_writer.WrongSamples(faults)
 
 
 def write_ffcv(folder: Path, stored: str = "pixels", max_side: int | None = None, processes: int = 1) -> None:
     """Write the FFCV copy of every split in `folder`, in place of what is there. Raises DataError."""
     for split in splits(folder):
-        beton.check(split)
+        beton_writer.check(split)
     with exclusive(folder, wait=600), disk_errors(folder):
         for split in splits(folder):
-            where = beton.write(
+            where = beton_writer.write(
                 split,
                 stored=stored,
                 max_side=max_side,
@@ -135,8 +133,8 @@ def verify_shards(folder: Path) -> Iterator[str]:
         raise RunError(f"{folder} holds no shards; give the folder that `tdformer shard` wrote")
     _check_classes(found)
     for split in found:
-        yield f"{split}: {shards.verify(split):,} samples, as in the index"
-        if beton.path(split).exists():
+        yield f"{split}: {tar_writer.verify(split):,} samples, as in the index"
+        if beton_writer.path(split).exists():
             copy = BetonDataset(split)
             copy.verify(again=True)
             yield f"{copy.path}: {len(copy):,} samples, as it was written"
@@ -146,7 +144,7 @@ def _ensure(dataset: str, folder: Path, source: Path | None, form: str) -> None:
     known = catalog.get(dataset)
     if not all((folder / split).exists() for split in known.splits):
         write_shards(dataset, folder, source)
-    if form == "ffcv" and not all(beton.path(folder / split).exists() for split in known.splits):
+    if form == "ffcv" and not all(beton_writer.path(folder / split).exists() for split in known.splits):
         write_ffcv(folder)
     for split in known.splits:
         check_dataset(dataset, Index(folder / split) if form == "ffcv" else TarDataset(folder / split))

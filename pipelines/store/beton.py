@@ -17,8 +17,7 @@ from .. import disk
 from ..errors import DamagedSample, DataError
 from ..samples import Box, Pixels
 from ..views.pictures import crop, decode, resized
-from . import beton_writer as beton
-from . import ours
+from . import beton_writer, ours
 from .ffcv_adapter import installed, read_table
 from .index import Index
 
@@ -40,7 +39,7 @@ class BetonDataset(Index):
         self, folder: str | Path, progress: Callable[[int, int], None] | None = None, trusted: bool = False
     ) -> None:
         super().__init__(folder, trusted)
-        self.path = beton.path(self.folder)
+        self.path = beton_writer.path(self.folder)
         self._facts = self._read_facts()
         self.stored: str = str(self._facts["stored"])
         installed()
@@ -89,21 +88,21 @@ class BetonDataset(Index):
             known = False
         if known and not again:
             return
-        for k, (found, wanted) in enumerate(zip(beton.crcs(self.path), expected, strict=True)):
+        for k, (found, wanted) in enumerate(zip(beton_writer.crcs(self.path), expected, strict=True)):
             if found != wanted:
-                start, end = k * beton.BLOCK, (k + 1) * beton.BLOCK
+                start, end = k * beton_writer.BLOCK, (k + 1) * beton_writer.BLOCK
                 hit = np.flatnonzero((self._first < end) & (self._end > start))
                 where = f" (first at sample {hit[0]})" if len(hit) else ""
                 raise DataError(f"{self.path} is damaged in its bytes {start} to {end}{where}; {AGAIN}")
             if progress is not None:
-                progress(min((k + 1) * beton.BLOCK, facts.st_size), facts.st_size)
+                progress(min((k + 1) * beton_writer.BLOCK, facts.st_size), facts.st_size)
         if note.exists() and not ours.is_note(note):
             return
         with suppress(OSError), disk.whole(note) as file:  # else it is compared at every opening
             file.write_text(json.dumps(this))
 
     def _read_facts(self) -> dict[str, NDArray[Any]]:
-        checks = beton.checks(self.path)
+        checks = beton_writer.checks(self.path)
         for needed in (self.path, checks):
             if not needed.is_file():
                 raise DataError(f"{needed} is missing; {AGAIN}")
