@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -54,6 +55,32 @@ def pytest_make_collect_report() -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--measure", action="store_true", help=f"write {MEASURED.name}: on a quiet machine, and all tests")
+
+
+def _state_of_torch() -> dict[str, object]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {"grad": True}
+    return {
+        "grad": torch.is_grad_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "distributed": torch.distributed.is_initialized(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def as_found() -> Iterator[None]:
+    """What holds for a whole process is after a test as it was before: the next one may be anybody's."""
+    before, folder = _state_of_torch(), Path.cwd()
+    yield
+    after = _state_of_torch()
+    if not after["grad"]:
+        sys.modules["torch"].set_grad_enabled(True)
+    os.chdir(folder)
+    assert after["grad"], "gradients are off after this test"
+    assert {key: after[key] for key in before} == before
 
 
 def _function(nodeid: str) -> str:

@@ -19,8 +19,9 @@ _SHOWN = 80
 
 def show(value: Any) -> str:
     """A value, or what was written for one, on one short line without a URL's secrets."""
-    shown = "".join(islice(_pieces(value), _SHOWN))
-    shown = " ".join((shown[: _SHOWN - 3] + "..." if len(shown) > _SHOWN else shown).split()) or "empty"
+    shown = " ".join("".join(islice(_pieces(value), _SHOWN)).split()) or "empty"
+    if len(shown) > _SHOWN:  # without its middle: of a path, the end says most
+        shown = f"{shown[: _SHOWN // 2 - 3]}...{shown[-_SHOWN // 2 :]}"
     return shown if shown.isprintable() else shown.encode("unicode_escape").decode()
 
 
