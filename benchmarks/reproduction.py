@@ -1,11 +1,11 @@
 """What was run of the paper's tables: results of runs, as files that docs/reproduction.md is made of.
 
-    python -m benchmarks.reproduction RUN [--row ROW] [--eval FILE]
+    python -m benchmarks.reproduction RUN [--row ROW] [--eval FILE] [--note TEXT]
 
 Writes benchmarks/results/runs/NAME.json, NAME the run's, from what the finished run itself wrote: its configuration,
 its summary, its metrics and its starts. ROW is a row of docs/paper.yaml, and the run has to be of its data and its
 model; a run without is shown below the tables. FILE is what `tdformer eval RUN --corruptions all` printed, for rows of
-corrupted pictures.
+corrupted pictures. TEXT: what else has to be known, such as that only a part of the data was there.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def settings(config: Config) -> dict[str, Any]:
     return {key: value for key, value in configs.flat(config).items() if key not in apart and value != default[key]}
 
 
-def gathered(run: Path, row: str | None, evaluated: Path | None = None) -> dict[str, Any]:
+def gathered(run: Path, row: str | None, evaluated: Path | None = None, note: str | None = None) -> dict[str, Any]:
     """The result of a finished run. Raises RunError for one that is not finished, or not of that row."""
     folder = RunFolder(run)
     config, summary = folder.config(), folder.summary()
@@ -124,6 +124,7 @@ def gathered(run: Path, row: str | None, evaluated: Path | None = None) -> dict[
     return {
         "row": row,
         "run": run.resolve().name,
+        "note": note,
         "command": shlex.join(["tdformer", *first.get("command", [])[1:]]),
         "dataset": config.data.dataset,
         "accuracy": accuracy,
@@ -156,9 +157,10 @@ def main(words: list[str]) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--row")
     parser.add_argument("--eval", type=Path)
+    parser.add_argument("--note")
     given = parser.parse_args(words)
     try:
-        found = gathered(given.run, given.row, given.eval)
+        found = gathered(given.run, given.row, given.eval, given.note)
         RESULTS.mkdir(parents=True, exist_ok=True)
         content = json.dumps(json.loads(to_json(found)), indent=1)
         write_atomic(RESULTS / f"{found['run']}.json", f"{content}\n".encode())

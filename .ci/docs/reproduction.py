@@ -142,7 +142,7 @@ def command(row: Mapping[str, Any]) -> Command | None:
 
 def _result(result: Mapping[str, Any], its: Command | None) -> str:
     """One run, and at which scale."""
-    scale = f"{result['epochs']} epochs, seed {result['seed']}"
+    scale = f"{result['epochs']} epochs, seed {result['seed']}" + (f", {result['note']}" if result["note"] else "")
     if its is None:
         return f"{result['accuracy'] * 100:.2f} ({scale})"
     other = _apart(result, its)
@@ -183,7 +183,7 @@ def _figures(figures: list[dict[str, Any]]) -> str:
 
 
 def _others(results: list[dict[str, Any]]) -> str:
-    head = ["run", "data", "accuracy, %", "seed", "steps x batch", "machine", "revision", "command"]
+    head = ["run", "data", "accuracy, %", "seed", "steps x batch, epochs", "note", "machine", "revision", "command"]
     lines = ["## Runs that are no row", "", _line(head), "|---" * len(head) + "|"]
     return "\n".join([*lines, *_rows_of(results), ""])
 
@@ -192,9 +192,9 @@ def _rows_of(results: list[dict[str, Any]]) -> Iterator[str]:
     for r in results:
         machine = f"{r['device']}, {r['processes']} process{'es' * (r['processes'] != 1)}, torch {r['torch']}"
         revision = (r["commit"] or "")[:7] + (", changed" if r["dirty"] else "")
-        size = f"{r['steps']} x {r['global_batch']}"
-        cells = [r["run"], r["dataset"], f"{r['accuracy'] * 100:.2f}", str(r["seed"]), size, machine, revision]
-        yield _line([*cells, f"`{r['command']}`"])
+        size = f"{r['steps']} x {r['global_batch']}, {r['epochs']}"
+        cells = [r["run"], r["dataset"], f"{r['accuracy'] * 100:.2f}", str(r["seed"]), size, r["note"] or ""]
+        yield _line([*cells, machine, revision, f"`{r['command']}`"])
 
 
 MADE = {"reproduction": tables}
