@@ -65,7 +65,11 @@ def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> 
     published = _published(weights, model)
     own = model.state_dict()
     gates = {id(module.gate()) for module in model.modules() if isinstance(module, Control)}
-    closed = {name for name, parameter in model.named_parameters() if id(parameter) in gates}
+    closed = {
+        name: f"feedback: the {'mixer' if name.endswith('.mix.weight') else 'core'} starts at zero"
+        for name, parameter in model.named_parameters()
+        if id(parameter) in gates
+    }
     report = Report(OURS if published is None else model.backbone.family, unread=file.unread)
     values: dict[str, Tensor] = {}
     for key, tensor in weights.items():
@@ -86,7 +90,7 @@ def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> 
         report.loaded.append(name)
     for name in own.keys() - values.keys() - report.fresh.keys():
         if ".control." in name:
-            report.fresh[name] = "feedback: starts at zero" if name in closed else "feedback"
+            report.fresh[name] = closed.get(name, "feedback")
         elif name.endswith(".w"):
             report.fresh[name] = "learnable time constant, the file's neurons have none"
         else:
