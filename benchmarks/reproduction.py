@@ -96,10 +96,12 @@ def differences(row: Mapping[str, Any], config: Config) -> dict[str, Any]:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What decides the numbers of a run and is not the default, but for the seed."""
+    """What decides the numbers of a run and is not the default, but for the seed. A run's configuration says which norm
+    batch it has, a recipe's may leave it to be derived."""
     default = configs.flat(Config())
     apart = {*configs.NEUTRAL, "name", "seed", "data.root", "plugins"}
-    return {key: value for key, value in configs.flat(config).items() if key not in apart and value != default[key]}
+    own = configs.flat(config) | {"train.norm_batch": configs.norm_batch(config)}
+    return {key: value for key, value in own.items() if key not in apart and value != default[key]}
 
 
 def gathered(run: Path, row: str | None, evaluated: Path | None = None, note: str | None = None) -> dict[str, Any]:

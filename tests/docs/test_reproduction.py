@@ -88,6 +88,7 @@ def finished(folder: Path, recipe: str, *words: str) -> Path:
     """A run folder as a finished run leaves it, but for its weights."""
     config = configs.load(configs.recipes()[recipe], [*words, f"runs_dir={folder}"])
     run = RunFolder(folder / config.name)
+    run.settle(config)
     run.open(config, {"device": "CPU", "processes": 1, "threads": 2})
     run.metrics.append({"step": 7, "epoch": 1, "eval_accuracy": 0.5, "eval_loss": 1.0})
     run.metrics.append({"step": 14, "epoch": 2, "eval_accuracy": 0.625, "eval_loss": 1.0})
