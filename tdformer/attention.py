@@ -10,16 +10,13 @@ from torch import Tensor, nn
 
 from .errors import ModelError
 from .feedback import Control, FeedbackOptions
-from .neuron import Neuron
+from .neuron import AFTER_PRODUCT, Neuron
 from .recompute import selected
 from .state import State
 from .unit import Current, Unit, UnitOptions
 
 Borrowed = Iterator[tuple[nn.Module, nn.Parameter]]
 """A module, and a parameter of another one that it computes with."""
-
-AFTER_PRODUCT = 0.5
-"""The threshold of the neuron right after an attention product, times the model's own."""
 
 
 def heads_of(x: Tensor, heads: int) -> Tensor:
@@ -100,7 +97,7 @@ class SelfAttention(Steered):
         self.v = Unit(options, channels, channels, bias=bias)
         self.product = Neuron(options.neuron, AFTER_PRODUCT)
         self.proj = Unit(options, channels, channels, bias=True, across_batch=leaky_proj_lif)
-        self.control = Control(channels, feedback, options.neuron) if feedback else None
+        self.control = Control(channels, feedback, options) if feedback else None
 
     def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
         """x `[T, B, C, H, W]`, high the segment before's H_n of the same shape or None -> spikes `[T, B, C, H, W]`."""
@@ -129,7 +126,7 @@ class SpikeDrivenAttention(Steered):
         self.v = Unit(options, channels, channels)
         self.mask = Neuron(options.neuron, AFTER_PRODUCT)
         self.proj = Current(options, channels, channels, bias=True)
-        self.control = Control(channels, feedback, options.neuron) if feedback else None
+        self.control = Control(channels, feedback, options) if feedback else None
 
     def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
         """x `[T, B, C, H, W]` real, high H_n or None -> a current `[T, B, C, H, W]` for the shortcut."""

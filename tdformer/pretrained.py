@@ -1,9 +1,9 @@
 """Weights from files: published backbones by their key names, and our own exports.
 
 Nothing in a file is run: pickles are read with `weights_only`, and an object in them that is no tensor becomes an
-`Unread`. A backbone's weights come with no feedback, so the mixer of every fed-back block, the widened half of the key
-projection, is set to zero: before its first step the TDFormer computes the backbone's function (with the "concat"
-mixer).
+`Unread`. A backbone's weights come with no feedback, so what lets it through in every fed-back block, the widened half
+of the key projection or the vector of the core, is set to zero: before its first step the TDFormer computes the
+backbone's function (with the mixers "concat" and "processing").
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 from .backbones import Published, families
 from .digest import DIGEST, described, of_tensors, unverified
 from .errors import ModelError, first_line
+from .feedback import Control
 from .model import TDFormer
 from .registry import create_model
 
@@ -63,6 +64,12 @@ def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> 
     weights = _weights(file.contents, where)
     published = _published(weights, model)
     own = model.state_dict()
+    gates = {id(module.gate()) for module in model.modules() if isinstance(module, Control)}
+    closed = {
+        name: f"feedback: the {'mixer' if name.endswith('.mix.weight') else 'core'} starts at zero"
+        for name, parameter in model.named_parameters()
+        if id(parameter) in gates
+    }
     report = Report(OURS if published is None else model.backbone.family, unread=file.unread)
     values: dict[str, Tensor] = {}
     for key, tensor in weights.items():
@@ -83,7 +90,7 @@ def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> 
         report.loaded.append(name)
     for name in own.keys() - values.keys() - report.fresh.keys():
         if ".control." in name:
-            report.fresh[name] = "feedback: the mixer starts at zero" if name.endswith(".mix.weight") else "feedback"
+            report.fresh[name] = closed.get(name, "feedback")
         elif name.endswith(".w"):
             report.fresh[name] = "learnable time constant, the file's neurons have none"
         else:
@@ -92,7 +99,7 @@ def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> 
         for name, value in values.items():
             own[name].copy_(value)
         for name in report.fresh:
-            if name.endswith(".control.mix.weight"):
+            if name in closed:
                 own[name].zero_()
     return report
 

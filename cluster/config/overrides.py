@@ -72,13 +72,14 @@ def _idle_in_training(config: Config, launched: bool, slurm: bool) -> dict[str, 
     model, data, augment = config.model, config.data, config.data.augment
     fed = model.feedback not in (None, "none", [])
     alone = (model.segments or 1) == 1
+    coreless = model.pm in (3, 4) and model.mixer != "processing"
     one = "a model of one segment has no border and no feedback; set model.segments too"
     feedback = f"no block is fed back; set {'model.feedback and ' * (not fed)}model.segments too"
     remote = isinstance(data.folder, Remote)
     rules: list[tuple[bool, str, tuple[str, ...]]] = [
         (alone, one, ("model.border_dtype", "model.segment_norm", *["model.feedback"] * fed)),
         (alone or not fed, feedback, ("model.cm", "model.pm", "model.mixer", "model.clamp")),
-        (model.pm in (3, 4), f"model.pm={model.pm} has no core to clamp", ("model.clamp",)),
+        (coreless, f"model.pm={model.pm} has no core to clamp", ("model.clamp",)),
         (data.size is None, "pictures are taken as they are; set data.size too", ("data.crop_ratio",)),
         (data.size is None, "nothing is cropped; set data.size too", ("data.augment.scale", "data.augment.ratio")),
         (not augment.erasing, "set data.augment.erasing too", ("data.augment.erasing_mode",)),
@@ -155,8 +156,9 @@ def _refusal(key: str, model: Mapping[str, Any], corruptions: bool) -> str:
 def _idle(options: Mapping[str, Any], config: Config, run: Config) -> dict[str, str]:
     """The settings of evaluation that have no effect beside the others, and why."""
     micro, alone = config.train.micro_batch, options.get("segments", 1) == 1
+    core = options["pm"] <= 2 or options["mixer"] == "processing"
     found = {
-        "model.clamp": (alone or not options["feedback"] or options["pm"] > 2, "no feedback is clamped in this model"),
+        "model.clamp": (alone or not options["feedback"] or not core, "no feedback is clamped in this model"),
         "model.border_dtype": (alone, "there is one segment, and no border"),
         "model.tau": (options["neuron"] == "plif", "a plif neuron has learned its own"),
         "data.crop_ratio": (config.data.size is None, "without data.size pictures are taken as they are"),

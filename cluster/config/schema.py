@@ -42,7 +42,7 @@ class ModelConfig:
     )
     cm: int | None = setting(None, choices=(1, 2, 3))
     pm: int | None = setting(None, choices=(1, 2, 3, 4))
-    mixer: str | None = setting(None, choices=("concat", "add"))
+    mixer: str | None = setting(None, choices=("concat", "processing", "add"))
     clamp: tuple[float, float] | None = None
     neuron: str | None = setting(None, choices=("lif", "plif"))
     tau: float | None = setting(None, least=1)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from ..attention import AFTER_PRODUCT, SpikeDrivenAttention
+from ..attention import SpikeDrivenAttention
 from ..errors import ModelError
-from ..neuron import Neuron
+from ..neuron import AFTER_PRODUCT, Neuron
 from ..state import State
 from ..unit import Current, UnitOptions
 from .base import MODELS, Backbone, Entry, Given, Published, truncated

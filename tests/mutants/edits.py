@@ -99,9 +99,21 @@ EDITS = (
     ),
     _edit(
         "feedback has neurons of its own",
-        "self.neuron = Neuron(neuron, options.threshold)",
-        "self.neuron = Neuron(NeuronOptions(), options.threshold)",
+        "self.neuron = Neuron(units.neuron, AFTER",
+        "self.neuron = Neuron(type(units.neuron)(), AFTER",
         "test_feedback_fires_at_the_models_threshold",
+    ),
+    _edit(
+        "a mixer of the processing module has a core that never fires",
+        "AFTER_PRODUCT if own else options.threshold",
+        "options.threshold",
+        "test_a_mixer_of_the_processing_module",
+    ),
+    _edit(
+        "feedback does not start at zero",
+        "            if name in closed:\n",
+        "            if False:\n",
+        "test_a_loaded_tdformer_starts_as_its_backbone",
     ),
     # The learning rate
     _edit(

@@ -37,7 +37,7 @@ def _tiny(name: str, dtype: torch.dtype = torch.float64, **options: Any) -> TDFo
     model = create_model(name, **options).to(dtype)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, BatchNorm):
+            if isinstance(module, BatchNorm) and module.weight is not None:
                 module.weight.uniform_(1.0, 2.0)
                 module.bias.uniform_(0.0, 1.0)
         for module in model.modules():

@@ -221,3 +221,6 @@ def test_what_it_computes_with_is_named_for_sharding() -> None:
     units = [m for m in model.modules() if isinstance(m, Unit)]
     assert {(id(u), id(p)) for u in units for p in u.parameters()} <= set(found)
     assert len(found) == len(set(found))
+    own = create_model("column_2_8", segments=2, feedback="all", mixer="processing")
+    ways = {id(parameter) for _, parameter in borrowed(own)}
+    assert all(id(p) in ways for n, p in own.named_parameters() if ".processing.mix." in n)

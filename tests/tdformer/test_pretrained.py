@@ -334,19 +334,22 @@ def test_one_segment_without_feedback_is_the_published_network(name: str, leaky:
 
 @pytest.mark.parametrize("name", ["tiny_hst", "tiny_spikformer", "tiny_sdt"])
 @pytest.mark.parametrize("cm", [1, 2, 3])
-def test_a_loaded_tdformer_starts_as_its_backbone(name: str, cm: int) -> None:
+@pytest.mark.parametrize(("mixer", "gate"), [("concat", "control.mix.weight"), ("processing", "processing.w")])
+def test_a_loaded_tdformer_starts_as_its_backbone(name: str, cm: int, mixer: str, gate: str) -> None:
     weights = plain(name).state_dict()
     base = create_model(name, segments=2).double()
-    fed = create_model(name, segments=2, feedback="all", cm=cm).double()
+    fed = create_model(name, segments=2, feedback="all", cm=cm, mixer=mixer).double()
     load_pretrained(base, weights)
     report = load_pretrained(fed, weights)
-    assert [n for n in report.fresh if n.endswith("mix.weight")] and all(".control." in n for n in report.fresh)
+    closed = [name for name, why in report.fresh.items() if "starts at zero" in why]
+    assert closed and all(name.endswith(gate) for name in closed) and all(".control." in n for n in report.fresh)
     x = pictures(name)
     for mode in (True, False):
         assert torch.equal(fed.train(mode)(x), base.train(mode)(x))
     fed.train()(x)[1].square().sum().backward()
-    mix = dict(fed.named_parameters())[next(n for n in report.fresh if n.endswith("mix.weight"))]
-    assert mix.grad is not None and mix.grad.abs().max() > 0  # and leaves that start when it is trained
+    for name in closed:
+        grad = fed.get_parameter(name).grad
+        assert grad is not None and grad.abs().max() > 0  # and leaves that start when it is trained
 
 
 def test_statistics_go_to_every_segment() -> None:

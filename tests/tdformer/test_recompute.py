@@ -53,7 +53,12 @@ def test_equal_to_the_bit(tiny, name: str, policy: str, segments: int, norm: str
 
 @pytest.mark.parametrize("policy", ["block", "time", "unit"])
 def test_equal_with_leaky_proj_lif_and_other_mixing(tiny, policy: str) -> None:
-    for options in ({"leaky_proj_lif": True}, {"cm": 3, "pm": 2}, {"mixer": "add", "pm": 4}):
+    for options in (
+        {"leaky_proj_lif": True},
+        {"cm": 3, "pm": 2},
+        {"mixer": "add", "pm": 4},
+        {"mixer": "processing", "cm": 3, "pm": 2},
+    ):
         plain, again = pair(tiny, "tiny_hst", policy, segments=2, feedback="last", **options)
         x = torch.rand(3, 3, 16, 16)
         _, grads, _ = step(plain, x)
@@ -63,10 +68,11 @@ def test_equal_with_leaky_proj_lif_and_other_mixing(tiny, policy: str) -> None:
 
 @pytest.mark.parametrize("name", ["tiny_hst", "tiny_spikformer", "tiny_sdt"])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_equal_where_gradients_of_all_blocks_meet(tiny, name: str, bf16: bool) -> None:
+@pytest.mark.parametrize("mixer", ["concat", "processing"])
+def test_equal_where_gradients_of_all_blocks_meet(tiny, name: str, bf16: bool, mixer: str) -> None:
     """The map of no processing module is at its clamp, so that each block sends the high-level spikes two gradients;
     their sum depends on its order."""
-    options = {"segments": 4, "feedback": "all", "clamp": (-100.0, 100.0)}
+    options = {"segments": 4, "feedback": "all", "clamp": (-100.0, 100.0), "mixer": mixer}
     x, found = torch.rand(3, 3, 16, 16), []
     for policy, borders in (("none", 1), ("block", 1), ("time", 1), ("unit", 1), ("unit", 2)):
         torch.manual_seed(0)

@@ -13,6 +13,8 @@ from tdformer import TDFormer
 from tdformer.measure import measure_firing, spiking
 
 BACKBONES = ["tiny_hst", "tiny_spikformer", "tiny_sdt"]
+OWN = [("processing", 1), ("processing", 2)]
+"""The mixer in the processing module: V4 is V1 there, and V3 is V2."""
 
 
 def images(*shape: int) -> Tensor:
@@ -20,9 +22,10 @@ def images(*shape: int) -> Tensor:
 
 
 def silence(model: TDFormer) -> None:
+    gate = {"concat": "control.mix.weight", "processing": "control.processing.w"}[model.config["mixer"]]
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if name.endswith("control.mix.weight"):
+            if name.endswith(gate):
                 p.zero_()
 
 
@@ -43,8 +46,9 @@ def spikes_of(model: TDFormer, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("cm", [1, 2, 3])
-def test_with_silent_feedback_the_spikes_do_not_depend_on_the_segments(tiny, calibrate, name: str, cm: int) -> None:
-    options = {"feedback": "all", "cm": cm, "pm": cm, "segment_norm": "shared"}
+@pytest.mark.parametrize("mixer", ["concat", "processing"])
+def test_with_silent_feedback_the_segments_change_no_spike(tiny, calibrate, name: str, cm: int, mixer: str) -> None:
+    options = {"feedback": "all", "cm": cm, "pm": cm, "mixer": mixer, "segment_norm": "shared"}
     whole = tiny(name, **options)
     silence(whole)
     calibrate(whole, images(8, 3, 16, 16))
@@ -63,14 +67,16 @@ def test_with_silent_feedback_the_spikes_do_not_depend_on_the_segments(tiny, cal
 
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("cm", [1, 2, 3])
-@pytest.mark.parametrize("pm", [1, 2, 3, 4])
-def test_feedback_changes_only_later_segments_and_its_parameters_learn(tiny, name: str, cm: int, pm: int) -> None:
-    model = tiny(name, segments=2, feedback="all", cm=cm, pm=pm, clamp=[0, 2])
+@pytest.mark.parametrize(("mixer", "pm"), [("concat", 1), ("concat", 2), ("concat", 3), ("concat", 4), *OWN])
+def test_feedback_changes_only_later_segments_and_its_parameters_learn(
+    tiny, name: str, cm: int, pm: int, mixer: str
+) -> None:
+    model = tiny(name, segments=2, feedback="all", cm=cm, pm=pm, clamp=[0, 2], mixer=mixer)
     for n, p in model.named_parameters():  # loud enough for every variant to fire
         if n.endswith("mix.weight"):
             torch.nn.init.normal_(p, std=1.0)
         if n.endswith("processing.w") and pm in (1, 2):  # M between its bounds, where w has a gradient
-            torch.nn.init.uniform_(p, 0.0, 0.2)
+            torch.nn.init.uniform_(p, *((0.6, 1.2) if mixer == "processing" else (0.0, 0.2)))
     silent = copy.deepcopy(model)
     silence(silent)
     x = images()
@@ -84,9 +90,9 @@ def test_feedback_changes_only_later_segments_and_its_parameters_learn(tiny, nam
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("pm", [1, 2, 3, 4])
-def test_feedback_fires_from_the_start(tiny, name: str, pm: int) -> None:
-    model = tiny(name, segments=2, feedback="all", pm=pm)
+@pytest.mark.parametrize(("mixer", "pm"), [("concat", 1), ("concat", 2), ("concat", 3), ("concat", 4), *OWN])
+def test_feedback_fires_from_the_start(tiny, name: str, pm: int, mixer: str) -> None:
+    model = tiny(name, segments=2, feedback="all", pm=pm, mixer=mixer)
     with measure_firing(model) as firing:
         model(images())
     feedback = [f.rate for unit, f in firing.items() if unit.endswith("processing.neuron")]
