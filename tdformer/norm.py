@@ -159,7 +159,7 @@ class BatchNorm(nn.Module):
     def _norm(self, mean: Tensor, var: Tensor) -> Norm:
         invstd = (var + self.eps).rsqrt()
         scale = self.weight * invstd
-        return Norm(mean, invstd, scale, self.bias - mean * scale)
+        return Norm(mean, invstd, scale, torch.addcmul(self.bias, mean, scale, value=-1))
 
 
 class Folded(nn.Module):

@@ -352,6 +352,24 @@ def test_one_segment_without_feedback_is_the_published_network(name: str, leaky:
             torch.testing.assert_close(buffers[ours_of[key]][0], b, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_in_fp32_no_spike_is_another(name: str) -> None:
+    """BatchNorm's affine part is rounded as PyTorch's: in both modes the logits are the same, and gradients up to
+    rounding."""
+    network, model = plain(name).float(), create_model(name)
+    load_pretrained(model, network.state_dict())
+    x = pictures(name).float()
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x), network.eval()(x), rtol=0, atol=1e-5)
+    wanted, got = network.train()(x), model.train()(x)[0]
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+    target, grads = torch.randn(3, 5), []
+    for side, logits in ((network, wanted), (model, got)):
+        ((logits - target) ** 2).sum().backward()
+        grads.append(sum(p.grad.double().square().sum() for p in side.parameters() if p.grad is not None))
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=0)
+
+
 PUBLISHED = {
     "hst_2_256": (lambda: PlainQKFormer("dvs", (128, 256), (1, 1), 16, 1, True), 1.50),
     "hst_2_256_gesture": (lambda: PlainQKFormer("dvs", (128, 256), (1, 1), 16, 4, True), 2.00),
