@@ -163,7 +163,7 @@ class BatchNorm(nn.Module):
         if self.weight is None or self.bias is None:
             return Norm(mean, invstd, invstd, -mean * invstd)
         scale = self.weight * invstd
-        return Norm(mean, invstd, scale, self.bias - mean * scale)
+        return Norm(mean, invstd, scale, torch.addcmul(self.bias, mean, scale, value=-1))
 
 
 class Folded(nn.Module):

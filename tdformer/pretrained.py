@@ -82,16 +82,22 @@ def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> 
         if reason:
             report.skipped[key] = reason
             continue
+        if name not in own and _learned(name) and model.config["neuron"] != "plif":
+            raise ModelError(f"{where}: {key} is a learned time constant; create the model with neuron=plif")
         if name not in own:
             raise ModelError(
                 f"{where}: {key} has no place in {model.config['name']} as configured; choose the model it is of"
             )
         values[name] = _fit(key, tensor, own[name], name, where)
         report.loaded.append(name)
+    fixed = not any(_learned(name) for name in values)
+    feedback_only = () if model.backbone.published is None else model.backbone.published.ours
     for name in own.keys() - values.keys() - report.fresh.keys():
         if ".control." in name:
             report.fresh[name] = closed.get(name, "feedback")
-        elif name.endswith(".w"):
+        elif name in feedback_only:
+            report.fresh[name] = "feedback"
+        elif fixed and _learned(name):
             report.fresh[name] = "learnable time constant, the file's neurons have none"
         else:
             raise ModelError(f"{where}: nothing for the model's {name}; choose the model that the file was saved from")
@@ -256,11 +262,11 @@ def _published(weights: Mapping[str, Tensor], model: TDFormer) -> Published | No
     for family, published in readers.items():
         if not published.known(weights):
             continue
-        published.check(weights)
         if family is not own:
             raise ModelError(
                 f"these are weights of {family.family} and {model.config['name']} is a {own.family}; choose its model"
             )
+        published.check(weights, model.backbone.sizes)
         return published
     raise ModelError(
         f"names such as {next(iter(weights))!r} are of no known backbone; give "
@@ -274,6 +280,11 @@ def _translate(key: str, published: Published) -> tuple[str, str | None]:
         if re.fullmatch(pattern, key):
             return key, reason
     return published.name(key) or key, None
+
+
+def _learned(name: str) -> bool:
+    """Whether a tensor of ours is the time constant of a PLIF neuron of the backbone."""
+    return name.endswith(".w") and ".control." not in name
 
 
 def _fit(key: str, tensor: Tensor, own: Tensor, name: str, where: str) -> Tensor:

@@ -34,7 +34,7 @@ def surroundings(config: Config, plan: BatchPlan, threads: int) -> dict[str, Any
     return {
         "device": ", ".join(sorted(gpus)) or "CPU",
         "cpu": f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}",
-        "kernels": kernels.of("cuda" if gpus else "cpu").__name__.rpartition(".")[2],
+        "kernels": f"{kernels.of('cuda' if gpus else 'cpu').__name__.rpartition('.')[2]} {kernels.ARITHMETIC}",
         "processes": plan.world,
         "threads": threads,
         "micro_batch": plan.micro_batch,

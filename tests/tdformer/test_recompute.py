@@ -66,6 +66,12 @@ def test_equal_with_leaky_proj_lif_and_other_mixing(tiny, policy: str) -> None:
         assert all(torch.equal(grads[n], grads2[n]) for n in grads)
 
 
+@pytest.mark.parametrize("policy", ["block", "time", "unit"])
+def test_equal_where_attention_pools(tiny, policy: str) -> None:
+    plain, again = pair(tiny, "tiny_sdt_dvs", policy, segments=2, feedback="all", neuron="plif")
+    same_step(plain, again, torch.rand(4, 3, 2, 16, 16))
+
+
 @pytest.mark.parametrize("name", ["tiny_hst", "tiny_spikformer", "tiny_sdt"])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("mixer", ["concat", "processing"])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdformer import TDFormer
+from tdformer import TDFormer, load_pretrained, segment_loss
+from tdformer.backbones import MODELS
 from tdformer.measure import measure_firing, spiking
 
 BACKBONES = ["tiny_hst", "tiny_spikformer", "tiny_sdt"]
@@ -87,6 +88,39 @@ def test_feedback_changes_only_later_segments_and_its_parameters_learn(
     for n, p in model.named_parameters():
         if ".control." in n:
             assert p.grad is not None and p.grad.abs().max() > 0, n
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_two_stages_of_one_step_are_the_network_of_one_step_and_a_second_look(tiny, name: str) -> None:
+    """T = 1 of Table 7 as it is read here: time_steps=2, segments=2 beside a baseline of time_steps=1."""
+    one, two = tiny(name, time_steps=1), tiny(name, time_steps=2, segments=2, feedback="all", clamp=[0, 2])
+    if name == "tiny_sdt":  # not to drive every neuron of its head over the threshold
+        for n, p in one.named_parameters():
+            if n.endswith("norm.bias"):
+                torch.nn.init.uniform_(p, -0.5, 0.5)
+    load_pretrained(two, one.state_dict())
+    x = images()
+    assert torch.equal(one(x)[0], two(x)[0])  # the first stage has no feedback
+    quiet = two(x)
+    for n, p in two.named_parameters():
+        if n.endswith("mix.weight"):
+            torch.nn.init.normal_(p, std=1.0)
+    loud = two(x)
+    assert loud.shape == (2, 3, 5) and torch.equal(loud[0], quiet[0])
+    assert (loud[1] - quiet[1]).abs().max() > 1e-6 and (loud[1] - loud[0]).abs().max() > 1e-6
+    segment_loss(loud, torch.arange(3)).backward()
+    assert all(p.grad is not None for p in two.parameters())
+    assert two.eval()(x).shape == (3, 5)
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "tiny_sdt_dvs"])
+def test_feedback_reaches_each_block_that_is_named(tiny, name: str) -> None:
+    depth = MODELS.get(name).sizes.depth
+    for blocks in ([0], [depth - 1], list(range(depth))):
+        model = tiny(name, segments=2, feedback=blocks, in_channels=3)
+        model(images())[1].square().sum().backward()
+        fed = [n for n, p in model.named_parameters() if ".control." in n and p.grad is not None]
+        assert len(fed) == 2 * len(blocks)  # the mixer's matrix and the processing module's vector
 
 
 @pytest.mark.parametrize("name", BACKBONES)
