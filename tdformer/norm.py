@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -92,7 +92,8 @@ class BatchNorm(nn.Module):
     It has no forward of its own: its affine part is computed with the pooling and the neuron that follow.
     segments: how many sets of running statistics to keep, `[segments, C]`; weight and bias are shared. The first
     segment starts from empty membranes and has no feedback, so its currents are distributed differently.
-    affine: whether it has a weight and a bias; without, both are None. images, ranks: see `norm_batch`.
+    affine: whether it has a weight and a bias; without, both are None. images, ranks: see `norm_batch`. frozen: it stays
+    in evaluation mode, with the running statistics as they are.
     """
 
     weight: nn.Parameter | None
@@ -109,6 +110,11 @@ class BatchNorm(nn.Module):
         self.eps, self.momentum = 1e-5, 0.1
         self.images: int | None = None
         self.ranks: dist.ProcessGroup | None = None
+        self.frozen = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, unless it is frozen."""
+        return super().train(mode and not self.frozen)
 
     def groups(self, batch: int) -> list[slice]:
         """The images of a batch that are normalised together. Raises ModelError where they do not divide it."""

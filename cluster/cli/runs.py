@@ -44,7 +44,7 @@ def evaluate(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", help="A run folder, a checkpoint in it, or an exported file.", callback=not_a_setting
+            metavar="RUN", help="A run folder, one step of it (RUN@STEP), or an exported file.", callback=not_a_setting
         ),
     ],
     overrides: Overrides = None,
@@ -58,8 +58,6 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a run's newest checkpoint on the test set; prints a line of JSON."""
-    if not run.exists():
-        raise RunError(f"{run}: no such run folder, checkpoint or exported file")
     waits_here("loading PyTorch, the weights and the test set")
     if run.is_file():
         from ..results.export import evaluate_export
@@ -79,7 +77,9 @@ def evaluate(
 
 @group.add("Write a run's model as one file.")
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one checkpoint in it.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, one step of it (RUN@STEP), or an exported file.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends with .safetensors, .pt or .pt2.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="plugins=..., of a run that has some.")

@@ -4,7 +4,7 @@ from .batches import BatchPlan, norm_batch, resolve
 from .identity import NEUTRAL, differences
 from .layers import named
 from .load import load, recipe, recipes, stored, to_yaml
-from .schema import Config, DataConfig, HealthConfig, SiteConfig, TrainConfig, flat
+from .schema import Config, DataConfig, HealthConfig, ModelConfig, SiteConfig, TrainConfig, flat
 from .trust import check_commands
 from .words import either, show
 
@@ -14,6 +14,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "HealthConfig",
+    "ModelConfig",
     "SiteConfig",
     "TrainConfig",
     "check_commands",

@@ -11,7 +11,7 @@ from pipelines.remote import Remote
 
 from ..errors import RunError
 from .layers import named
-from .schema import Config, FetchConfig, flat
+from .schema import FIRST_WEIGHTS, Config, FetchConfig, flat
 
 REMOTE = frozenset(("data.cache", "data.cache_gb", *(f"data.fetch.{f.name}" for f in fields(FetchConfig))))
 """How shards are fetched that are not on this machine."""
@@ -77,6 +77,7 @@ def _idle_in_training(config: Config, launched: bool, slurm: bool) -> dict[str, 
     feedback = f"no block is fed back; set {'model.feedback and ' * (not fed)}model.segments too"
     remote = isinstance(data.folder, Remote)
     rules: list[tuple[bool, str, tuple[str, ...]]] = [
+        (model.weights is None, "set model.weights too", ("model.weights_head",)),
         (alone, one, ("model.border_dtype", "model.segment_norm", *["model.feedback"] * fed)),
         (alone or not fed, feedback, ("model.cm", "model.pm", "model.mixer", "model.clamp")),
         (coreless, f"model.pm={model.pm} has no core to clamp", ("model.clamp",)),
@@ -139,6 +140,8 @@ def for_evaluation(
 
 
 def _refusal(key: str, model: Mapping[str, Any], corruptions: bool) -> str:
+    if key.removeprefix("model.") in FIRST_WEIGHTS:
+        return "changes nothing in evaluation: training begins with it; leave it out"
     if key == "model.name":
         return f"cannot be set in evaluation: the weights are of {model['name']}, and another model needs another run"
     if key in GRADIENTS:

@@ -35,17 +35,18 @@ from ..config.load import take_given
 from ..config.overrides import for_evaluation
 from ..config.plugins import name_of
 from ..errors import RunError, disk_errors
-from ..run import checkpoint
 from ..run.folder import write_atomic
-from ..train.evaluate import class_numbers, computing, evaluate, located
+from ..run.weights import located, read
+from ..train.evaluate import class_numbers, computing, evaluate
 from .program import read_program
 
 SUFFIXES = (".safetensors", ".pt", ".pt2")
 
 
-def export(source: Path, out: Path, batch: int = 1, overrides: Sequence[str] = ()) -> str:
-    """Write a run's newest good checkpoint, or one checkpoint, to `out`, whose suffix chooses the format; returns a
-    line that says what was written. The averaged weights where there are some.
+def export(source: str | Path, out: Path, batch: int = 1, overrides: Sequence[str] = ()) -> str:
+    """Write the weights of RUN (its newest good checkpoint), RUN@STEP, one checkpoint or an exported file to `out`,
+    whose suffix chooses the format; returns a line that says what was written. The averaged weights where there are
+    some.
 
     batch: images that a .pt2 program takes at once. overrides: the run's plugins, again. An earlier export is replaced,
     any other file is not. Raises RunError for that, another suffix, or a checkpoint that is damaged.
@@ -57,19 +58,25 @@ def export(source: Path, out: Path, batch: int = 1, overrides: Sequence[str] = (
     for place in (out, beside(out)):
         if place.exists() and not _exported(out):
             raise RunError(f"{place} is there, and not as an export left it; name another file, or remove that one")
-    settings, found = located(source)
+    where = located(source)
     for key in named(overrides):
         if key != "plugins":
             raise RunError(f"{key} changes nothing in an export; leave it out")
-    config = stored(settings, overrides)
-    check_commands(config, settings, overrides, ["plugins"])
-    weights, saved = checkpoint.load_weights(found)
-    model = tdformer.create_model(**saved["model"])
-    load_weights(model, weights, found)
-    model.frames = saved.get("frames")
+    take_given(merged(map(of_override, overrides)), overrides)  # what a file describes may be of a plugin
+    try:
+        trained = read(where)
+    except ModelError:
+        _check_plugins(where.path, overrides)
+        raise
+    config = trained.config(overrides)
+    assert trained.settings is not None and trained.options is not None  # or that would have raised
+    check_commands(config, trained.settings, overrides, ["plugins"])
+    model = tdformer.create_model(**trained.options)
+    load_weights(model, trained.weights, where.path)
+    model.frames = trained.frames
     settled = flat(config) | {"plugins": [name_of(plugin) for plugin in config.plugins]}
-    about = {"model": saved["model"], "config": settled, "classes": saved.get("classes")}
-    about |= {"checkpoint": str(found), "step": checkpoint.step_of(found)}
+    about: dict[str, Any] = {"model": trained.options, "config": settled, "classes": trained.classes}
+    about |= {"checkpoint": str(where.path), "step": trained.step}
     with disk_errors(out), disk.whole(out, out.suffix) as file:
         if out.suffix == ".safetensors":
             tdformer.save_pretrained(model, file)
@@ -80,7 +87,7 @@ def export(source: Path, out: Path, batch: int = 1, overrides: Sequence[str] = (
             about["batch"] = batch
         about[DIGEST] = of_file(file, about)
     write_atomic(beside(out), (json.dumps(about, indent=1) + "\n").encode())
-    return f"{out}: step {about['step']} of {found.parent.parent}, {out.stat().st_size / 2**20:.1f} MiB"
+    return f"{out}: step {trained.step} of {where.run or where.path}, {out.stat().st_size / 2**20:.1f} MiB"
 
 
 def program(model: tdformer.TDFormer, batch: int) -> torch.export.ExportedProgram:

@@ -44,6 +44,7 @@ def surroundings(config: Config, plan: BatchPlan, threads: int) -> dict[str, Any
         **{"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version() if gpus else None},
         "nccl": None if nccl is None else ".".join(map(str, nccl)),
         **({"plugins": noted(config.plugins)} if config.plugins else {}),
+        **({"weights": config.model.weights_sha256} if config.model.weights else {}),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from itertools import accumulate
@@ -107,12 +107,17 @@ def parameter_groups(model: TDFormer, weight_decay: float, layer_decay: float) -
     learning rate is scaled by layer_decay^(number of parts between it and the head)."""
     depths = model.depths()
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained(model):
         decay = weight_decay if parameter.dim() > 1 else 0.0
         scale = layer_decay ** (depths["head.weight"] - depths[name])
         group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale, "lr": 0.0})
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and parameters of what is not frozen."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def start(model: TDFormer, config: Config, plan: BatchPlan) -> Any:
@@ -151,7 +156,7 @@ class Sums:
         self._of_all_ranks = dist.get_world_size() > 1
         engine.allreduce_gradients = self.finish
         if self._of_all_ranks:
-            for parameter in engine.module.parameters():
+            for _, parameter in trained(engine.module):
                 parameter.register_post_accumulate_grad_hook(self.add)
 
     def add(self, parameter: nn.Parameter) -> None:
@@ -176,7 +181,7 @@ class Sums:
         """Gradients become means over the ranks; what has none gets zeros, so that the optimizer treats it alike."""
         if not self.engine.is_gradient_accumulation_boundary():
             return
-        for parameter in self.engine.module.parameters():
+        for _, parameter in trained(self.engine.module):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self._begin()
@@ -244,7 +249,7 @@ def _whole(engine: Any, key: str | None, keep: bool) -> dict[str, Tensor]:
     which every rank adds its share, is gathered by the first rank."""
     found: dict[str, Tensor] = {}
     sharded = engine.zero_optimization_stage() > (2 if key is None else 0)  # ZeRO 1 and 2 leave weights whole
-    for named in _buckets(engine):
+    for named in _buckets(engine, engine.module.named_parameters() if key is None else trained(engine.module)):
         if not sharded and keep:
             for name, parameter in named:
                 full = parameter if key is None else engine.optimizer.state[parameter][key]
@@ -257,11 +262,11 @@ def _whole(engine: Any, key: str | None, keep: bool) -> dict[str, Tensor]:
     return found
 
 
-def _buckets(engine: Any) -> Iterator[list[tuple[str, nn.Parameter]]]:
+def _buckets(engine: Any, parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
     """Names and parameters, so many at a time as `bucket` has elements."""
     found: list[tuple[str, nn.Parameter]] = []
     left = size = bucket(engine.module)
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in parameters:
         count = _shape(parameter).numel()
         if count > left:
             yield found
@@ -287,7 +292,7 @@ def _summed(parameters: list[nn.Parameter], key: str | None, keep: bool) -> Sequ
 
 def _gathered(parameters: list[nn.Parameter], key: str | None, keep: bool) -> Sequence[Tensor]:
     """ZeRO 3: a rank has an equal share of each parameter, the last ones filled up."""
-    own = [safe_get_local_optimizer_state(p, key) if key else safe_get_local_fp32_param(p) for p in parameters]
+    own = [safe_get_local_optimizer_state(p, key) if key else _own_share(p) for p in parameters]
     mine = torch.cat(own)
     every = [torch.empty_like(mine) for _ in range(dist.get_world_size())] if keep else None
     dist.gather(mine, every, 0)
@@ -297,12 +302,20 @@ def _gathered(parameters: list[nn.Parameter], key: str | None, keep: bool) -> Se
     return [torch.cat(share)[: _shape(p).numel()] for share, p in zip(shares, parameters, strict=True)]
 
 
+def _own_share(parameter: nn.Parameter) -> Tensor:
+    """This rank's part of a weight, in fp32; of a frozen one the optimizer has no copy."""
+    if parameter.requires_grad:
+        return cast(Tensor, safe_get_local_fp32_param(parameter))
+    share: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
+    return share.detach().float()
+
+
 def restore_moments(engine: Any, saved: dict[str, Tensor], step: int) -> None:
     """Put the optimizer back to where it was after `step` steps, from `moments` of any ZeRO stage and number of
     ranks."""
     for count in _steps(engine):
         count.fill_(step)
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in trained(engine.module):
         for key in engine.kept:
             value = saved[f"{key}.{name}"]  # in a file that is mapped: of its bytes, a rank reads those that it keeps
             if hasattr(parameter, "ds_id"):
@@ -359,7 +372,7 @@ def _pieces(engine: Any) -> dict[Tensor, list[Piece]]:
         return found
     found |= {share: [] for share in zero.single_partition_of_fp32_groups}
     for parameter, number in numbers.items():
-        fragment = parameter._hp_mapping
+        fragment = getattr(parameter, "_hp_mapping", None)  # a frozen one has none
         if fragment is not None:
             place = fragment.hp_fragment_address
             share = zero.single_partition_of_fp32_groups[fragment.param_group_index]

@@ -29,6 +29,7 @@ from ..config import Config, check_commands, stored
 from ..config.overrides import UNBOUND, for_evaluation
 from ..errors import RunError
 from ..run import checkpoint
+from ..run.weights import located
 
 
 @torch.no_grad()
@@ -87,13 +88,16 @@ def evaluate_run(
     corruptions: Sequence[str] = (),
     corrupted_set: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Evaluate the newest good checkpoint of a run folder, or one checkpoint, on the run's test set; then with each of
+    """Evaluate RUN (its newest good checkpoint), RUN@STEP or one checkpoint on the run's test set; then with each of
     `corruptions` (kinds, or `all`) at severities 1 to 5, made here or read from `corrupted_set`, and their mean.
 
     Raises RunError when there is no checkpoint, or it is damaged, or for an override that would have no effect;
     DataError for a set that is not whole, or has other classes or shapes than the run.
     """
-    file, found = located(Path(path))
+    trained = located(path)
+    if trained.run is None:
+        raise RunError(f"{path} is a file, neither a run folder nor a checkpoint; give runs/NAME or runs/NAME@STEP")
+    file, found = trained.run / "config.yaml", trained.path
     check_commands(stored(file, [*UNBOUND, *overrides]), file, overrides, ["plugins", "data.root"])
     weights, saved = checkpoint.load_weights(found)
     made = bool(corruptions) and corrupted_set is None
@@ -148,19 +152,6 @@ def computing(config: Config, device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def located(path: Path) -> tuple[Path, Path]:
-    """A run's configuration file and newest good checkpoint, or the checkpoint that `path` is. Raises RunError."""
-    root = path if (path / "config.yaml").is_file() else path.absolute().parent.parent
-    if not (root / "config.yaml").is_file():
-        raise RunError(
-            f"{path} is neither a run folder nor a checkpoint in one; give runs/NAME or a step-XXXXXXXX in it"
-        )
-    found = checkpoint.newest_good(root / "checkpoints", _warn) if path == root else path
-    if found is None:
-        raise RunError(f"{root} has no checkpoint yet; train it first")
-    return root / "config.yaml", found
 
 
 def _warn(message: str) -> None:

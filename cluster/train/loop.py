@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 import zlib
@@ -17,14 +18,16 @@ from pipelines.order import Cursor, steps_per_epoch
 from pipelines.workers import Workers
 from tdformer.norm import norm_batch, step_statistics
 
+from ..build.first_weights import Begun
 from ..build.model import load_weights
 from ..build.setup import Setup
 from ..config import flat
 from ..run.folder import RunFolder
 from ..run.monitor import Monitor
+from ..run.records import write_atomic
 from ..signals import KINDS, Leave, Notice
 from . import engine as engines
-from .agreement import by_first, neighbours, of_first, same_data
+from .agreement import by_all, by_first, neighbours, of_first, same_data
 from .evaluate import evaluate
 from .feed import Feed
 from .hooks import chosen
@@ -60,7 +63,7 @@ class Trainer:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.checkpoints = Checkpoints(folder, config.checkpoint.keep, watchdog, first_here)
         self.best = False  # whether the weights, as they are, were evaluated and are the best so far
-        setup.settle(of_first(config.train.norm_batch))
+        setup.settle(*of_first((config.train.norm_batch, config.model.weights, config.model.weights_sha256)))
         assert setup.test is not None
         self.data, self.validation = setup.samples, setup.test
         self.hosts = same_data(self.data)
@@ -79,6 +82,10 @@ class Trainer:
         if resumed is not None:
             self.state = resumed.state
             load_weights(model, resumed.parts["model"], resumed.where)
+        self.begun: Begun | None = None  # with weights of another model, just now
+        if resumed is None and config.model.weights is not None:
+            self.begun = begun = by_all(lambda: setup.begin(model))
+            by_first(lambda: write_atomic(folder.weights_file, (json.dumps(begun.row(), indent=1) + "\n").encode()))
         norm_batch(model, self.plan.norm_batch, neighbours(self.plan.norm_ranks, config.engine.timeout_minutes))
         self.outputs: int = model.config["num_classes"]  # of the head
         self.engine = engines.start(model, config, self.plan)

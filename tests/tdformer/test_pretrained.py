@@ -452,7 +452,8 @@ def test_a_head_for_other_classes_stays_fresh() -> None:
     report = load_pretrained(model, plain("tiny_hst").state_dict())
     assert set(report.fresh) == set(report.skipped) & {"head.weight", "head.bias"} == {"head.weight", "head.bias"}
     assert "5 classes" in report.skipped["head.weight"]
-    assert torch.equal(model.head.weight, before)
+    assert not torch.equal(model.head.weight, before)
+    assert 1e-5 < float(model.head.weight.detach().std()) < 4e-5 and not model.head.bias.any()  # as fine-tuning begins it
 
 
 def test_a_published_file(tmp_path: Path) -> None:
