@@ -238,16 +238,15 @@ def test_the_page_is_what_the_files_say() -> None:
 # --------------------------------------------------------------------------------------------- checks and first steps
 
 
-def pictures(folder: Path, train: int, test: int, classes: int) -> None:
-    """A source as ImageNet's folders, with photographs of several sizes."""
+def pictures(folder: Path, count: int) -> None:
+    """A source as ImageNet's folders: a photograph, of one of several sizes, in each of `count` classes."""
     rng = np.random.default_rng(0)
-    for split, count in (("train", train), ("val", test)):
-        for i in range(max(count, classes)):
-            place = folder / split / f"n{i % classes:08d}"
-            place.mkdir(parents=True, exist_ok=True)
-            if i < count:
-                pixels = rng.integers(0, 256, (30 + i % 7, 40, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(place / f"{i}.JPEG")
+    for split in ("train", "val"):
+        for i in range(count):
+            place = folder / split / f"n{i:08d}"
+            place.mkdir(parents=True)
+            pixels = rng.integers(0, 256, (30 + i % 7, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(place / f"{i}.JPEG")
 
 
 def recordings(folder: Path) -> None:
@@ -273,17 +272,17 @@ def fewer(name: str, count: int) -> Dataset:
     return replace(known, load=lambda split, source: (images, labels))
 
 
-def opened(folder: Path, count: int, classes: int) -> dict[str, Setup]:
-    """Every data set that recipes have, as shards of `count` samples for each split or less, and ImageNet of so many
+def opened(folder: Path, count: int) -> dict[str, Setup]:
+    """Every data set that recipes have, as shards of `count` samples for each split or fewer, ImageNet with as many
     classes."""
-    pictures(folder / "of_imagenet", count, min(count, 10), classes)
+    pictures(folder / "of_imagenet", count)
     write_shards("imagenet", folder / "imagenet", folder / "of_imagenet")
     recordings(folder / "of_cifar10_dvs")
     gestures(folder / "of_dvs128_gesture", {"train": 4, "test": 1}, count=40)
     for name in ("cifar10", "cifar100", "cifar10_dvs", "dvs128_gesture"):
         source = folder / f"of_{name}"
         for split in ("train", "test"):
-            tar_writer.write(fewer(name, count), split, folder / name, source if source.exists() else None)
+            tar_writer.write(fewer(name, count), split, folder / name, source=source if source.exists() else None)
     return {
         name: Setup.to_train(configs.load(None, [f"data.dataset={name}", f"data.root={folder / name}"]), 1)
         for name in ("imagenet", "cifar10", "cifar100", "cifar10_dvs", "dvs128_gesture")
@@ -293,14 +292,14 @@ def opened(folder: Path, count: int, classes: int) -> dict[str, Setup]:
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Setup]:
     """Enough samples for the largest global batch of each, and ImageNet's 1,000 classes."""
-    return opened(tmp_path_factory.mktemp("many"), 1000, 1000)
+    return opened(tmp_path_factory.mktemp("many"), 1000)
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the shards are of two steps' samples of each."""
     folder = tmp_path_factory.mktemp("few")
-    opened(folder, 4, 4)
+    opened(folder, 4)
     return folder
 
 
