@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,6 +62,7 @@ ROWS = list(PAGE.rows())
 NAMES = [name for name in configs.recipes() if name != "default"]
 
 
+@cache
 def load(name: str, *words: str) -> Config:
     return configs.load(ROOT / "configs" / f"{name}.yaml", words)
 
