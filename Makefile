@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: help install ffcv train check test measure mutants lint docs house format lock clean
 
 help:
-	@echo "make train   install, get the pictures, train the quick start (or go on where it was)"
+	@echo "make train   install, get the pictures, train the quick start (or go on where it was); other recipes: configs/"
 	@echo "make check   install, check style, types and imports, run the tests that are not slow"
 	@echo "make test    the same, with the whole suite"
 	@echo "make measure write tests/durations.txt, which says what is slow, anew"

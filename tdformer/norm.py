@@ -92,8 +92,8 @@ class BatchNorm(nn.Module):
     It has no forward of its own: its affine part is computed with the pooling and the neuron that follow.
     segments: how many sets of running statistics to keep, `[segments, C]`; weight and bias are shared. The first
     segment starts from empty membranes and has no feedback, so its currents are distributed differently.
-    affine: whether it has a weight and a bias; without, both are None. images, ranks: see `norm_batch`. frozen: it stays
-    in evaluation mode, with the running statistics as they are.
+    affine: whether it has a weight and a bias; without, both are None. images, ranks: see `norm_batch`. frozen: it
+    stays in evaluation mode, with the running statistics as they are.
     """
 
     weight: nn.Parameter | None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.name[0] != "_")
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -71,7 +71,7 @@ def test_no_large_file_is_tracked() -> None:
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
 def test_a_config_begins_with_the_command_that_runs_it(config: Path) -> None:
     first = config.read_text().splitlines()[0]
-    assert re.fullmatch(rf"# tdformer train configs/{re.escape(config.name)}( \S+=\S+)*", first)
+    assert re.fullmatch(rf"# tdformer train {re.escape(str(config.relative_to(ROOT)))}( \S+=\S+)*", first)
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -136,12 +136,16 @@ def run(installed: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_wheel_has_every_package_and_every_recipe(installed: Path) -> None:
     expected = {path.relative_to(ROOT) for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
     assert {path.relative_to(installed) for name in PACKAGES for path in (installed / name).rglob("*.py")} == expected
-    recipes = {path.name: path.read_bytes() for path in (ROOT / "configs").iterdir()}
-    assert {path.name: path.read_bytes() for path in (installed / "cluster" / "recipes").iterdir()} == recipes
-    assert "quickstart.yaml" in recipes
+    recipes = contents(ROOT / "configs")
+    assert contents(installed / "cluster" / "recipes") == recipes
+    assert {"quickstart.yaml", "imagenet/hst_10_768.yaml", "imagenet/_scratch.yaml"} <= recipes.keys()
     assert {path.name for path in installed.iterdir() if path.is_dir()} == {
         *PACKAGES,
         "bin",
@@ -154,6 +158,8 @@ def test_an_installed_command_finds_its_recipes_anywhere(installed: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     assert "name: quickstart\n" in done.stdout
     assert "  epochs: 7\n" in done.stdout
+    over_bases = run(installed, tmp_path, "config", "show", "ablation/sdt_2_256_cm3_v4")
+    assert (over_bases.returncode, "  epochs: 310\n" in over_bases.stdout) == (0, True), over_bases.stderr
     refused = run(installed, tmp_path, "train", "quikstart")
     assert (refused.returncode, refused.stderr) == (
         2,

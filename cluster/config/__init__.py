@@ -3,7 +3,8 @@
 from .batches import BatchPlan, norm_batch, resolve
 from .identity import NEUTRAL, differences
 from .layers import named
-from .load import load, recipe, recipes, stored, to_yaml
+from .load import load, stored, to_yaml
+from .recipes import recipe, recipes
 from .schema import Config, DataConfig, HealthConfig, ModelConfig, SiteConfig, TrainConfig, flat
 from .trust import check_commands
 from .words import either, show

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def compose(text: str, where: str) -> yaml.Node | None:
         raise RunError(f"{where}: not valid YAML (nested too deeply)") from e
 
 
-def file_text(path: Path, others: str = "") -> str:
+def file_text(path: Path, others: Callable[[Path], str] = lambda path: "") -> str:
     """The content of a configuration file. Raises RunError where there is none; others: the end of that line."""
     try:
         about = path.stat()  # before it is opened: a pipe would wait for its writer
@@ -56,7 +56,7 @@ def file_text(path: Path, others: str = "") -> str:
             raise RunError(f"{path}: cannot be read ({about.st_size:,} bytes are no configuration)")
         text = path.read_text("utf-8-sig")
     except FileNotFoundError as e:
-        raise RunError(f"{path}: no such configuration file{others}") from e
+        raise RunError(f"{path}: no such configuration file{others(path)}") from e
     except UnicodeDecodeError as e:
         raise RunError(f"{path}: cannot be read (byte {e.start} is not UTF-8)") from e
     except (OSError, ValueError) as e:

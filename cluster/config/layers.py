@@ -22,6 +22,8 @@ Layer = Mapping[str, Any]
 """Settings by key, each read by its type; or what is to be resolved when all are there."""
 TYPED = "command line"
 """Where an override stands, in messages."""
+BASE = "base"
+"""No setting: in a file, what the rest of it is laid over."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,34 @@ def _typed(given: str) -> Iterator[tuple[str, yaml.Node, bool]]:
 
 def of_document(text: str, where: str, section: str = "", literal: bool = False) -> Layer:
     """The settings in a YAML document, whose keys may be nested or dotted. literal: nothing is resolved."""
-    root = document.compose(text, where)
-    if root is None:  # nothing but comments
-        return {}
-    if not isinstance(root, yaml.MappingNode):
-        raise RunError(f"{where}: a configuration is a mapping of keys to values")
+    root = _root(text, where)
     named = _named(section, root, where, set(), literal)
     return {name: _read(name, node, where, literal) for name, node in named}
+
+
+def of_file(text: str, where: str) -> tuple[Layer, yaml.ScalarNode | None]:
+    """The settings in a file that may build on another one, and what it says of that."""
+    root = _root(text, where)
+    bases = [pair for pair in root.value if show(pair[0]) == BASE]
+    root.value = [pair for pair in root.value if pair not in bases]
+    layer = {name: _read(name, node, where) for name, node in _named("", root, where, set())}
+    for key, base in bases:
+        document.check_tag(key, where)
+        document.check_tag(base, where)
+        if not isinstance(base, yaml.ScalarNode) or document.is_null(base) or not base.value or "\0" in base.value:
+            raise RunError(f"{where}: {BASE} is {show(base)}; expected the path of a file, or a recipe's name")
+    if len(bases) > 1:
+        raise RunError(f"{where}, line {bases[1][0].start_mark.line + 1}: {BASE} is set twice; keep one")
+    return layer, bases[0][1] if bases else None
+
+
+def _root(text: str, where: str) -> yaml.MappingNode:
+    root = document.compose(text, where)
+    if root is None:  # nothing but comments
+        return yaml.MappingNode(yaml.Loader.DEFAULT_MAPPING_TAG, [])
+    if not isinstance(root, yaml.MappingNode):
+        raise RunError(f"{where}: a configuration is a mapping of keys to values")
+    return root
 
 
 def of_site(file: Path | None) -> Layer:
@@ -105,6 +128,8 @@ def _named(
         if not stored:
             raise RunError(f"{where}: {name} is no setting any more; {RETIRED[name]}")
         return
+    if name == BASE:
+        raise RunError(f"{where}: {BASE} is of a file that is given as CONFIG: what the rest of it is laid over")
     section = not name or any(k.startswith(name + ".") for k in known)
     if not section and name not in known:
         raise RunError(f"{where}: {show(name)} is not a setting; the nearest is {nearest(name, [*known])}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,27 +12,25 @@ from pipelines.remote import check_public
 
 from ..errors import RunError
 from . import document, plugins
+from .bases import with_bases
 from .batches import split
 from .check import check, check_registered
 from .layers import TYPED, Layer, merged, named, of_document, of_override, of_site
+from .recipes import recipe
 from .schema import Config
-
-RECIPES = Path(__file__).parents[1] / "recipes"
-"""The recipes that come with us: in the tree a link to configs/, in a wheel its files."""
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
-    """The defaults, the keys of the section `site` in the YAML file `site`, the YAML file or recipe `path`, then
-    `key=value` overrides; checked. `${...}` is replaced by the setting or the environment's variable that it names.
-    Its plugins are imported. Raises RunError."""
-    layers = [of_site(site)]
-    if path is not None:
-        path = recipe(path)
-        layers.append(of_document(document.file_text(path, _recipes_like(path)), str(path)))
-    config = _checked([*layers, *map(of_override, overrides)])
-    if not take_given(config, overrides) and path is not None:
-        config.plugins = plugins.beside(config.plugins, Path(path).parent)
-        plugins.take(config.plugins, str(path))
+    """The defaults, the keys of the section `site` in the YAML file `site`, the YAML file or recipe `path` over its
+    bases, then `key=value` overrides; checked. `${...}` is replaced by the setting or the environment's variable that
+    it names. Its plugins are imported. Raises RunError."""
+    files = [] if path is None else with_bases(recipe(path))
+    config = _checked([of_site(site), *(layer for _, layer in files), *map(of_override, overrides)])
+    given = take_given(config, overrides)
+    naming = [file for file, layer in files if "plugins" in layer]
+    if naming and not given:
+        config.plugins = plugins.beside(config.plugins, naming[-1].parent)
+        plugins.take(config.plugins, str(naming[-1]))
     check_registered(config)
     if config.data.root is not None:
         try:
@@ -70,24 +67,6 @@ def _checked(layers: Iterable[Layer]) -> Config:
     check(config)
     split(config, None)
     return config
-
-
-def recipe(path: str | Path) -> Path:
-    """The file of our recipe, where `path` is the name of one; any other path, or one that exists, as it is."""
-    path = Path(path)
-    ours = recipes().get(str(path))
-    return path if ours is None or (path.exists() and not path.is_dir()) else ours
-
-
-def recipes() -> dict[str, Path]:
-    """Name and file of each."""
-    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
-
-
-def _recipes_like(path: Path) -> str:
-    """The end of a line: recipes whose names are near; of a word that is near none, all."""
-    like = difflib.get_close_matches(path.stem, recipes()) or (recipes() if len(path.parts) == 1 else ())
-    return f"; recipes: {', '.join(like)}" if like else ""
 
 
 def to_yaml(config: Config) -> str:

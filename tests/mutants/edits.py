@@ -38,6 +38,18 @@ EDITS = (
     _edit("vectors decay too", "weight_decay if parameter.dim() > 1 else 0.0", "weight_decay", PICTURES),
     _edit("layer decay is off", "layer_decay ** (", "1.0 ** (", PICTURES),
     _edit("betas are ignored", "betas=(train.betas[0], train.betas[1])", "betas=(0.9, 0.999)", PICTURES),
+    _edit(
+        "a base wins over what is laid over it",
+        "found.insert(0, (path, layer))",
+        "found.append((path, layer))",
+        "test_each_file_wins_over_its_base_and_the_command_line_over_all",
+    ),
+    _edit(
+        "a base's plugin is looked for beside the file over it",
+        "naming[-1].parent",
+        "files[-1][0].parent",
+        "test_a_plugin_is_beside_the_file_that_names_it",
+    ),
     _edit("eps is ignored", "train.betas[1]), eps=train.eps", "train.betas[1]), eps=1e-8", PICTURES),
     _edit(
         "alphas are ignored", "segment_loss(logits, targets, train.alphas)", "segment_loss(logits, targets)", PICTURES

@@ -25,7 +25,12 @@ from pipelines.remote import is_remote
 from tdformer.backbones import families
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-FILES = sorted(CONFIGS.glob("*.yaml"))
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name[0] != "_")
+
+
+def name_of(path: Path) -> str:
+    """As a recipe is called."""
+    return str(path.relative_to(CONFIGS).with_suffix(""))
 
 
 def message(*overrides: str, path: Path | None = None) -> str:
@@ -57,30 +62,31 @@ def test_model_options_are_those_of_create_model():
         assert yaml.safe_load(documented[1]) == (list(default) if isinstance(default, tuple) else default), name
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_each_file_loads_and_begins_with_its_command(path: Path):
-    assert path.read_text().splitlines()[0] == f"# tdformer train configs/{path.name}"
+    assert path.read_text().splitlines()[0].startswith(f"# tdformer train configs/{name_of(path)}.yaml")
     config = load(path)
     assert path.stem == "default" or config.name == path.stem
     assert configs.resolve(config, 2).micro_batch * 2 == config.train.global_batch
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_what_is_shown_loads_as_the_same(path: Path, tmp_path: Path):
-    config = load(path, ["train.betas=[0.5,0.25]", "model.feedback=[1,0]", "train.norm_batch=16"])
+    config = load(path, ["train.betas=[0.5,0.25]", "model.feedback=[1,0]", "train.norm_batch=8"])
     (tmp_path / "shown.yaml").write_text(configs.to_yaml(config))
     assert load(tmp_path / "shown.yaml") == config
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_recipe_is_found_by_its_name_from_any_folder(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert load(path.stem, ["seed=3"]) == load(path, ["seed=3"])
-    (tmp_path / path.stem).mkdir()  # such as a run's
-    assert load(path.stem) == load(path)
-    (tmp_path / path.stem).rmdir()
-    (tmp_path / path.stem).write_text("name: mine")  # the user's file of just that name wins
-    assert load(path.stem).name == "mine"
+    name = name_of(path)
+    assert load(name, ["seed=3"]) == load(path, ["seed=3"])
+    (tmp_path / name).mkdir(parents=True)  # such as a run's
+    assert load(name) == load(path)
+    (tmp_path / name).rmdir()
+    (tmp_path / name).write_text("name: mine")  # the user's file of just that name wins
+    assert load(name).name == "mine"
 
 
 @pytest.mark.parametrize(
@@ -89,9 +95,14 @@ def test_a_recipe_is_found_by_its_name_from_any_folder(path: Path, tmp_path: Pat
         ("quikstart", "quickstart"),
         ("quickstart.yaml", "quickstart"),
         ("configs/digit.yaml", "digits"),
-        ("cifar", "cifar10_dvs"),
-        ("dvs128", "dvs128_gesture"),
-        ("none", "cifar10_dvs, default, digits, dvs128_gesture, quickstart"),
+        ("cifar", "cifar/..., cifar10_dvs"),
+        ("imagenet", "imagenet/..."),
+        ("hst_10_512", "imagenet/hst_10_512, imagenet/hst_10_512_leaky, imagenet/hst_10_768"),
+        ("imagenet/hst_10_521", "imagenet/hst_10_512, imagenet/hst_10_768, imagenet/hst_10_384"),
+        (
+            "none",
+            "cifar10_dvs, default, digits, dvs128_gesture, quickstart, ablation/..., cifar/..., dvs/..., imagenet/...",
+        ),
     ],
 )
 def test_a_file_that_is_not_there_names_the_recipes_like_it(

@@ -1,0 +1,112 @@
+"""The tables of docs/recipes.md, from the comments of the recipes: `python .ci/docs/recipes.py` writes them.
+
+A recipe's first line is its command. Below, a line `# Table 2, WHAT: 95.11 %, 9.92 M` is a row of a published table,
+with its accuracy and the millions of parameters, where these are printed. Lines right after it that are indented
+further are settings of that row beside the recipe's, or a command to follow.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+CONFIGS, PAGE = ROOT / "configs", ROOT / "docs" / "recipes.md"
+TABLES = re.compile(r"(?<=<!-- rows -->\n).*(?=<!-- end of rows -->)", re.S)
+ROW = re.compile(r"# (Table \d|QKFormer's table), (.+): ([\d.]+(?: \+- [\d.]+)?) %(?:, ([\d.]+) M)?")
+MORE = re.compile(r"#   (\S.*)")
+
+
+@dataclass
+class Row:
+    """A row of a published table. start: the settings of the recipe's own command; settings: those of this row."""
+
+    recipe: str
+    table: str
+    what: str
+    accuracy: str
+    millions: str | None
+    start: list[str]
+    settings: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+
+    @property
+    def command(self) -> str:
+        return " ".join(["tdformer train", self.recipe, *self.start, *self.settings])
+
+
+def rows() -> Iterator[Row]:
+    """Those of all recipes, in the order of the files."""
+    from cluster.config import recipes
+
+    for name in recipes():
+        yield from rows_of(name, (CONFIGS / f"{name}.yaml").read_text())
+
+
+def rows_of(recipe: str, text: str) -> Iterator[Row]:
+    first, *lines = text.splitlines()
+    row, start = None, first.split()[4:]
+    for line in lines:
+        if found := ROW.fullmatch(line):
+            if row:
+                yield row
+            row = Row(recipe, *found.groups(), start)
+        elif row and (more := MORE.fullmatch(line)):
+            if more[1].startswith("tdformer "):
+                row.after.append(more[1])
+            else:
+                row.settings += more[1].split()
+        elif row:
+            yield row
+            row = None
+    if row:
+        yield row
+
+
+@cache
+def parameters(recipe: str, settings: tuple[str, ...]) -> int | None:
+    """Of the network as it is built here; None: it is not built yet."""
+    import torch
+
+    import tdformer
+    from cluster import config as configs
+    from pipelines.raw import catalog
+
+    config = configs.load(CONFIGS / f"{recipe}.yaml", settings)
+    if config.model.name not in tdformer.list_models():
+        return None
+    data = catalog.get(config.data.dataset)
+    options = {"num_classes": len(getattr(data, "class_names", ())) or None} | config.model.options()
+    with torch.device("meta"):
+        model = tdformer.create_model(config.model.name, **options)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def tables() -> str:
+    """A table for each published one."""
+    of_table: dict[str, list[Row]] = {}
+    for row in rows():
+        of_table.setdefault(row.table, []).append(row)
+    return "\n".join(_table(name, of_table[name]) for name in sorted(of_table, key=lambda name: (name[0] != "T", name)))
+
+
+def _table(name: str, its: list[Row]) -> str:
+    lines = [f"### {name}", "", "| row | recipe | command | published | parameters here |", "|---|---|---|---|---|"]
+    for row in its:
+        count = parameters(row.recipe, tuple(row.settings))
+        commands = ", then ".join(f"`{command}`" for command in (row.command, *row.after))
+        published = f"{row.accuracy} %" + (f", {row.millions} M" if row.millions else "")
+        link = f"[{row.recipe}](../configs/{row.recipe}.yaml)"
+        here = f"{count:,}" if count else "not built yet"
+        lines.append(f"| {row.what} | {link} | {commands} | {published} | {here} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(TABLES.sub(lambda _: f"\n{tables()}\n", PAGE.read_text()))

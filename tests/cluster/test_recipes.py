@@ -1,0 +1,353 @@
+"""The recipes of configs/: every row of the paper has one, each passes the checks of training, and each network takes
+two steps.
+
+The checks are those of `tdformer train`, with the recipe's own settings, on made-up data with the shape, the classes
+and the kind of the real ones, and enough of it for a global batch. The steps are two by the command itself, with
+feedback where a network's recipes have it, and of networks that differ in width or depth alone one (`SAME_AS`): 10-384
+for HST-10-768, whose checkpoint alone has 800 MB. For these, the global batch is 2, precision is fp32 (bf16 is slow on
+a CPU), the training process reads its own data, and ImageNet's network sees 64 x 64 pixels. So no bf16 arithmetic, no
+step at 224 pixels and above, and no step of recipes that differ from another only in numbers is taken here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from event_files import aedat2, gestures
+from PIL import Image
+
+import tdformer
+from cluster import config as configs
+from cluster.build.setup import Setup
+from cluster.build.shards import write_shards
+from cluster.config import Config
+from cluster.config.schema import types
+from cluster.run.folder import RunFolder
+from cluster.train.hooks import chosen
+from pipelines.raw import catalog
+from pipelines.raw.arrays import ArrayDataset
+from pipelines.raw.event_sets import CIFAR10_DVS_CLASSES
+from pipelines.raw.recorded import EventDataset
+from pipelines.raw.source import Dataset
+from pipelines.store import tar_writer
+
+ROOT = Path(__file__).parents[2]
+AWAITED_MODELS = {"sdt_2_256_cifar10_dvs", "sdt_2_256_gesture", "spikformer_2_384"}
+"""Networks that recipes are there for and that are not built yet."""
+AWAITED_SETTINGS = {"model.weights"}
+"""Settings that commands of recipes have, and that are not there yet."""
+
+
+def _table() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("recipes_page", ROOT / ".ci" / "docs" / "recipes.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its module up
+    spec.loader.exec_module(module)
+    return module
+
+
+PAGE = _table()
+ROWS = list(PAGE.rows())
+NAMES = [name for name in configs.recipes() if name != "default"]
+
+
+@cache
+def load(name: str, *words: str) -> Config:
+    return configs.load(ROOT / "configs" / f"{name}.yaml", words)
+
+
+BUILT = [name for name in NAMES if load(name).model.name not in AWAITED_MODELS]
+
+
+def test_what_is_awaited_is_not_there_yet() -> None:
+    assert AWAITED_MODELS.isdisjoint(tdformer.list_models()), "it is built: take it out of AWAITED_MODELS"
+    assert AWAITED_SETTINGS.isdisjoint(types()), "it is there: take it out of AWAITED_SETTINGS"
+    assert {load(name).model.name for name in NAMES} - set(tdformer.list_models()) == AWAITED_MODELS
+
+
+# ---------------------------------------------------------------------------------------------------------- the rows
+
+SEEDED = {  # Table 5: network, data, each T; backbone and TDFormer
+    ("Spikformer-2-384", "CIFAR-10", "2 4"): ("94.18 +- 0.06, 94.84 +- 0.14", "94.07 +- 0.07, 94.86 +- 0.05"),
+    ("Spikformer-4-384", "CIFAR-10", "2 4 6"): (
+        "93.65 +- 0.23, 94.73 +- 0.06, 95.09 +- 0.08",
+        "94.05 +- 0.14, 95.13 +- 0.07, 95.16 +- 0.14",
+    ),
+    ("Spikformer-4-384", "CIFAR-100", "2 4 6"): (
+        "75.25 +- 0.19, 77.56 +- 0.22, 78.21 +- 0.22",
+        "75.99 +- 0.12, 77.60 +- 0.26, 77.99 +- 0.05",
+    ),
+    ("Spikformer-2-256", "CIFAR10-DVS", "10 16"): ("78.08 +- 0.70, 79.40 +- 0.36", "78.13 +- 0.72, 80.20 +- 0.75"),
+    ("SDT-2-256", "CIFAR-10", "4"): ("94.47 +- 0.11", "94.64 +- 0.04"),
+    ("SDT-2-256", "CIFAR-100", "4"): ("76.15 +- 0.13", "76.26 +- 0.13"),
+    ("SDT-2-512", "CIFAR-10", "4"): ("95.76 +- 0.06", "95.92 +- 0.02"),
+    ("SDT-2-512", "CIFAR-100", "4"): ("79.15 +- 0.14", "79.35 +- 0.16"),
+    ("SDT-2-256", "DVS128 Gesture", "10 16"): ("96.79 +- 0.67, 97.98 +- 0.59", "96.92 +- 0.29, 99.04 +- 0.28"),
+    ("SDT-2-256", "CIFAR10-DVS", "10 16"): ("75.03 +- 0.67, 77.07 +- 0.19", "75.05 +- 0.11, 77.45 +- 0.43"),
+}
+CELLS = """\
+CM1 | 95.14 / 94.77 | 94.79 / 94.93 | 94.90 / 94.61 | 94.94 / 94.88
+CM2 | 94.88 / 94.73 | 94.75 / 94.79 | 94.70 / 94.75 | 95.27 / 94.66
+CM3 | 94.69 / 94.43 | 94.89 / 94.69 | 94.35 / 93.94 | 94.90 / 94.61
+"""
+"""Table 6: Spikformer-4-384 / SDT-2-256 at V1 to V4."""
+OTHERS = {
+    "Table 1": {
+        "QKFormer HST-10-768": {"224": "84.22", "288": "85.20", "384": "85.65"},
+        "TDFormer HST-10-768, one block fed back": {"224": "85.37", "288": "86.29"},
+        "TDFormer HST-10-768, seven blocks fed back": {"224": "85.57", "288": "86.43", "384": "86.83"},
+        "Spikformer-8-768": {"224": "74.81"},
+    },
+    "Table 2": {
+        "CIFAR-10, Spikformer-4-384": {"T = 4": "94.73"},
+        "CIFAR-100, Spikformer-4-384": {"T = 4": "77.88"},
+        "CIFAR-10, TDFormer Spikformer-4-384": {"T = 4": "95.11", "T = 2": "94.17"},
+        "CIFAR-100, TDFormer Spikformer-4-384": {"T = 4": "77.99", "T = 2": "75.79"},
+        "CIFAR-10, TDFormer SDT-2-256": {"T = 4": "94.61"},
+        "CIFAR-100, TDFormer SDT-2-256": {"T = 4": "76.23"},
+        "CIFAR-10, TDFormer SDT-2-512": {"T = 4": "96.07"},
+        "CIFAR-100, TDFormer SDT-2-512": {"T = 4": "79.67"},
+        "CIFAR-10, HST-4-384": {"T = 4": "96.18"},
+        "CIFAR-100, HST-4-384": {"T = 4": "81.15"},
+        "CIFAR-10, TDFormer HST-4-384": {"T = 4": "96.51"},
+        "CIFAR-100, TDFormer HST-4-384": {"T = 4": "81.45"},
+    },
+    "Table 3": {
+        "CIFAR10-DVS, HST-2-256": {"T = 16": "84.00"},
+        "CIFAR10-DVS, TDFormer HST-2-256": {"T = 16": "85.83"},
+        "CIFAR10-DVS, Spikformer-2-256": {"T = 10": "78.08", "T = 16": "79.40"},
+        "CIFAR10-DVS, TDFormer Spikformer-2-256": {"T = 10": "78.90", "T = 16": "81.70"},
+        "CIFAR10-DVS, SDT-2-256": {"T = 10": "75.22", "T = 16": "77.07"},
+        "CIFAR10-DVS, TDFormer SDT-2-256": {"T = 10": "75.05", "T = 16": "77.45"},
+        "DVS128 Gesture, SDT-2-256": {"T = 10": "96.79", "T = 16": "97.98"},
+        "DVS128 Gesture, TDFormer SDT-2-256": {"T = 10": "96.92", "T = 16": "99.65"},
+        "DVS128 Gesture, TDFormer HST-2-256": {"T = 16": "98.96"},
+    },
+    "Table 6": {"Spikformer-4-384, no feedback": {"T = 4": "94.73"}, "SDT-2-256, no feedback": {"T = 4": "94.47"}},
+    "Table 7": {
+        "CIFAR-10-C, Spikformer-4-384": {"T = 1": "78.11", "T = 2": "78.52", "T = 4": "80.53"},
+        "CIFAR-10-C, TDFormer Spikformer-4-384": {"T = 1": "78.55", "T = 2": "78.84", "T = 4": "80.78"},
+    },
+}
+
+
+def published() -> Iterator[tuple[str, str, str]]:
+    """Table, row and accuracy, as the paper has them."""
+    for table, its in OTHERS.items():
+        for what, accuracies in its.items():
+            yield from ((table, f"{what}, {which}", accuracy) for which, accuracy in accuracies.items())
+    for (network, data, steps), both in SEEDED.items():
+        for prefix, accuracies in zip(("", "TDFormer "), both, strict=True):
+            for t, accuracy in zip(steps.split(), accuracies.split(", "), strict=True):
+                yield "Table 5", f"{data}, {prefix}{network}, T = {t}, five seeds", accuracy
+    for line in CELLS.splitlines():
+        cm, *cells = line.split(" | ")
+        for v, cell in enumerate(cells, 1):
+            for network, accuracy in zip(("Spikformer-4-384", "SDT-2-256"), cell.split(" / "), strict=True):
+                yield "Table 6", f"{network}, {cm} + V{v}, T = 4", accuracy
+
+
+def test_every_row_of_the_paper_has_a_recipe() -> None:
+    as_published = ", neuron as published"  # a second recipe of one row
+    ours = {(row.table, row.what, row.accuracy) for row in ROWS if as_published not in row.what}
+    assert {row for row in ours if row[0].startswith("Table")} == set(published())
+    both = [row for row in ROWS if as_published in row.what]
+    assert {(row.table, row.what.removesuffix(as_published), row.accuracy) for row in both} <= ours and len(both) == 3
+
+
+def test_a_row_is_what_it_says() -> None:
+    """Data, backbone, feedback, T and size of the run that its command makes are those in its words."""
+    data = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "CIFAR10-DVS": "cifar10_dvs", "CIFAR-10-C": "cifar10"}
+    for row in ROWS:
+        config = load(row.recipe, *row.settings)
+        words = row.what.split(", ")
+        of_data = data.get(words[0], "dvs128_gesture" if words[0] == "DVS128 Gesture" else None)
+        of_data = of_data or ("cifar10" if row.table == "Table 6" else "imagenet")
+        assert config.data.dataset == of_data, row
+        network = re.search(r"(Spikformer|SDT|HST)-\d+-\d+", row.what)
+        assert network and config.model.name.startswith(network[0].lower().replace("-", "_")), row
+        fed = "TDFormer" in row.what or " + V" in row.what
+        assert (config.model.feedback not in (None, "none")) == fed == ((config.model.segments or 1) == 2), row
+        assert (config.model.feedback == "all") == (fed and "one block" not in row.what), row
+        if steps := re.search(r"T = (\d+)", row.what):
+            one_in_two = row.table == "Table 7" and fed and steps[1] == "1"
+            default = tdformer.create_model if config.model.time_steps is None else None
+            at = 4 if default else config.model.time_steps
+            assert at == (2 if one_in_two else int(steps[1])), row
+        else:
+            assert config.data.size == int(re.search(r", (224|288|384)\b", row.what)[1]), row  # type: ignore[index]
+        if cell := re.search(r"CM(\d) \+ V(\d)", row.what):
+            assert (config.model.cm, config.model.pm) == (int(cell[1]), int(cell[2])), row
+        assert bool(config.model.leaky_proj_lif) == ("neuron as published" in row.what), row
+        assert ("five seeds" in row.what) == (config.seed == 42), row
+
+
+def test_no_two_runs_share_a_folder() -> None:
+    """Different settings have different names, of recipes and of their rows."""
+    of_name: dict[str, Config] = {}
+    for config in [load(name) for name in NAMES] + [load(row.recipe, *row.settings) for row in ROWS]:
+        assert of_name.setdefault(config.name, config) == config, config.name
+
+
+def test_the_commands_are_there() -> None:
+    for row in ROWS:
+        for word in row.start:
+            key = word.partition("=")[0]
+            assert key in types() or key in AWAITED_SETTINGS, row
+            if key == "model.weights":  # a run of another recipe
+                assert Path(word.partition("=")[2]).name in {load(name).name for name in NAMES}, row
+        for command in row.after:
+            assert command.split()[:3] == ["tdformer", "eval", f"runs/{load(row.recipe, *row.settings).name}"], row
+
+
+UNUSED = {"spikformer_4_384": 6144, "sdt_2_256": 128}
+"""Parameters that the published code has and never uses, and that are not built here."""
+
+
+def test_parameters_are_those_that_are_published() -> None:
+    """Two decimals of millions, cut off; in the backbones' own papers rounded, which differs for two of them."""
+    counted = 0
+    for row in ROWS:
+        if row.millions is None:
+            continue
+        count = PAGE.parameters(row.recipe, tuple(row.settings))
+        whole = count + UNUSED.get(load(row.recipe).model.name, 0)
+        printed = f"{whole / 1e6:.2f}" if row.millions in ("2.57", "29.08") else f"{whole // 10_000 / 100:.2f}"
+        assert printed == row.millions, row
+        counted += 1
+    assert counted == 13 + 4 + 26  # ImageNet, Table 2, Table 6
+    assert {row.millions for row in ROWS} == {
+        *("16.47", "29.08", "64.96", "65.55", "69.09", "9.33", "9.92", "2.57", "2.69", None)
+    }
+
+
+def test_the_page_is_what_the_files_say() -> None:
+    assert f"\n{PAGE.tables()}\n" == PAGE.TABLES.search(PAGE.PAGE.read_text())[0], "python .ci/docs/recipes.py"
+
+
+# --------------------------------------------------------------------------------------------- checks and first steps
+
+
+def pictures(folder: Path, count: int) -> None:
+    """A source as ImageNet's folders: a photograph, of one of several sizes, in each of `count` classes."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for i in range(count):
+            place = folder / split / f"n{i:08d}"
+            place.mkdir(parents=True)
+            pixels = rng.integers(0, 256, (30 + i % 7, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(place / f"{i}.JPEG")
+
+
+def recordings(folder: Path) -> None:
+    """CIFAR10-DVS with ten recordings of each class, of which one is for the test."""
+    rng = np.random.default_rng(0)
+    for short in CIFAR10_DVS_CLASSES:
+        (folder / short).mkdir(parents=True)
+        for i in range(10):
+            x, y = rng.integers(0, 128, (2, 64)).tolist()
+            events = list(zip(range(0, 6400, 100), x, y, rng.integers(0, 2, 64).tolist(), strict=True))
+            (folder / short / f"cifar10_{short}_{i}.aedat").write_bytes(aedat2(events))
+
+
+def fewer(name: str, count: int) -> Dataset:
+    """A data set of which each split is cut to `count` samples; CIFAR's are made up."""
+    known = catalog.get(name)
+    if isinstance(known, EventDataset):
+        whole = known.listing
+        return replace(known, listing=lambda split, source: whole(split, source)[:count])
+    assert isinstance(known, ArrayDataset)
+    images = np.random.default_rng(0).integers(0, 256, (count, *known.shape), np.uint8)
+    labels = np.arange(count) % len(known.class_names)
+    return replace(known, load=lambda split, source: (images, labels))
+
+
+def opened(folder: Path, count: int) -> dict[str, Setup]:
+    """Every data set that recipes have, as shards of `count` samples for each split or fewer, ImageNet with as many
+    classes."""
+    pictures(folder / "of_imagenet", count)
+    write_shards("imagenet", folder / "imagenet", folder / "of_imagenet")
+    recordings(folder / "of_cifar10_dvs")
+    gestures(folder / "of_dvs128_gesture", {"train": 4, "test": 1}, count=40)
+    for name in ("cifar10", "cifar100", "cifar10_dvs", "dvs128_gesture"):
+        source = folder / f"of_{name}"
+        for split in ("train", "test"):
+            tar_writer.write(fewer(name, count), split, folder / name, source=source if source.exists() else None)
+    return {
+        name: Setup.to_train(configs.load(None, [f"data.dataset={name}", f"data.root={folder / name}"]), 1)
+        for name in ("imagenet", "cifar10", "cifar100", "cifar10_dvs", "dvs128_gesture")
+    }
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Setup]:
+    """Enough samples for the largest global batch of each, and ImageNet's 1,000 classes."""
+    return opened(tmp_path_factory.mktemp("many"), 1000)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the shards are of two steps' samples of each."""
+    folder = tmp_path_factory.mktemp("few")
+    opened(folder, 4)
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT if name not in ("digits", "quickstart")])
+def test_a_recipe_passes_the_checks_of_training(name: str, many: dict[str, Setup]) -> None:
+    """On one process, and on the 8 of a node for ImageNet, whose share of a batch is a whole number of norm batches."""
+    config = load(name)
+    data = many[config.data.dataset]
+    for world in (1, 8) if config.data.dataset == "imagenet" else (1,):
+        setup = Setup(config, world, data.samples, data.test)
+        configs.resolve(config, world)
+        setup.check()
+        assert setup.plan.norm_ranks == 1, "BatchNorm's statistics would be exchanged on the hardware that is named"
+    chosen(config)
+    assert setup.outline.config["num_classes"] == {"imagenet": 1000, "cifar100": 100, "dvs128_gesture": 11}.get(
+        config.data.dataset, 10
+    )
+
+
+SAME_AS = {
+    "hst_10_512": "hst_10_384",
+    "hst_10_768": "hst_10_384",
+    "sdt_2_512": "sdt_2_256",
+    "spikformer_2_384": "spikformer_4_384",
+    "spikformer_8_768": "spikformer_2_256",
+}
+"""Networks that are another one, wider or deeper: that one takes the steps."""
+
+
+def one_of_each() -> dict[str, str]:
+    """Of each network that takes steps a recipe: with feedback before without, its own before that of another width."""
+    models = {name: load(name).model for name in BUILT}
+    fed = {name: models[name].feedback not in (None, "none") for name in BUILT}
+    ordered = sorted(BUILT, key=lambda name: (fed[name], models[name].name not in SAME_AS))  # the last one is taken
+    taken = {SAME_AS.get(models[name].name, models[name].name): name for name in ordered}
+    return {model: name for model, name in taken.items() if model != "quickstart"}
+
+
+@pytest.mark.parametrize(("model", "name"), one_of_each().items())
+def test_two_steps_of_each_network(model: str, name: str, few: Path, tmp_path: Path, cli: Any) -> None:
+    dataset = load(name).data.dataset
+    words = ["train.epochs=1", "train.global_batch=2", "train.norm_batch=null", "train.warmup_epochs=0.5"]
+    words += ["train.precision=fp32", "train.threads=1", "data.workers=0", "log.every_steps=1", "name=run"]
+    words += ["data.size=64"] * (dataset == "imagenet")
+    done = cli("train", name, f"model.name={model}", f"data.root={few / dataset}", *words, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = RunFolder(tmp_path / "runs" / "run").metrics.read()
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2]
+    assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows if "loss" in row)
+    assert 0 <= rows[-1]["eval_accuracy"] <= 1
