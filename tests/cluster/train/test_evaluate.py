@@ -202,6 +202,12 @@ def test_what_evaluation_can_do_is_done(key: str) -> None:
     assert "cannot be set for a .pt2 file: its program is fixed" in refused("m.pt2", ACTS[key][1])
 
 
+def test_fp16_is_near_fp32() -> None:
+    plain, short = result("run", []), result("run", ["train.precision=fp16"])
+    assert short["loss"] != plain["loss"] and short["loss"] == pytest.approx(plain["loss"], rel=0.1)
+    assert result("m.pt", ["train.precision=fp16"]) == short
+
+
 @pytest.mark.parametrize("source", ["run", *EXPORTED])
 def test_what_says_where_data_lie_opens_other_files_or_gives_the_same_numbers(source: str) -> None:
     for word, message in OPENS.items():
