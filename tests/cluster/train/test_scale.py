@@ -8,7 +8,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ from cluster.run.words import worded
 from cluster.train.scale import LEAST, MOST, LossScale
 from cluster.train.state import TrainState
 from pipelines.order import Cursor
+from pipelines.raw import catalog
+from pipelines.raw.arrays import ArrayDataset
+from pipelines.store import tar_writer
 
 CPU = torch.device("cpu")
 
@@ -83,13 +86,13 @@ def test_it_is_told_as_a_power_of_two() -> None:
 
 # Steps of an engine, against those of torch.
 
-STEPS, MICRO, CLIP, INTERVAL, SCALE = 5, 2, 0.5, 2, 2.0**20
-WORDS = ["train.precision=fp16", f"train.global_batch={2 * MICRO}", f"train.micro_batch={MICRO}", "train.lr=0.01"]
+STEPS, MICRO, CLIP, INTERVAL, SCALE = 5, 4, 0.5, 2, 2.0**20
+WORDS = ["train.precision=fp16", f"train.global_batch={2 * MICRO}", f"train.micro_batch={MICRO}", "train.lr=1e-5"]
 
 
 def small() -> tdformer.TDFormer:
     torch.manual_seed(0)
-    return tdformer.create_model("quickstart", time_steps=1, in_channels=1, image_size=8).train()
+    return tdformer.create_model("quickstart", time_steps=2, in_channels=1, image_size=8).train()
 
 
 def batches() -> Iterator[list[tuple[Tensor, Tensor]]]:
@@ -101,8 +104,10 @@ def batches() -> Iterator[list[tuple[Tensor, Tensor]]]:
         ]
 
 
+STAGES = (0, 1, 3)
+
 Told = tuple[list[tuple[bool, float]], dict[str, Tensor]]
-"""Of each step, whether it was taken and the scale after it; and the weights at the end."""
+"""Of each step, whether it was taken and the scale after it; and at the end the means of gradients that AdamW keeps."""
 
 
 def by_torch(config: Config) -> Told:
@@ -125,7 +130,7 @@ def by_torch(config: Config) -> Told:
         scaler.update()
         optimizer.zero_grad()
         told.append((bool(norm.isfinite()), scaler.get_scale()))
-    return told, {name: value.detach() for name, value in model.named_parameters()}
+    return told, {f"exp_avg.{name}": optimizer.state[value]["exp_avg"] for name, value in model.named_parameters()}
 
 
 def by_us(config: Config) -> Told:
@@ -142,8 +147,7 @@ def by_us(config: Config) -> Told:
         assert norm is not None and (norm < 100) == applied
         scale = scale.after(applied, INTERVAL)
         told.append((applied, scale.value))
-    names = {name for name, _ in running.module.named_parameters()}
-    return told, {name: value for name, value in engine.weights(running, True).items() if name in names}
+    return told, {key: value for key, value in engine.moments(running, True).items() if key.startswith("exp_avg.")}
 
 
 def both(folder: Path) -> None:
@@ -152,7 +156,7 @@ def both(folder: Path) -> None:
     torch.set_num_threads(1)
     engine.init_distributed(0, 1, dist.FileStore(str(folder / "meet"), 1), wanted="cpu")
     found: list[Told] = []
-    for stage in (0, 1, 2, 3):
+    for stage in STAGES:
         config = load(None, [*WORDS, f"train.clip_grad={CLIP}", f"engine.zero_stage={stage}"])
         found.append(by_us(config))
     found.append(by_torch(config))
@@ -170,36 +174,45 @@ def test_steps_are_those_of_torch_s_gradscaler(tmp_path: Path) -> None:
     process.start()
     process.join()
     assert process.exitcode == 0
-    (*stages, (told, weights)), (loss32, loss16) = torch.load(tmp_path / "told", weights_only=True)
+    (*stages, (told, means)), (loss32, loss16) = torch.load(tmp_path / "told", weights_only=True)
     assert {applied for applied, _ in told} == {True, False} and any(b > a for (_, a), (_, b) in pairwise(told))
     assert loss16 == pytest.approx(loss32, rel=0.05) and loss16 != loss32
-    begun = dict(small().named_parameters())
-    for stage, (own, found) in enumerate(stages):
-        assert own == told, stage
-        for name, value in weights.items():
-            moved = (value - begun[name].detach()).abs().max()
-            assert moved > 0 and (found[name] - value).abs().max() <= 1e-3 * moved, (stage, name)
-    assert all(torch.equal(stages[0][1][name], value) for name, value in weights.items())
+    whole = torch.cat([value.flatten() for value in means.values()])
+    assert whole.norm() > 0.02
+    for stage, (own, found) in zip(STAGES, stages, strict=True):
+        difference = torch.cat([(found[name] - value).flatten() for name, value in means.items()])
+        # ZeRO 3 has a linear layer of its own, which rounds otherwise in fp16.
+        assert own == told and difference.norm() <= (0.0, 1e-5, 1e-2)[STAGES.index(stage)] * whole.norm(), stage
 
 
 # Runs.
 
 RECIPE = """\
 name: run
-model: {name: quickstart, time_steps: 1}
-data: {dataset: digits}
+model: {name: quickstart, time_steps: 2}
+data: {dataset: digits, root: shards}
 train:
-  {epochs: 1, global_batch: 8, micro_batch: 2, norm_batch: 2, lr: 0.003, clip_grad: 1.0, ema_decay: 0.9, threads: 1,
-   precision: fp16, loss_scale: 1048576, growth_interval: 3}
+  {epochs: 1, global_batch: 8, micro_batch: 4, norm_batch: 4, lr: 0.003, clip_grad: 1.0, ema_decay: 0.9, threads: 1,
+   precision: fp16, loss_scale: 524288, growth_interval: 3}
 checkpoint: {every_steps: 1, keep: 20}
 log: {every_steps: 1}
 """
 
 
 @pytest.fixture(scope="module")
-def recipe(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("scale") / "recipe.yaml"
-    file.write_text(RECIPE.replace("digits}", f"digits, root: {few_digits}}}"))
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """On 56 digits, and 8 for evaluation."""
+    digits, file = catalog.get("digits"), tmp_path_factory.mktemp("scale") / "recipe.yaml"
+    assert isinstance(digits, ArrayDataset)
+
+    def few(split: str, source: Path | None) -> tuple[Any, Any]:
+        count = {"train": 56, "test": 8}[split]
+        images, labels = digits.load(split, source)
+        return images[:count], labels[:count]
+
+    for split in digits.splits:
+        tar_writer.write(replace(digits, load=few), split, file.parent / "shards")
+    file.write_text(RECIPE)
     return file
 
 
@@ -234,10 +247,10 @@ def test_killed_between_an_overflow_and_the_next_growth(
     said = finish(recipe, tmp_path / "whole", *words)
     folder = RunFolder(tmp_path / "whole" / "run")
     rows = [row for row in folder.metrics.read() if "lr" in row]
-    scales = [2.0**20, *(row["loss_scale"] for row in rows)]
+    scales = [2.0**19, *(row["loss_scale"] for row in rows)]
     overflows = [n for n in range(len(rows)) if scales[n + 1] < scales[n]]
     growths = [n for n in range(len(rows)) if scales[n + 1] > scales[n]]
-    assert overflows[0] == 0 and growths and growths[0] > overflows[0] and overflows[-1] > growths[0], scales
+    assert growths and growths[0] - 3 in overflows, scales
     assert [row.get("skipped", 0) for row in rows] == [sum(o <= n for o in overflows) for n in range(len(rows))]
     assert [row["loss"] is None for row in rows] == [n in overflows for n in range(len(rows))]
     assert not [row for row in folder.health.read() if "ids" in row] and "loss scale 2^" in said  # no alarm
