@@ -142,12 +142,12 @@ _priced: dict[str, Cost] = {}
 
 def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders: int) -> Recompute:
     """What one choice costs; seconds for a large model, so a process that checks and then trains does it once."""
-    bf16 = config.train.precision == "bf16"
-    key = repr((model.config, model.frames, plan.micro_batch, bf16, policy, borders, config.train.freeze))
+    short = config.train.precision != "fp32"  # fp16 has the bytes of bf16
+    key = repr((model.config, model.frames, plan.micro_batch, short, policy, borders, config.train.freeze))
     if key not in _priced:
         before = Choice(model.recompute, model.keep.borders)
         model.set_recompute(policy, borders)
-        _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), bf16)
+        _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), bf16=short)
         model.set_recompute(*before)
     cost = _priced[key]
     return Recompute(policy, borders, cost.peak + state_bytes(model, config, plan), cost)

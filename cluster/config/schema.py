@@ -144,7 +144,9 @@ class TrainConfig:
     clip_grad: float = setting(0.0, least=0)
     ema_decay: float = setting(0.0, least=0, below=1)
     alphas: list[float] | None = field(default=None, metadata={"least": 0})
-    precision: str = setting("fp32", choices=("fp32", "bf16"))
+    precision: str = setting("fp32", choices=("fp32", "bf16", "fp16"))
+    loss_scale: float = setting(65536.0, least=1, most=2.0**100)
+    growth_interval: int = setting(2000, least=1)
     tf32: bool = False
     eval_every_epochs: int = setting(1, least=1)
     processes: int = setting(0, least=0)

@@ -95,9 +95,10 @@ def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
-    if train.precision == "bf16":  # parameters and BatchNorm's buffers stay in fp32; `bf16.enabled` would cast them
-        result["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-        if config.engine.reduce == "fp32":  # the layers whose gradients ZeRO reduces, and weights it gathers, in bf16
+    dtype = devices.AUTOCAST[train.precision]
+    if dtype is not None:  # parameters and BatchNorm's buffers stay in fp32; `bf16` and `fp16.enabled` would cast them
+        result["torch_autocast"] = {"enabled": True, "dtype": str(dtype).removeprefix("torch.")}
+        if config.engine.reduce == "fp32":  # the layers whose gradients ZeRO reduces, and weights it gathers, in that
             result["torch_autocast"]["lower_precision_safe_modules"] = []
     return result
 
@@ -130,6 +131,7 @@ def start(model: TDFormer, config: Config, plan: BatchPlan) -> Any:
     DeepSpeedEngine._broadcast_model = _broadcast
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan, model))
     engine.kept = kind.states
+    _without_scalers(engine)
     _begin_states(engine)
     if not config.engine.zero_stage:
         Sums(engine, bucket(model))
@@ -143,6 +145,14 @@ def _broadcast(engine: Any) -> None:
     such as a learned time constant."""
     for parameter in engine.module.parameters():
         dist.broadcast(parameter.data, 0)
+
+
+def _without_scalers(engine: Any) -> None:
+    """Take away the torch.amp.GradScaler that DeepSpeed 0.19.8 makes for fp16, and for whatever engine comes after one
+    with fp16 in a process: its scale would be in no checkpoint. Ours is given to `backward`."""
+    engine.torch_autocast_z0_gradscaler = None
+    if engine.zero_optimization():
+        engine.optimizer.torch_autocast_gradscaler = None
 
 
 class Sums:
@@ -191,15 +201,27 @@ class Sums:
         self._begun = []
 
 
-def update(engine: Any, clip_grad: float) -> tuple[bool, float | None]:
+def backward(engine: Any, loss: Tensor, scale: float | None = None) -> None:
+    """The gradients of a micro-batch's mean loss, times `scale` until `update`."""
+    if scale is not None and engine.zero_optimization():
+        engine.optimizer.override_loss_scale(scale)  # ZeRO multiplies by it, and divides before it clips
+    elif scale is not None:
+        loss = loss * scale
+    engine.backward(loss)
+
+
+def update(engine: Any, clip_grad: float, scale: float | None = None) -> tuple[bool, float | None]:
     """Take a micro-batch's gradients in and, with the last one, the optimizer step: unless the gradient, over all
     ranks, is not finite. Returns whether weights and moments may have moved, and the gradient's norm before
-    clipping, None where there is no step yet; the same on all ranks."""
+    clipping, None where there is no step yet; the same on all ranks. scale: that of `backward`, divided out first."""
     last = engine.is_gradient_accumulation_boundary()
     norm, steps = None, None
     if last and not engine.zero_optimization():  # with ZeRO, DeepSpeed does the same itself
         parameters = list(engine.module.parameters())
-        total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if scale is not None:
+            torch._foreach_mul_(gradients, 1 / scale)
+        total = torch.nn.utils.get_total_norm(gradients)
         norm = float(total)
         if not math.isfinite(norm):
             engine.module.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient,

@@ -148,7 +148,7 @@ def computing(config: Config, device: torch.device) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(config.train.threads or before)
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+        with devices.autocast(device, config.train.precision):
             yield
     finally:
         torch.set_num_threads(before)

@@ -130,7 +130,7 @@ def test_packing_is_exact(backend, bits: int, size: tuple[int, int]) -> None:
     data = backend.pack(x, bits)
     assert data.dtype == torch.uint8 and data.shape == (4, -(-x[0].numel() * bits // 8))
     assert torch.equal(data, reference.pack(x, bits))
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
         again = backend.unpack(data, bits, x[0].numel(), dtype)
         assert again.dtype == dtype and torch.equal(again.view_as(x).float(), x)
 
@@ -147,6 +147,7 @@ def test_what_does_not_fit_a_byte_is_seen(values: list[float], largest: int | No
 def test_the_kernels_are_chosen_by_device_and_type(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.chosen(torch.zeros(1)) is cpu
     assert kernels.chosen(torch.zeros(1, dtype=torch.bfloat16)) is cpu
+    assert kernels.chosen(torch.zeros(1, dtype=torch.float16)) is cpu
     assert kernels.chosen(torch.zeros(1, dtype=torch.float64)) is reference
     assert kernels.chosen(torch.zeros(1, device="meta")) is kernels.meta
     monkeypatch.setenv("TDFORMER_KERNELS", "reference")

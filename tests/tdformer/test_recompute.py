@@ -12,10 +12,12 @@ from tdformer.packing import add, bounded, pack
 from tdformer.state import Keep, State
 
 
-def step(model: TDFormer, x: Tensor, bf16: bool = False) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+def step(
+    model: TDFormer, x: Tensor, dtype: torch.dtype | None = None
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Logits, gradients and buffers of one training step."""
     targets = torch.arange(x.shape[-4]) % 5
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
         logits = model(x)
     segment_loss(logits, targets).backward()
     grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -73,9 +75,9 @@ def test_equal_where_attention_pools(tiny, policy: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny_hst", "tiny_spikformer", "tiny_sdt"])
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mixer", ["concat", "processing"])
-def test_equal_where_gradients_of_all_blocks_meet(tiny, name: str, bf16: bool, mixer: str) -> None:
+def test_equal_where_gradients_of_all_blocks_meet(tiny, name: str, dtype: torch.dtype | None, mixer: str) -> None:
     """The map of no processing module is at its clamp, so that each block sends the high-level spikes two gradients;
     their sum depends on its order."""
     options = {"segments": 4, "feedback": "all", "clamp": (-100.0, 100.0), "mixer": mixer}
@@ -84,7 +86,7 @@ def test_equal_where_gradients_of_all_blocks_meet(tiny, name: str, bf16: bool, m
         torch.manual_seed(0)
         model = tiny(name, torch.float32, recompute=policy, **options)
         model.set_recompute(policy, borders)
-        found.append(step(model, x, bf16))
+        found.append(step(model, x, dtype))
     logits, grads, buffers = found[0]
     assert all(gradient.isfinite().all() for gradient in grads.values())
     for logits2, grads2, buffers2 in found[1:]:

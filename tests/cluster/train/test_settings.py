@@ -76,6 +76,8 @@ ZERO = ("engine.reduce", "train.precision")
 """Looked at in a run with ZeRO; bf16 takes long on a CPU."""
 BEGINNING = ("model.weights_sha256", "model.weights_head", "train.freeze")
 """Of runs that begin with weights: looked at in test_fine_tuning and test_first_weights."""
+SCALING = ("train.loss_scale", "train.growth_interval")
+"""Of fp16 alone: looked at in test_scale."""
 NAMING = ("train.optimizer", "train.hooks", "plugins")
 """They name code: looked at in test_optimizers, test_chosen and test_plugins."""
 IN_EVENTS = ("model.name", "data.frames", "data.augment.events", "train.norm_batch", "train.schedule")
@@ -309,7 +311,7 @@ def test_a_run_meets_what_its_settings_say(run: Callable[[str], Observed], name:
 def test_the_default_of_every_setting_would_be_seen(run: Callable[[str], Observed]) -> None:
     defaults = flat(Config())
     for key in DECIDING:
-        if key in (*REFUSED, *ZERO, *NAMING, *BEGINNING):
+        if key in (*REFUSED, *ZERO, *SCALING, *NAMING, *BEGINNING):
             continue
         seen = run("events" if key in IN_EVENTS else "pictures")
         settings = flat(seen.config)
