@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 from .. import config as configs
 from ..errors import RunError, memory_errors
 from ..jobs.waiting import waits, waits_here
+from ..run.records import to_json
 from .arguments import ConfigFile, Overrides, count, not_a_setting
 from .pages import Group
 
@@ -75,6 +78,58 @@ def evaluate(
     with memory_errors(_SMALLER):
         for row in evaluate_run(run, overrides or [], kinds.split(",") if kinds else [], corrupted_set):
             print(json.dumps(row), flush=True)
+
+
+@group.add("What a model says of pictures of yours.")
+def predict(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="A run folder, a checkpoint in it, or an exported file.", callback=not_a_setting
+        ),
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE", help="Pictures, or recordings for a model of events; folders of them; plugins=... last."
+        ),
+    ],
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="A line of JSON for each, with all logits and firing rates by layer."),
+    ] = False,
+    firing: Annotated[
+        bool, typer.Option("--firing", help="Then the spikes per neuron and time step of each layer, over all of them.")
+    ] = False,
+) -> None:
+    """Name the likeliest classes of pictures, which are seen as the test set is. Of one that cannot be read a line says
+    so, the others go on, and the exit code is 2."""
+    if not model.exists():
+        raise RunError(f"{model}: no such run folder, checkpoint or exported file")
+    overrides = [word for word in images if "=" in word and not Path(word).exists()]
+    files = [Path(word) for word in images if word not in overrides]
+    waits_here("loading PyTorch and the weights")
+    from ..results.predict import predict as rows
+
+    faults: list[str] = []
+
+    def fault(line: str) -> None:
+        faults.append(line)
+        print(f"error: {line}", file=sys.stderr, flush=True)
+
+    count, rates = 0, Counter[str]()
+    with memory_errors(_SMALLER):
+        for row in rows(model, files, overrides, firing or (None if as_json else False), fault):
+            count += 1
+            rates.update(row.get("firing", {}))
+            named = ", ".join(f"{one['class']} {one['probability']:.1%}" for one in row["top"])
+            image = row["image"].encode(errors="surrogateescape").decode(errors="replace")
+            print(to_json(row) if as_json else f"{image}: {named}", flush=True)
+    if firing and count and not as_json:
+        print(f"\nspikes per neuron and time step, {count} image{'s' * (count > 1)}")
+        for layer, total in rates.items():
+            print(f"{total / count:.4f}  {layer}")
+    raise typer.Exit(2 if faults else 0)
 
 
 @group.add("Write a run's model as one file.")

@@ -12,33 +12,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 import tdformer
 from pipelines import disk
 from tdformer.digest import DIGEST, beside, described, of_file
 from tdformer.errors import ModelError
 from tdformer.norm import fold
-from tdformer.pretrained import read_weights
 
 from ..build.model import example, load_weights
 from ..build.setup import Setup
-from ..config import Config, check_commands, flat, named, stored
-from ..config.layers import merged, of_override
-from ..config.load import take_given
-from ..config.overrides import for_evaluation
+from ..config import check_commands, flat, named, stored
 from ..config.plugins import name_of
 from ..errors import RunError, disk_errors
 from ..run import checkpoint
 from ..run.folder import write_atomic
 from ..train.evaluate import class_numbers, computing, evaluate, located
-from .program import read_program
+from .exported import Exported
 
 SUFFIXES = (".safetensors", ".pt", ".pt2")
 
@@ -69,7 +63,7 @@ def export(source: Path, out: Path, batch: int = 1, overrides: Sequence[str] = (
     model.frames = saved.get("frames")
     settled = flat(config) | {"plugins": [name_of(plugin) for plugin in config.plugins]}
     about = {"model": saved["model"], "config": settled, "classes": saved.get("classes")}
-    about |= {"checkpoint": str(found), "step": checkpoint.step_of(found)}
+    about |= {"input": saved.get("input"), "checkpoint": str(found), "step": checkpoint.step_of(found)}
     with disk_errors(out), disk.whole(out, out.suffix) as file:
         if out.suffix == ".safetensors":
             tdformer.save_pretrained(model, file)
@@ -99,59 +93,17 @@ def program(model: tdformer.TDFormer, batch: int) -> torch.export.ExportedProgra
 
 
 def evaluate_export(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Evaluate a file that `export` wrote on the test set of the run that it came from.
-
-    Nothing in it is run that another could have put there: see `read_program` for a .pt2 file, `read_weights` for the
-    others. Raises RunError or ModelError for one that is damaged.
-    """
-    take_given(merged(map(of_override, overrides)), overrides)  # what it describes may be of a plugin
-    try:
-        about = described(path)
-    except ModelError:
-        _check_plugins(path, overrides)
-        raise
-    if about is None:
-        raise RunError(f"{beside(path)} cannot be read; `tdformer export` writes it beside {path.name}")
-    program = path.suffix == ".pt2"
-
-    def read(words: Sequence[str]) -> Config:
-        return stored(beside(path), words, about["config"])
-
-    config, options = for_evaluation(read, overrides, about["model"], program=program)
-    check_commands(config, beside(path), overrides, ["plugins", "data.root"])
-    setup = Setup.to_evaluate(config)
+    """Evaluate a file that `export` wrote on the test set of the run that it came from. Raises RunError or ModelError
+    for one that is damaged."""
+    found = Exported.read(path, overrides)
+    setup = Setup.to_evaluate(found.config)
     data = setup.samples
-    numbers = class_numbers(about.get("classes"), data, path)
+    numbers = class_numbers(found.about.get("classes"), data, path)
+    model, batch = found.model(setup)
     device = torch.device("cpu")
-    model: Callable[[Tensor], Tensor]
-    if program:
-        batch, model = about["batch"], _filled(read_program(path), about["batch"])
-        config.train.precision = "fp32"  # as its graph says
-    else:
-        weights = read_weights(path, verified=True)
-        batch, model = setup.plan.micro_batch, setup.trained(options, weights, path)
-    with computing(config, device):
-        result = evaluate(model, data, device, batch, config.data.workers, view=setup.view, numbers=numbers)
-    return {"file": str(path), "step": about["step"], "samples": len(data)} | result
-
-
-def _check_plugins(path: Path, overrides: Sequence[str]) -> None:
-    """Raises RunError where a file was described with plugins that are not given again."""
-    with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
-        kept = {"plugins": json.loads(beside(path).read_bytes())["config"]["plugins"]}
-        check_commands(stored(beside(path), kept=kept), beside(path), overrides, ["plugins"])
-
-
-def _filled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
-    """A program for `batch` images that takes fewer too."""
-
-    def run(images: Tensor) -> Tensor:
-        axis = images.dim() - 4  # frames have time before the batch
-        before, count, after = images.shape[:axis], images.shape[axis], images.shape[axis + 1 :]
-        missing = images.new_zeros(*before, batch - count, *after)
-        return model(torch.cat([images, missing], axis))[:count]
-
-    return run
+    with computing(found.config, device):
+        result = evaluate(model, data, device, batch, found.config.data.workers, view=setup.view, numbers=numbers)
+    return {"file": str(path), "step": found.about["step"], "samples": len(data)} | result
 
 
 def _exported(path: Path) -> bool:

@@ -76,7 +76,7 @@ def class_numbers(classes: Sequence[str] | None, data: Samples, of: Path) -> lis
     say its classes: a warning, and nothing is compared.
     """
     if classes is None:
-        _warn(f"{of} does not name its classes (an earlier version wrote it): not compared with those of {data.folder}")
+        warn(f"{of} does not name its classes (an earlier version wrote it): not compared with those of {data.folder}")
         return None
     return mapping(classes, data.class_names, str(of), str(data.folder))
 
@@ -138,16 +138,17 @@ def _mean(accuracies: dict[str, list[float]]) -> dict[str, Any]:
 
 @contextmanager
 def computing(config: Config, device: torch.device) -> Iterator[None]:
-    """`train.precision` and `train.threads` of a configuration, while the block lasts; and its way to calculate on a
-    GPU, from now on."""
+    """`train.precision`, `train.threads` and `engine.deterministic` of a configuration, while the block lasts; and its
+    way to calculate on a GPU, from now on."""
+    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     devices.exact(config.train.tf32, config.engine.deterministic)
-    before = torch.get_num_threads()
     torch.set_num_threads(config.train.threads or before)
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
             yield
     finally:
         torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(strict)
 
 
 def located(path: Path) -> tuple[Path, Path]:
@@ -157,11 +158,11 @@ def located(path: Path) -> tuple[Path, Path]:
         raise RunError(
             f"{path} is neither a run folder nor a checkpoint in one; give runs/NAME or a step-XXXXXXXX in it"
         )
-    found = checkpoint.newest_good(root / "checkpoints", _warn) if path == root else path
+    found = checkpoint.newest_good(root / "checkpoints", warn) if path == root else path
     if found is None:
         raise RunError(f"{root} has no checkpoint yet; train it first")
     return root / "config.yaml", found
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
