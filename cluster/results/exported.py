@@ -1,5 +1,5 @@
 """A file that `export` wrote, and the model in it. Nothing in it is run that another could have put there: see
-`read_program` for a .pt2 file, `read_weights` for the others."""
+`read_program` for a .pt2 file, `onnx_graph` for an .onnx file, `read_weights` for the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tdformer.digest import beside, described
 from tdformer.errors import ModelError
@@ -23,7 +23,11 @@ from ..config.layers import merged, of_override
 from ..config.load import take_given
 from ..config.overrides import for_evaluation
 from ..errors import RunError
+from . import onnx_graph
 from .program import read_program
+
+READERS: dict[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {".pt2": read_program, ".onnx": onnx_graph.read}
+"""What reads the files of `PROGRAMS`, by their suffix."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Exported:
             raise
         if about is None:
             raise RunError(f"{beside(path)} cannot be read; `tdformer export` writes it beside {path.name}")
-        program = path.suffix == ".pt2"
+        program = path.suffix if path.suffix in READERS else ""
 
         def read(words: Sequence[str]) -> Config:
             return stored(beside(path), words, about["config"])
@@ -59,9 +63,9 @@ class Exported:
 
     def model(self, setup: Setup) -> tuple[Callable[[Tensor], Tensor], int]:
         """The model in evaluation mode, fitted to the samples of `setup`, and how many of them it is given at once."""
-        if self.path.suffix == ".pt2":
+        if (reads := READERS.get(self.path.suffix)) is not None:
             batch = self.about["batch"]
-            return _filled(read_program(self.path), batch), batch
+            return _filled(reads(self.path), batch), batch
         weights = read_weights(self.path, verified=True)
         return setup.trained(self.options, weights, self.path), setup.plan.micro_batch
 
@@ -73,7 +77,7 @@ def _check_plugins(path: Path, overrides: Sequence[str]) -> None:
         check_commands(stored(beside(path), kept=kept), beside(path), overrides, ["plugins"])
 
 
-def _filled(model: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
+def _filled(model: Callable[[Tensor], Tensor], batch: int) -> Callable[[Tensor], Tensor]:
     """A program for `batch` images that takes fewer too."""
 
     def run(images: Tensor) -> Tensor:

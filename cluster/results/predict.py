@@ -55,15 +55,15 @@ def predict(
     `image`, its path; `top`, the likeliest classes, each with `class`, `number` and `probability`; `logits` of all;
     `firing`, the spikes per neuron and time step of each layer, by its name.
 
-    files: or folders of them, whose files are taken in the order of their names. overrides: `plugins`, and `data.root`
-    where the data's mean and std are not stored. firing: whether it is measured; None: where it can be, which is not in
-    a program. fault: told, in a line, of each file that cannot be read, which has no row. Raises RunError, DataError or
-    ModelError where the model cannot be used.
+    files: or folders of them, whose files are taken in the order of their names. overrides: `plugins`,
+    `train.micro_batch`, and `data.root` where the data's mean and std are not stored. firing: whether it is measured;
+    None: where it can be, which is not in a program. fault: told, in a line, of each file that cannot be read, which
+    has no row. Raises RunError, DataError or ModelError where the model cannot be used.
     """
     trained = _trained(source, overrides)
     facts, given = trained.stored.get("input"), named(overrides)
     for key in given:
-        if key != "plugins" and not (key == "data.root" and facts is None):
+        if key not in ("plugins", "train.micro_batch") and not (key == "data.root" and facts is None):
             raise RunError(f"{key} changes nothing in a prediction; leave it out")
     if facts is None:  # an earlier version kept it: the shards know
         facts = input_facts(Setup.to_evaluate(trained.config).samples)

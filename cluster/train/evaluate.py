@@ -29,6 +29,7 @@ from ..config import Config, check_commands, stored
 from ..config.overrides import UNBOUND, for_evaluation
 from ..errors import RunError
 from ..run import checkpoint
+from .tally import Tally
 
 
 @torch.no_grad()
@@ -41,9 +42,10 @@ def evaluate(
     each: Callable[[], None] = lambda: None,
     view: Seen | None = None,
     numbers: Sequence[int] | None = None,
+    tally: Tally | None = None,
 ) -> dict[str, float]:
     """Accuracy and cross-entropy of a model in evaluation mode; all ranks call it together. each: called for every
-    batch. numbers: the model's number of each class of `data`; None: the same."""
+    batch. numbers: the model's number of each class of `data`; None: the same. tally: counts this rank's samples."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers, view=view):
@@ -51,6 +53,8 @@ def evaluate(
         images = to_device(batch.images, data.mean, data.std, device)
         labels = renumbered(batch.labels, numbers).to(device)
         logits = model(time_first(images)).float()
+        if tally is not None:
+            tally.add(logits, labels)
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         correct = (logits.argmax(1) == labels).sum()
         sums += torch.stack([loss, correct, (labels != NOT_COUNTED).sum()])
@@ -86,9 +90,11 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     corruptions: Sequence[str] = (),
     corrupted_set: Path | None = None,
+    tally: Tally | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Evaluate the newest good checkpoint of a run folder, or one checkpoint, on the run's test set; then with each of
-    `corruptions` (kinds, or `all`) at severities 1 to 5, made here or read from `corrupted_set`, and their mean.
+    `corruptions` (kinds, or `all`) at severities 1 to 5, made here or read from `corrupted_set`, and their mean. tally:
+    an empty one, which gets the names of the classes and counts the first of these.
 
     Raises RunError when there is no checkpoint, or it is damaged, or for an override that would have no effect;
     DataError for a set that is not whole, or has other classes or shapes than the run.
@@ -116,13 +122,18 @@ def evaluate_run(
         model.to(device)
         batch = setup.plan.micro_batch
 
-        def result(samples: Samples, view: Seen | None) -> dict[str, float]:
-            return evaluate(model, samples, device, batch, config.data.workers, view=view, numbers=numbers)
+        def result(samples: Samples, view: Seen | None, tally: Tally) -> dict[str, float]:
+            found = evaluate(
+                model, samples, device, batch, config.data.workers, view=view, numbers=numbers, tally=tally
+            )
+            return found | tally.row()
 
-        yield {"checkpoint": str(found), "samples": len(data)} | result(data, seen)
+        tally = Tally() if tally is None else tally
+        tally.names = list(saved.get("classes") or data.class_names)
+        yield {"checkpoint": str(found), "samples": len(data)} | result(data, seen, tally)
         accuracies: dict[str, list[float]] = {kind: [] for kind in kinds}
         for kind, severity in product(kinds, SEVERITIES):
-            row = result(source.read(kind, severity), uncropped)
+            row = result(source.read(kind, severity), uncropped, Tally())
             accuracies[kind].append(row["accuracy"])
             yield {"corruption": kind, "severity": severity} | row
         if kinds:
