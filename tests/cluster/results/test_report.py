@@ -18,7 +18,6 @@ from cluster.errors import RunError
 from cluster.results import report
 from cluster.results.export import export
 from cluster.train.tally import Tally
-from pipelines.loader import NOT_COUNTED
 
 RECIPE = """\
 name: run
@@ -59,20 +58,6 @@ def tallied(
     for part in range(0, count, 64):
         tally.add(logits[part : part + 64], labels[part : part + 64])
     return tally, logits, labels
-
-
-def test_a_tally_counts() -> None:
-    tally, logits, labels = tallied(NAMES, 8, seed=3)
-    for k in range(8):
-        for j in range(8):
-            assert tally.confusion[k, j] == ((labels == k) & (logits.argmax(1) == j)).sum()
-    order = logits.sort(dim=1, descending=True)[1]
-    assert tally.row() == {"top5": pytest.approx(float((order[:, :5] == labels[:, None]).any(1).float().mean()))}
-    before = tally.samples
-    tally.add(logits[:3], torch.tensor([NOT_COUNTED, 1, NOT_COUNTED]))
-    assert tally.samples == before + 1
-    assert tallied(NAMES[:5], 5)[0].row() == {}
-    assert [tally.name(5), tally.name(6)] == ["six", "6"]
 
 
 @pytest.mark.parametrize(("names", "outputs"), [(NAMES, 8), ([f"class {i}" for i in range(60)], 60)])
