@@ -71,7 +71,9 @@ def page(name: str, about: Mapping[str, Any]) -> str:
         "Model": f"`{model['name']}`, {about['parameters']:,} parameters",
         "Time": f"{model['time_steps']} steps in {model['segments']} segments, "
         + (f"feedback to block {blocks}" if blocks else "no feedback"),
-        "Trained on": f"`{about['dataset']}`, {len(about['classes'] or ())} classes",
+        "Trained on": f"`{about['dataset']}`, {len(about['classes'])} classes"
+        if about["classes"]
+        else about["dataset"],
         "Input": f"{seen.get('kind', 'pictures')}, {given}",
         "Mean, std": f"{_list(seen['mean'])}; {_list(seen['std'])}, of values from 0 to 1" if seen else "not kept",
         "Seen as": _view(seen) if seen else "not kept",

@@ -71,7 +71,7 @@ def export(source: Path, out: Path, batch: int = 1, overrides: Sequence[str] = (
     about = {"model": saved["model"], "config": settled, "checkpoint": str(found), **model.card}
     about |= {"batch": batch} if out.suffix in PROGRAMS else {}
     about |= {"opset": onnx_graph.OPSET} if out.suffix == ".onnx" else {}
-    text = page(out.name, about | {"model": model.config}).encode()
+    text = page(out.name, about | {"model": model.config}).encode(errors="replace")
     about[PAGE] = hashlib.sha256(text).hexdigest()
     with disk_errors(out), disk.whole(out, out.suffix) as file:
         if out.suffix == ".safetensors":
