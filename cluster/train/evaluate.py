@@ -123,10 +123,8 @@ def evaluate_run(
         batch = setup.plan.micro_batch
 
         def result(samples: Samples, view: Seen | None, tally: Tally) -> dict[str, float]:
-            found = evaluate(
-                model, samples, device, batch, config.data.workers, view=view, numbers=numbers, tally=tally
-            )
-            return found | tally.row()
+            row = evaluate(model, samples, device, batch, config.data.workers, view=view, numbers=numbers, tally=tally)
+            return row | tally.row()
 
         tally = Tally() if tally is None else tally
         tally.names = list(saved.get("classes") or data.class_names)
