@@ -25,6 +25,8 @@ class TDFormer(nn.Module):
 
     frames: bool | None = None
     """Whether its data are frames in time and no pictures; None: nobody has said it. It computes the same with both."""
+    card: dict[str, Any] | None = None
+    """What is known of its weights, as an exported file says it: `classes`, `input` with mean and std, and more."""
 
     def __init__(self, backbone: Backbone[Any], config: dict[str, Any]) -> None:
         super().__init__()

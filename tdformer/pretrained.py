@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import torch
@@ -36,6 +36,8 @@ from .registry import create_model
 
 METADATA = "tdformer"
 """The safetensors metadata key of the model's options, as JSON."""
+CARD = "card"
+"""That of what else is known of the weights, as JSON; see `TDFormer.card`."""
 OURS = "tdformer"
 """What a report calls the family of weights with our names."""
 NEW_HEAD = 2e-5
@@ -154,18 +156,35 @@ def fit(
 
 
 def save_pretrained(model: TDFormer, path: str | Path) -> None:
-    """Write weights, `model.config` and a digest of both as safetensors; the file appears complete or not at all."""
+    """Write weights, `model.config`, `model.card` where there is one, and a digest of them as safetensors; the file
+    appears complete or not at all, with the same bytes for the same model."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    options = json.dumps(model.config)
+    said = {METADATA: json.dumps(model.config)} | ({CARD: json.dumps(model.card)} if model.card else {})
     try:
-        save_file(tensors, temporary, {METADATA: options, DIGEST: of_tensors(options, tensors)})
+        save_file(tensors, temporary, said | {DIGEST: of_tensors(_covered(said), tensors)})
         with open(temporary, "rb+") as file:
+            _sort_header(file)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _covered(said: Mapping[str, str]) -> str:
+    """What of a header the digest is of, besides the tensors."""
+    return said[METADATA] + said.get(CARD, "")
+
+
+def _sort_header(file: BinaryIO) -> None:
+    """Bring the metadata in a safetensors file, which are written in any order (0.8), into that of their names."""
+    size = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(size))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    file.seek(8)
+    file.write(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size))
 
 
 def is_saved(path: Path) -> bool:
@@ -178,12 +197,13 @@ def is_saved(path: Path) -> bool:
 
 
 def from_pretrained(path: str | Path) -> TDFormer:
-    """The model that `save_pretrained` wrote, with its options. Raises ModelError for any other file."""
+    """The model that `save_pretrained` wrote, with its options and its card. Raises ModelError for any other file."""
     file = read_file(Path(path))
     if file.options is None:
         raise ModelError(f"{path}: holds no options of a TDFormer; make such a file with `tdformer import`")
     try:
         model = create_model(**json.loads(file.options))
+        model.card = file.card
     except Exception as error:  # options that somebody else wrote can be anything
         raise ModelError(
             f"{path}: its model options cannot be used ({first_line(error)}); write the file again"
@@ -200,10 +220,12 @@ def read_weights(path: Path, verified: bool = False) -> dict[str, Tensor]:
 
 @dataclass
 class File:
-    """The contents of a file, the options of a safetensors file of ours, and what was not read; see `Report`."""
+    """The contents of a file, the options and the card of a safetensors file of ours, and what was not read; see
+    `Report`."""
 
     contents: Mapping[str, Any]
     options: str | None = None
+    card: dict[str, Any] | None = None
     unread: list[str] = field(default_factory=list)
 
     @property
@@ -240,9 +262,19 @@ def _safetensors(path: Path, verified: bool) -> File:
     options = said.get(METADATA)
     if options is not None and DIGEST not in said and not verified:
         unverified(path)
-    if options is not None and said.get(DIGEST) not in (None, of_tensors(options, tensors)):
+    if options is not None and said.get(DIGEST) not in (None, of_tensors(_covered(said), tensors)):
         raise ModelError(f"{path}: is damaged (its SHA-256 is not that of its header); get it again")
-    return File(tensors, options)
+    return File(tensors, options, _card(said.get(CARD, "null"), path) if options is not None else None)
+
+
+def _card(text: str, path: Path) -> dict[str, Any] | None:
+    try:
+        card = json.loads(text)
+    except (ValueError, RecursionError):
+        card = text
+    if card is not None and not isinstance(card, dict):
+        raise ModelError(f"{path}: its model card is no JSON object; get it again")
+    return card
 
 
 class Unread:

@@ -110,12 +110,12 @@ def for_evaluation(
     overrides: Sequence[str],
     model: Mapping[str, Any],
     corruptions: bool = False,
-    program: bool = False,
+    program: str = "",
 ) -> tuple[Config, dict[str, Any]]:
     """The configuration of an evaluation and the options of its model.
 
     read: the run's configuration with overrides. model: the options that the weights were trained with. corruptions:
-    whether pictures are corrupted here, by draws of the seed. program: of a .pt2 file, whose graph is fixed.
+    whether pictures are corrupted here, by draws of the seed. program: the suffix of a file whose graph is fixed.
     Raises RunError, naming the setting, for one that evaluation cannot do, or that would change nothing.
     """
     run, config = read(UNBOUND), read([*UNBOUND, *overrides])
@@ -129,7 +129,7 @@ def for_evaluation(
         if key not in taken:
             raise RunError(f"{key} {_refusal(key, model, corruptions)}")
         if program and key not in ("data.dataset", "data.crop_ratio", "data.frames"):
-            raise RunError(f"{key} cannot be set for a .pt2 file: its program is fixed; evaluate the run with it")
+            raise RunError(f"{key} cannot be set for a {program} file: its program is fixed; evaluate the run with it")
         if option is not None:
             options.pop(option)
             options |= {option: given[option]} if option in given else {}

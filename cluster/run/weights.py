@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from tdformer.digest import beside, described, of_tensors
+from tdformer.digest import PROGRAMS, beside, described, of_tensors
 from tdformer.errors import ModelError
 from tdformer.pretrained import read_file
 
@@ -44,7 +44,8 @@ class Trained:
 
     options: of `create_model`, for the model that they were trained in; classes: the names of its outputs, in their
     order; frames: whether its data were frames in time; step: of training. None: nobody has said it. settings: the file
-    that the run's configuration is in, or (`kept`) that is described in it. unread: see `tdformer.pretrained.Report`.
+    that the run's configuration is in, or (`kept`) that is described in it. about: all that is stored beside them.
+    unread: see `tdformer.pretrained.Report`.
     """
 
     source: Source
@@ -55,6 +56,7 @@ class Trained:
     step: int | None = None
     settings: Path | None = None
     kept: Any = None
+    about: Mapping[str, Any] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
 
     @property
@@ -81,7 +83,7 @@ def located(given: str | Path) -> Source:
     if os.path.isdir(path):
         root = path.absolute().parent.parent
         if (path / "config.yaml").is_file():
-            found = checkpoint.newest_good(path / "checkpoints", _warn)
+            found = checkpoint.newest_good(path / "checkpoints", warn)
             if found is None:
                 raise RunError(f"{path} has no checkpoint yet; train it first")
             return Source(found, path)
@@ -105,10 +107,9 @@ def read(source: Source) -> Trained:
     if source.run is not None:
         weights, saved = checkpoint.load_weights(path)
         step, settings = checkpoint.step_of(path), source.run / "config.yaml"
-        return Trained(
-            source, weights, saved["model"], _names(saved.get("classes")), saved.get("frames"), step, settings
-        )
-    if path.suffix == ".pt2":
+        known = saved["model"], _names(saved.get("classes")), saved.get("frames"), step
+        return Trained(source, weights, *known, settings, about=saved)
+    if path.suffix in PROGRAMS:
         raise RunError(
             f"{path} is a program, whose weights are folded into it; give a .safetensors or .pt file, or the run"
         )
@@ -118,7 +119,7 @@ def read(source: Source) -> Trained:
     if about is None:
         return Trained(source, weights, file.model, unread=file.unread)
     known = about["model"], _names(about.get("classes")), about.get("frames"), about["step"]
-    return Trained(source, weights, *known, beside(path), about["config"], file.unread)
+    return Trained(source, weights, *known, beside(path), about["config"], about, file.unread)
 
 
 def _names(said: Any) -> list[str] | None:
@@ -177,5 +178,5 @@ def _argument(given: str) -> str:
     return str(path)
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)

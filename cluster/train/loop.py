@@ -18,6 +18,7 @@ from pipelines.workers import Workers
 from tdformer.norm import norm_batch, step_statistics
 
 from ..build import devices
+from ..build.data import input_facts
 from ..build.first_weights import Begun
 from ..build.model import load_weights
 from ..build.setup import Setup
@@ -252,7 +253,8 @@ class Trainer:
         self.state.hooks = self.hooks.state()
         if first:
             made = {"model": self.engine.module.config, "config": flat(self.config)}
-            rest = made | {"classes": self.data.class_names, "frames": self.data.kind.frames}
+            seen = {"frames": self.data.kind.frames, "input": input_facts(self.data)}
+            rest = made | {"classes": self.data.class_names} | seen
             self.checkpoints.begin(parts | self.hooks.tensors(), self.state, rest, self.best)
         self.best = False
         self.hooks.saved(self.state.step)

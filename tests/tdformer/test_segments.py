@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tdformer import TDFormer, load_pretrained, segment_loss
 from tdformer.backbones import MODELS
-from tdformer.measure import measure_firing, spiking
+from tdformer.measure import measure_firing, measure_rates, spiking
 
 BACKBONES = ["tiny_hst", "tiny_spikformer", "tiny_sdt"]
 OWN = [("processing", 1), ("processing", 2)]
@@ -203,8 +203,12 @@ def test_firing_rates_are_the_mean_spikes_of_every_unit(tiny, calibrate) -> None
     with measure_firing(model) as firing, torch.no_grad():
         assert firing == {}
         model(x)
+    with measure_rates(model) as each, torch.no_grad():
+        model(x)
+    assert each.keys() == firing.keys()
     _, spikes = spikes_of(model, x)
     for name, s in spikes.items():
+        torch.testing.assert_close(each[name], s.transpose(0, 1).flatten(1).mean(1).float())
         assert firing[name].rate == pytest.approx(s.mean().item(), abs=1e-6)
         silent = (s.transpose(0, 2).flatten(1) == 0).all(1)
         assert firing[name].silent == pytest.approx(silent.float().mean().item(), abs=1e-6)
