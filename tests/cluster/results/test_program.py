@@ -172,6 +172,7 @@ def test_an_export_is_read(small: tuple[Small, Records], tmp_path: Path) -> None
     ("name", "options"),
     [
         ("small_sdt", {"pm": 2, "cm": 3, "clamp": [0, 2]}),
+        ("small_sdt_pooled", {}),
         ("small_spikformer", {"neuron": "plif", "border_dtype": "bf16"}),
         ("small_spikformer", {"mixer": "processing", "pm": 2, "cm": 3}),
     ],
@@ -180,6 +181,7 @@ def test_the_other_backbones_are_read(tmp_path: Path, name: str, options: dict[s
     """Where a model gains an operator, `OPERATORS` does; `test_exported_files` reads a QKFormer."""
     small = {
         "small_sdt": Entry(SDT, SDTSizes(16, 1, (False, False, True, True)), 16, 3, 5, 2),
+        "small_sdt_pooled": Entry(SDT, SDTSizes(16, 1, (False, False, True, True), pooled_heads=2), 16, 2, 5, 2),
         "small_spikformer": Entry(Spikformer, SpikformerSizes(16, 1, 2, (True,) * 4), 32, 2, 5, 2),
     }
     MODELS.register(name, small[name])
