@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,6 +217,17 @@ def test_eval_prints_what_training_measured(trained: Path):
     rows = [json.loads(line) for line in (trained / "runs/small/metrics.jsonl").read_text().splitlines()]
     assert result["accuracy"] == rows[-1]["eval_accuracy"]
     assert result["samples"] == 360
+
+
+def test_predict_needs_the_run_alone(trained: Path, tmp_path: Path):
+    shutil.copytree(trained / "runs" / "small", tmp_path / "moved")
+    data = TarDataset(trained / "shards" / "test")
+    (tmp_path / "digit.png").write_bytes(data.read(0)[0])
+    done = _tdformer(tmp_path, "predict", "moved", "digit.png", "--json")
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["image"] == "digit.png" and len(row["logits"]) == 10 and len(row["top"]) == 5
+    assert [one["class"] for one in row["top"]] == [data.class_names[one["number"]] for one in row["top"]]
 
 
 def test_shards_are_verified_and_damage_is_named(trained: Path, tmp_path: Path):
