@@ -181,10 +181,8 @@ def test_a_row_is_what_it_says() -> None:
         assert (config.model.feedback not in (None, "none")) == fed == ((config.model.segments or 1) == 2), row
         assert (config.model.feedback == "all") == (fed and "one block" not in row.what), row
         if steps := re.search(r"T = (\d+)", row.what):
-            one_in_two = row.table == "Table 7" and fed and steps[1] == "1"
-            default = tdformer.create_model if config.model.time_steps is None else None
-            at = 4 if default else config.model.time_steps
-            assert at == (2 if one_in_two else int(steps[1])), row
+            in_two = fed and row.table == "Table 7" and steps[1] == "1"  # two passes of one step
+            assert (config.model.time_steps or 4) == (2 if in_two else int(steps[1])), row
         else:
             assert config.data.size == int(re.search(r", (224|288|384)\b", row.what)[1]), row  # type: ignore[index]
         if cell := re.search(r"CM(\d) \+ V(\d)", row.what):
