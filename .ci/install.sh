@@ -46,7 +46,7 @@ of_pip() { pip config list | sed -n "s/^[^=]*\.$1='\(.*\)'\$/\1/p" | sed 's/\\n/
 export UV_FIND_LINKS="${UV_FIND_LINKS-$(of_pip find-links)}" UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX-$(of_pip index-url)}"
 uv() { .venv/bin/uv pip "$@" --quiet --python .venv/bin/python; }
 # exact: without what an earlier install left, such as what is added after the check.
-uv install --exact -c .ci/constraints.txt -e '.[dev,augment,docs]' --group needs
+uv install --exact -c .ci/constraints.txt -e '.[dev,augment,docs,onnx]' --group needs
 uv check
 # Without what they ask for: another torch, and OpenCV with windows, which needs libGL.
 uv install --no-deps -c .ci/constraints.txt -r pyproject.toml --extra corruptions --group peer

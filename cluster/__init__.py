@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .jobs.launch import Shape, launch, resume
     from .jobs.processes import start
     from .results.export import evaluate_export, export
+    from .results.predict import predict
     from .run.figures import FIGURES
     from .run.folder import RunFolder
     from .train.evaluate import evaluate_run
@@ -40,6 +41,7 @@ _PLACES = {
     "jobs.launch": ("Shape", "launch", "resume"),
     "jobs.processes": ("start",),
     "results.export": ("evaluate_export", "export"),
+    "results.predict": ("predict",),
     "run.figures": ("FIGURES",),
     "run.folder": ("RunFolder",),
     "train.evaluate": ("evaluate_run",),
@@ -64,6 +66,7 @@ __all__ = [
     "export",
     "launch",
     "load",
+    "predict",
     "prepare",
     "resume",
     "start",

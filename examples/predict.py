@@ -1,8 +1,5 @@
 """The exported model of train.py names digits that it has not seen."""
 
-import json
-from pathlib import Path
-
 import torch
 
 import tdformer
@@ -10,11 +7,11 @@ from pipelines.loader import to_device
 from pipelines.store.tars import TarDataset
 
 model = tdformer.from_pretrained("digits.safetensors").eval()
-classes = json.loads(Path("digits.safetensors.json").read_text())["classes"]
+classes, seen = model.card["classes"], model.card["input"]
 
 digits = TarDataset("data/digits/test")
 pixels = torch.stack([torch.from_numpy(digits.image(i)) for i in range(32)])  # uint8 [32, 1, 8, 8]
-images = to_device(pixels, digits.mean, digits.std, torch.device("cpu"))
+images = to_device(pixels, seen["mean"], seen["std"], torch.device("cpu"))
 with torch.no_grad():
     guesses = model(images).argmax(1)
 for label, guess in zip(digits.labels[:32], guesses.tolist(), strict=True):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .store.tar_writer import write
     from .views.augment import Augment
     from .views.boxes import View
+    from .views.files import FileSamples
     from .views.frames import EventAugment, FrameView
     from .views.mix import mix, soft_targets
     from .workers import Workers
@@ -49,6 +50,7 @@ _PLACES = {
     "store.tar_writer": ("write",),
     "views.augment": ("Augment",),
     "views.boxes": ("View",),
+    "views.files": ("FileSamples",),
     "views.frames": ("EventAugment", "FrameView"),
     "views.mix": ("mix", "soft_targets"),
     "workers": ("Workers",),
@@ -73,6 +75,7 @@ __all__ = [
     "EventAugment",
     "EventDataset",
     "EventFolder",
+    "FileSamples",
     "FolderDataset",
     "FrameView",
     "Kind",

@@ -5,6 +5,9 @@ What a kind needs of views is imported when it is asked for: an index is also re
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
+
 from . import events
 from .errors import DataError
 from .registry import Registry
@@ -21,6 +24,12 @@ class Pictures(Kind):
     name = "pictures"
     pictures = True
     settings = OF_A_KIND - FOR_EVENTS | {"augment.flip"}
+
+    @property
+    def suffixes(self) -> Collection[str]:
+        from .raw.folders import EXTENSIONS
+
+        return tuple(EXTENSIONS)
 
     def measure(self, content: bytes, channels: int, max_pixels: int) -> tuple[int, int, int]:
         from .views.pictures import decode
@@ -69,6 +78,18 @@ class EventStreams(Kind):
     name = "events"
     frames = True
     settings = FOR_EVENTS
+
+    @property
+    def suffixes(self) -> Collection[str]:
+        from .raw.recorded import SUFFIXES
+
+        return SUFFIXES
+
+    def content(self, path: Path) -> bytes:
+        """Of a recording, whole."""
+        from .raw import recordings
+
+        return events.encode(recordings.read(path))
 
     def measure(self, content: bytes, channels: int, max_pixels: int) -> tuple[int, int, int]:
         recording = events.decode(content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import DataError
 from .remote import Remote
 from .settings import Settings
 
@@ -123,6 +124,17 @@ class Kind(ABC):
     pictures: bool = False
     frames: bool = False
     settings: frozenset[str] = frozenset()
+
+    @property
+    def suffixes(self) -> Collection[str]:
+        """Of files that hold one, where people have them; empty: of any."""
+        return ()
+
+    def content(self, path: Path) -> bytes:
+        """Of such a file what a shard would hold. Raises OSError or DataError where it cannot be read."""
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise DataError("cannot be read (it is no regular file)")
+        return path.read_bytes()
 
     @abstractmethod
     def measure(self, content: bytes, channels: int, max_pixels: int) -> tuple[int, int, int]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol, cast, runtime_checkable
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import ModelError
 from .feedback import Control, FeedbackOptions
-from .neuron import Neuron
+from .neuron import AFTER_PRODUCT, Neuron
 from .recompute import selected
 from .state import State
 from .unit import Current, Unit, UnitOptions
@@ -18,13 +18,22 @@ from .unit import Current, Unit, UnitOptions
 Borrowed = Iterator[tuple[nn.Module, nn.Parameter]]
 """A module, and a parameter of another one that it computes with."""
 
-AFTER_PRODUCT = 0.5
-"""The threshold of the neuron right after an attention product, times the model's own."""
-
 
 def heads_of(x: Tensor, heads: int) -> Tensor:
     """`[T, B, C, H, W]` -> `[T, B, heads, C / heads, H W]`."""
     y: Tensor = x.flatten(3).unflatten(2, (heads, -1))
+    return y
+
+
+def tokens_of(x: Tensor, heads: int) -> Tensor:
+    """`[T, B, C, H, W]` -> `[T, B, heads, H W, C / heads]`."""
+    y: Tensor = heads_of(x, heads).transpose(3, 4)
+    return y
+
+
+def spread(spikes: Tensor) -> Tensor:
+    """3 x 3 max pooling with stride 1 over the last two of five dimensions: a spike reaches its eight neighbours."""
+    y: Tensor = F.max_pool2d(spikes.flatten(0, 1), 3, 1, 1).unflatten(0, spikes.shape[:2])
     return y
 
 
@@ -100,7 +109,7 @@ class SelfAttention(Steered):
         self.v = Unit(options, channels, channels, bias=bias)
         self.product = Neuron(options.neuron, AFTER_PRODUCT)
         self.proj = Unit(options, channels, channels, bias=True, across_batch=leaky_proj_lif)
-        self.control = Control(channels, feedback, options.neuron) if feedback else None
+        self.control = Control(channels, feedback, options) if feedback else None
 
     def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
         """x `[T, B, C, H, W]`, high the segment before's H_n of the same shape or None -> spikes `[T, B, C, H, W]`."""
@@ -119,24 +128,50 @@ class SelfAttention(Steered):
 
 
 class SpikeDrivenAttention(Steered):
-    """Spike-driven self-attention Q . SN(sum over tokens of K . V) (Eq 6), on the membrane shortcut."""
+    """Spike-driven self-attention Q . SN(sum over tokens of K . V) (Eq 6), on the membrane shortcut.
 
-    def __init__(self, options: UnitOptions, channels: int, feedback: FeedbackOptions | None = None) -> None:
+    pooled_heads: pool K and V over the grid, and K . V and the output over each of so many heads, as the published
+    network for CIFAR10-DVS does; None: no pooling, and then heads make no difference.
+    """
+
+    def __init__(
+        self,
+        options: UnitOptions,
+        channels: int,
+        feedback: FeedbackOptions | None = None,
+        pooled_heads: int | None = None,
+    ) -> None:
         super().__init__()
+        _check_heads(channels, pooled_heads or 1)
+        self.heads = pooled_heads
         self.shortcut = Neuron(options.neuron)
         self.q = Unit(options, channels, channels)
         self.k = Unit(options, channels, channels)
         self.v = Unit(options, channels, channels)
         self.mask = Neuron(options.neuron, AFTER_PRODUCT)
         self.proj = Current(options, channels, channels, bias=True)
-        self.control = Control(channels, feedback, options.neuron) if feedback else None
+        self.control = Control(channels, feedback, options) if feedback else None
 
     def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
         """x `[T, B, C, H, W]` real, high H_n or None -> a current `[T, B, C, H, W]` for the shortcut."""
         q, k, v = self.steered(self.shortcut(x, state), high, state)
-        mask = self.mask((k, v), state, lambda k, v: (k * v).sum((3, 4), keepdim=True))
-        current: Tensor = self.proj(selected(torch.mul, state, q, mask), state)
+        mask = self.mask((k, v), state, self.current)
+        current: Tensor = self.proj(selected(self.chosen, state, q, mask), state)
         return current
+
+    def current(self, k: Tensor, v: Tensor) -> Tensor:
+        """What drives the mask, `[T, B, C, 1, 1]`, from K and V `[T, B, C, H, W]`."""
+        if self.heads is None:
+            return (k * v).sum((3, 4), keepdim=True)
+        both = spread(tokens_of(spread(k) * spread(v), self.heads))
+        return both.sum(3).flatten(2)[..., None, None]
+
+    def chosen(self, q: Tensor, mask: Tensor) -> Tensor:
+        """The queries `[T, B, C, H, W]` that the mask `[T, B, C, 1, 1]` lets through."""
+        if self.heads is None:
+            return q * mask
+        y = spread(tokens_of(q, self.heads) * tokens_of(mask, self.heads))
+        return y.transpose(3, 4).reshape(q.shape)
 
 
 @runtime_checkable

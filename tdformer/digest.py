@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 DIGEST = "sha256"
 """The key of the digest, in a header and in a description."""
+PROGRAMS = (".pt2", ".onnx")
+"""The suffixes of files that hold a program for a fixed number of images, their description's `batch`."""
 
 
 def of_tensors(options: str, tensors: Mapping[str, Tensor]) -> str:
@@ -66,7 +68,7 @@ def described(path: Path) -> dict[str, Any] | None:
         unverified(path)
     elif about[DIGEST] != of_file(path, about):
         raise ModelError(f"{path} and {file.name} are not what was exported (SHA-256): one is damaged; export it again")
-    step, batch = about["step"], about.get("batch", None if path.suffix == ".pt2" else 1)
+    step, batch = about["step"], about.get("batch", None if path.suffix in PROGRAMS else 1)
     if (
         type(step) is not int
         or type(batch) is not int

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from .backbones import Backbone, truncated
 from .errors import ModelError
+from .norm import BatchNorm
 from .policies import POLICIES
 from .state import Keep, State, name_units
 
@@ -23,6 +25,8 @@ class TDFormer(nn.Module):
 
     frames: bool | None = None
     """Whether its data are frames in time and no pictures; None: nobody has said it. It computes the same with both."""
+    card: dict[str, Any] | None = None
+    """What is known of its weights, as an exported file says it: `classes`, `input` with mean and std, and more."""
 
     def __init__(self, backbone: Backbone[Any], config: dict[str, Any]) -> None:
         super().__init__()
@@ -57,6 +61,32 @@ class TDFormer(nn.Module):
         parts = self.backbone.parts()
         inside = {id(parameter): i for i, part in enumerate(parts) for parameter in part.parameters()}
         return {name: inside.get(id(parameter), len(parts)) for name, parameter in self.named_parameters()}
+
+    def freeze(self, names: Iterable[str]) -> None:
+        """Leave the parts with these names untrained, such as `backbone.embeds.0` or `head`; a parameter's name too.
+
+        A BatchNorm whose parameters are both frozen, or that has none and is named so, stays in evaluation mode: its
+        statistics do not move either.
+        Raises ModelError for a name that is of no part, and where nothing is left to train."""
+        names, parameters = list(names), dict(self.named_parameters())
+        for name in names:
+            inside = [p for own, p in parameters.items() if f"{own}.".startswith(f"{name}.")]
+            if not inside:
+                known = [n for n, part in self.named_modules() if n and next(part.parameters(), None) is not None]
+                near = difflib.get_close_matches(name, [*known, *parameters], 1, 0.0)
+                raise ModelError(
+                    f"freeze names {name!r:.80}, which is no part of {self.config['name']}; the nearest is {near[0]}"
+                )
+            for parameter in inside:
+                parameter.requires_grad_(False)
+        if not any(p.requires_grad for p in parameters.values()):
+            raise ModelError(f"freeze leaves nothing of {self.config['name']} to train; name fewer parts")
+        for own, part in self.named_modules():
+            if isinstance(part, BatchNorm):
+                learned = list(part.parameters())
+                within = any(f"{own}.".startswith(f"{name}.") for name in names)
+                part.frozen = not any(p.requires_grad for p in learned) if learned else within
+                part.train(part.training)
 
     def forward(self, images: Tensor) -> Tensor:
         """images `[B, C, H, W]`, shown at every time step, or frames `[T, B, C, H, W]`.

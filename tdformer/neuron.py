@@ -17,6 +17,9 @@ from .packing import bounded
 from .recompute import Tensors, again
 from .state import State, Stateful
 
+AFTER_PRODUCT = 0.5
+"""The threshold of the neuron right after an attention product, times the model's own."""
+
 
 class _LIF(torch.autograd.Function):
     """The fused neuron without a BatchNorm before it; H is computed again in backward."""

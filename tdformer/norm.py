@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -92,21 +92,29 @@ class BatchNorm(nn.Module):
     It has no forward of its own: its affine part is computed with the pooling and the neuron that follow.
     segments: how many sets of running statistics to keep, `[segments, C]`; weight and bias are shared. The first
     segment starts from empty membranes and has no feedback, so its currents are distributed differently.
-    images, ranks: see `norm_batch`.
+    affine: whether it has a weight and a bias; without, both are None. images, ranks: see `norm_batch`. frozen: it
+    stays in evaluation mode, with the running statistics as they are.
     """
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, segments: int = 1) -> None:
+    def __init__(self, channels: int, segments: int = 1, affine: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
         self.register_buffer("running_mean", torch.zeros(segments, channels))
         self.register_buffer("running_var", torch.ones(segments, channels))
         self.eps, self.momentum = 1e-5, 0.1
         self.images: int | None = None
         self.ranks: dist.ProcessGroup | None = None
+        self.frozen = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, unless it is frozen."""
+        return super().train(mode and not self.frozen)
 
     def groups(self, batch: int) -> list[slice]:
         """The images of a batch that are normalised together. Raises ModelError where they do not divide it."""
@@ -158,8 +166,10 @@ class BatchNorm(nn.Module):
 
     def _norm(self, mean: Tensor, var: Tensor) -> Norm:
         invstd = (var + self.eps).rsqrt()
+        if self.weight is None or self.bias is None:
+            return Norm(mean, invstd, invstd, -mean * invstd)
         scale = self.weight * invstd
-        return Norm(mean, invstd, scale, self.bias - mean * scale)
+        return Norm(mean, invstd, scale, torch.addcmul(self.bias, mean, scale, value=-1))
 
 
 class Folded(nn.Module):

@@ -53,7 +53,8 @@ def create_model(
 
     feedback: "none", "first", "last", "all", or the numbers of the blocks that are fed back, counted from 0 among
     those whose width and grid are those of H_n (all of Spikformer and SDT, QKFormer's last stage).
-    clamp: (b, a) of Eq 19. segment_norm: running statistics of BatchNorm "shared" or kept "per_segment".
+    mixer: where the C x C matrix of feedback is: "concat" (control module), "processing" (processing module) or "add"
+    (nowhere). clamp: (b, a) of Eq 19. segment_norm: running statistics of BatchNorm "shared" or kept "per_segment".
     border_dtype: "bf16" rounds membranes where segments meet, in every pass: half the bytes, another arithmetic.
     recompute: what is kept for backward, see `TDFormer.set_recompute`; it never changes a result.
     own: options that the backbone declares, such as QKFormer's `leaky_proj_lif`.

@@ -50,10 +50,11 @@ class Current(nn.Module):
         stride: int = 1,
         bias: bool = False,
         pool: bool = False,
+        affine: bool = True,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=bias)
-        self.norm = BatchNorm(out_channels, options.norm_segments)
+        self.norm = BatchNorm(out_channels, options.norm_segments, affine)
         self.pool = pool
 
     def forward(self, x: Tensor, state: State) -> Tensor:
@@ -66,7 +67,8 @@ class Current(nn.Module):
 
 
 class Unit(nn.Module):
-    """A `Current` and the neuron that it drives. across_batch: see `Neuron`; layer: kernel, stride, bias and pool."""
+    """A `Current` and the neuron that it drives. across_batch: see `Neuron`; layer: kernel, stride, bias, pool
+    and affine, whether the BatchNorm has a weight and a bias."""
 
     def __init__(
         self, options: UnitOptions, in_channels: int, out_channels: int, across_batch: bool = False, **layer: Any
@@ -217,8 +219,8 @@ class _Unit(torch.autograd.Function):
         call: _Call,
         membrane: Tensor | None,
         decay: Tensor | None,
-        gamma: Tensor,
-        beta: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
         bias: Tensor | None,
         *pairs: Tensor,
     ) -> tuple[Tensor, Tensor | None]:
@@ -262,9 +264,11 @@ class _Unit(torch.autograd.Function):
         if grad is None and after is not None:  # only the potential is used
             grad = after.new_zeros(ctx.output, dtype=plan.dtype)
         assert grad is not None
-        _, _, _, _, _, _, *pairs = ctx.needs_input_grad
+        _, _, _, gamma, beta, _, *pairs = ctx.needs_input_grad
         with exact(grad):
-            return None, *_gradients(saved, membrane, grad, after, list(zip(pairs[::2], pairs[1::2], strict=True)))
+            found = _gradients(saved, membrane, grad, after, list(zip(pairs[::2], pairs[1::2], strict=True)))
+        found[2:4] = found[2] if gamma else None, found[3] if beta else None
+        return None, *found
 
 
 class _Saved:

@@ -65,7 +65,6 @@ def _state_of_torch() -> dict[str, object]:
         "grad": torch.is_grad_enabled(),
         "default dtype": torch.get_default_dtype(),
         "default device": torch.get_default_device(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "distributed": torch.distributed.is_initialized(),
     }
 

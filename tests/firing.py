@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -20,8 +23,23 @@ from pipelines.loader import eval_loader, time_first, to_device
 from pipelines.raw import catalog
 from pipelines.raw.arrays import ArrayDataset
 from pipelines.store import tar_writer as shards
+from tdformer import registry
 from tdformer.attention import SelfAttention
+from tdformer.backbones import Entry, Spikformer, SpikformerSizes
 from tdformer.norm import BatchNorm
+from tdformer.plugins import Registry
+
+
+@contextmanager
+def tiny(also: Sequence[str] = ()) -> Iterator[None]:
+    """While the block lasts there is a model `tiny`, which is exported in seconds; and those that are named."""
+    models: Registry[Any] = Registry("model")
+    for name in also:
+        models.register(name, registry.MODELS.get(name))
+    models.register("tiny", Entry(Spikformer, SpikformerSizes(8, 1, 2, (False, False, True, True)), 16, 3, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "MODELS", models)
+        yield
 
 
 def few_digits(

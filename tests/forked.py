@@ -23,6 +23,11 @@ TESTS = Path(__file__).parent
 TDFORMER = "from cluster.cli import main; main()"
 
 
+def children(pid: int) -> set[int]:
+    """Of all threads of a process."""
+    return {int(pid) for tasks in Path(f"/proc/{pid}/task").glob("*/children") for pid in tasks.read_text().split()}
+
+
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["warm"])

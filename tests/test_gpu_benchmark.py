@@ -11,8 +11,7 @@ from forked import Command
 
 from benchmarks import peer, published
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import runs, steps
-from benchmarks.gpu.device import Device
+from benchmarks.gpu import steps
 
 TINY = """
 import sys
@@ -62,12 +61,23 @@ def test_the_gpu_s_benchmark_needs_one(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_what_does_not_fit_the_gpu_s_time_is_named(tmp_path: Path) -> None:
-    found = {"sections": {}}
-    work = steps.Work("hst_10_384", 224, 2, 1, 1)
-    gpu.measure(found, runs.Site(tmp_path, "cpu", True), work, Device("cpu"), 0.2, tmp_path)
-    assert len(found["sections"]) == 8
-    assert all("time was" in section["left_out"] for section in found["sections"].values())
-    assert json.loads((tmp_path / "gpu.json").read_text()) == found
+    words = ("--device=cpu", "--size=small", "--model=tiny", "--out=found", "--seconds=0.2")
+    done = Command(*words, cwd=tmp_path, program=TINY).completed()
+    assert done.returncode == 0, done.stderr
+    sections = json.loads((tmp_path / "found" / "gpu.json").read_text())["sections"]
+    assert len(sections) == 8 and all("time was" in section["left_out"] for section in sections.values())
+
+
+def test_what_is_cut_short_leaves_torch_as_it_was() -> None:
+    """Also between the lines that turn gradients off and on again."""
+    layer, found = torch.nn.Linear(1, 1), []
+    for _ in range(100):
+        with pytest.raises(gpu.OutOfTimeError), gpu.within(0.002):
+            while True:
+                with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(False):
+                    layer(torch.ones(1, 1))
+        found.append(torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"))
+    assert all(found)
 
 
 def test_a_fused_neuron_is_the_published_one() -> None:

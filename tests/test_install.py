@@ -23,7 +23,7 @@ PINS = ROOT / ".ci" / "constraints.txt"
 PACKAGES = ("tdformer", "pipelines", "cluster")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHONS = [c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", c)]
-EXTRAS = [word for extra in ("dev", "augment", "docs") for word in ("--extra", extra)]
+EXTRAS = [word for extra in ("dev", "augment", "docs", "onnx") for word in ("--extra", extra)]
 SOURCE_ONLY = ("assertpy", "deepspeed", "fastargs")
 """They have no wheels, and nothing to compile."""
 

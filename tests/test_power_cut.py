@@ -190,4 +190,4 @@ def test_an_export_is_whole_or_not_seen(place: Path, suffix: str, monkeypatch: p
     with cut_anywhere(place, sound) as disk:
         export(OLD / "runs" / "run", out)
     left = disk.left(all_names=False)
-    assert {path.name for path in left.iterdir()} == {out.name, f"{out.name}.json"}
+    assert {path.name for path in left.iterdir()} == {out.name, f"{out.name}.json", f"{out.name}.md"}

@@ -1,7 +1,7 @@
 """What MkDocs does not do by itself: the navigation from docs/index.md, links out of docs/, and pages made from code.
 
 Between `<!-- made: NAME -->` and `<!-- end -->` a page says where the same can be read in the tree; on the site the
-text of a function of `reference` takes its place.
+text of a function of `reference` or `reproduction` takes its place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-import reference  # noqa: E402 - it lies beside this file
+import reference  # noqa: E402 - they lie beside this file
+import reproduction  # noqa: E402
 
 OUTSIDE = "tree"
 """The folder of the site for files of the repository that pages lead to: the site is whole without the repository."""
@@ -67,7 +68,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return found[0]
         return found[1] + posixpath.relpath(in_site(resolved(found[2], here)), posixpath.dirname(uri) or ".")
 
-    made: dict[str, Callable[[], str]] = reference.MADE
+    made: dict[str, Callable[[], str]] = reference.MADE | reproduction.MADE
     return LINK.sub(lead, MADE.sub(lambda found: made[found[1]](), markdown))
 
 

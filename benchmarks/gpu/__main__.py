@@ -41,18 +41,23 @@ class OutOfTimeError(Exception):
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raises OutOfTimeError in the block after so many seconds."""
+    """Raises OutOfTimeError in the block after so many seconds, wherever it is: also between the lines with which torch
+    turns gradients off and on again."""
 
     def over(*_: object) -> None:
         raise OutOfTimeError
 
-    before = signal.signal(signal.SIGALRM, over)
+    before, gradients = signal.signal(signal.SIGALRM, over), torch.is_grad_enabled()
+    autocast = {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        torch.set_grad_enabled(gradients)
+        for kind, on in autocast.items():
+            torch.set_autocast_enabled(kind, on)
 
 
 def step_rows(contenders: list[steps.Contender], work: steps.Work, device: Device) -> Iterator[dict[str, Any]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError
+from pipelines.kinds import KINDS
 from pipelines.remote import Remote, check_public
 from pipelines.samples import Augmentation, Samples, Seen
 from pipelines.settings import OF_A_KIND, AugmentSettings, Settings
@@ -17,6 +20,8 @@ from pipelines.store.cache import Cache, default_folder
 from pipelines.store.index import INDEX, Index, class_names
 from pipelines.store.opening import Split, open_split
 from pipelines.store.tars import RemoteTarDataset
+from pipelines.views.files import FileSamples
+from tdformer.errors import first_line
 from tdformer.registry import entry_of
 
 from ..config import Config, DataConfig, flat
@@ -87,6 +92,27 @@ def _check_window(shard_of: NDArray[np.int32], window: int, global_batch: int) -
             f"data.window={window} can be {least} samples, fewer than two steps of train.global_batch={global_batch}; "
             "make data.window larger"
         )
+
+
+def input_facts(data: Samples) -> dict[str, Any]:
+    """What a model must know of the data that it was trained on, to see others as it saw those."""
+    return {"kind": data.kind.name, "shape": list(data.shape), "mean": list(data.mean), "std": list(data.std)}
+
+
+def as_samples(files: Sequence[Path], facts: Any, classes: Sequence[str], where: Path) -> FileSamples:
+    """Files, or folders of them, as samples of the data that `input_facts` told of, as kept in `where`, which may be a
+    stranger's. Raises RunError where those facts cannot be, DataError for a folder without such files."""
+    try:
+        channels, height, width = (int(side) for side in facts["shape"])
+        mean, std = ([float(value) for value in facts[key]] for key in ("mean", "std"))
+        kind = KINDS.get(facts["kind"])
+        if not len(mean) == len(std) == channels or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+            raise ValueError(f"mean {mean} and std {std} of {channels} channels")
+        if min(height, width) < 0 or not all(isinstance(name, str) for name in classes):
+            raise ValueError(f"shape {facts['shape']}, classes {classes}")
+    except (KeyError, TypeError, ValueError, OverflowError, DataError) as error:
+        raise RunError(f"{where}: what it says of its data cannot be used ({first_line(error)})") from None
+    return FileSamples(files, kind, (channels, height, width), mean, std, classes)
 
 
 def settings(config: Config) -> Settings:

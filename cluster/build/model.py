@@ -11,6 +11,7 @@ from torch import Tensor
 
 import tdformer
 from pipelines.samples import Samples
+from tdformer.pretrained import of_segments
 
 from ..config import Config
 from ..errors import RunError
@@ -26,6 +27,7 @@ def build_model(config: Config, data: Samples) -> tdformer.TDFormer:
     torch.manual_seed(config.seed)
     model = tdformer.create_model(config.model.name, **options)
     model.frames = data.kind.frames
+    model.freeze(config.train.freeze)
     return model
 
 
@@ -39,7 +41,7 @@ def trained_model(
     """
     model = tdformer.create_model(**_fitted(options, config, data, "evaluate it on data of its own kind"))
     rows = {name: len(buffer) for name, buffer in model.named_buffers()}
-    kept = {k: v[torch.arange(rows[k]).clamp(max=len(v) - 1)] if k in rows else v for k, v in weights.items()}
+    kept = {k: of_segments(v, rows[k]) if k in rows else v for k, v in weights.items()}
     load_weights(model, kept, where)
     return model.eval()
 

@@ -142,12 +142,12 @@ _priced: dict[str, Cost] = {}
 
 def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders: int) -> Recompute:
     """What one choice costs; seconds for a large model, so a process that checks and then trains does it once."""
-    bf16 = config.train.precision == "bf16"
-    key = repr((model.config, model.frames, plan.micro_batch, bf16, policy, borders))
+    short = config.train.precision != "fp32"  # fp16 has the bytes of bf16
+    key = repr((model.config, model.frames, plan.micro_batch, short, policy, borders, config.train.freeze))
     if key not in _priced:
         before = Choice(model.recompute, model.keep.borders)
         model.set_recompute(policy, borders)
-        _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), bf16)
+        _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), bf16=short)
         model.set_recompute(*before)
     cost = _priced[key]
     return Recompute(policy, borders, cost.peak + state_bytes(model, config, plan), cost)
@@ -182,15 +182,16 @@ def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     becomes the gradient.
     """
     count = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     stage, world = config.engine.zero_stage, plan.world
     weights = 4 * count // (world if stage == 3 else 1)
     if stage == 3:
         small = sum(p.numel() for p in model.parameters() if p.numel() < PERSISTENT)
         weights += 4 * min(count, live(model) + small)
-    gradients = 4 * count // (world if stage >= 2 else 1)
+    gradients = 4 * trained // (world if stage >= 2 else 1)
     kept = 4 * len(OPTIMIZERS.get(config.train.optimizer).states)
-    moments = (kept if stage == 0 else kept + 4) * count // (world if stage >= 1 else 1)
-    summed = 4 * count if model.segments > 1 and (stage >= 2 or plan.accumulation > 1) else 0
+    moments = (kept if stage == 0 else kept + 4) * trained // (world if stage >= 1 else 1)
+    summed = 4 * trained if model.segments > 1 and (stage >= 2 or plan.accumulation > 1) else 0
     # A bucket that is filled, one that is summed over the ranks, and a copy of that.
     buckets = 4 * bucket(model) * (3 if stage else int(world > 1))
     return weights + gradients + summed + moments + buckets + (4 * count if config.train.ema_decay else 0)

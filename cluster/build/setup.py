@@ -17,6 +17,7 @@ from ..config import BatchPlan, Config, resolve
 from ..errors import RunError
 from . import planner
 from .data import augmentation, check_kind, opened, training_data, view
+from .first_weights import Begun, begin
 from .model import build_model, trained_model
 from .optimizers import OPTIMIZERS
 
@@ -67,6 +68,10 @@ class Setup:
         """The model to train, with its first weights: another one each time."""
         return build_model(self.config, self.samples)
 
+    def begin(self, model: TDFormer) -> Begun:
+        """Put `model.weights` into a model to train, or see on meta whether they fit; see `first_weights.begin`."""
+        return begin(model, self.config, self.samples)
+
     def trained(self, options: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path) -> TDFormer:
         """The model of trained weights, from the checkpoint or file `where`, in evaluation mode."""
         return trained_model(options, weights, self.config, self.samples, where)
@@ -79,8 +84,10 @@ class Setup:
         """Compare a step with the memory there is; see `planner.check`."""
         return planner.check(self.outline, self.config, self.plan, memory)
 
-    def settle(self, norm_batch: int | None) -> None:
-        """Take the first rank's word for `train.norm_batch`: another rank may not see yet that the run was begun."""
+    def settle(self, norm_batch: int | None, weights: str | None, sha256: str | None) -> None:
+        """Take the first rank's word for `train.norm_batch` and for the weights to begin with: another rank may not see
+        yet that the run was begun."""
+        self.config.model.weights, self.config.model.weights_sha256 = weights, sha256
         if norm_batch != self.config.train.norm_batch:
             self.config.train.norm_batch = norm_batch
             self.__dict__.pop("plan", None)
@@ -89,7 +96,7 @@ class Setup:
         """Refuse what training could not be begun with."""
         _ = self.plan, self.outline, self.augment, self.view
         train, kind = self.config.train, OPTIMIZERS.get(self.config.train.optimizer)
-        made = kind.make([{"params": list(self.outline.parameters())}], train)
+        made = kind.make([{"params": [p for p in self.outline.parameters() if p.requires_grad]}], train)
         if self.config.engine.zero_stage and not kind.elementwise and not hasattr(made, "over_shares"):
             raise RunError(
                 f"train.optimizer={train.optimizer} takes steps of whole parameters, and ZeRO shards them; set "

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import config as configs
+from ..config.schema import FIRST_WEIGHTS
 from ..errors import RunError, disk_errors
 from ..jobs.waiting import waits_here
 from .arguments import model_names
@@ -80,8 +81,11 @@ def import_weights(
     ] = None,
 ) -> None:
     """Convert published weights to a TDFormer's; what feedback adds starts at zero."""
-    if any(o.partition("=")[0].strip() == "name" for o in overrides or ()):
+    given = [o.partition("=")[0].strip() for o in overrides or ()]
+    if "name" in given:
         raise RunError(f"name is what --model says, {model}; leave it out")
+    if beginning := next((key for key in given if key in FIRST_WEIGHTS), None):
+        raise RunError(f"{beginning} is no option of a model: training begins with it; leave it out")
     options = configs.load(None, [f"model.{o}" for o in overrides or ()]).model.options()
     if not file.is_file():
         raise RunError(f"{file}: no such file")

@@ -20,11 +20,15 @@ from ..build.setup import Setup
 from ..config import BatchPlan, Config
 from ..errors import RunError
 from ..jobs.processes import threads
+from ..run.folder import RunFolder
+from ..run.weights import settle
 
 
 def resolved(config: Config, processes: int | None) -> str:
     """YAML that trains the same run, then as comments what is no setting. Classes and sizes are those of the shards
-    where these are there. Raises RunError where the settings do not fit each other or the shards."""
+    where these are there. Raises RunError where the settings do not fit each other or the shards, or the weights to
+    begin with are not there."""
+    settle(RunFolder(config.run_path), config)
     world = processes or config.train.processes or torch.cuda.device_count() or 1
     plan = configs.resolve(config, world)
     notes = [f"processes: {world}, micro-batches of each in a step: {plan.accumulation}"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 from .. import config as configs
 from ..errors import RunError, memory_errors
 from ..jobs.waiting import waits, waits_here
+from ..run.records import to_json
 from .arguments import ConfigFile, Overrides, count, not_a_setting
 from .pages import Group
 
@@ -36,7 +39,7 @@ def train(
     raise typer.Exit(start(asked, processes or asked.train.processes))
 
 
-_SMALLER = "set a lower train.micro_batch"
+_SMALLER, _AGAIN = "set a lower train.micro_batch", "export it again with a smaller --batch"
 
 
 @group.add("Accuracy of a run's weights on the test set.", "eval")
@@ -44,7 +47,7 @@ def evaluate(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", help="A run folder, a checkpoint in it, or an exported file.", callback=not_a_setting
+            metavar="RUN", help="A run folder, one step of it (RUN@STEP), or an exported file.", callback=not_a_setting
         ),
     ],
     overrides: Overrides = None,
@@ -56,40 +59,116 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FOLDER", help="Of CIFAR-10-C, CIFAR-100-C or ImageNet-C. [default: they are made here]"),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write a page with each class's accuracy and the confusion matrix."),
+    ] = None,
 ) -> None:
-    """Evaluate a run's newest checkpoint on the test set; prints a line of JSON."""
-    if not run.exists():
-        raise RunError(f"{run}: no such run folder, checkpoint or exported file")
+    """Evaluate a run's newest checkpoint on the test set; prints a line of JSON. With more than 5 classes `top5` is the
+    share of samples whose class is among the 5 likeliest."""
     waits_here("loading PyTorch, the weights and the test set")
+    from ..results import report as reports
+    from ..train.tally import Tally
+
+    if report is not None:
+        reports.check(report)
+    tally = Tally()
     if run.is_file():
+        from tdformer.digest import PROGRAMS
+
         from ..results.export import evaluate_export
 
         if corruptions or corrupted_set:
             raise RunError("--corruptions needs a run folder or a checkpoint, not an exported file")
-        with memory_errors("export it again with a smaller --batch" if run.suffix == ".pt2" else _SMALLER):
-            print(json.dumps(evaluate_export(run, overrides or [])))
+        with memory_errors(_AGAIN if run.suffix in PROGRAMS else _SMALLER):
+            row = evaluate_export(run, overrides or [], tally)
+        print(json.dumps(row))
+        if report is not None:
+            reports.write(report, row, tally)
         return
     from ..train.evaluate import evaluate_run
 
     kinds = corruptions or ("all" if corrupted_set else "")
     with memory_errors(_SMALLER):
-        for row in evaluate_run(run, overrides or [], kinds.split(",") if kinds else [], corrupted_set):
+        rows = evaluate_run(run, overrides or [], kinds.split(",") if kinds else [], corrupted_set, tally)
+        for number, row in enumerate(rows):
             print(json.dumps(row), flush=True)
+            if report is not None and number == 0:
+                reports.write(report, row, tally)
+
+
+@group.add("What a model says of pictures of yours.")
+def predict(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="A run folder, one step of it (RUN@STEP), or an exported file.",
+            callback=not_a_setting,
+        ),
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE", help="Pictures, or recordings for a model of events; folders of them; plugins=... last."
+        ),
+    ],
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="A line of JSON for each, with all logits and firing rates by layer."),
+    ] = False,
+    firing: Annotated[
+        bool, typer.Option("--firing", help="Then the spikes per neuron and time step of each layer, over all of them.")
+    ] = False,
+) -> None:
+    """Name the likeliest classes of pictures, which are seen as the test set is. Of one that cannot be read a line says
+    so, the others go on, and the exit code is 2."""
+    overrides = [word for word in images if "=" in word and not Path(word).exists()]
+    files = [Path(word) for word in images if word not in overrides]
+    waits_here("loading PyTorch and the weights")
+    from tdformer.digest import PROGRAMS
+
+    from ..results.predict import predict as rows
+
+    faults: list[str] = []
+
+    def fault(line: str) -> None:
+        faults.append(line)
+        print(f"error: {line}", file=sys.stderr, flush=True)
+
+    count, rates = 0, Counter[str]()
+    with memory_errors(_AGAIN if model.suffix in PROGRAMS else _SMALLER):
+        for row in rows(model, files, overrides, firing or (None if as_json else False), fault):
+            count += 1
+            rates.update(row.get("firing", {}))
+            named = ", ".join(f"{one['class']} {one['probability']:.1%}" for one in row["top"])
+            image = row["image"].encode(errors="surrogateescape").decode(errors="replace")
+            print(to_json(row) if as_json else f"{image}: {named}", flush=True)
+    if firing and count and not as_json:
+        print(f"\nspikes per neuron and time step, {count} image{'s' * (count > 1)}")
+        for layer, total in rates.items():
+            print(f"{total / count:.4f}  {layer}")
+    raise typer.Exit(2 if faults else 0)
 
 
 @group.add("Write a run's model as one file.")
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one checkpoint in it.")],
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends with .safetensors, .pt or .pt2.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, one step of it (RUN@STEP), or an exported file.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends with .safetensors, .pt, .pt2 or .onnx.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="plugins=..., of a run that has some.")
     ] = None,
-    batch: Annotated[int | None, count("Images that a .pt2 program takes at once. [default: 1]")] = None,
+    batch: Annotated[int | None, count("Images that a .pt2 or .onnx program takes at once. [default: 1]")] = None,
 ) -> None:
-    """Write a checkpoint's model as one file: safetensors, a plain state dict, or a torch.export program."""
+    """Write a checkpoint's model as one file: safetensors, a plain state dict, a torch.export program or an ONNX graph;
+    beside it FILE.json and the model card FILE.md."""
     waits_here("loading PyTorch and the weights")
     from ..results.export import export as write
 
     if batch and out.suffix in (".safetensors", ".pt"):
-        raise RunError(f"--batch is of .pt2 programs, and weights such as {out.name} take any batch; leave it out")
+        raise RunError(
+            f"--batch is of .pt2 and .onnx programs, and weights such as {out.name} take any batch; leave it out"
+        )
     print(write(run, out, batch or 1, overrides or ()))

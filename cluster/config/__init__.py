@@ -5,7 +5,7 @@ from .identity import NEUTRAL, differences
 from .layers import named
 from .load import load, stored, to_yaml
 from .recipes import recipe, recipes
-from .schema import Config, DataConfig, HealthConfig, SiteConfig, TrainConfig, flat
+from .schema import Config, DataConfig, HealthConfig, ModelConfig, SiteConfig, TrainConfig, flat
 from .trust import check_commands
 from .words import either, show
 
@@ -15,6 +15,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "HealthConfig",
+    "ModelConfig",
     "SiteConfig",
     "TrainConfig",
     "check_commands",

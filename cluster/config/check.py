@@ -45,6 +45,10 @@ def check(config: Config, dataset_size: int | None = None) -> None:
         )
     if isinstance(model.feedback, list) and len(set(model.feedback)) != len(model.feedback):
         raise RunError(f"model.feedback names a block twice: {show(model.feedback)}")
+    if model.weights_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", model.weights_sha256):
+        raise RunError(f"model.weights_sha256 is {show(model.weights_sha256)}; it is 64 digits of 0-9 and a-f, or null")
+    if model.weights_sha256 is not None and model.weights is None:
+        raise RunError("model.weights_sha256 is of weights to begin with, and model.weights is null; set that too")
     if model.clamp and not model.clamp[0] < model.clamp[1]:
         raise RunError(f"model.clamp is {show(model.clamp)}; the lower bound b comes first and is below a")
     if alphas is not None:

@@ -9,13 +9,15 @@ from .plugins import name_of
 from .schema import Config, FetchConfig, HealthConfig, SiteConfig, flat
 from .words import show
 
-# What may differ when a run goes on: where things lie, how often they are kept, how the work is spread, and in which
-# order sums are taken (engine.deterministic; starts.jsonl notes it). The rest decides the numbers: train.tf32 is other
-# arithmetic. (Whether a checkpoint loads on other processes is for the checkpoint to say.)
+# What may differ when a run goes on: where things lie (which weights it began with, their digest says), how often they
+# are kept, how the work is spread, and in which order sums are taken (engine.deterministic; starts.jsonl notes it). The
+# rest decides the numbers: train.tf32 is other arithmetic. (Whether a checkpoint loads on other processes is for the
+# checkpoint to say.)
 NEUTRAL = frozenset(
     (
         "name",
         "runs_dir",
+        "model.weights",
         "data.root",
         "data.source",
         "data.workers",

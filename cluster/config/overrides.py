@@ -11,7 +11,7 @@ from pipelines.remote import Remote
 
 from ..errors import RunError
 from .layers import named
-from .schema import Config, FetchConfig, flat
+from .schema import FIRST_WEIGHTS, Config, FetchConfig, flat
 
 REMOTE = frozenset(("data.cache", "data.cache_gb", *(f"data.fetch.{f.name}" for f in fields(FetchConfig))))
 """How shards are fetched that are not on this machine."""
@@ -72,13 +72,15 @@ def _idle_in_training(config: Config, launched: bool, slurm: bool) -> dict[str, 
     model, data, augment = config.model, config.data, config.data.augment
     fed = model.feedback not in (None, "none", [])
     alone = (model.segments or 1) == 1
+    coreless = model.pm in (3, 4) and model.mixer != "processing"
     one = "a model of one segment has no border and no feedback; set model.segments too"
     feedback = f"no block is fed back; set {'model.feedback and ' * (not fed)}model.segments too"
     remote = isinstance(data.folder, Remote)
     rules: list[tuple[bool, str, tuple[str, ...]]] = [
+        (model.weights is None, "set model.weights too", ("model.weights_head",)),
         (alone, one, ("model.border_dtype", "model.segment_norm", *["model.feedback"] * fed)),
         (alone or not fed, feedback, ("model.cm", "model.pm", "model.mixer", "model.clamp")),
-        (model.pm in (3, 4), f"model.pm={model.pm} has no core to clamp", ("model.clamp",)),
+        (coreless, f"model.pm={model.pm} has no core to clamp", ("model.clamp",)),
         (data.size is None, "pictures are taken as they are; set data.size too", ("data.crop_ratio",)),
         (data.size is None, "nothing is cropped; set data.size too", ("data.augment.scale", "data.augment.ratio")),
         (not augment.erasing, "set data.augment.erasing too", ("data.augment.erasing_mode",)),
@@ -87,6 +89,7 @@ def _idle_in_training(config: Config, launched: bool, slurm: bool) -> dict[str, 
         (True, "raw files are read by tdformer prepare and tdformer shard", ("data.source",)),
         (not remote, "data.root is a local folder", tuple(REMOTE)),
         (config.train.schedule == "constant", "the learning rate ends where it was", ("train.min_lr",)),
+        (config.train.precision != "fp16", "only fp16 has a loss scale", ("train.loss_scale", "train.growth_interval")),
         (not _has_borders(config), "set recompute.policy=unit too", ("recompute.borders",)),
         (config.log.wandb == "off", "set log.wandb too", ("log.wandb_project",)),
         (launched, "give --processes-per-node", ("train.processes",)),
@@ -107,12 +110,12 @@ def for_evaluation(
     overrides: Sequence[str],
     model: Mapping[str, Any],
     corruptions: bool = False,
-    program: bool = False,
+    program: str = "",
 ) -> tuple[Config, dict[str, Any]]:
     """The configuration of an evaluation and the options of its model.
 
     read: the run's configuration with overrides. model: the options that the weights were trained with. corruptions:
-    whether pictures are corrupted here, by draws of the seed. program: of a .pt2 file, whose graph is fixed.
+    whether pictures are corrupted here, by draws of the seed. program: the suffix of a file whose graph is fixed.
     Raises RunError, naming the setting, for one that evaluation cannot do, or that would change nothing.
     """
     run, config = read(UNBOUND), read([*UNBOUND, *overrides])
@@ -126,7 +129,7 @@ def for_evaluation(
         if key not in taken:
             raise RunError(f"{key} {_refusal(key, model, corruptions)}")
         if program and key not in ("data.dataset", "data.crop_ratio", "data.frames"):
-            raise RunError(f"{key} cannot be set for a .pt2 file: its program is fixed; evaluate the run with it")
+            raise RunError(f"{key} cannot be set for a {program} file: its program is fixed; evaluate the run with it")
         if option is not None:
             options.pop(option)
             options |= {option: given[option]} if option in given else {}
@@ -138,6 +141,8 @@ def for_evaluation(
 
 
 def _refusal(key: str, model: Mapping[str, Any], corruptions: bool) -> str:
+    if key.removeprefix("model.") in FIRST_WEIGHTS:
+        return "changes nothing in evaluation: training begins with it; leave it out"
     if key == "model.name":
         return f"cannot be set in evaluation: the weights are of {model['name']}, and another model needs another run"
     if key in GRADIENTS:
@@ -155,8 +160,9 @@ def _refusal(key: str, model: Mapping[str, Any], corruptions: bool) -> str:
 def _idle(options: Mapping[str, Any], config: Config, run: Config) -> dict[str, str]:
     """The settings of evaluation that have no effect beside the others, and why."""
     micro, alone = config.train.micro_batch, options.get("segments", 1) == 1
+    core = options["pm"] <= 2 or options["mixer"] == "processing"
     found = {
-        "model.clamp": (alone or not options["feedback"] or options["pm"] > 2, "no feedback is clamped in this model"),
+        "model.clamp": (alone or not options["feedback"] or not core, "no feedback is clamped in this model"),
         "model.border_dtype": (alone, "there is one segment, and no border"),
         "model.tau": (options["neuron"] == "plif", "a plif neuron has learned its own"),
         "data.crop_ratio": (config.data.size is None, "without data.size pictures are taken as they are"),

@@ -24,14 +24,22 @@ def setting(default: Any, **limits: Any) -> Any:
     return field(default=default, metadata=limits)
 
 
+FIRST_WEIGHTS = ("weights", "weights_sha256", "weights_head")
+"""Keys of the section `model` that say with which weights a run begins."""
+
+
 @dataclass
 class ModelConfig:
     """Options of `tdformer.create_model`. null: the model's own, or the data set's (classes, channels, size).
 
-    v_reset: a potential, or `soft` for the soft reset (V = H - V_th S).
+    v_reset: a potential, or `soft` for the soft reset (V = H - V_th S). weights and what begins so are no options: what
+    the first weights are.
     """
 
     name: str = "quickstart"
+    weights: str | None = setting(None, form=FOLDER)
+    weights_sha256: str | None = None
+    weights_head: str = setting("by_name", choices=("by_name", "new"))
     num_classes: int | None = setting(None, least=1)
     in_channels: int | None = setting(None, least=1)
     image_size: int | list[int] | None = field(default=None, metadata={"least": 1})
@@ -42,7 +50,7 @@ class ModelConfig:
     )
     cm: int | None = setting(None, choices=(1, 2, 3))
     pm: int | None = setting(None, choices=(1, 2, 3, 4))
-    mixer: str | None = setting(None, choices=("concat", "add"))
+    mixer: str | None = setting(None, choices=("concat", "processing", "add"))
     clamp: tuple[float, float] | None = None
     neuron: str | None = setting(None, choices=("lif", "plif"))
     tau: float | None = setting(None, least=1)
@@ -57,7 +65,7 @@ class ModelConfig:
 
     def options(self) -> dict[str, Any]:
         """What is set, as keyword arguments of `tdformer.create_model(name, ...)`."""
-        given = {k: v for k, v in tree(self).items() if v is not None and k != "name"}
+        given = {k: v for k, v in tree(self).items() if v is not None and k not in ("name", *FIRST_WEIGHTS)}
         return given | ({"v_reset": None} if self.v_reset == "soft" else {})
 
 
@@ -136,11 +144,14 @@ class TrainConfig:
     clip_grad: float = setting(0.0, least=0)
     ema_decay: float = setting(0.0, least=0, below=1)
     alphas: list[float] | None = field(default=None, metadata={"least": 0})
-    precision: str = setting("fp32", choices=("fp32", "bf16"))
+    precision: str = setting("fp32", choices=("fp32", "bf16", "fp16"))
+    loss_scale: float = setting(65536.0, least=1, most=2.0**100)
+    growth_interval: int = setting(2000, least=1)
     tf32: bool = False
     eval_every_epochs: int = setting(1, least=1)
     processes: int = setting(0, least=0)
     threads: int = setting(0, least=0)
+    freeze: list[str] = field(default_factory=list)
     hooks: list[str] = field(default_factory=list, metadata={"registry": "cluster.train.hooks:HOOKS"})
 
 

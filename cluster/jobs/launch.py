@@ -124,6 +124,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     anything is queued or written.
     """
     from ..build import memory
+    from ..run import weights
     from .processes import check_inputs, describe
 
     config.runs_dir = str(Path(config.runs_dir).resolve())
@@ -131,6 +132,8 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         config.data.root = str(shards.resolve())
     if config.data.cache is not None:
         config.data.cache = str(Path(config.data.cache).resolve())
+    if config.model.weights is not None:
+        config.model.weights = os.path.abspath(config.model.weights)
     queued = on_slurm(where)
     if not queued and shape.nodes > 1:
         raise RunError(f"{shape.nodes} nodes need Slurm, and sbatch is not on the PATH; load its module, or --nodes 1")
@@ -138,7 +141,8 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         _check_site(config)
     folder = RunFolder(config.run_path)
     folder.settle(config)
-    setup = check_inputs(config, shape.world)
+    weights.settle(folder, config)
+    setup = check_inputs(config, shape.world, begun=not folder.unsaved())
     done = folder.summary()
     job = jobs.of(folder) if done is None else None
     now = job.look() if job is not None else slurm.State()

@@ -33,7 +33,9 @@ def _model(model: TDFormer) -> str:
     asked, count = model.config, sum(p.numel() for p in model.parameters())
     fed = f"feedback to {len(asked['feedback'])}" if asked["feedback"] else "no feedback"
     cut = f"T = {model.time_steps} in {model.segments} segment{'s' * (model.segments > 1)}"
-    return f"{asked['name']}, {count / 1e6:.2f} M parameters, {cut}, {fed}"
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    only = f" ({trained / 1e6:.2f} M trained)" if trained < count else ""
+    return f"{asked['name']}, {count / 1e6:.2f} M parameters{only}, {cut}, {fed}"
 
 
 def _data(config: Config, train: Samples, test: Samples, model: TDFormer) -> str:

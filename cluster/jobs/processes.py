@@ -29,6 +29,7 @@ from ..run.folder import RunFolder
 from ..run.lock import WAIT
 from ..run.monitor import Monitor
 from ..run.surroundings import surroundings
+from ..run.weights import settle
 from ..signals import Leave, Notice, heard
 from ..train.hooks import chosen
 from . import opening
@@ -52,6 +53,7 @@ def start(config: Config, processes: int = 0) -> int:
     rank, world = place or (0, processes or torch.cuda.device_count() or 1)
     ranks = planner.ranks_here(world)
     folder.settle(config)
+    settle(folder, config)
     done = folder.summary()
     if launched and not planner.first_here(rank):  # the first one of a machine looks at what is the same for all there
         # An FFCV file may take longer to compare than ranks wait for each other: all of them do it at once.
@@ -61,7 +63,7 @@ def start(config: Config, processes: int = 0) -> int:
     speaks = not rank and done is None
     if speaks:
         waits(f"reading {config.data.folder}")
-    setup = check_inputs(config, world)
+    setup = check_inputs(config, world, begun=not folder.unsaved())
     if done is None:
         if not launched:  # else all ranks look, and agree
             devices.places([devices.look(config.engine.device)] * world)
@@ -118,12 +120,14 @@ def given_place() -> tuple[int, int] | None:
     return numbers["RANK"], numbers["WORLD_SIZE"]
 
 
-def check_inputs(config: Config, world: int) -> Setup:
-    """Refuse data, a model, a batch or an optimizer that cannot work before a run folder is made or a process started;
-    returns what was made for that."""
+def check_inputs(config: Config, world: int, begun: bool = False) -> Setup:
+    """Refuse data, a model, weights to begin with, a batch or an optimizer that cannot work before a run folder is made
+    or a process started; returns what was made for that. begun: it goes on from a checkpoint of its own."""
     resolve(config, world)  # before data are read
     setup = Setup.to_train(config, world)
     setup.check()
+    if config.model.weights is not None and not begun:
+        setup.begin(setup.outline)
     chosen(config)
     return setup
 
@@ -214,6 +218,8 @@ def worker(rank: int, world: int, store: dist.Store | None, setup: Setup) -> int
         with Monitor(folder, config, trainer.total_steps, rank, start=trainer.state.step) as monitor:
             if trainer.state.step:
                 monitor.say(f"goes on from step {trainer.state.step} of {trainer.total_steps}")
+            if trainer.begun is not None:
+                monitor.say(f"{trainer.begun}; {folder.weights_file}")
             if trainer.recompute is not None and world > 1:  # the one with the least memory decides
                 monitor.say(str(trainer.recompute))
             if trainer.state.step < trainer.total_steps:

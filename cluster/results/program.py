@@ -29,7 +29,7 @@ RECORDS = re.compile(
     r"|data/sample_inputs/model\.pt"  # a pickle: it stays unread
 )
 _ATEN = """
-_assert_tensor_metadata.default add.Tensor add_.Tensor alias.default chunk.default clamp.default
+_assert_tensor_metadata.default add.Tensor add_.Tensor addcmul.default alias.default chunk.default clamp.default
 contiguous.default conv2d.default copy_.default einsum.default empty_like.default expand.default
 flatten.using_ints full.default full_like.default gather.default ge.Scalar linear.default masked_fill.Scalar
 matmul.default max_pool2d.default max_pool2d_with_indices.default mean.dim mul.Tensor new_empty.default

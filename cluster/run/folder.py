@@ -30,6 +30,7 @@ class RunFolder:
     config.yaml     the whole configuration, as first started
     metrics.jsonl   what was measured; no clock in it, so a killed and an undisturbed run write the same bytes
     speed.jsonl     what the clock says: images/s, data wait, pauses
+    weights.json    what became of the weights that it began with (model.weights)
     curves.png      metrics.jsonl and speed.jsonl drawn; other figures that log.figures names beside it
     checkpoints/    see checkpoint.py
     health.jsonl    what it warned of; steps left out, with the ids of their batch
@@ -48,6 +49,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.summary_file = self.path / "summary.json"
         self.status_file = self.path / "status.json"
+        self.weights_file = self.path / "weights.json"
         self.metrics = Rows(self.path / "metrics.jsonl")
         self.speed = Rows(self.path / "speed.jsonl")
         self.health = Rows(self.path / "health.jsonl")
@@ -146,6 +148,7 @@ class RunFolder:
         # The configuration goes last: as long as it is here, a kill in between is taken up by the next start.
         results = [
             self.status_file,
+            self.weights_file,
             *map(self.figure, ["curves", *before.log.figures]),
             self.metrics.path,
             self.speed.path,

@@ -34,7 +34,7 @@ def surroundings(config: Config, plan: BatchPlan, threads: int) -> dict[str, Any
     return {
         "device": ", ".join(sorted(gpus)) or "CPU",
         "cpu": f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}",
-        "kernels": kernels.of("cuda" if gpus else "cpu").__name__.rpartition(".")[2],
+        "kernels": f"{kernels.of('cuda' if gpus else 'cpu').__name__.rpartition('.')[2]} {kernels.ARITHMETIC}",
         "processes": plan.world,
         "threads": threads,
         "micro_batch": plan.micro_batch,
@@ -44,6 +44,7 @@ def surroundings(config: Config, plan: BatchPlan, threads: int) -> dict[str, Any
         **{"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version() if gpus else None},
         "nccl": None if nccl is None else ".".join(map(str, nccl)),
         **({"plugins": noted(config.plugins)} if config.plugins else {}),
+        **({"weights": config.model.weights_sha256} if config.model.weights else {}),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..config import Config, flat
@@ -46,6 +47,18 @@ def start(run: RunFolder, config: Config, say: Callable[[str], None]) -> Any:
     return started
 
 
+def finish(started: Any) -> None:
+    """End it; a log that is to be sent later has a mark of that, since one that was killed may look whole to wandb."""
+    folder = Path(started.dir).parent
+    started.finish()
+    if folder.name.startswith("offline-"):
+        _ended(folder).touch()
+
+
+def _ended(folder: Path) -> Path:
+    return folder / "ended"
+
+
 def sync(run: RunFolder) -> str:
     """Send what a run logged offline to wandb; returns a line that says so. Raises RunError where nothing is to be
     sent, or wandb refuses."""
@@ -63,12 +76,14 @@ def sync(run: RunFolder) -> str:
         command = [sys.executable, "-m", "wandb", "sync", "--id", identity(run), str(folder)]
         done = subprocess.run(command, capture_output=True, text=True)
         said = (done.stderr + done.stdout).strip()
-        if re.search("incomplete record|next record: EOF", said):
-            cut += 1
-            if folder != logged[-1]:  # that may be running
-                marker.touch()
-        elif done.returncode or not marker.exists():  # where a log cannot be sent, its exit code is 0
+        short = re.search("incomplete record|next record: EOF", said)
+        if not short and (done.returncode or not marker.exists()):  # where a log cannot be sent, its exit code is 0
             raise RunError(f"wandb refuses {folder}: {said.splitlines()[-1] if said else 'no reason given'}")
+        if short or not _ended(folder).exists():
+            cut += 1
+            marker.touch()
+            if folder == logged[-1]:  # that may be running
+                marker.unlink()
     told = f"; {cut} of them without an end (killed: the next start has the rest; or running)" if cut else ""
     return f"{run.path}: sent as run {identity(run)}, {len(logged)} starts{told}"
 

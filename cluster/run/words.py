@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
 def worded(key: str, value: Any) -> str:
-    """A measurement and its name: `accuracy 93.10 %`, `loss 0.25`, `12 images/s`."""
+    """A measurement and its name: `accuracy 93.10 %`, `loss 0.25`, `12 images/s`, `loss scale 2^16`."""
     name = {"lr": "learning rate"}.get(key, key.replace("_", " "))
     if key.endswith("accuracy") and value is not None:
         return f"{name} {100 * value:.2f} %"
     if key.endswith("seconds"):
         return f"{name.removesuffix(' seconds')} {duration(value)}"
+    if key == "loss_scale" and math.frexp(value)[0] == 0.5:
+        return f"{name} 2^{round(math.log2(value))}"
     if key == "images_per_second":
         return f"{value:.0f} images/s"
     return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from pipelines.errors import DataError
 from pipelines.samples import Samples
 
-from ..errors import RunError
+from ..errors import RunError, user_errors
 from ..run import checkpoint
 
 T = TypeVar("T")
@@ -44,6 +44,19 @@ def by_first(act: Callable[[], T]) -> T:
     result, error = of_first((result, error))
     if error is not None:
         raise RunError(error)
+    return result  # type: ignore[return-value] # what `act` returned
+
+
+def by_all(act: Callable[[], T]) -> T:
+    """Run `act` on every rank, which has its own result. Raises RunError, on all ranks, where it is an error on one."""
+    result, error = None, None
+    try:
+        result = act()
+    except user_errors() as e:
+        error = str(e)
+    said = next((e for e in of_all(error) if e is not None), None)
+    if said is not None:
+        raise RunError(said)
     return result  # type: ignore[return-value] # what `act` returned
 
 

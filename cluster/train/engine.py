@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from itertools import accumulate
@@ -95,9 +95,10 @@ def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
-    if train.precision == "bf16":  # parameters and BatchNorm's buffers stay in fp32; `bf16.enabled` would cast them
-        result["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-        if config.engine.reduce == "fp32":  # the layers whose gradients ZeRO reduces, and weights it gathers, in bf16
+    dtype = devices.AUTOCAST[train.precision]
+    if dtype is not None:  # parameters and BatchNorm's buffers stay in fp32; `bf16` and `fp16.enabled` would cast them
+        result["torch_autocast"] = {"enabled": True, "dtype": str(dtype).removeprefix("torch.")}
+        if config.engine.reduce == "fp32":  # the layers whose gradients ZeRO reduces, and weights it gathers, in that
             result["torch_autocast"]["lower_precision_safe_modules"] = []
     return result
 
@@ -107,12 +108,17 @@ def parameter_groups(model: TDFormer, weight_decay: float, layer_decay: float) -
     learning rate is scaled by layer_decay^(number of parts between it and the head)."""
     depths = model.depths()
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained(model):
         decay = weight_decay if parameter.dim() > 1 else 0.0
         scale = layer_decay ** (depths["head.weight"] - depths[name])
         group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale, "lr": 0.0})
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and parameters of what is not frozen."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def start(model: TDFormer, config: Config, plan: BatchPlan) -> Any:
@@ -125,6 +131,7 @@ def start(model: TDFormer, config: Config, plan: BatchPlan) -> Any:
     DeepSpeedEngine._broadcast_model = _broadcast
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan, model))
     engine.kept = kind.states
+    _without_scalers(engine)
     _begin_states(engine)
     if not config.engine.zero_stage:
         Sums(engine, bucket(model))
@@ -140,6 +147,14 @@ def _broadcast(engine: Any) -> None:
         dist.broadcast(parameter.data, 0)
 
 
+def _without_scalers(engine: Any) -> None:
+    """Take away the torch.amp.GradScaler that DeepSpeed 0.19.8 makes for fp16, and for whatever engine comes after one
+    with fp16 in a process: its scale would be in no checkpoint. Ours is given to `backward`."""
+    engine.torch_autocast_z0_gradscaler = None
+    if engine.zero_optimization():
+        engine.optimizer.torch_autocast_gradscaler = None
+
+
 class Sums:
     """The sums of gradients over the ranks without ZeRO, bucket by bucket while backward goes on: DeepSpeed 0.19.8
     copies all of them into one buffer after it, also where there is one rank."""
@@ -151,7 +166,7 @@ class Sums:
         self._of_all_ranks = dist.get_world_size() > 1
         engine.allreduce_gradients = self.finish
         if self._of_all_ranks:
-            for parameter in engine.module.parameters():
+            for _, parameter in trained(engine.module):
                 parameter.register_post_accumulate_grad_hook(self.add)
 
     def add(self, parameter: nn.Parameter) -> None:
@@ -176,7 +191,7 @@ class Sums:
         """Gradients become means over the ranks; what has none gets zeros, so that the optimizer treats it alike."""
         if not self.engine.is_gradient_accumulation_boundary():
             return
-        for parameter in self.engine.module.parameters():
+        for _, parameter in trained(self.engine.module):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self._begin()
@@ -186,15 +201,27 @@ class Sums:
         self._begun = []
 
 
-def update(engine: Any, clip_grad: float) -> tuple[bool, float | None]:
+def backward(engine: Any, loss: Tensor, scale: float | None = None) -> None:
+    """The gradients of a micro-batch's mean loss, times `scale` until `update`."""
+    if scale is not None and engine.zero_optimization():
+        engine.optimizer.override_loss_scale(scale)  # ZeRO multiplies by it, and divides before it clips
+    elif scale is not None:
+        loss = loss * scale
+    engine.backward(loss)
+
+
+def update(engine: Any, clip_grad: float, scale: float | None = None) -> tuple[bool, float | None]:
     """Take a micro-batch's gradients in and, with the last one, the optimizer step: unless the gradient, over all
     ranks, is not finite. Returns whether weights and moments may have moved, and the gradient's norm before
-    clipping, None where there is no step yet; the same on all ranks."""
+    clipping, None where there is no step yet; the same on all ranks. scale: that of `backward`, divided out first."""
     last = engine.is_gradient_accumulation_boundary()
     norm, steps = None, None
     if last and not engine.zero_optimization():  # with ZeRO, DeepSpeed does the same itself
         parameters = list(engine.module.parameters())
-        total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if scale is not None:
+            torch._foreach_mul_(gradients, 1 / scale)
+        total = torch.nn.utils.get_total_norm(gradients)
         norm = float(total)
         if not math.isfinite(norm):
             engine.module.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient,
@@ -244,7 +271,7 @@ def _whole(engine: Any, key: str | None, keep: bool) -> dict[str, Tensor]:
     which every rank adds its share, is gathered by the first rank."""
     found: dict[str, Tensor] = {}
     sharded = engine.zero_optimization_stage() > (2 if key is None else 0)  # ZeRO 1 and 2 leave weights whole
-    for named in _buckets(engine):
+    for named in _buckets(engine, engine.module.named_parameters() if key is None else trained(engine.module)):
         if not sharded and keep:
             for name, parameter in named:
                 full = parameter if key is None else engine.optimizer.state[parameter][key]
@@ -257,11 +284,11 @@ def _whole(engine: Any, key: str | None, keep: bool) -> dict[str, Tensor]:
     return found
 
 
-def _buckets(engine: Any) -> Iterator[list[tuple[str, nn.Parameter]]]:
+def _buckets(engine: Any, parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
     """Names and parameters, so many at a time as `bucket` has elements."""
     found: list[tuple[str, nn.Parameter]] = []
     left = size = bucket(engine.module)
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in parameters:
         count = _shape(parameter).numel()
         if count > left:
             yield found
@@ -287,7 +314,7 @@ def _summed(parameters: list[nn.Parameter], key: str | None, keep: bool) -> Sequ
 
 def _gathered(parameters: list[nn.Parameter], key: str | None, keep: bool) -> Sequence[Tensor]:
     """ZeRO 3: a rank has an equal share of each parameter, the last ones filled up."""
-    own = [safe_get_local_optimizer_state(p, key) if key else safe_get_local_fp32_param(p) for p in parameters]
+    own = [safe_get_local_optimizer_state(p, key) if key else _own_share(p) for p in parameters]
     mine = torch.cat(own)
     every = [torch.empty_like(mine) for _ in range(dist.get_world_size())] if keep else None
     dist.gather(mine, every, 0)
@@ -297,12 +324,20 @@ def _gathered(parameters: list[nn.Parameter], key: str | None, keep: bool) -> Se
     return [torch.cat(share)[: _shape(p).numel()] for share, p in zip(shares, parameters, strict=True)]
 
 
+def _own_share(parameter: nn.Parameter) -> Tensor:
+    """This rank's part of a weight, in fp32; of a frozen one the optimizer has no copy."""
+    if parameter.requires_grad:
+        return cast(Tensor, safe_get_local_fp32_param(parameter))
+    share: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
+    return share.detach().float()
+
+
 def restore_moments(engine: Any, saved: dict[str, Tensor], step: int) -> None:
     """Put the optimizer back to where it was after `step` steps, from `moments` of any ZeRO stage and number of
     ranks."""
     for count in _steps(engine):
         count.fill_(step)
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in trained(engine.module):
         for key in engine.kept:
             value = saved[f"{key}.{name}"]  # in a file that is mapped: of its bytes, a rank reads those that it keeps
             if hasattr(parameter, "ds_id"):
@@ -359,7 +394,7 @@ def _pieces(engine: Any) -> dict[Tensor, list[Piece]]:
         return found
     found |= {share: [] for share in zero.single_partition_of_fp32_groups}
     for parameter, number in numbers.items():
-        fragment = parameter._hp_mapping
+        fragment = getattr(parameter, "_hp_mapping", None)  # a frozen one has none
         if fragment is not None:
             place = fragment.hp_fragment_address
             share = zero.single_partition_of_fp32_groups[fragment.param_group_index]

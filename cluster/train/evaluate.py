@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +28,8 @@ from ..config import Config, check_commands, stored
 from ..config.overrides import UNBOUND, for_evaluation
 from ..errors import RunError
 from ..run import checkpoint
+from ..run.weights import located, warn
+from .tally import Tally
 
 
 @torch.no_grad()
@@ -41,9 +42,10 @@ def evaluate(
     each: Callable[[], None] = lambda: None,
     view: Seen | None = None,
     numbers: Sequence[int] | None = None,
+    tally: Tally | None = None,
 ) -> dict[str, float]:
     """Accuracy and cross-entropy of a model in evaluation mode; all ranks call it together. each: called for every
-    batch. numbers: the model's number of each class of `data`; None: the same."""
+    batch. numbers: the model's number of each class of `data`; None: the same. tally: counts this rank's samples."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers, view=view):
@@ -51,6 +53,8 @@ def evaluate(
         images = to_device(batch.images, data.mean, data.std, device)
         labels = renumbered(batch.labels, numbers).to(device)
         logits = model(time_first(images)).float()
+        if tally is not None:
+            tally.add(logits, labels)
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         correct = (logits.argmax(1) == labels).sum()
         sums += torch.stack([loss, correct, (labels != NOT_COUNTED).sum()])
@@ -76,7 +80,7 @@ def class_numbers(classes: Sequence[str] | None, data: Samples, of: Path) -> lis
     say its classes: a warning, and nothing is compared.
     """
     if classes is None:
-        _warn(f"{of} does not name its classes (an earlier version wrote it): not compared with those of {data.folder}")
+        warn(f"{of} does not name its classes (an earlier version wrote it): not compared with those of {data.folder}")
         return None
     return mapping(classes, data.class_names, str(of), str(data.folder))
 
@@ -86,14 +90,19 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     corruptions: Sequence[str] = (),
     corrupted_set: Path | None = None,
+    tally: Tally | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Evaluate the newest good checkpoint of a run folder, or one checkpoint, on the run's test set; then with each of
-    `corruptions` (kinds, or `all`) at severities 1 to 5, made here or read from `corrupted_set`, and their mean.
+    """Evaluate RUN (its newest good checkpoint), RUN@STEP or one checkpoint on the run's test set; then with each of
+    `corruptions` (kinds, or `all`) at severities 1 to 5, made here or read from `corrupted_set`, and their mean. tally:
+    an empty one, which gets the names of the classes and counts the first of these.
 
     Raises RunError when there is no checkpoint, or it is damaged, or for an override that would have no effect;
     DataError for a set that is not whole, or has other classes or shapes than the run.
     """
-    file, found = located(Path(path))
+    trained = located(path)
+    if trained.run is None:
+        raise RunError(f"{path} is a file, neither a run folder nor a checkpoint; give runs/NAME or runs/NAME@STEP")
+    file, found = trained.run / "config.yaml", trained.path
     check_commands(stored(file, [*UNBOUND, *overrides]), file, overrides, ["plugins", "data.root"])
     weights, saved = checkpoint.load_weights(found)
     made = bool(corruptions) and corrupted_set is None
@@ -116,13 +125,16 @@ def evaluate_run(
         model.to(device)
         batch = setup.plan.micro_batch
 
-        def result(samples: Samples, view: Seen | None) -> dict[str, float]:
-            return evaluate(model, samples, device, batch, config.data.workers, view=view, numbers=numbers)
+        def result(samples: Samples, view: Seen | None, tally: Tally) -> dict[str, float]:
+            row = evaluate(model, samples, device, batch, config.data.workers, view=view, numbers=numbers, tally=tally)
+            return row | tally.row()
 
-        yield {"checkpoint": str(found), "samples": len(data)} | result(data, seen)
+        tally = Tally() if tally is None else tally
+        tally.names = list(saved.get("classes") or data.class_names)
+        yield {"checkpoint": str(found), "samples": len(data)} | result(data, seen, tally)
         accuracies: dict[str, list[float]] = {kind: [] for kind in kinds}
         for kind, severity in product(kinds, SEVERITIES):
-            row = result(source.read(kind, severity), uncropped)
+            row = result(source.read(kind, severity), uncropped, Tally())
             accuracies[kind].append(row["accuracy"])
             yield {"corruption": kind, "severity": severity} | row
         if kinds:
@@ -138,30 +150,14 @@ def _mean(accuracies: dict[str, list[float]]) -> dict[str, Any]:
 
 @contextmanager
 def computing(config: Config, device: torch.device) -> Iterator[None]:
-    """`train.precision` and `train.threads` of a configuration, while the block lasts; and its way to calculate on a
-    GPU, from now on."""
+    """`train.precision`, `train.threads` and `engine.deterministic` of a configuration, while the block lasts; and its
+    way to calculate on a GPU, from now on."""
+    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     devices.exact(config.train.tf32, config.engine.deterministic)
-    before = torch.get_num_threads()
     torch.set_num_threads(config.train.threads or before)
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+        with devices.autocast(device, config.train.precision):
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def located(path: Path) -> tuple[Path, Path]:
-    """A run's configuration file and newest good checkpoint, or the checkpoint that `path` is. Raises RunError."""
-    root = path if (path / "config.yaml").is_file() else path.absolute().parent.parent
-    if not (root / "config.yaml").is_file():
-        raise RunError(
-            f"{path} is neither a run folder nor a checkpoint in one; give runs/NAME or a step-XXXXXXXX in it"
-        )
-    found = checkpoint.newest_good(root / "checkpoints", _warn) if path == root else path
-    if found is None:
-        raise RunError(f"{root} has no checkpoint yet; train it first")
-    return root / "config.yaml", found
-
-
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+        torch.use_deterministic_algorithms(strict)

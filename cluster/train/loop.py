@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 import zlib
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,17 +17,22 @@ from pipelines.order import Cursor, steps_per_epoch
 from pipelines.workers import Workers
 from tdformer.norm import norm_batch, step_statistics
 
+from ..build import devices
+from ..build.data import input_facts
+from ..build.first_weights import Begun
 from ..build.model import load_weights
 from ..build.setup import Setup
 from ..config import flat
 from ..run.folder import RunFolder
 from ..run.monitor import Monitor
+from ..run.records import write_atomic
 from ..signals import KINDS, Leave, Notice
 from . import engine as engines
-from .agreement import by_first, neighbours, of_first, same_data
+from .agreement import by_all, by_first, neighbours, of_first, same_data
 from .evaluate import evaluate
 from .feed import Feed
 from .hooks import chosen
+from .scale import LossScale
 from .schedule import learning_rate
 from .skips import left_out, skip_samples
 from .slots import Addend, Slots
@@ -37,7 +42,8 @@ from .stopwatch import Stopwatch
 from .watchdog import Watchdog
 
 SLOTS = {"window": 3, "damaged": 1, "stop": len(KINDS), "due": 1}
-"""The loop's own, see `Trainer.step`: (loss, correct, images); samples that were not read; signals; time to save."""
+"""The loop's own, see `Trainer.step`: (loss, correct, images); samples that were not read; signals; time to save. With
+fp16 also `broken`: ranks whose loss is not finite."""
 
 
 class Trainer:
@@ -60,7 +66,7 @@ class Trainer:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.checkpoints = Checkpoints(folder, config.checkpoint.keep, watchdog, first_here)
         self.best = False  # whether the weights, as they are, were evaluated and are the best so far
-        setup.settle(of_first(config.train.norm_batch))
+        setup.settle(*of_first((config.train.norm_batch, config.model.weights, config.model.weights_sha256)))
         assert setup.test is not None
         self.data, self.validation = setup.samples, setup.test
         self.hosts = same_data(self.data)
@@ -79,6 +85,12 @@ class Trainer:
         if resumed is not None:
             self.state = resumed.state
             load_weights(model, resumed.parts["model"], resumed.where)
+        self.begun: Begun | None = None  # with weights of another model, just now
+        if resumed is None and config.model.weights is not None:
+            self.begun = begun = by_all(lambda: setup.begin(model))
+            by_first(lambda: write_atomic(folder.weights_file, (json.dumps(begun.row(), indent=1) + "\n").encode()))
+        if config.train.precision == "fp16":
+            self.state.scale = self.state.scale or LossScale(config.train.loss_scale)
         norm_batch(model, self.plan.norm_batch, neighbours(self.plan.norm_ranks, config.engine.timeout_minutes))
         self.outputs: int = model.config["num_classes"]  # of the head
         self.engine = engines.start(model, config, self.plan)
@@ -94,7 +106,8 @@ class Trainer:
         by_first(take_up)
         self.stopwatch = Stopwatch(device)
         self.hooks = chosen(config)
-        self.slots = Slots(SLOTS | self.hooks.slots(self.world), device)
+        broken = {} if self.state.scale is None else {"broken": 1}
+        self.slots = Slots(SLOTS | broken | self.hooks.slots(self.world), device)
         self.hooks.begin(self, rows, resumed)
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
@@ -145,6 +158,7 @@ class Trainer:
             images=train.global_batch,
             begun=time.perf_counter() - waited,
             waited=waited,
+            scale=None if state.scale is None else state.scale.value,
         )
         # Whatever draws from torch's generator does so as a function of (seed, step, rank): nothing to save.
         torch.manual_seed(zlib.crc32(f"{config.seed} {state.step} {self.rank}".encode()))
@@ -154,12 +168,12 @@ class Trainer:
             for batch in batches:
                 with self.stopwatch:
                     images, targets, labels = self.feed.inputs(batch, state.cursor, self.outputs)
-                    with self.autocast():
+                    with devices.autocast(self.device, train.precision):
                         logits = self.engine(images)
                 loss = tdformer.segment_loss(logits, targets, train.alphas)
                 # Times 1; a loss that is not finite makes its gradient so, and the step is left out on all ranks.
-                self.engine.backward(loss * (1 + 0 * loss.detach()))
-                step.applied, step.grad_norm = engines.update(self.engine, train.clip_grad)  # acts on the last one
+                engines.backward(self.engine, loss * (1 + 0 * loss.detach()), step.scale)
+                step.applied, step.grad_norm = engines.update(self.engine, train.clip_grad, step.scale)  # on the last
                 correct = (logits[-1].argmax(1) == labels).sum()
                 window += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
         step.worked = self.stopwatch.read()
@@ -169,32 +183,36 @@ class Trainer:
             "stop": self.notice.seen,
             "due": self.rank == 0 and self.checkpoints.due(config.checkpoint.every_minutes),  # one clock for all ranks
         }
+        if step.scale is not None:
+            shares["broken"] = (~window[0].isfinite()).double()
         step.sums, means = self.slots.summed(shares | self.hooks.share(step), statistics.means())
         if step.applied:
             statistics.move(means)
         self.account(step)
         if step.sums["damaged"][0]:
             skip_samples(state, batches, config.data.skips, self.monitor)
-        if not step.applied:
-            left_out(state, self.data, config, self.monitor)
+        if not (step.applied or step.overflow):
+            left_out(state, step, self.data, config, self.monitor)
         state.step += 1
         state.cursor = state.cursor.advance(len(self.data))
         self.hooks.step(step)
         return step
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
-
     def account(self, step: Step) -> None:
         """What a step adds to the state, and its row for metrics.jsonl."""
         state = self.state
         state.window = [a + b for a, b in zip(state.window, step.sums["window"], strict=True)]
-        state.skipped, state.in_a_row = state.skipped + (not step.applied), 0 if step.applied else state.in_a_row + 1
+        state.skipped += not step.applied
+        if state.scale is not None:
+            step.overflow = not (step.applied or state.scale.least or step.sums["broken"][0])
+            state.scale = state.scale.after(step.applied, self.config.train.growth_interval)
+        state.in_a_row = 0 if step.applied else state.in_a_row + (not step.overflow)
         step.row = {"step": step.number, "epoch": step.epoch, "lr": step.lr}
         if step.logs:
             (loss, correct, count), state.window = state.window, [0.0, 0.0, 0.0]
             means = {"loss": loss / count if count else None, "accuracy": correct / count if count else None}
             step.row |= means | {"grad_norm": step.grad_norm} | ({"skipped": state.skipped} if state.skipped else {})
+            step.row |= {} if state.scale is None else {"loss_scale": state.scale.value}
 
     def end_epoch(self) -> bool:
         """Between two epochs: evaluate, if it is due. False: there was nothing to do."""
@@ -216,7 +234,7 @@ class Trainer:
             model.load_state_dict(weights)
         model.eval()
         micro_batch, alive = self.plan.micro_batch, self.watchdog.alive
-        with self.autocast():
+        with devices.autocast(self.device, self.config.train.precision):
             result = evaluate(model, self.validation, self.device, micro_batch, self.workers, alive, self.view)
         alive()
         self.engine.train()
@@ -235,7 +253,8 @@ class Trainer:
         self.state.hooks = self.hooks.state()
         if first:
             made = {"model": self.engine.module.config, "config": flat(self.config)}
-            rest = made | {"classes": self.data.class_names, "frames": self.data.kind.frames}
+            seen = {"frames": self.data.kind.frames, "input": input_facts(self.data)}
+            rest = made | {"classes": self.data.class_names} | seen
             self.checkpoints.begin(parts | self.hooks.tensors(), self.state, rest, self.best)
         self.best = False
         self.hooks.saved(self.state.step)

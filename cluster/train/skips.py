@@ -13,21 +13,24 @@ from ..config import Config
 from ..errors import RunError
 from ..run.monitor import Monitor
 from .agreement import of_all
+from .scale import LEAST
 from .state import TrainState
+from .step import Step
 
 
-def left_out(state: TrainState, data: Samples, config: Config, monitor: Monitor) -> None:
-    """Tell of the step after `state`, whose loss or gradient was not finite, with the ids of its batch. Raises
+def left_out(state: TrainState, step: Step, data: Samples, config: Config, monitor: Monitor) -> None:
+    """Tell of `step`, the one after `state`, whose loss or gradient was not finite, with the ids of its batch. Raises
     RunError, on all ranks, after too many of them in a row."""
     cursor, limit = state.cursor, config.health.skips
     order = epoch_order(cursor, data.shard_of, config.data.window)
     ids = global_batch(order, cursor.step, cursor.global_batch)
-    line = f"the loss or the gradient of step {state.step + 1} is not finite: left out ({state.skipped} so far)"
-    monitor.warn(line, step=state.step + 1, epoch=cursor.epoch, ids=ids.tolist())
+    least = f" at loss scale {LEAST:g}, the least" if step.scale == LEAST else ""
+    line = f"the loss or the gradient of step {step.number} is not finite{least}: left out ({state.skipped} so far)"
+    monitor.warn(line, step=step.number, epoch=cursor.epoch, ids=ids.tolist())
     if state.in_a_row > limit:
         raise RunError(
             f"{state.in_a_row} steps in a row without a finite loss and gradient (health.skips={limit}), the last "
-            f"is {state.step + 1}; their samples are in {monitor.run.health.path}. Lower train.lr or set "
+            f"is {step.number}; their samples are in {monitor.run.health.path}. Lower train.lr or set "
             "train.clip_grad; the run goes on from its last checkpoint"
         )
 

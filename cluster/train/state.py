@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..errors import RunError
 from ..run import checkpoint
 from ..run.folder import RunFolder
 from .agreement import by_first, of_first, verified_by_all
+from .scale import LossScale
 from .watchdog import Watchdog
 
 
@@ -27,8 +28,8 @@ class TrainState:
     Learning rate, augmentation, mixing and torch's random numbers are pure functions of (seed, step), so they need
     no state of their own. `window` sums (loss, correct, images) since the last logged step; `evaluated`: epochs after
     which no evaluation is due any more; `skipped`: steps left out because the loss or the gradient was not finite,
-    `in_a_row` of them just now; `metrics_bytes` and `metrics_sha256`: of metrics.jsonl; `hooks`: what those of them
-    that have a state keep, by their names.
+    `in_a_row` of them just now; `metrics_bytes` and `metrics_sha256`: of metrics.jsonl; `scale`: of the next step, with
+    fp16; `hooks`: what those of them that have a state keep, by their names.
     """
 
     step: int
@@ -41,16 +42,19 @@ class TrainState:
     skipped: int = 0
     in_a_row: int = 0
     metrics_sha256: str = ""
+    scale: LossScale | None = None
     hooks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        saved = self.__dict__ | {"cursor": self.cursor.to_dict()}
-        return saved if self.hooks else {k: v for k, v in saved.items() if k != "hooks"}
+        saved = self.__dict__ | {"cursor": self.cursor.to_dict(), "scale": self.scale and asdict(self.scale)}
+        return {k: v for k, v in saved.items() if v or k not in ("scale", "hooks")}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> TrainState:
         """Raises TypeError, KeyError, ValueError or AttributeError where `saved` is not what `to_dict` returned."""
-        return cls(**(saved | {"cursor": Cursor.from_dict(saved["cursor"])}))
+        scale = saved.get("scale")
+        own = {"cursor": Cursor.from_dict(saved["cursor"]), "scale": scale and LossScale(**scale)}
+        return cls(**(saved | own))
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from ..run.speed import Lap
 @dataclass
 class Step:
     """number: from 1, in the whole run; epoch: from 0; logs: whether it ends with a row of metrics.jsonl; images: of
-    the global batch; begun: `time.perf_counter()` when the wait for its images began, which took `waited` seconds.
+    the global batch; begun: `time.perf_counter()` when the wait for its images began, which took `waited` seconds;
+    scale: what its loss is multiplied by for backward, with fp16.
 
     What the step fills in: applied: whether the weights moved, which they do not after a loss or gradient that is not
-    finite; grad_norm: before clipping; worked: seconds of this rank's own work; sums: over the ranks, by the names of
-    the slots; row: for metrics.jsonl, a function of the steps alone; firing: of each unit, where it logs; lap: its
-    time; speed: the row for speed.jsonl, where it logs.
+    finite; overflow: whether that was for fp16's range alone, so that a lower scale mends it; grad_norm: before
+    clipping; worked: seconds of this rank's own work; sums: over the ranks, by the names of the slots; row: for
+    metrics.jsonl, a function of the steps alone; firing: of each unit, where it logs; lap: its time; speed: the row
+    for speed.jsonl, where it logs.
     """
 
     number: int
@@ -29,7 +31,9 @@ class Step:
     images: int
     begun: float
     waited: float
+    scale: float | None = None
     applied: bool = True
+    overflow: bool = False
     grad_norm: float | None = None
     worked: float = 0.0
     sums: Mapping[str, list[float]] = field(default_factory=dict)

@@ -15,6 +15,8 @@ from .source import DATASETS, Dataset, Sample, Source, mark_of
 
 COUNTS = (0.0, 0.0), (1.0, 1.0)
 """Mean and standard deviation where values are counts, which are taken as they are."""
+SUFFIXES = (".aedat", ".npz")
+"""Of recordings."""
 
 
 @dataclass(frozen=True)
@@ -84,4 +86,4 @@ class _Recordings:
         return f"{part} {mark_of(part.path, part.label)}"
 
 
-EVENTS = DATASETS.register(EventFolder("events", (2, 0, 0), *COUNTS, suffixes=(".aedat", ".npz")))
+EVENTS = DATASETS.register(EventFolder("events", (2, 0, 0), *COUNTS, suffixes=SUFFIXES))

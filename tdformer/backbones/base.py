@@ -49,14 +49,16 @@ class Published:
 
     of: what a message calls them; known: whether names of a file are theirs; name: our name for one of them, None
     where there is no rule (then a name stands for itself); unused: what of them is left out, pattern: reason;
-    check: raises ModelError for weights that have these names and are of a network which is not built here.
+    check: raises ModelError for weights that have these names and are of a network which the sizes are not of;
+    ours: neurons of ours that no published network has.
     """
 
     of: str
     known: Callable[[Mapping[str, Tensor]], bool]
     name: Callable[[str], str | None]
     unused: Mapping[str, str] = field(default_factory=dict)
-    check: Callable[[Mapping[str, Tensor]], None] = lambda weights: None
+    check: Callable[[Mapping[str, Tensor], Any], None] = lambda weights, sizes: None
+    ours: tuple[str, ...] = ()
 
 
 class Backbone(nn.Module, Generic[S]):

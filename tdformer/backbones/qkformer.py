@@ -79,13 +79,14 @@ def _known(weights: Mapping[str, Tensor]) -> bool:
 
 def _name(key: str) -> str | None:
     """Our name for a published one; None: there is none. The embeddings' end in "proj3_conv.weight"."""
-    if m := re.fullmatch(r"patch_embed(\d)\.proj(_res|\d?)_(conv|bn)\.(\w+)", key):
+    if m := re.fullmatch(r"patch_embed(\d)\.proj(_res|\d?)_(conv|bn|lif)\.(\w+)", key):
         stage, unit = int(m[1]) - 1, m[2] or "0"
         if unit == "_res":
             part = "shortcut"
         else:  # in the later stages the two units are called 3 (none, for events) and 4
             part = f"units.{unit if stage == 0 else {'0': 0, '3': 0, '4': 1}.get(unit, unit)}"
-        return f"backbone.embeds.{stage}.{part}.current.{LAYERS[m[3]]}.{m[4]}"
+        layer = "neuron" if m[3] == "lif" else f"current.{LAYERS[m[3]]}"
+        return f"backbone.embeds.{stage}.{part}.{layer}.{m[4]}"
     if m := re.fullmatch(r"stage(\d)\.(\d+)\.(.*)", key):
         inside = of_branch(m[3])
         return None if inside is None else f"backbone.stages.{int(m[1]) - 1}.{m[2]}.{inside}"
@@ -149,7 +150,12 @@ def _hst(width: int, heads: int) -> Entry[QKFormerSizes]:
     return Entry(QKFormer, QKFormerSizes("imagenet", (width // 4, width // 2, width), (1, 2, 7), heads), 224, 3, 1000)
 
 
-MODELS.register("hst_2_256", Entry(QKFormer, QKFormerSizes("dvs", (128, 256), (1, 1), 16, mlp_ratio=1), 128, 2, 10, 16))
+def _dvs(mlp_ratio: float, classes: int) -> Entry[QKFormerSizes]:
+    return Entry(QKFormer, QKFormerSizes("dvs", (128, 256), (1, 1), 16, mlp_ratio), 128, 2, classes, 16)
+
+
+MODELS.register("hst_2_256", _dvs(mlp_ratio=1, classes=10))  # as published for CIFAR10-DVS
+MODELS.register("hst_2_256_gesture", _dvs(mlp_ratio=4, classes=11))  # and for DVS128 Gesture
 MODELS.register("hst_4_384", Entry(QKFormer, QKFormerSizes("cifar", (96, 192, 384), (1, 1, 2), 8), 32, 3, 10))
 MODELS.register("hst_10_384", _hst(384, 6))
 MODELS.register("hst_10_512", _hst(512, 8))

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from ..attention import AFTER_PRODUCT, SpikeDrivenAttention
+from ..attention import SpikeDrivenAttention
 from ..errors import ModelError
-from ..neuron import Neuron
+from ..neuron import AFTER_PRODUCT, Neuron
 from ..state import State
 from ..unit import Current, UnitOptions
 from .base import MODELS, Backbone, Entry, Given, Published, truncated
 from .blocks import Block, pooled
-from .keys import UNUSED, of_block, of_stem
+from .keys import NEVER, UNUSED, of_block, of_layer, of_stem
+
+_LATE, _ALL, _GESTURE = (False, False, True, True), (True, True, True, True), (False, True, True, True)
+EVENTS = {10: ("CIFAR10-DVS", (_LATE, True)), 11: ("DVS128 Gesture", (_GESTURE, False))}
+"""The published networks for events, by their number of classes: where the stem pools, and whether attention does."""
+_UNUSED = {r"patch_embed\.rpe_lif\.w|block\.\d+\.attn\.attn_lif\.w": NEVER}
 
 
 @dataclass(frozen=True)
 class SDTSizes:
-    """Sizes of one Spike-driven Transformer. pools: at which of the four stem convolutions H and W are halved."""
+    """Sizes of one Spike-driven Transformer. pools: at which of the four stem convolutions H and W are halved;
+    pooled_heads: see `SpikeDrivenAttention`."""
 
     width: int
     depth: int
     pools: tuple[bool, bool, bool, bool]
     truncated: bool = False
     """Convolutions start at N(0, 0.02), as the published ones do."""
+    pooled_heads: int | None = None
 
 
 class Stem(nn.Module):
@@ -70,24 +78,51 @@ def _known(weights: Mapping[str, Tensor]) -> bool:
     return any(k.startswith("patch_embed.") for k in weights) and any(".talking_heads." in k for k in weights)
 
 
+NEURONS = {"q": "q.neuron", "k": "k.neuron", "v": "v.neuron", "shortcut": "shortcut", "talking_heads": "mask"}
+"""Our names for the published neurons of an attention."""
+
+
 def _name(key: str) -> str | None:
     """Our name for a published one; None: there is none."""
-    return of_stem(key, "currents", "") or of_block(key, "")
+    if key == "head_lif.w":
+        return "backbone.head_neuron.w"
+    if m := re.fullmatch(r"patch_embed\.proj_lif(\d?)\.w", key):
+        return f"backbone.stem.neurons.{m[1] or 0}.w"
+    return of_stem(key, "currents", "") or of_block(key, _of_branch)
 
 
-def _check(weights: Mapping[str, Tensor]) -> None:
-    first = weights.get("patch_embed.proj_conv.weight")
-    if first is not None and first.shape[1] == 2:
+def _of_branch(key: str) -> str | None:
+    if m := re.fullmatch(r"mlp\.fc(\d)_lif\.w", key):
+        return f"mlp.neuron{m[1]}.w"
+    if m := re.fullmatch(rf"attn\.({'|'.join(NEURONS)})_lif\.w", key):
+        return f"attention.{NEURONS[m[1]]}.w"
+    return of_layer(key, "")
+
+
+def _check(weights: Mapping[str, Tensor], sizes: SDTSizes) -> None:
+    """The published networks for events have tensors of the same names and shapes, and pool in different places: what
+    tells them apart is how many classes they have. Heads matter only where attention pools."""
+    first, head = weights.get("patch_embed.proj_conv.weight"), weights.get("head.weight")
+    if first is None or first.shape[1] != 2:
+        return
+    classes = None if head is None else len(head)
+    made = {classes: EVENTS[classes]} if classes in EVENTS else EVENTS
+    if (sizes.pools, sizes.pooled_heads is not None) not in [network for _, network in made.values()]:
+        data = " or ".join(f"{name} ({n} classes)" for n, (name, _) in made.items())
         raise ModelError(
-            "these are weights of a Spike-driven Transformer for event frames, whose attention and stem pool "
-            "otherwise: it is not built here, and any other model would compute something else with them"
+            f"these are weights of the network for {data}, which pools in other places than this model; choose its own"
+        )
+    heads = next((len(value) for key, value in weights.items() if key.endswith(".talking_heads.weight")), None)
+    if sizes.pooled_heads not in (None, heads):
+        raise ModelError(
+            f"these are weights of {heads} heads and the model pools within {sizes.pooled_heads}; choose one of as many"
         )
 
 
 class SDT(Backbone[SDTSizes]):
     """All blocks can be fed back. Their sums are real currents, so H_n is what a neuron without parameters fires."""
 
-    published = Published("Spike-driven Transformer", _known, _name, UNUSED, _check)
+    published = Published("Spike-driven Transformer", _known, _name, UNUSED | _UNUSED, _check, ("backbone.high.w",))
 
     def __init__(self, sizes: SDTSizes, given: Given) -> None:
         super().__init__(sizes, given)
@@ -96,7 +131,10 @@ class SDT(Backbone[SDTSizes]):
         feedback = {i: replace(f, threshold=AFTER_PRODUCT) for i, f in given.feedback.items()}
         self.stem = Stem(options, given.in_channels, sizes.width, sizes.pools)
         self.blocks = nn.ModuleList(
-            Block(SpikeDrivenAttention(options, sizes.width, feedback.get(i)), MLP(options, sizes.width))
+            Block(
+                SpikeDrivenAttention(options, sizes.width, feedback.get(i), sizes.pooled_heads),
+                MLP(options, sizes.width),
+            )
             for i in range(sizes.depth)
         )
         self.head_neuron = Neuron(options.neuron)
@@ -119,7 +157,20 @@ class SDT(Backbone[SDTSizes]):
         return features, self.high(x, state) if self.high is not None else x
 
 
-_LATE, _ALL = (False, False, True, True), (True,) * 4
-MODELS.register("sdt_2_256", Entry(SDT, SDTSizes(256, 2, _LATE, truncated=True), 32, 3, 10))
-MODELS.register("sdt_2_512", Entry(SDT, SDTSizes(512, 2, _LATE, truncated=True), 32, 3, 10))
-MODELS.register("sdt_8_768", Entry(SDT, SDTSizes(768, 8, _ALL, truncated=True), 224, 3, 1000))
+def _cifar(width: int) -> Entry[SDTSizes]:
+    return Entry(SDT, SDTSizes(width, 2, _LATE, truncated=True), 32, 3, 10)
+
+
+def _imagenet(depth: int, width: int) -> Entry[SDTSizes]:
+    return Entry(SDT, SDTSizes(width, depth, _ALL, truncated=True), 224, 3, 1000)
+
+
+MODELS.register("sdt_2_256", _cifar(256))
+MODELS.register("sdt_2_512", _cifar(512))
+MODELS.register("sdt_2_256_gesture", Entry(SDT, SDTSizes(256, 2, _GESTURE, truncated=True), 128, 2, 11, 16))
+MODELS.register("sdt_2_256_cifar10_dvs", Entry(SDT, SDTSizes(256, 2, _LATE, True, pooled_heads=8), 64, 2, 10, 16))
+MODELS.register("sdt_8_384", _imagenet(8, 384))
+MODELS.register("sdt_6_512", _imagenet(6, 512))
+MODELS.register("sdt_8_512", _imagenet(8, 512))
+MODELS.register("sdt_10_512", _imagenet(10, 512))
+MODELS.register("sdt_8_768", _imagenet(8, 768))

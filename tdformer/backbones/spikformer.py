@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from ..state import State
 from ..unit import Unit, UnitOptions
 from .base import MODELS, Backbone, Entry, Given, Published, truncated
 from .blocks import MLP, Block, pooled
-from .keys import UNUSED, of_block, of_stem
+from .keys import UNUSED, of_block, of_branch, of_stem
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def _known(weights: Mapping[str, Tensor]) -> bool:
 
 def _name(key: str) -> str | None:
     """Our name for a published one; None: there is none."""
-    return of_stem(key, "units", ".current") or of_block(key, ".current")
+    if m := re.fullmatch(r"patch_embed\.(proj|rpe)_lif(\d?)\.w", key):
+        return f"backbone.stem.{'position' if m[1] == 'rpe' else f'units.{m[2] or 0}'}.neuron.w"
+    return of_stem(key, "units", ".current") or of_block(key, of_branch)
 
 
 class Spikformer(Backbone[SpikformerSizes]):
@@ -92,7 +95,18 @@ class Spikformer(Backbone[SpikformerSizes]):
 
 
 _LATE, _ALL = (False, False, True, True), (True,) * 4
-_CIFAR = SpikformerSizes(384, 4, 12, _LATE, bias=True, truncated=True)
-MODELS.register("spikformer_4_384", Entry(Spikformer, _CIFAR, 32, 3, 10))
+
+
+def _cifar(depth: int) -> Entry[SpikformerSizes]:
+    return Entry(Spikformer, SpikformerSizes(384, depth, 12, _LATE, bias=True, truncated=True), 32, 3, 10)
+
+
+def _imagenet(width: int) -> Entry[SpikformerSizes]:
+    return Entry(Spikformer, SpikformerSizes(width, 8, 8, _ALL), 224, 3, 1000)
+
+
+MODELS.register("spikformer_2_384", _cifar(depth=2))
+MODELS.register("spikformer_4_384", _cifar(depth=4))
 MODELS.register("spikformer_2_256", Entry(Spikformer, SpikformerSizes(256, 2, 16, _ALL, scale=0.25), 128, 2, 10, 16))
-MODELS.register("spikformer_8_768", Entry(Spikformer, SpikformerSizes(768, 8, 8, _ALL), 224, 3, 1000))
+MODELS.register("spikformer_8_512", _imagenet(512))
+MODELS.register("spikformer_8_768", _imagenet(768))

@@ -20,6 +20,7 @@ from .protocol import Backend, Drive, Gradients, Means, Norm, Packer
 from .reference import current, current_backward, real
 
 __all__ = [
+    "ARITHMETIC",
     "Backend",
     "Drive",
     "Gradients",
@@ -39,6 +40,10 @@ __all__ = [
     "statistics",
     "unpack",
 ]
+
+
+ARITHMETIC = 2
+"""Counted up where the last bit of what the kernels compute changes. 2: BatchNorm's affine part is rounded once."""
 
 
 def chosen(x: Tensor) -> Backend:

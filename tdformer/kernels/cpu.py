@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numba import njit
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -169,6 +170,14 @@ _exact = njit(nogil=True, cache=True, error_model="numpy", inline="never")
 _summing = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
+def _fused(typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """x y + z in one rounding, of three values of one type: its signature, and the instruction."""
+    return x(x, x, x), lambda context, builder, signature, values: builder.fma(*values)
+
+
+_fma: Any = intrinsic(_fused)
+
+
 @_summing
 def _sum(x: Array) -> Any:
     total = np.float32(0)
@@ -260,7 +269,7 @@ def _pooled(
         for i in range(height):
             line, to = y[s, n + m, c, i], strip[i, m * step : m * step + width]
             for j in range(width):
-                to[j] = line[j] * scale + shift
+                to[j] = _fma(line[j], scale, shift)
     best, row, found = lines[0], lines[1], lines[2]
     inner, inner_row = best[1 : whole + 1], row[1 : whole + 1]
     best[0] = best[whole + 1] = -np.inf
@@ -315,13 +324,13 @@ def _currents(
     if count == 1:
         plane = y[s, n, c].reshape(-1)
         for i in range(x.size):
-            x[i] = plane[i] * scale + shift
+            x[i] = _fma(plane[i], scale, shift)
         return
     size, flat = x.size // count, y.reshape(-1)
     for m in range(count):
         at, to = _start(y, s, n + m, c), np.uint64(m * size)
         for i in range(np.uint64(size)):
-            x[to + i] = flat[at + i] * scale + shift
+            x[to + i] = _fma(flat[at + i], scale, shift)
 
 
 @_exact

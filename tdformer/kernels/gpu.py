@@ -207,7 +207,7 @@ def _behind(y, scale, shift, pixel, inside, shape, POOL: tl.constexpr):
             row, column = pixel // columns * 2 - 1 + k // 3, pixel % columns * 2 - 1 + k % 3
             there = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
             other = tl.load(y + row * width + column, mask=there, other=0.0).to(tl.float32)
-            x = other * scale + shift
+            x = tl.fma(other, scale, shift)
             better = there & ((place < 0) | (x > largest) | (x != x))  # NaN wins, as in PyTorch
             value = tl.where(better, other, value)
             largest = tl.where(better, x, largest)
@@ -265,10 +265,10 @@ def _fire(
     spikes += plane * shape.size
     x = tl.zeros([BLOCK], tl.float32)
     if SAME:
-        x = _behind(y, a, b, pixel, inside, shape, POOL)[0] * a + b
+        x = tl.fma(_behind(y, a, b, pixel, inside, shape, POOL)[0], a, b)
     for _ in range(steps):
         if not SAME:
-            x = _behind(y, a, b, pixel, inside, shape, POOL)[0] * a + b
+            x = tl.fma(_behind(y, a, b, pixel, inside, shape, POOL)[0], a, b)
             y += shape.y_step
         h = _charge(v, x, rate, cell.rest)
         tl.store(spikes + pixel, (h >= cell.threshold).to(tl.float32), mask=inside)
@@ -352,11 +352,11 @@ def _fire_backward(
     h = start
     if SAME:
         value = _behind(y, a, b, pixel, inside, shape, POOL)[0]
-        x = value * a + b
+        x = tl.fma(value, a, b)
     else:
         v = start
         for _ in range(steps):
-            x = _behind(y, a, b, pixel, inside, shape, POOL)[0] * a + b
+            x = tl.fma(_behind(y, a, b, pixel, inside, shape, POOL)[0], a, b)
             h = _charge(v, x, rate, rest)
             tl.store(grad + pixel, h, mask=inside)
             v = _after(h, cell, SOFT)
@@ -377,7 +377,7 @@ def _fire_backward(
             y -= y_step
             grad -= step
             value = _behind(y, a, b, pixel, inside, shape, POOL)[0]
-            x = value * a + b
+            x = tl.fma(value, a, b)
             tl.debug_barrier()  # another thread of the program may have stored H, or may store over it below
             earlier, v = start, start
             if left > 0:

@@ -15,7 +15,8 @@ from ..options import NeuronOptions
 
 
 class Norm(NamedTuple):
-    """BatchNorm as the kernels see it, all `[C]` in fp32: normal = (y - mean) invstd, current = y scale + shift."""
+    """BatchNorm as the kernels see it, all `[C]` in fp32: normal = (y - mean) invstd, current = y scale + shift, which
+    is rounded once as in PyTorch's BatchNorm on CPU."""
 
     mean: Tensor
     invstd: Tensor

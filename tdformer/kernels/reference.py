@@ -73,7 +73,9 @@ def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool)
 
 def _affine(y: Tensor, norm: Norm | None) -> Tensor:
     x = y.to(real(y))
-    return x if norm is None else x * norm.scale.view(-1, 1, 1) + norm.shift.view(-1, 1, 1)
+    if norm is None:
+        return x
+    return torch.addcmul(norm.shift.view(-1, 1, 1), x, norm.scale.view(-1, 1, 1))  # on CPU in one rounding
 
 
 def _winners(y: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor]:

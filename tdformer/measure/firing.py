@@ -33,23 +33,40 @@ def measure_firing(model: nn.Module) -> Iterator[dict[str, Firing]]:
 
     A unit that was run several times (segments, micro-batches) gives the mean of its runs; recomputation is not one.
     """
+    firing: dict[str, Firing] = {}
+    with _means(model, 2) as runs:
+        yield firing
+    for name, values in runs.items():
+        channels = torch.stack(values).mean(0)
+        firing[name] = Firing(float(channels.mean()), float((channels == 0).float().mean()))
+
+
+@contextmanager
+def measure_rates(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """While the block runs one batch, collect the spikes per neuron and time step of every unit by name, `[B]`, one for
+    each image; the dict is filled when it ends. Of several segments their mean."""
+    rates: dict[str, Tensor] = {}
+    with _means(model, 1) as runs:
+        yield rates
+    rates |= {name: torch.stack(values).mean(0) for name, values in runs.items()}
+
+
+@contextmanager
+def _means(model: nn.Module, kept: int) -> Iterator[dict[str, list[Tensor]]]:
+    """The mean of each run of every unit over all dimensions of its spikes `[T, B, C, ...]` but one."""
     runs: dict[str, list[Tensor]] = {}
 
     def record(key: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(module: nn.Module, inputs: object, spikes: Tensor) -> None:
             if not is_recomputing():
-                others = [d for d in range(spikes.dim()) if d != 2]  # [T, B, C, ...]
+                others = [d for d in range(spikes.dim()) if d != kept]
                 runs.setdefault(key, []).append(spikes.detach().float().mean(others))
 
         return hook
 
     hooks = [module.register_forward_hook(record(key)) for key, module in spiking(model).items()]
-    firing: dict[str, Firing] = {}
     try:
-        yield firing
+        yield runs
     finally:
         for hook in hooks:
             hook.remove()
-    for name, values in runs.items():
-        channels = torch.stack(values).mean(0)
-        firing[name] = Firing(float(channels.mean()), float((channels == 0).float().mean()))

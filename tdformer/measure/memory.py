@@ -86,7 +86,8 @@ def live_bytes(model: nn.Module) -> Iterator[LiveBytes]:
     follow = _Follow(live, model)
     for tensor in (*model.parameters(), *model.buffers()):
         follow.ignore(tensor)
-    hooks = [p.register_post_accumulate_grad_hook(lambda p: follow.ignore(p.grad)) for p in model.parameters()]
+    trained = (p for p in model.parameters() if p.requires_grad)
+    hooks = [p.register_post_accumulate_grad_hook(lambda p: follow.ignore(p.grad)) for p in trained]
     try:
         with follow:
             yield live

@@ -36,6 +36,11 @@ def test_a_reader_gets_from_pictures_to_a_prediction(tmp_path: Path) -> None:
     assert output("python predict.py").startswith(named[1])
     assert int(named[2]) > 60
 
+    first = printed["tdformer predict"].splitlines()[0]
+    assert first.startswith(f"{named[1]} ") and output("tdformer predict").startswith(f"{named[1]} ")
+    assert abs(float(re.findall(r"([\d.]+)%", first)[0]) - int(named[2])) < 1
+    assert (tmp_path / "fruit.html").is_file() and (tmp_path / "fruit.safetensors.md").is_file()
+
     # A network that never fires names all pictures alike.
     plums = reader.shell("python predict.py pictures/val/plum/*.png")
     assert plums.count(": plum") > 12, plums

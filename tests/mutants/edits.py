@@ -13,6 +13,7 @@ from pathlib import Path
 PACKAGES = ("tdformer", "pipelines", "cluster")
 PICTURES = "test_a_run_meets_what_its_settings_say[pictures]"
 EVENTS = "test_a_run_meets_what_its_settings_say[events]"
+SCALED = "test_steps_are_those_of_torch_s_gradscaler"
 LEFT = "test_left_after_a_step_that_was_left_out_and_resumed"
 
 
@@ -99,8 +100,8 @@ EDITS = (
     ),
     _edit(
         "autocast is off",
-        'enabled=self.config.train.precision == "bf16"',
-        "enabled=False",
+        "devices.autocast(self.device, train.precision)",
+        'devices.autocast(self.device, "fp32")',
         "test_what_zero_reduces_in_and_clips_at",
     ),
     _edit(
@@ -111,9 +112,21 @@ EDITS = (
     ),
     _edit(
         "feedback has neurons of its own",
-        "self.neuron = Neuron(neuron, options.threshold)",
-        "self.neuron = Neuron(NeuronOptions(), options.threshold)",
+        "self.neuron = Neuron(units.neuron, AFTER",
+        "self.neuron = Neuron(type(units.neuron)(), AFTER",
         "test_feedback_fires_at_the_models_threshold",
+    ),
+    _edit(
+        "a mixer of the processing module has a core that never fires",
+        "AFTER_PRODUCT if own else options.threshold",
+        "options.threshold",
+        "test_a_mixer_of_the_processing_module",
+    ),
+    _edit(
+        "feedback does not start at zero",
+        "            if name in closed:\n",
+        "            if False:\n",
+        "test_a_loaded_tdformer_starts_as_its_backbone",
     ),
     # The learning rate
     _edit(
@@ -135,6 +148,21 @@ EDITS = (
         "clip_grads_with_norm_(parameters, clip_grad, total)",
         "get_total_norm([total])",
         "test_gradients_are_clipped_without_zero",
+    ),
+    _edit("the loss scale stays in the gradient", "torch._foreach_mul_(gradients, 1 / scale)", "pass", SCALED),
+    _edit("DeepSpeed scales too", "engine.optimizer.torch_autocast_gradscaler = None", "pass", SCALED),
+    _edit("the loss scale never grows", "if self.finite + 1 < interval:", "if True:", SCALED),
+    _edit(
+        "the loss scale begins anew",
+        "self.state.scale or LossScale(",
+        "LossScale(",
+        "test_killed_between_an_overflow_and_the_next_growth",
+    ),
+    _edit(
+        "an overflow of fp16 is an alarm",
+        "if not (step.applied or step.overflow):",
+        "if not step.applied:",
+        "test_an_overflow_is_no_alarm_until_the_scale_is_at_its_least",
     ),
     _edit("a step that is not finite is taken", "if not math.isfinite(norm):", "if False:", LEFT),
     _edit(

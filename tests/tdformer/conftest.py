@@ -21,7 +21,11 @@ TINY = {
     "tiny_hst_dvs": Entry(QKFormer, QKFormerSizes("dvs", (8, 16), (1, 1), 1, mlp_ratio=1), 32, 2, 5),
     "tiny_spikformer": Entry(Spikformer, SpikformerSizes(16, 2, 2, LATE, bias=True), 16, 3, 5),
     "tiny_spikformer_dvs": Entry(Spikformer, SpikformerSizes(16, 2, 2, (True,) * 4, scale=0.25), 32, 2, 5),
+    "tiny_spikformer_imagenet": Entry(Spikformer, SpikformerSizes(16, 2, 2, (True,) * 4), 32, 3, 5),
     "tiny_sdt": Entry(SDT, SDTSizes(16, 2, LATE), 16, 3, 5),
+    "tiny_sdt_imagenet": Entry(SDT, SDTSizes(16, 3, (True,) * 4), 32, 3, 5),
+    "tiny_sdt_gesture": Entry(SDT, SDTSizes(16, 2, (False, True, True, True)), 32, 2, 5),
+    "tiny_sdt_dvs": Entry(SDT, SDTSizes(16, 2, LATE, pooled_heads=2), 16, 2, 5),
 }
 
 
@@ -37,7 +41,7 @@ def _tiny(name: str, dtype: torch.dtype = torch.float64, **options: Any) -> TDFo
     model = create_model(name, **options).to(dtype)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, BatchNorm):
+            if isinstance(module, BatchNorm) and module.weight is not None:
                 module.weight.uniform_(1.0, 2.0)
                 module.bias.uniform_(0.0, 1.0)
         for module in model.modules():

@@ -38,16 +38,18 @@ def test_backbones_have_the_published_number_of_parameters(name: str, options: d
 
 @pytest.mark.parametrize("cm", [1, 2, 3])
 @pytest.mark.parametrize("pm", [1, 2, 3, 4])
-def test_a_fed_back_block_costs_c_squared_plus_c(cm: int, pm: int) -> None:
+@pytest.mark.parametrize("mixer", ["concat", "processing"])
+def test_a_fed_back_block_costs_c_squared_plus_c(cm: int, pm: int, mixer: str) -> None:
     for name, blocks, c, printed in (("spikformer_4_384", 4, 384, 992), ("sdt_2_256", 2, 256, 269)):
-        fed = parameters(name, feedback="all", segments=2, cm=cm, pm=pm)
+        fed = parameters(name, feedback="all", segments=2, cm=cm, pm=pm, mixer=mixer)
         assert fed - parameters(name) == blocks * (c * c + c)
         assert (fed + UNUSED[name]) // 10_000 == printed  # the table's two decimals, cut off
 
 
 @pytest.mark.parametrize(("feedback", "printed"), [("first", 6555), ("last", 6555), ([3], 6555), ("all", 6909)])
 def test_the_sizes_of_table_1(feedback: Any, printed: int) -> None:
-    assert parameters("hst_10_768", feedback=feedback, segments=2) // 10_000 == printed
+    for mixer in ("concat", "processing"):
+        assert parameters("hst_10_768", feedback=feedback, segments=2, mixer=mixer) // 10_000 == printed
 
 
 def test_parameters_do_not_depend_on_time() -> None:

@@ -195,7 +195,7 @@ def test_a_part_that_is_not_named_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 def test_its_published_weights_are_read() -> None:
     model = column()
     wanted = {name: torch.rand_like(v) for name, v in model.state_dict().items() if ".control." not in name}
-    fixed = {name: value for name, value in wanted.items() if not name.endswith("neuron.w")}
+    fixed = {name: value for name, value in wanted.items() if not name.endswith(".w")}
     published = {re.sub("^backbone", "net", name).replace(".current.", ".layer."): v for name, v in fixed.items()}
     published |= {name: v[0] for name, v in published.items() if "running" in name}  # one network: one set of them
     report = load_pretrained(model, published | {"net.age": torch.zeros(1)})
@@ -221,3 +221,6 @@ def test_what_it_computes_with_is_named_for_sharding() -> None:
     units = [m for m in model.modules() if isinstance(m, Unit)]
     assert {(id(u), id(p)) for u in units for p in u.parameters()} <= set(found)
     assert len(found) == len(set(found))
+    own = create_model("column_2_8", segments=2, feedback="all", mixer="processing")
+    ways = {id(parameter) for _, parameter in borrowed(own)}
+    assert all(id(p) in ways for n, p in own.named_parameters() if ".processing.mix." in n)

@@ -202,7 +202,7 @@ def test_on_a_gpu() -> None:
     for case in CASES.values():
         check(gpu, "cuda", case)
     for pool in (False, True):
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
             check(gpu, "cuda", Case(size=(112, 112), steps=4, pool=pool, dtype=dtype))
     check_nan(gpu, "cuda")
 

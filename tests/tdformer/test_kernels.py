@@ -6,10 +6,12 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tdformer import kernels
 from tdformer.kernels import Drive, Means, Norm, cpu, reference
+from tdformer.norm import BatchNorm
 from tdformer.options import NeuronOptions
 
 NEURONS = [
@@ -86,6 +88,25 @@ def test_the_reference_is_autograd_through_batch_norm_pooling_and_neuron() -> No
     torch.testing.assert_close(got.total_normal, want[1], rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("size", [(7, 6), (16, 16), (1, 1)])
+@pytest.mark.parametrize("batch", [1, 9])
+def test_the_affine_part_is_rounded_once_as_in_batch_norm(size: tuple[int, int], batch: int) -> None:
+    """With decay 1 and a threshold that nothing reaches, the potential after one step is the current."""
+    y, layer = torch.randn(1, batch, 33, *size) * 3, BatchNorm(33).eval()
+    with torch.no_grad():
+        for value in (layer.weight, layer.bias, layer.running_mean):
+            value.normal_()
+        layer.running_var.uniform_(0.5, 2.0)
+        wanted = F.batch_norm(y[0], layer.running_mean[0], layer.running_var[0], layer.weight, layer.bias)
+    norm, _ = layer.measure(y[0], 0)
+    for pool in (False, True):
+        drive = Drive(y, norm, None, torch.ones(33), NeuronOptions(v_reset=None, threshold=1e30), pool)
+        (_, once), (_, plain) = cpu.fire(drive, 1), reference.fire(drive, 1)
+        exact = (y[0].double() * norm.scale.double().view(-1, 1, 1) + norm.shift.double().view(-1, 1, 1)).float()
+        exact, theirs = (F.max_pool2d(x, 3, 2, 1) if pool else x for x in (exact, wanted))
+        assert torch.equal(once, exact) and torch.equal(plain, theirs)
+
+
 def test_threads_do_not_change_a_bit() -> None:
     y, o, decay = torch.randn(4, 3, 8, 40, 40), NeuronOptions(), torch.full((8,), 0.5)
     norm, grad = norm_of(y, torch.ones(8)), torch.randn(4, 3, 8, 40, 40)
@@ -109,7 +130,7 @@ def test_packing_is_exact(backend, bits: int, size: tuple[int, int]) -> None:
     data = backend.pack(x, bits)
     assert data.dtype == torch.uint8 and data.shape == (4, -(-x[0].numel() * bits // 8))
     assert torch.equal(data, reference.pack(x, bits))
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
         again = backend.unpack(data, bits, x[0].numel(), dtype)
         assert again.dtype == dtype and torch.equal(again.view_as(x).float(), x)
 
@@ -126,6 +147,7 @@ def test_what_does_not_fit_a_byte_is_seen(values: list[float], largest: int | No
 def test_the_kernels_are_chosen_by_device_and_type(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.chosen(torch.zeros(1)) is cpu
     assert kernels.chosen(torch.zeros(1, dtype=torch.bfloat16)) is cpu
+    assert kernels.chosen(torch.zeros(1, dtype=torch.float16)) is cpu
     assert kernels.chosen(torch.zeros(1, dtype=torch.float64)) is reference
     assert kernels.chosen(torch.zeros(1, device="meta")) is kernels.meta
     monkeypatch.setenv("TDFORMER_KERNELS", "reference")

@@ -12,10 +12,12 @@ from tdformer.packing import add, bounded, pack
 from tdformer.state import Keep, State
 
 
-def step(model: TDFormer, x: Tensor, bf16: bool = False) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+def step(
+    model: TDFormer, x: Tensor, dtype: torch.dtype | None = None
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Logits, gradients and buffers of one training step."""
     targets = torch.arange(x.shape[-4]) % 5
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
         logits = model(x)
     segment_loss(logits, targets).backward()
     grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -53,7 +55,12 @@ def test_equal_to_the_bit(tiny, name: str, policy: str, segments: int, norm: str
 
 @pytest.mark.parametrize("policy", ["block", "time", "unit"])
 def test_equal_with_leaky_proj_lif_and_other_mixing(tiny, policy: str) -> None:
-    for options in ({"leaky_proj_lif": True}, {"cm": 3, "pm": 2}, {"mixer": "add", "pm": 4}):
+    for options in (
+        {"leaky_proj_lif": True},
+        {"cm": 3, "pm": 2},
+        {"mixer": "add", "pm": 4},
+        {"mixer": "processing", "cm": 3, "pm": 2},
+    ):
         plain, again = pair(tiny, "tiny_hst", policy, segments=2, feedback="last", **options)
         x = torch.rand(3, 3, 16, 16)
         _, grads, _ = step(plain, x)
@@ -61,18 +68,25 @@ def test_equal_with_leaky_proj_lif_and_other_mixing(tiny, policy: str) -> None:
         assert all(torch.equal(grads[n], grads2[n]) for n in grads)
 
 
+@pytest.mark.parametrize("policy", ["block", "time", "unit"])
+def test_equal_where_attention_pools(tiny, policy: str) -> None:
+    plain, again = pair(tiny, "tiny_sdt_dvs", policy, segments=2, feedback="all", neuron="plif")
+    same_step(plain, again, torch.rand(4, 3, 2, 16, 16))
+
+
 @pytest.mark.parametrize("name", ["tiny_hst", "tiny_spikformer", "tiny_sdt"])
-@pytest.mark.parametrize("bf16", [False, True])
-def test_equal_where_gradients_of_all_blocks_meet(tiny, name: str, bf16: bool) -> None:
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mixer", ["concat", "processing"])
+def test_equal_where_gradients_of_all_blocks_meet(tiny, name: str, dtype: torch.dtype | None, mixer: str) -> None:
     """The map of no processing module is at its clamp, so that each block sends the high-level spikes two gradients;
     their sum depends on its order."""
-    options = {"segments": 4, "feedback": "all", "clamp": (-100.0, 100.0)}
+    options = {"segments": 4, "feedback": "all", "clamp": (-100.0, 100.0), "mixer": mixer}
     x, found = torch.rand(3, 3, 16, 16), []
     for policy, borders in (("none", 1), ("block", 1), ("time", 1), ("unit", 1), ("unit", 2)):
         torch.manual_seed(0)
         model = tiny(name, torch.float32, recompute=policy, **options)
         model.set_recompute(policy, borders)
-        found.append(step(model, x, bf16))
+        found.append(step(model, x, dtype))
     logits, grads, buffers = found[0]
     assert all(gradient.isfinite().all() for gradient in grads.values())
     for logits2, grads2, buffers2 in found[1:]:

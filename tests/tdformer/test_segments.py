@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdformer import TDFormer
-from tdformer.measure import measure_firing, spiking
+from tdformer import TDFormer, load_pretrained, segment_loss
+from tdformer.backbones import MODELS
+from tdformer.measure import measure_firing, measure_rates, spiking
 
 BACKBONES = ["tiny_hst", "tiny_spikformer", "tiny_sdt"]
+OWN = [("processing", 1), ("processing", 2)]
+"""The mixer in the processing module: V4 is V1 there, and V3 is V2."""
 
 
 def images(*shape: int) -> Tensor:
@@ -20,9 +23,10 @@ def images(*shape: int) -> Tensor:
 
 
 def silence(model: TDFormer) -> None:
+    gate = {"concat": "control.mix.weight", "processing": "control.processing.w"}[model.config["mixer"]]
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if name.endswith("control.mix.weight"):
+            if name.endswith(gate):
                 p.zero_()
 
 
@@ -43,8 +47,9 @@ def spikes_of(model: TDFormer, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("cm", [1, 2, 3])
-def test_with_silent_feedback_the_spikes_do_not_depend_on_the_segments(tiny, calibrate, name: str, cm: int) -> None:
-    options = {"feedback": "all", "cm": cm, "pm": cm, "segment_norm": "shared"}
+@pytest.mark.parametrize("mixer", ["concat", "processing"])
+def test_with_silent_feedback_the_segments_change_no_spike(tiny, calibrate, name: str, cm: int, mixer: str) -> None:
+    options = {"feedback": "all", "cm": cm, "pm": cm, "mixer": mixer, "segment_norm": "shared"}
     whole = tiny(name, **options)
     silence(whole)
     calibrate(whole, images(8, 3, 16, 16))
@@ -63,14 +68,16 @@ def test_with_silent_feedback_the_spikes_do_not_depend_on_the_segments(tiny, cal
 
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("cm", [1, 2, 3])
-@pytest.mark.parametrize("pm", [1, 2, 3, 4])
-def test_feedback_changes_only_later_segments_and_its_parameters_learn(tiny, name: str, cm: int, pm: int) -> None:
-    model = tiny(name, segments=2, feedback="all", cm=cm, pm=pm, clamp=[0, 2])
+@pytest.mark.parametrize(("mixer", "pm"), [("concat", 1), ("concat", 2), ("concat", 3), ("concat", 4), *OWN])
+def test_feedback_changes_only_later_segments_and_its_parameters_learn(
+    tiny, name: str, cm: int, pm: int, mixer: str
+) -> None:
+    model = tiny(name, segments=2, feedback="all", cm=cm, pm=pm, clamp=[0, 2], mixer=mixer)
     for n, p in model.named_parameters():  # loud enough for every variant to fire
         if n.endswith("mix.weight"):
             torch.nn.init.normal_(p, std=1.0)
         if n.endswith("processing.w") and pm in (1, 2):  # M between its bounds, where w has a gradient
-            torch.nn.init.uniform_(p, 0.0, 0.2)
+            torch.nn.init.uniform_(p, *((0.6, 1.2) if mixer == "processing" else (0.0, 0.2)))
     silent = copy.deepcopy(model)
     silence(silent)
     x = images()
@@ -84,9 +91,42 @@ def test_feedback_changes_only_later_segments_and_its_parameters_learn(tiny, nam
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("pm", [1, 2, 3, 4])
-def test_feedback_fires_from_the_start(tiny, name: str, pm: int) -> None:
-    model = tiny(name, segments=2, feedback="all", pm=pm)
+def test_two_stages_of_one_step_are_the_network_of_one_step_and_a_second_look(tiny, name: str) -> None:
+    """T = 1 of Table 7 as it is read here: time_steps=2, segments=2 beside a baseline of time_steps=1."""
+    one, two = tiny(name, time_steps=1), tiny(name, time_steps=2, segments=2, feedback="all", clamp=[0, 2])
+    if name == "tiny_sdt":  # not to drive every neuron of its head over the threshold
+        for n, p in one.named_parameters():
+            if n.endswith("norm.bias"):
+                torch.nn.init.uniform_(p, -0.5, 0.5)
+    load_pretrained(two, one.state_dict())
+    x = images()
+    assert torch.equal(one(x)[0], two(x)[0])  # the first stage has no feedback
+    quiet = two(x)
+    for n, p in two.named_parameters():
+        if n.endswith("mix.weight"):
+            torch.nn.init.normal_(p, std=1.0)
+    loud = two(x)
+    assert loud.shape == (2, 3, 5) and torch.equal(loud[0], quiet[0])
+    assert (loud[1] - quiet[1]).abs().max() > 1e-6 and (loud[1] - loud[0]).abs().max() > 1e-6
+    segment_loss(loud, torch.arange(3)).backward()
+    assert all(p.grad is not None for p in two.parameters())
+    assert two.eval()(x).shape == (3, 5)
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "tiny_sdt_dvs"])
+def test_feedback_reaches_each_block_that_is_named(tiny, name: str) -> None:
+    depth = MODELS.get(name).sizes.depth
+    for blocks in ([0], [depth - 1], list(range(depth))):
+        model = tiny(name, segments=2, feedback=blocks, in_channels=3)
+        model(images())[1].square().sum().backward()
+        fed = [n for n, p in model.named_parameters() if ".control." in n and p.grad is not None]
+        assert len(fed) == 2 * len(blocks)  # the mixer's matrix and the processing module's vector
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(("mixer", "pm"), [("concat", 1), ("concat", 2), ("concat", 3), ("concat", 4), *OWN])
+def test_feedback_fires_from_the_start(tiny, name: str, pm: int, mixer: str) -> None:
+    model = tiny(name, segments=2, feedback="all", pm=pm, mixer=mixer)
     with measure_firing(model) as firing:
         model(images())
     feedback = [f.rate for unit, f in firing.items() if unit.endswith("processing.neuron")]
@@ -163,8 +203,12 @@ def test_firing_rates_are_the_mean_spikes_of_every_unit(tiny, calibrate) -> None
     with measure_firing(model) as firing, torch.no_grad():
         assert firing == {}
         model(x)
+    with measure_rates(model) as each, torch.no_grad():
+        model(x)
+    assert each.keys() == firing.keys()
     _, spikes = spikes_of(model, x)
     for name, s in spikes.items():
+        torch.testing.assert_close(each[name], s.transpose(0, 1).flatten(1).mean(1).float())
         assert firing[name].rate == pytest.approx(s.mean().item(), abs=1e-6)
         silent = (s.transpose(0, 2).flatten(1) == 0).all(1)
         assert firing[name].silent == pytest.approx(silent.float().mean().item(), abs=1e-6)

@@ -45,7 +45,7 @@ class Wandb(Hook):
             return
         if summary is not None:
             self.log.summary.update(summary)
-        self.log.finish()
+        wandb_log.finish(self.log)
         self.log = None
         wandb_id.note_sent(self.run.folder, self.run.state.step)
 

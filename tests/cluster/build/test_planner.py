@@ -47,6 +47,17 @@ def test_the_fastest_that_fits_is_taken(precision: str) -> None:
     assert str(none.value).endswith("; lower train.micro_batch or set recompute.memory, if there is more")
 
 
+def test_fp16_is_planned_as_bf16() -> None:
+    plan = BatchPlan(4, 1, 4, 1, 4, 1)
+    with torch.device("meta"):
+        model = tdformer.create_model("quickstart")
+        of = {
+            precision: planner.price(model, load(None, [f"train.precision={precision}"]), plan, "none", 1).total
+            for precision in ("fp16", "bf16", "fp32")
+        }
+    assert of["fp16"] == of["bf16"] < of["fp32"]
+
+
 def test_zero_stages_shard_the_training_state() -> None:
     model = tdformer.create_model("quickstart")
     count = sum(p.numel() for p in model.parameters())

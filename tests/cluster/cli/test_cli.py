@@ -89,7 +89,7 @@ def test_commands_that_need_no_model_do_not_import_it(module: str):
         ),
         (["prepare", CONFIGS / "digits.yaml", "train.lr=1"], "train.lr is not of where the data lie"),
         (["status", ".", "--json", "-w"], "choose one"),
-        (["export", "runs/none", "m.pt", "--batch", "2"], "--batch is of .pt2 programs"),
+        (["export", "runs/none", "m.pt", "--batch", "2"], "--batch is of .pt2 and .onnx programs"),
         (["shard", "digits", "data", "--stored", "files"], "--stored is of FFCV files"),
         (["shard", "digits", "data", "--max-side", "9"], "--max-side is of FFCV files"),
         (["import", "w", "--model", "hst_2_256", "--out", "x", "name=hst_4_384"], "name is what --model says"),

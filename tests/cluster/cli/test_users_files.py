@@ -109,6 +109,9 @@ REFUSED = [
     *((AGAIN, f"shards/train/{name}") for name in IN_SHARDS),
     *((f"{AGAIN} --to ffcv", f"shards/train/{name}") for name in ("train.beton", "train.beton.npz")),
     *(("export runs/run " + name.removesuffix(".json"), name) for name in ("n.pt", "n.pt.json", "n.safetensors")),
+    ("export runs/run n.pt", "n.pt.md"),
+    ("export runs/run m.pt", "m.pt.md"),  # a card that was written over
+    ("eval runs/run --report n.html", "n.html"),
     ("export runs/run n.pt2", "n.pt2"),
     ("export runs/run m.pt", "m.pt"),  # in the place of an export, whose description is still there
     (f"{IMPORT} n.safetensors", "n.safetensors"),

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 import tdformer
 from cluster import config as configs
 from cluster.config import Config, load, values
-from cluster.config.schema import types
+from cluster.config.schema import FIRST_WEIGHTS, types
 from cluster.errors import RunError
 from pipelines.remote import is_remote
 from tdformer.backbones import families
@@ -49,7 +49,7 @@ def test_the_documented_default_is_the_default():
 
 def test_model_options_are_those_of_create_model():
     parameters = inspect.signature(tdformer.create_model).parameters
-    options = {k.removeprefix("model.") for k in configs.flat(Config()) if k.startswith("model.")}
+    options = {k.removeprefix("model.") for k in configs.flat(Config()) if k.startswith("model.")} - {*FIRST_WEIGHTS}
     of_backbones = {option for family in families() for option in family.options}
     assert options - of_backbones | {"recompute", "own"} == set(parameters) and of_backbones <= options
     text = (CONFIGS / "default.yaml").read_text()
@@ -223,11 +223,12 @@ def referring(text: str) -> str:
 def test_the_text_settings_are_these():
     assert [
         *("data.augment.rand_augment", "data.cache", "data.dataset", "data.root", "data.source", "log.wandb_project"),
-        *("model.name", "name", "runs_dir"),
+        *("model.name", "model.weights", "model.weights_sha256", "name", "runs_dir"),
         *("site.account", "site.constraint", "site.mail", "site.mail_on", "site.partition", "site.python"),
         "site.qos",
     ] == TEXT_SETTINGS
-    assert TEXT_LISTS == ["data.augment.rand_augment_ops", "plugins", "site.sbatch", "site.setup", "site.srun"]
+    lists = ["data.augment.rand_augment_ops", "plugins", "site.sbatch", "site.setup", "site.srun", "train.freeze"]
+    assert lists == TEXT_LISTS
 
 
 def possible(key: str, text: str) -> bool:
@@ -239,6 +240,7 @@ def possible(key: str, text: str) -> bool:
     refused = {
         "name": text in ("", ".", "..") or "/" in text,
         "data.root": is_remote(text),
+        "model.weights_sha256": True,  # 64 digits
         "site.sbatch": text.startswith("-"),
     }
     one_line = key in ("name", "runs_dir") or (key.startswith("site.") and key != "site.setup")
@@ -399,7 +401,7 @@ def test_a_path_may_begin_with_a_home_folder(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path))
     me = pwd.getpwuid(os.getuid())
     keys = sorted(key for key, (_, limits) in TYPES.items() if limits.get("form") is values.FOLDER)
-    assert keys == ["data.cache", "data.root", "data.source", "runs_dir"]
+    assert keys == ["data.cache", "data.root", "data.source", "model.weights", "runs_dir"]
     for key in keys:
         for written, meant in (
             ("~/a b/~c", f"{tmp_path}/a b/~c"),
@@ -621,7 +623,9 @@ def test_wrong_types_are_refused(given: str, expected: str):
         ("train.lr=.inf", "finite"),
         ("train.betas=[0.9, 1.0]", "below 1"),
         ("data.augment.flip=1.5", "at most 1"),
-        ("train.precision=fp16", "choose fp32 or bf16"),
+        ("train.precision=fp8", "choose fp32, bf16 or fp16"),
+        ("train.loss_scale=0.5", "at least 1"),
+        ("train.loss_scale=1e40", "at most"),
         ("model.feedback=frist", "did you mean first?"),
         ("model.feedback=[0,-1]", "at least 0"),
         ("model.feedback=[1,1]", "twice"),

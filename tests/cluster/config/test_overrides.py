@@ -35,6 +35,8 @@ NEEDS: dict[str, list[str]] = {
     "data.fetch.tries=2": REMOTE,
     "data.fetch.pause=2": REMOTE,
     "data.fetch.timeout=2": REMOTE,
+    "train.loss_scale=1024": ["train.precision=fp16"],
+    "train.growth_interval=9": ["train.precision=fp16"],
     "recompute.borders=2": ["recompute.policy=unit"],
     "log.wandb_project=x": ["log.wandb=offline"],
 }

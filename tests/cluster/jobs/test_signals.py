@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forked import Command
+from forked import Command, children
 
 from cluster.build.shards import write_shards
 from cluster.run import checkpoint
@@ -84,7 +84,3 @@ def test_nohup_is_heeded_and_workers_last_over_epochs(place: Path) -> None:
 
 def last_epoch(folder: RunFolder) -> int:
     return max(row["epoch"] for row in folder.metrics.read())
-
-
-def children(pid: int) -> set[str]:
-    return {pid for tasks in Path(f"/proc/{pid}/task").glob("*/children") for pid in tasks.read_text().split()}

@@ -51,8 +51,8 @@ def test_every_format_evaluates_as_the_checkpoint_does(cli: Any, tmp_path: Path)
     assert any("conv2d" in o for o in operators) and not any("norm" in o or "rsqrt" in o for o in operators)
     (tmp_path / "m.pt").write_bytes((tmp_path / "m.pt").read_bytes()[:5000])
     for words, said in (
-        (("export", "runs/run", "m.onnx"), "end it with one of .safetensors, .pt, .pt2"),
-        (("export", "runs/none", "n.pt"), "neither a run folder nor a checkpoint"),
+        (("export", "runs/run", "m.pth"), "end it with one of .safetensors, .pt, .pt2, .onnx"),
+        (("export", "runs/none", "n.pt"), "runs/none: no such run folder, checkpoint or file"),
         (("export", "runs/run", "none/m.pt"), "none: no such folder"),
         (("eval", "m.pt"), "m.pt and m.pt.json are not what was exported (SHA-256)"),
         (("eval", "recipe.yaml"), "recipe.yaml.json cannot be read"),

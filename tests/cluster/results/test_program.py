@@ -173,6 +173,7 @@ def test_an_export_is_read(small: tuple[Small, Records], tmp_path: Path) -> None
     [
         ("small_sdt", {"pm": 2, "cm": 3, "clamp": [0, 2]}),
         ("small_spikformer", {"neuron": "plif", "border_dtype": "bf16"}),
+        ("small_spikformer", {"mixer": "processing", "pm": 2, "cm": 3}),
     ],
 )
 def test_the_other_backbones_are_read(tmp_path: Path, name: str, options: dict[str, Any]) -> None:

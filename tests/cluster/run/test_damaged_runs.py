@@ -28,7 +28,7 @@ from cluster.jobs import status as jobs
 from cluster.run import checkpoint, wandb_id
 from cluster.run.folder import RunFolder
 from cluster.run.records import Rows, write_atomic
-from cluster.train.evaluate import located
+from cluster.run.weights import located
 
 ROOT = Path(__file__).parents[3]
 JOB = {"id": "7", "slurm": False, "nodes": 1, "processes": 1, "gpus": 0}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import Command
+from forked import Command, children
 
 from cluster.run.folder import RunFolder
 from cluster.run.lock import SILENT, Fate, Holder, exclusive, judge
@@ -83,10 +83,6 @@ other_hosts = pytest.mark.skipif(
     bool(subprocess.run([*OTHER_HOST, "true"], capture_output=True).returncode),
     reason="another host needs a namespace of processes (root, or user namespaces)",
 )
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def ends(process: subprocess.Popen[str]) -> str:
@@ -307,7 +303,8 @@ def test_a_job_that_slurm_calls_gone_has_nothing_any_more(tmp_path: Path, holder
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CLUSTER_NAME": "ci"}
     first = holder(elsewhere=True, SLURM_JOB_ID="7", **path)
     held(first)
-    os.kill(children(first.pid)[0], signal.SIGSTOP)
+    (inside,) = children(first.pid)
+    os.kill(inside, signal.SIGSTOP)
     for state in ("running", "silent"):
         answer.write_text(state)
         other = holder(wait=1, **path)

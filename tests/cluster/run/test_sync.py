@@ -9,12 +9,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import Command
+from forked import Command, children
 
 from cluster.build.shards import write_shards
 from cluster.config import flat
@@ -126,7 +127,12 @@ def test_all_starts_arrive_as_one_run(tmp_path: Path, server: Server) -> None:
         while len(folder.metrics.read()) < rows:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
+        # All processes of a job are killed: wandb's own, left alone, ends the log as if the run had ended.
+        inside = children(process.pid) if number == signal.SIGKILL else set()
         process.send_signal(number)
+        for pid in inside:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
         finish(process, code)
 
     end(start("train", "recipe.yaml", SLURM_JOB_ID="7"), signal.SIGTERM, 5, 143)

@@ -1,6 +1,6 @@
 """What passes between the ranks, counted where torch hands it to gloo: at each ZeRO stage gradients are summed in fp32,
-also where the model computes in bf16, in buckets of a size that memory is planned for, while backward goes on; and a
-save gathers buckets, which the first rank alone keeps."""
+also where the model computes in bf16 or fp16, in buckets of a size that memory is planned for, while backward goes on;
+and a save gathers buckets, which the first rank alone keeps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -79,9 +81,9 @@ def start(model, config, plan):
     planned = planner.state_bytes(model, config, plan)
     return started(model, config, plan)
 
-def update(running, clip_grad):
+def update(running, *given):
     tell("state", "", sum(size for place, size in held().items() if place not in others), str(planned))
-    return updated(running, clip_grad)
+    return updated(running, *given)
 
 started, engine.start = engine.start, start
 updated, engine.update, train.Trainer.save = engine.update, update, save
@@ -93,6 +95,8 @@ Row = tuple[str, str, int, str]
 
 PARAMETERS = 310_000
 """Of the model, and a little less."""
+
+STAGE, FP16 = "engine.zero_stage=1", ("train.precision=fp16",)
 
 LARGEST = 82_944
 """Of them, and so the bucket."""
@@ -128,10 +132,20 @@ def elements(rows: list[Row], kind: str) -> int:
     return sum(count for _, dtype, count, _ in rows if dtype == kind)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_gradients_are_summed_in_fp32(rows: Callable[..., list[Row]], stage: int) -> None:
-    found = rows(f"engine.zero_stage={stage}")
-    assert elements(found, "float32") > PARAMETERS and not elements(found, "bfloat16"), found
+@pytest.mark.parametrize(("stage", "words"), [(0, ()), (1, ()), (2, ()), (3, ()), (0, FP16), (1, FP16), (3, FP16)])
+def test_gradients_are_summed_in_fp32(rows: Callable[..., list[Row]], stage: int, words: tuple[str, ...]) -> None:
+    found = rows(f"engine.zero_stage={stage}", *words)
+    half = elements(found, "bfloat16") + elements(found, "float16")
+    assert elements(found, "float32") > PARAMETERS and not half, found
+
+
+def test_a_loss_scale_takes_no_collective_more(rows: Callable[..., list[Row]]) -> None:
+    """Whether a gradient has overflowed is told by its norm, and whether a loss has by one more number in a slot."""
+    plain, scaled = (
+        Counter((name, dtype) for name, dtype, _, _ in takewhile(lambda row: row[3] != "save", rows(STAGE, *words)))
+        for words in ((), FP16)
+    )
+    assert plain == scaled and plain["allreduce", "float64"] >= 2  # of both ranks
 
 
 @pytest.mark.parametrize("stage", [1, 3])

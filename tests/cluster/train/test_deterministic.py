@@ -153,7 +153,8 @@ def trained(recipe: Path, runs: Path, *words: str, kill: bool = False) -> Path:
     "words",
     [(f"engine.zero_stage={stage}",) for stage in range(4)]
     + [(f"recompute.policy={policy}",) for policy in ("none", "block", "time")]
-    + [("train.precision=bf16",), ("train.precision=bf16", "engine.zero_stage=3"), ("model.name=spikformer_2_256",)],
+    + [("train.precision=bf16",), ("train.precision=bf16", "engine.zero_stage=3"), ("model.name=spikformer_2_256",)]
+    + [("train.precision=fp16", "train.growth_interval=5"), ("train.precision=fp16", "engine.zero_stage=3")],
     ids=" ".join,
 )
 def test_on_a_gpu_twice_and_killed_are_equal_to_the_bit(recipe: Path, tmp_path: Path, words: tuple[str, ...]) -> None:

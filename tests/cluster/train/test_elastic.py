@@ -16,7 +16,7 @@ from cluster.train.evaluate import evaluate_run
 
 RECIPE = """\
 name: run
-model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}
+model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2, mixer: processing}
 data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5}, mixup: 0.2}
 train:
   {epochs: 3, global_batch: 120, lr: 0.003, clip_grad: 1.0, ema_decay: 0.9, threads: 1, layer_decay: 0.9}

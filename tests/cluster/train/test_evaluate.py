@@ -202,6 +202,13 @@ def test_what_evaluation_can_do_is_done(key: str) -> None:
     assert "cannot be set for a .pt2 file: its program is fixed" in refused("m.pt2", ACTS[key][1])
 
 
+def test_fp16_is_nearer_to_fp32_than_bf16() -> None:
+    """Not near: a potential at its threshold fires or not."""
+    plain, fp16, bf16 = (result("run", [f"train.precision={precision}"]) for precision in ("fp32", "fp16", "bf16"))
+    assert plain["loss"] != fp16["loss"] and plain["accuracy"] > fp16["accuracy"] > bf16["accuracy"]
+    assert result("m.pt", ["train.precision=fp16"]) == fp16
+
+
 @pytest.mark.parametrize("source", ["run", *EXPORTED])
 def test_what_says_where_data_lie_opens_other_files_or_gives_the_same_numbers(source: str) -> None:
     for word, message in OPENS.items():

@@ -88,7 +88,9 @@ def test_bf16_trains_and_keeps_fp32_weights(train: Any, tmp_path: Path) -> None:
     words = ("train.epochs=4", "train.global_batch=40", "train.eval_every_epochs=4", "model.time_steps=2")
     rows = train("bf16", "train.precision=bf16", "recompute.policy=block", f"data.root={tmp_path / 'few'}", *words)
     assert rows[-2]["loss"] < rows[0]["loss"]
-    parts, _ = checkpoint.load(checkpoint.complete(tmp_path / "runs" / "bf16" / "checkpoints")[0])
+    assert not any("loss_scale" in row for row in rows)
+    parts, saved = checkpoint.load(checkpoint.complete(tmp_path / "runs" / "bf16" / "checkpoints")[0])
+    assert "scale" not in saved["state"]
     assert {t.dtype for part in parts.values() for t in part.values()} == {torch.float32}
 
 

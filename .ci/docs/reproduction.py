@@ -1,0 +1,203 @@
+"""The tables of docs/reproduction.md: what the paper prints (docs/paper.yaml), the command for it, and what was run
+(benchmarks/results/runs). `python .ci/docs/reproduction.py` prints them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+
+def tables() -> str:
+    """A section for each table, one for the figures and one for runs that are of no row."""
+    from benchmarks import reproduction
+
+    paper, results = reproduction.paper(), reproduction.results()
+    sections = [_table(table, results) for table in paper["tables"]]
+    return "\n".join([*sections, _figures(paper["figures"]), _others([r for r in results if r["row"] is None])])
+
+
+def _table(table: Mapping[str, Any], results: list[dict[str, Any]]) -> str:
+    extra = {"power": "mJ", "gflop": "GFLOP"}
+    printed = [key for key in extra if any(key in row for row in table["rows"])]
+    sizes = any("params" in row for row in table["rows"])
+    head = ["row", *["M parameters: paper / here"] * sizes, *(extra[key] for key in printed), "paper, %", "run here, %"]
+    lines = [f"## Table {table['table']}: {table['title']}", "", _line([*head, "owed", "command"])]
+    lines.append("|---" * (len(head) + 2) + "|")
+    for row in table["rows"]:
+        its = [result for result in results if result["row"] == row["row"]]
+        front = [row["label"], *[_sizes(row)] * sizes, *(f"{row[key]:.2f}" if key in row else "" for key in printed)]
+        front.append(f"{row['accuracy']:.2f}" + (f" ± {row['deviation']:.2f}" if "deviation" in row else ""))
+        lines.append(_line([*front, *_here(row, its)]))
+    return "\n".join([*lines, ""])
+
+
+def _here(row: Mapping[str, Any], results: list[dict[str, Any]]) -> list[str]:
+    """What was run, what is owed, and the command."""
+    if row["model"] is None:
+        return ["", "nothing: cited there", ""]
+    its = command(row)
+    lines = [] if its is None else [its.line, *[its.then] * (its.then is not None)]
+    return [
+        "; ".join(_result(result, its) for result in results) or "not run",
+        _owed(row, results, its),
+        ", then ".join(f"`{line}`" for line in lines) or "no recipe yet",
+    ]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _sizes(row: Mapping[str, Any]) -> str:
+    if row["model"] is None or "params" not in row:
+        return ""
+    count = parameters(tuple(sorted(row["model"].items())))
+    return f"{row['params']:.2f} / " + ("not built" if count is None else f"{count // 10_000 / 100:.2f}")
+
+
+@cache
+def parameters(model: tuple[tuple[str, Any], ...]) -> int | None:
+    """Of the network as it is built here; None: it is not built. A loop over time has no parameters."""
+    import torch
+
+    import tdformer
+
+    options = dict(model)
+    name = options.pop("name")
+    if name not in tdformer.list_models():
+        return None
+    with torch.device("meta"):
+        made = tdformer.create_model(name, **options)
+    return sum(p.numel() for p in made.parameters())
+
+
+@cache
+def _recipes() -> dict[str, Any]:
+    from cluster import config as configs
+
+    return {name: configs.load(path) for name, path in configs.recipes().items() if name != "default"}
+
+
+def closest(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The recipe for the row's data and network that is nearest to it, and the settings to give besides. Of several,
+    one whose comments name the row's table and accuracy."""
+    from benchmarks.reproduction import differences
+
+    found = [
+        (len(differs), not all(words in _text(name) for words in printed), name, differs)
+        for printed in [(f"Table {row['row'].partition('/')[0]}, ", f"{row['accuracy']:.2f}")]
+        for name, config in _recipes().items()
+        if config.model.name == row["model"]["name"] and "data.dataset" not in (differs := differences(row, config))
+    ]
+    return min(found)[2:] if found else None
+
+
+@cache
+def _text(recipe: str) -> str:
+    from cluster import config as configs
+
+    return configs.recipes()[recipe].read_text()
+
+
+@dataclass
+class Command:
+    """The command of a row: a recipe, and what is given besides. then: what to type after it."""
+
+    recipe: str
+    words: list[str]
+    line: str
+    then: str | None
+
+    def config(self) -> Any:
+        """Of the run that it makes."""
+        from cluster import config as configs
+
+        return configs.load(configs.recipes()[self.recipe], self.words)
+
+
+def command(row: Mapping[str, Any]) -> Command | None:
+    """None: there is no recipe for the row's data and network."""
+    from cluster.config import show
+
+    if (found := closest(row)) is None:
+        return None
+    recipe, differs = found
+    words = [f"{key}={show(value)}" for key, value in differs.items()]
+    name = row["row"].replace("/", "-") if words else _recipes()[recipe].name
+    if "seeds" in row:
+        name += "-SEED"
+    said = [*words, *([f"name={name}"] if name != _recipes()[recipe].name else []), *["seed=SEED"] * ("seeds" in row)]
+    after = f"tdformer eval runs/{name} --corruptions all" if row.get("measure") == "corruptions" else None
+    given = _text(recipe).partition("\n")[0].split()[4:]  # its first line is its own command
+    return Command(recipe, words, shlex.join(["tdformer", "train", recipe, *given, *said]), after)
+
+
+def _result(result: Mapping[str, Any], its: Command | None) -> str:
+    """One run, and at which scale."""
+    scale = f"{result['epochs']} epochs, seed {result['seed']}" + (f", {result['note']}" if result["note"] else "")
+    if its is None:
+        return f"{result['accuracy'] * 100:.2f} ({scale})"
+    other = _apart(result, its)
+    return f"{result['accuracy'] * 100:.2f} ({scale}, {'otherwise: ' + ', '.join(other) if other else 'as the recipe'})"
+
+
+def _apart(result: Mapping[str, Any], its: Command) -> list[str]:
+    """Settings of a run that are not those of the row's command; null: it has the default."""
+    from benchmarks.reproduction import settings
+    from cluster.config import show
+
+    own, theirs = result["settings"], settings(its.config())
+    return [f"{k}={show(own.get(k))}" for k in sorted({*own, *theirs}) if own.get(k) != _plain(theirs.get(k))]
+
+
+def _plain(value: Any) -> Any:
+    """As it is in JSON."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _owed(row: Mapping[str, Any], own: list[dict[str, Any]], its: Command | None) -> str:
+    import tdformer
+
+    if row["model"]["name"] not in tdformer.list_models():
+        return "the network, and the run"
+    if its is None:
+        return "a recipe, and the run"
+    whole = {result["seed"] for result in own if not _apart(result, its)}
+    if "seeds" not in row:
+        return "nothing" if whole else "the run"
+    left = [seed for seed in row["seeds"] if seed not in whole]
+    return f"{len(left)} runs of {len(row['seeds'])}" if left else "nothing"
+
+
+def _figures(figures: list[dict[str, Any]]) -> str:
+    lines = ["## Figures", "", "| figure | what it shows | owed |", "|---|---|---|"]
+    return "\n".join([*lines, *(_line([str(f["figure"]), f["what"], f["owed"]]) for f in figures), ""])
+
+
+def _others(results: list[dict[str, Any]]) -> str:
+    head = ["run", "data", "accuracy, %", "seed", "steps x batch, epochs", "note", "machine", "revision", "command"]
+    lines = ["## Runs that are no row", "", _line(head), "|---" * len(head) + "|"]
+    return "\n".join([*lines, *_rows_of(results), ""])
+
+
+def _rows_of(results: list[dict[str, Any]]) -> Iterator[str]:
+    for r in results:
+        machine = f"{r['device']}, {r['processes']} process{'es' * (r['processes'] != 1)}, torch {r['torch']}"
+        revision = (r["commit"] or "")[:7] + (", changed" if r["dirty"] else "")
+        size = f"{r['steps']} x {r['global_batch']}, {r['epochs']}"
+        cells = [r["run"], r["dataset"], f"{r['accuracy'] * 100:.2f}", str(r["seed"]), size, r["note"] or ""]
+        yield _line([*cells, machine, revision, f"`{r['command']}`"])
+
+
+MADE = {"reproduction": tables}
+
+if __name__ == "__main__":
+    print(tables())

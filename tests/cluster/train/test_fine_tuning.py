@@ -1,0 +1,178 @@
+"""Runs that begin with the weights of another: a chain of them, killed in between; ZeRO stages; parts frozen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forked import Command
+from same_run import assert_equal
+
+from cluster.errors import RunError
+from cluster.results.export import evaluate_export, export
+from cluster.run import checkpoint
+from cluster.run.folder import RunFolder
+from cluster.run.weights import located, read
+from cluster.train.evaluate import evaluate_run
+
+RECIPE = """\
+name: run
+model: {name: quickstart, time_steps: 1}
+data: {dataset: digits, root: SHARDS}
+train: {epochs: 1, global_batch: 10, norm_batch: 5, lr: 0.003, ema_decay: 0.5, threads: 1}
+checkpoint: {every_steps: 1}
+log: {every_steps: 1}
+"""
+TUNED = ("model.time_steps=4", "model.segments=2", "model.feedback=all")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, few_digits: Path) -> Path:
+    folder = tmp_path_factory.mktemp("tuning")
+    (folder / "recipe.yaml").write_text(RECIPE.replace("SHARDS", str(few_digits)))
+    return folder / "recipe.yaml"
+
+
+def start(recipe: Path, *words: object) -> Command:
+    """In the folder of the recipe, so that paths can be short."""
+    return Command(*words, cwd=recipe.parent, merged=True)
+
+
+def done(recipe: Path, *words: object) -> str:
+    process = start(recipe, *words)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def refused(recipe: Path, *words: object) -> str:
+    process = start(recipe, *words)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2 and output.count("error: ") == 1, output
+    return output[output.index("error: ") :]
+
+
+@pytest.fixture(scope="module")
+def first(recipe: Path) -> Path:
+    """A run to begin with, of one time step and without feedback."""
+    done(recipe, "train", recipe, "runs_dir=first")
+    return recipe.parent / "first" / "run"
+
+
+def newest(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    found = checkpoint.newest_good(run / "checkpoints", pytest.fail)
+    assert found is not None
+    return checkpoint.load(found)[0]
+
+
+def test_a_chain_of_runs_killed_in_between(recipe: Path, first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = recipe.parent
+    words = ["train", recipe, "model.weights=first/run", *TUNED]
+    said = done(recipe, *words, "runs_dir=whole")
+    report = json.loads((place / "whole/run/weights.json").read_text())
+    assert report["weights"] == "first/run@7" and report["sha256"] == read(located(first)).digest
+    assert f"begins with first/run@7 (SHA-256 {report['sha256'][:12]}): " in said and "(feedback)" in said
+    assert report["options"] == {"time_steps": [1, 4], "segments": [1, 2], "feedback": [[], [0]]}
+    assert torch.equal(newest(first)["ema"]["head.weight"], read(located(first)).weights["head.weight"])
+
+    # Killed, and what it began with is gone: its own checkpoint is enough.
+    shutil.copytree(first, place / "gone")
+    words[2] = "model.weights=gone@7"
+    process = start(recipe, *words, "runs_dir=killed")
+    deadline = time.monotonic() + 120
+    while not list((place / "killed/run/checkpoints").glob("step-*")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    killed = RunFolder(place / "killed/run")
+    assert 1 <= (killed.saved_step() or 0) < 7
+    shutil.rmtree(place / "gone")
+    refusal = refused(recipe, *words[:2], "runs_dir=killed", *TUNED)
+    assert "holds a run with other settings: model.weights_sha256" in refusal
+    assert "goes on from step" in done(recipe, *words, "runs_dir=killed")
+    assert_equal(place / "whole", place / "killed")
+    assert {row["weights"] for row in killed.starts.read()} == {report["sha256"]}
+
+    # Then larger pictures, from a file; and into files, which give the run's own numbers.
+    monkeypatch.chdir(place)
+    export("whole/run@7", Path("tuned.safetensors"))
+    large = ["model.weights=tuned.safetensors", *TUNED, "data.size=16", "train.freeze=[backbone.embeds.0]"]
+    done(recipe, "train", recipe, "runs_dir=large", *large)
+    report = json.loads((place / "large/run/weights.json").read_text())
+    assert report["options"] == {} and report["report"]["fresh"] == {} and report["step"] == 7
+    assert report["sha256"] == read(located("whole/run")).digest
+    export("large/run", Path("large.pt"))
+    export("large.pt", Path("again.safetensors"))
+    row = json.loads(done(recipe, "eval", "large/run@7").splitlines()[-1])
+    again = evaluate_export(Path("again.safetensors"))
+    assert again == {"file": "again.safetensors", "step": 7} | {k: row[k] for k in ("samples", "accuracy", "loss")}
+    with pytest.raises(RunError, match="large/run has no checkpoint of step 99; it has those of step"):
+        next(evaluate_run("large/run@99"))
+
+
+def parts_of(run: Path) -> dict[str, Any]:
+    metrics = RunFolder(run).metrics.read()
+    return {"loss": metrics[0]["loss"], **newest(run)}
+
+
+@pytest.fixture(scope="module")
+def losses() -> list[float]:
+    """Of the first step, at each stage."""
+    return []
+
+
+@pytest.mark.parametrize(("processes", "stage"), [(1, 0), (2, 1), (2, 3)])
+def test_every_stage_begins_alike_and_leaves_what_is_frozen(
+    recipe: Path, first: Path, losses: list[float], processes: int, stage: int
+) -> None:
+    """A part, its statistics included, one layer, and the head's bias; moments are kept of the others alone. Taken up
+    after a step, it goes on to the same bits: at the two ends."""
+    place, name = recipe.parent, f"stage-{stage}"
+    frozen = ("backbone.embeds.0.", "backbone.stages.2.0.attention.q.current.conv.", "head.bias")
+    listed = ",".join(name.rstrip(".") for name in frozen)
+    words = ["train", recipe, f"model.weights={first}", *TUNED, f"train.freeze=[{listed}]", "train.clip_grad=1"]
+    words += ["--processes", processes, f"engine.zero_stage={stage}", "train.layer_decay=0.9", "checkpoint.keep=9"]
+    said = done(recipe, *words, f"runs_dir={name}")
+    assert " M trained)" in said
+    found = parts_of(place / name / "run")
+    losses.append(found["loss"])
+    assert losses == [pytest.approx(losses[0], rel=1e-5)] * len(losses)
+    begun, model = read(located(first)).weights, found["model"]
+    for key, value in model.items():
+        if key.startswith(frozen):
+            given = begun[key].expand_as(value) if "running" in key else begun[key]
+            assert torch.equal(value, given), key
+        elif key in begun and value.dim() > 1 and "running" not in key:
+            assert not torch.equal(value, begun[key]), key
+    trained = {key for key in model if not key.startswith(frozen) and "running" not in key}
+    assert {key.split(".", 1)[1] for key in found["optimizer"]} == trained
+    if stage == 1:
+        return
+    shutil.copytree(place / name, place / f"{name}-again")
+    again = place / f"{name}-again/run"
+    (again / "summary.json").unlink()
+    for path in checkpoint.complete(again / "checkpoints")[:-1]:
+        shutil.rmtree(path)
+    assert "goes on from step 1 of 7" in done(recipe, *words, f"runs_dir={name}-again")
+    assert_equal(place / name, place / f"{name}-again")
+
+
+def test_the_head_alone(recipe: Path, first: Path) -> None:
+    """Nothing before it needs a gradient, and no statistics move."""
+    done(recipe, "train", recipe, f"model.weights={first}", "train.freeze=[backbone]", "runs_dir=probe")
+    begun, found = read(located(first)).weights, newest(recipe.parent / "probe/run")
+    assert {key for key, value in found["model"].items() if not torch.equal(value, begun[key])} == {
+        "head.weight",
+        "head.bias",
+    }
+    refusal = refused(recipe, "train", recipe, "train.freeze=[backbone.embed.0]", "runs_dir=none")
+    assert "freeze names 'backbone.embed.0', which is no part of quickstart" in refusal
+    assert "the nearest is backbone.embeds.0" in refusal
+    assert "leaves nothing" in refused(recipe, "train", recipe, "train.freeze=[backbone,head]", "runs_dir=none")
+    assert not (recipe.parent / "none").exists()
