@@ -70,8 +70,8 @@ def rows_of(recipe: str, text: str) -> Iterator[Row]:
 
 
 @cache
-def parameters(recipe: str, settings: tuple[str, ...]) -> int | None:
-    """Of the network as it is built here; None: it is not built yet."""
+def parameters(recipe: str, settings: tuple[str, ...]) -> int:
+    """Of the network as it is built here."""
     import torch
 
     import tdformer
@@ -79,8 +79,6 @@ def parameters(recipe: str, settings: tuple[str, ...]) -> int | None:
     from pipelines.raw import catalog
 
     config = configs.load(CONFIGS / f"{recipe}.yaml", settings)
-    if config.model.name not in tdformer.list_models():
-        return None
     data = catalog.get(config.data.dataset)
     options = {"num_classes": len(getattr(data, "class_names", ())) or None} | config.model.options()
     with torch.device("meta"):
@@ -103,8 +101,7 @@ def _table(name: str, its: list[Row]) -> str:
         commands = ", then ".join(f"`{command}`" for command in (row.command, *row.after))
         published = f"{row.accuracy} %" + (f", {row.millions} M" if row.millions else "")
         link = f"[{row.recipe}](../configs/{row.recipe}.yaml)"
-        here = f"{count:,}" if count else "not built yet"
-        lines.append(f"| {row.what} | {link} | {commands} | {published} | {here} |")
+        lines.append(f"| {row.what} | {link} | {commands} | {published} | {count:,} |")
     return "\n".join([*lines, ""])
 
 
