@@ -376,7 +376,9 @@ def test_a_head_for_other_classes_stays_fresh() -> None:
     assert set(report.fresh) == set(report.skipped) & {"head.weight", "head.bias"} == {"head.weight", "head.bias"}
     assert "5 classes" in report.skipped["head.weight"]
     assert not torch.equal(model.head.weight, before)
-    assert 1e-5 < float(model.head.weight.detach().std()) < 4e-5 and not model.head.bias.any()  # as fine-tuning begins it
+    assert (
+        1e-5 < float(model.head.weight.detach().std()) < 4e-5 and not model.head.bias.any()
+    )  # as fine-tuning begins it
 
 
 def test_a_published_file(tmp_path: Path) -> None:
