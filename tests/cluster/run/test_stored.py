@@ -83,11 +83,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+STEP = "step-00000001"
+
+
 def stored(run: Path, key: str, value: Any) -> dict[str, Any]:
     """Settings for the run's folder and an exported file."""
     config = Config(name="run", runs_dir=str(run))
     config.data.dataset, config.data.window = "digits", 1
     flat = configs.flat(config) | {key: value}
+    (run / "run" / "checkpoints" / STEP).mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump({k: list(v) if isinstance(v, tuple) else v for k, v in flat.items()})
     for name in ("config.yaml", "launch.yaml"):
         (run / "run" / name).write_text(text)
@@ -104,7 +108,7 @@ def commands(run: Path, key: str) -> list[Any]:
     """Every command that takes up stored settings and would run what `key` holds."""
     every: list[Any] = [lambda *words: resume(run / "run", list(words))]
     if key == "data.root":
-        every.append(lambda *words: list(evaluate_run(run / "run" / "checkpoints" / "step-1", words)))
+        every.append(lambda *words: list(evaluate_run(run / "run" / "checkpoints" / STEP, words)))
         every.append(lambda *words: evaluate_export(run / "x.safetensors", words))
     return every
 
@@ -150,8 +154,8 @@ def test_a_command_that_is_given_now_is_run(run: Path, tmp_path: Path) -> None:
     command = f"pipe:touch {tmp_path}/ran; cat {run}/shards/{{}}"
     stored(run, "data.root", command)
     words = [f"data.root='{command}'", f"data.cache={tmp_path / 'cache'}"]
-    with pytest.raises(RunError, match="step-1"):  # there is no such checkpoint: it gets that far
-        list(evaluate_run(run / "run" / "checkpoints" / "step-1", words))
+    with pytest.raises(RunError, match=STEP):  # nothing is in it: it gets that far
+        list(evaluate_run(run / "run" / "checkpoints" / STEP, words))
     with pytest.raises(Exception, match="safetensors"):
         evaluate_export(run / "x.safetensors", words)
     assert (tmp_path / "ran").exists()

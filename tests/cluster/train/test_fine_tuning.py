@@ -14,7 +14,7 @@ from forked import Command
 from same_run import assert_equal
 
 from cluster.errors import RunError
-from cluster.results.export import evaluate_export, export
+from cluster.results.export import export
 from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
 from cluster.run.weights import located, read
@@ -109,8 +109,9 @@ def test_a_chain_of_runs_killed_in_between(recipe: Path, first: Path, monkeypatc
     assert report["sha256"] == read(located("whole/run")).digest
     export("large/run", Path("large.pt"))
     export("large.pt", Path("again.safetensors"))
-    row = json.loads(done(recipe, "eval", "large/run@7").splitlines()[-1])
-    again = evaluate_export(Path("again.safetensors"))
+    row, again = (
+        json.loads(done(recipe, "eval", what).splitlines()[-1]) for what in ("large/run@7", "again.safetensors")
+    )
     assert again == {"file": "again.safetensors", "step": 7} | {k: row[k] for k in ("samples", "accuracy", "loss")}
     with pytest.raises(RunError, match="large/run has no checkpoint of step 99; it has those of step"):
         next(evaluate_run("large/run@99"))
