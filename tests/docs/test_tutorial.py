@@ -23,10 +23,11 @@ def output(after: str) -> str:
 @pytest.mark.timeout(1800)
 def test_a_reader_gets_from_pictures_to_a_prediction(tmp_path: Path) -> None:
     reader = Reader(tmp_path)
-    printed = {}
+    printed: dict[str, str] = {}
     for block in blocks(PAGE):
         assert not block.why_not
-        printed[" ".join(block.text.split()[:2])] = reader.do(block)
+        last = reader.do(block)
+        printed.setdefault(" ".join(block.text.split()[:2]), last)
     assert (tmp_path / "runs" / "fruit" / "curves.png").is_file()
     assert {*output("tdformer shard").splitlines()} <= {*printed["tdformer shard"].splitlines()}
     assert json.loads(printed["tdformer eval"].splitlines()[-1])["accuracy"] > 0.8
@@ -40,6 +41,9 @@ def test_a_reader_gets_from_pictures_to_a_prediction(tmp_path: Path) -> None:
     assert first.startswith(f"{named[1]} ") and output("tdformer predict").startswith(f"{named[1]} ")
     assert abs(float(re.findall(r"([\d.]+)%", first)[0]) - int(named[2])) < 1
     assert (tmp_path / "fruit.html").is_file() and (tmp_path / "fruit.safetensors.md").is_file()
+
+    chained = last.splitlines()[-16:]  # of the block with the chain: predictions of 16 plums
+    assert sum(": plum " in line for line in chained) > 12, last
 
     # A network that never fires names all pictures alike.
     plums = reader.shell("python predict.py pictures/val/plum/*.png")

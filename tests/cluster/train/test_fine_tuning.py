@@ -8,13 +8,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from forked import Command
+from PIL import Image
 from same_run import assert_equal
 
 from cluster.errors import RunError
 from cluster.results.export import export
+from cluster.results.predict import predict
 from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
 from cluster.run.weights import located, read
@@ -70,8 +73,27 @@ def newest(run: Path) -> dict[str, dict[str, torch.Tensor]]:
     return checkpoint.load(found)[0]
 
 
-def test_a_chain_of_runs_killed_in_between(recipe: Path, first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def killed_once(recipe: Path, *words: object, runs_dir: str) -> RunFolder:
+    """A run that is killed once it has a checkpoint, before its last step."""
+    process, folder = start(recipe, *words, f"runs_dir={runs_dir}"), RunFolder(recipe.parent / runs_dir / "run")
+    deadline = time.monotonic() + 120
+    while not list(folder.checkpoints.glob("step-*")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert 1 <= (folder.saved_step() or 0) < 7
+    return folder
+
+
+def test_a_chain_of_runs_killed_in_each(recipe: Path, first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T = 1; T = 4 with feedback; larger pictures, from a file; a prediction. Beside the same without kills."""
     place = recipe.parent
+    monkeypatch.chdir(place)
+    killed_once(recipe, "train", recipe, runs_dir="first-killed")
+    assert "goes on from step" in done(recipe, "train", recipe, "runs_dir=first-killed")
+    assert_equal(place / "first", place / "first-killed")
+
     words = ["train", recipe, "model.weights=first/run", *TUNED]
     said = done(recipe, *words, "runs_dir=whole")
     report = json.loads((place / "whole/run/weights.json").read_text())
@@ -80,39 +102,41 @@ def test_a_chain_of_runs_killed_in_between(recipe: Path, first: Path, monkeypatc
     assert report["options"] == {"time_steps": [1, 4], "segments": [1, 2], "feedback": [[], [0]]}
     assert torch.equal(newest(first)["ema"]["head.weight"], read(located(first)).weights["head.weight"])
 
-    # Killed, and what it began with is gone: its own checkpoint is enough.
-    shutil.copytree(first, place / "gone")
-    words[2] = "model.weights=gone@7"
-    process = start(recipe, *words, "runs_dir=killed")
-    deadline = time.monotonic() + 120
-    while not list((place / "killed/run/checkpoints").glob("step-*")) and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    killed = RunFolder(place / "killed/run")
-    assert 1 <= (killed.saved_step() or 0) < 7
-    shutil.rmtree(place / "gone")
+    # What it began with is gone: its own checkpoint is enough.
+    words[2] = "model.weights=first-killed/run@7"
+    killed = killed_once(recipe, *words, runs_dir="killed")
+    shutil.rmtree(place / "first-killed")
     refusal = refused(recipe, *words[:2], "runs_dir=killed", *TUNED)
     assert "holds a run with other settings: model.weights_sha256" in refusal
     assert "goes on from step" in done(recipe, *words, "runs_dir=killed")
     assert_equal(place / "whole", place / "killed")
     assert {row["weights"] for row in killed.starts.read()} == {report["sha256"]}
 
-    # Then larger pictures, from a file; and into files, which give the run's own numbers.
-    monkeypatch.chdir(place)
     export("whole/run@7", Path("tuned.safetensors"))
-    large = ["model.weights=tuned.safetensors", *TUNED, "data.size=16", "train.freeze=[backbone.embeds.0]"]
-    done(recipe, "train", recipe, "runs_dir=large", *large)
+    large = ["train", recipe, "model.weights=tuned.safetensors", *TUNED, "data.size=16"]
+    large += ["train.freeze=[backbone.embeds.0]"]
+    done(recipe, *large, "runs_dir=large")
     report = json.loads((place / "large/run/weights.json").read_text())
     assert report["options"] == {} and report["report"]["fresh"] == {} and report["step"] == 7
     assert report["sha256"] == read(located("whole/run")).digest
+    large[2] = "model.weights=killed/run"
+    killed_once(recipe, *large, runs_dir="large-killed")
+    assert "goes on from step" in done(recipe, *large, "runs_dir=large-killed")
+    assert_equal(place / "large", place / "large-killed")
+
+    # Files of it give its own numbers, and say the same of a picture.
     export("large/run", Path("large.pt"))
     export("large.pt", Path("again.safetensors"))
+    export("large-killed/run", Path("killed.safetensors"))
     row, again = (
         json.loads(done(recipe, "eval", what).splitlines()[-1]) for what in ("large/run@7", "again.safetensors")
     )
-    assert again == {"file": "again.safetensors", "step": 7} | {k: row[k] for k in ("samples", "accuracy", "loss")}
+    del row["checkpoint"]
+    assert again == {"file": "again.safetensors", "step": 7} | row
+    Image.fromarray(np.arange(0, 256, 4, np.uint8).reshape(8, 8)).save("picture.png")
+    sources = ("large/run@7", "large.pt", "again.safetensors", "killed.safetensors")
+    predicted, *others = [list(predict(what, [Path("picture.png")])) for what in sources]
+    assert len(predicted[0]["logits"]) == 10 and others == [predicted] * 3
     with pytest.raises(RunError, match="large/run has no checkpoint of step 99; it has those of step"):
         next(evaluate_run("large/run@99"))
 
