@@ -147,7 +147,7 @@ def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders
     if key not in _priced:
         before = Choice(model.recompute, model.keep.borders)
         model.set_recompute(policy, borders)
-        _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), bf16=short)
+        _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), short)
         model.set_recompute(*before)
     cost = _priced[key]
     return Recompute(policy, borders, cost.peak + state_bytes(model, config, plan), cost)

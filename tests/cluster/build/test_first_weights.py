@@ -284,7 +284,7 @@ def test_what_does_not_fit_is_one_line_before_anything_is_made(
         (f"{run}@8", (), "has no checkpoint of step 8; it has those of step 7"),
         (f"{run}@", (), "has no checkpoint of step empty; it has those of step 7"),
         (f"{run}@best", (), "has no checkpoint of step best"),
-        (str(plif), (), "neuron.w has no place in quickstart"),
+        (str(plif), (), "neuron.w is a learned time constant; create the model with neuron=plif"),
         (str(run), ("model.name=hst_4_384",), "choose the model it is of"),
         (str(run), (f"model.weights_sha256={'0' * 64}",), f"begins with {'0' * 64}"),
     ):

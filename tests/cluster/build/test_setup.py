@@ -41,12 +41,13 @@ def test_each_part_is_made_once_and_fits_the_others(config: Config) -> None:
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
 
 
-def test_the_first_rank_s_norm_batch_is_everybody_s(config: Config) -> None:
+def test_what_the_first_rank_has_settled_is_everybody_s(config: Config) -> None:
     setup = Setup.to_train(config, 2)
     plan = setup.plan
-    setup.settle(config.train.norm_batch)
-    assert setup.plan is plan
-    setup.settle(60)
+    setup.settle(config.train.norm_batch, "runs/one@7", "0" * 64)
+    assert setup.plan is plan and (config.model.weights, config.model.weights_sha256) == ("runs/one@7", "0" * 64)
+    setup.settle(60, None, None)
+    assert config.model.weights is None
     assert (plan.norm_batch, setup.plan.norm_batch, config.train.norm_batch) == (120, 60, 60)
 
 
