@@ -135,7 +135,7 @@ def command(row: Mapping[str, Any]) -> Command | None:
     if "seeds" in row:
         name += "-SEED"
     said = [*words, *([f"name={name}"] if name != _recipes()[recipe].name else []), *["seed=SEED"] * ("seeds" in row)]
-    after = f"tdformer eval runs/{name} --corruptions all" if row.get("measure") == "corruptions" else None
+    after = f"tdformer eval runs/{name} --corrupted-set CIFAR-10-C" if row.get("measure") == "corruptions" else None
     given = _text(recipe).partition("\n")[0].split()[4:]  # its first line is its own command
     return Command(recipe, words, shlex.join(["tdformer", "train", recipe, *given, *said]), after)
 

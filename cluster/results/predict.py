@@ -26,11 +26,10 @@ from ..errors import RunError
 from ..run import checkpoint
 from ..run.weights import located, warn
 from ..train.evaluate import computing
+from ..train.tally import TOP
 from .exported import Exported
 
 Model = Callable[[Tensor], Tensor]
-TOP = 5
-"""Classes that are named, of those that there are."""
 
 
 @dataclass(frozen=True)
