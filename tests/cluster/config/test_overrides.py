@@ -24,6 +24,7 @@ NEEDS: dict[str, list[str]] = {
     "model.clamp=[0,2]": FED,
     "model.segment_norm=shared": ["model.segments=2"],
     "model.border_dtype=bf16": ["model.segments=2"],
+    "model.weights_head=new": ["model.weights=runs/x"],
     "data.crop_ratio=0.5": ["data.size=32"],
     "data.augment.scale=[0.5,1.0]": ["data.size=32"],
     "data.augment.ratio=[0.9,1.1]": ["data.size=32"],
