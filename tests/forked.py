@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,14 @@ def _context() -> Any:
 def _start(process: BaseProcess) -> None:
     with patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(TESTS.parent), str(TESTS)])):  # the forkserver's
         process.start()
+
+
+def apart(act: Callable[..., None], *arguments: Any) -> None:
+    """Call a function in a process in which nothing was done before, but for imports."""
+    process = _context().Process(target=act, args=arguments)
+    _start(process)
+    process.join()
+    assert process.exitcode == 0
 
 
 class Command:

@@ -4,7 +4,6 @@ that are killed between an overflow and the next growth and go on to the bit."""
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from forked import Command
+from forked import Command, apart
 from hypothesis import given
 from hypothesis import strategies as st
 from same_run import assert_equal
@@ -170,10 +169,7 @@ def both(folder: Path) -> None:
 
 def test_steps_are_those_of_torch_s_gradscaler(tmp_path: Path) -> None:
     """Two micro-batches a step, clipped; the first steps overflow, then it grows into the next overflow."""
-    process = multiprocessing.get_context("fork").Process(target=both, args=(tmp_path,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    apart(both, tmp_path)
     (*stages, (told, means)), (loss32, loss16) = torch.load(tmp_path / "told", weights_only=True)
     assert {applied for applied, _ in told} == {True, False} and any(b > a for (_, a), (_, b) in pairwise(told))
     assert loss16 == pytest.approx(loss32, rel=0.05) and loss16 != loss32
