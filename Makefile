@@ -33,11 +33,9 @@ train: install
 check: lint
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm -m "not slow and not network"
 
-# On all cores, then two Slurm clusters, side by side because events are waited for.
 test: lint docs ffcv
 	@.ci/packages.sh
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm
-	$(BIN)/python -m pytest tests/slurm -n 2 --dist worksteal
+	@.ci/tests.sh
 
 # Alone, on a machine that does nothing else.
 measure: lint ffcv
