@@ -24,7 +24,7 @@ atexit.register(shutil.rmtree, os.environ["TORCH_EXTENSIONS_DIR"], ignore_errors
 CI = os.environ.get("CI") == "true"
 MEASURED = Path(__file__).with_name("durations.txt")
 """Seconds and name of each test function that takes one or more, all its parameters together."""
-SLOW = 2.0
+SLOW = 1.0
 """Seconds from which on a test is marked `slow`; `make check` leaves those out."""
 
 settings.register_profile("shared machine", deadline=None)  # times say nothing here

@@ -35,10 +35,10 @@ def test_what_was_measured_decides_what_is_left_out(tmp_path: Path, workers: str
     assert "4 passed" in run(tmp_path, "-n", workers, "--measure")
     seconds, name = measured.read_text().split()  # both parameters of one function together
     assert float(seconds) >= 1.1 and name == "test_some.py::test_sleeps"
-    assert "4 passed" in run(tmp_path, "-n", workers, "-m", "not slow")  # that is not slow yet
-    measured.write_text("5.0 test_some.py::test_sleeps\n1.9 test_some.py::test_quick\n")
+    assert "2 passed" in run(tmp_path, "-n", workers, "-m", "not slow")
+    measured.write_text("5.0 test_some.py::test_sleeps\n0.9 test_some.py::test_quick\n")
     assert "2 passed" in run(tmp_path, "-n", workers, "-m", "not slow")
     (tmp_path / "test_starts.py").write_text("import subprocess\ndef test_command(): pass\n")
     assert "2 passed" in run(tmp_path, "-n", workers, "-m", "not slow")
-    measured.write_text("1.5 test_starts.py::test_command\n")  # it is known to be quick
+    measured.write_text("0.5 test_starts.py::test_command\n")  # it is known to be quick
     assert "5 passed" in run(tmp_path, "-n", workers, "-m", "not slow")

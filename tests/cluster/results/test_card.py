@@ -28,6 +28,7 @@ from pipelines.store.tars import TarDataset
 from tdformer import ModelError
 from tdformer.digest import DIGEST, PROGRAMS, described
 
+pytestmark = pytest.mark.slow  # the exports that all of them take are most of their time
 ROOT = Path(__file__).parents[3]
 RECIPE = """\
 name: run

@@ -33,6 +33,8 @@ from tdformer.digest import DIGEST, beside, described, of_file
 from tdformer.norm import BatchNorm, fold
 from tdformer.pretrained import read_weights
 
+pytestmark = pytest.mark.slow  # the exports that all of them take are most of their time
+
 EXPORTS = ("m.safetensors", "m.pt", "m.pt2")
 IMPORTED = "i.safetensors"
 """As `tdformer import` writes it: nothing lies beside it."""
