@@ -75,6 +75,13 @@ def test_a_batch_of_norm_batches_is_so_many_micro_batches(
         logits, grads, _ = train_step(one, x, TARGETS)
     with step_statistics() as parts:
         halves = [train_step(other, x[i : i + 3], TARGETS[i : i + 3]) for i in (0, 3)]
+    alone = []
+    for i in (0, 3):
+        with step_statistics() as half:
+            train_step(copy.deepcopy(model), x[i : i + 3], TARGETS[i : i + 3])
+        alone.append(half.means())
+    assert not torch.allclose(*alone)
+    torch.testing.assert_close(whole.means(), (alone[0] + alone[1]) / 2, rtol=1e-12, atol=1e-12)
     assert logits.std(1).min() > 1e-3  # it fires
     torch.testing.assert_close(torch.cat([h[0] for h in halves], 1), logits, rtol=0, atol=1e-12)
     for name, grad in grads.items():  # those of the halves have summed up
