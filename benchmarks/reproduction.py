@@ -4,8 +4,8 @@
 
 Writes benchmarks/results/runs/NAME.json, NAME the run's, from what the finished run itself wrote: its configuration,
 its summary, its metrics and its starts. ROW is a row of docs/paper.yaml, and the run has to be of its data and its
-model; a run without is shown below the tables. FILE is what `tdformer eval RUN --corruptions all` printed, for rows of
-corrupted pictures. TEXT: what else has to be known, such as that only a part of the data was there.
+model; a run without is shown below the tables. FILE is what `tdformer eval RUN --corrupted-set CIFAR-10-C` printed, for
+rows of corrupted pictures. TEXT: what else has to be known, such as that only a part of the data was there.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _mean(evaluated: Path) -> float:
     lines = [json.loads(line) for line in evaluated.read_text().splitlines() if line.strip()]
     means = [line["accuracy"] for line in lines if line.get("corruption") == "mean"]
     if not means:
-        raise RunError(f"{evaluated}: no mean over corruptions; write what tdformer eval RUN --corruptions all prints")
+        raise RunError(f"{evaluated}: no mean over corruptions; write what tdformer eval RUN --corrupted-set prints")
     return float(means[-1])
 
 

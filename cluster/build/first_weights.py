@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from pipelines.samples import Samples
 from tdformer import TDFormer
 from tdformer.pretrained import Head, Report, fit
@@ -65,6 +67,7 @@ def begin(model: TDFormer, config: Config, data: Samples) -> Begun:
         raise RunError(
             f"{trained.source} has SHA-256 {digest} here, the run begins with {asked}; copy those weights here"
         )
+    torch.manual_seed(config.seed)  # a new head is the same, whatever else was made in this process
     head = _head(trained, data.class_names, model.config["num_classes"], config.model.weights_head)
     report = fit(model, trained.weights, str(trained.source), trained.options, head)
     report.unread = trained.unread

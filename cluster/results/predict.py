@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +22,7 @@ from ..build.setup import Setup
 from ..config import Config, check_commands, named, stored
 from ..config.overrides import UNBOUND, for_evaluation
 from ..errors import RunError
-from ..run import checkpoint
-from ..run.weights import located, warn
+from ..run.weights import located, read, warn
 from ..train.evaluate import computing
 from ..train.tally import TOP
 from .exported import Exported
@@ -122,12 +120,14 @@ def _trained(given: str | Path, overrides: Sequence[str]) -> _Trained:
     if source.run is None:
         found = Exported.read(source.path, overrides)
         return _Trained(source.path, found.config, found.about, found.model, cpu)
-    file = source.run / "config.yaml"
+    file = source.settings
     check_commands(stored(file, [*UNBOUND, *overrides]), file, overrides, ["plugins", "data.root"])
-    weights, state = checkpoint.load_weights(source.path)
-    config, options = for_evaluation(partial(stored, file), overrides, state["model"])
+    trained = read(source)
+    assert trained.options is not None  # of a checkpoint they are known
+    config, options = for_evaluation(trained.config, overrides, trained.options)
 
     def make(setup: Setup) -> tuple[Model, int]:
-        return setup.trained(options, weights, source.path), setup.plan.micro_batch
+        return setup.trained(options, trained.weights, source.path), setup.plan.micro_batch
 
-    return _Trained(source.path, config, state, make, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return _Trained(source.path, config, trained.about, make, device)

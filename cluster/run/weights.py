@@ -33,6 +33,12 @@ class Source:
     path: Path
     run: Path | None = None
 
+    @property
+    def settings(self) -> Path:
+        """The configuration of the run."""
+        assert self.run is not None
+        return self.run / "config.yaml"
+
     def __str__(self) -> str:
         """An argument that leads there: FILE or RUN@STEP."""
         return str(self.path) if self.run is None else f"{self.run}@{checkpoint.step_of(self.path)}"
@@ -106,9 +112,8 @@ def read(source: Source) -> Trained:
     path = source.path
     if source.run is not None:
         weights, saved = checkpoint.load_weights(path)
-        step, settings = checkpoint.step_of(path), source.run / "config.yaml"
-        known = saved["model"], _names(saved.get("classes")), saved.get("frames"), step
-        return Trained(source, weights, *known, settings, about=saved)
+        known = saved["model"], _names(saved.get("classes")), saved.get("frames"), checkpoint.step_of(path)
+        return Trained(source, weights, *known, source.settings, about=saved)
     if path.suffix in PROGRAMS:
         raise RunError(
             f"{path} is a program, whose weights are folded into it; give a .safetensors or .pt file, or the run"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,7 @@ from ..build.setup import Setup
 from ..config import Config, check_commands, stored
 from ..config.overrides import UNBOUND, for_evaluation
 from ..errors import RunError
-from ..run import checkpoint
-from ..run.weights import located, warn
+from ..run.weights import located, read, warn
 from .tally import Tally
 
 
@@ -99,18 +97,17 @@ def evaluate_run(
     Raises RunError when there is no checkpoint, or it is damaged, or for an override that would have no effect;
     DataError for a set that is not whole, or has other classes or shapes than the run.
     """
-    trained = located(path)
-    if trained.run is None:
+    place = located(path)
+    if place.run is None:
         raise RunError(f"{path} is a file, neither a run folder nor a checkpoint; give runs/NAME or runs/NAME@STEP")
-    file, found = trained.run / "config.yaml", trained.path
-    check_commands(stored(file, [*UNBOUND, *overrides]), file, overrides, ["plugins", "data.root"])
-    weights, saved = checkpoint.load_weights(found)
+    check_commands(stored(place.settings, [*UNBOUND, *overrides]), place.settings, overrides, ["plugins", "data.root"])
+    trained, found = read(place), place.path
+    assert trained.options is not None  # of a checkpoint they are known
     made = bool(corruptions) and corrupted_set is None
-    read = partial(stored, file)
-    config, options = for_evaluation(read, overrides, saved["model"], corruptions=made)
+    config, options = for_evaluation(trained.config, overrides, trained.options, corruptions=made)
     setup = Setup.to_evaluate(config)
     data, seen = setup.samples, setup.view
-    numbers = class_numbers(saved.get("classes"), data, found)
+    numbers = class_numbers(trained.classes, data, found)
     if corruptions and not data.kind.pictures:
         what = f"the samples in {data.folder} are {data.kind.name}"
         raise RunError(f"--corruptions are of pictures, and {what}; leave them out")
@@ -119,7 +116,7 @@ def evaluate_run(
     for kind in kinds:
         source.read(kind, SEVERITIES[0])  # what is wrong with it shows before the first evaluation
     uncropped = replace(seen, crop_ratio=1.0) if isinstance(seen, View) and source.cropped else seen
-    model = setup.trained(options, weights, found)
+    model = setup.trained(options, trained.weights, found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with computing(config, device):
         model.to(device)
@@ -130,7 +127,7 @@ def evaluate_run(
             return row | tally.row()
 
         tally = Tally() if tally is None else tally
-        tally.names = list(saved.get("classes") or data.class_names)
+        tally.names = list(trained.classes or data.class_names)
         yield {"checkpoint": str(found), "samples": len(data)} | result(data, seen, tally)
         accuracies: dict[str, list[float]] = {kind: [] for kind in kinds}
         for kind, severity in product(kinds, SEVERITIES):

@@ -121,6 +121,19 @@ def test_where_nothing_differs_the_function_is_the_source_s(place: Path, source:
     assert len(digests) == 1  # the same weights, wherever they lie
 
 
+def test_a_new_head_is_the_same_whatever_was_made_before(place: Path, source: Callable[..., Path]) -> None:
+    """Ranks differ in what their process made, such as the outline that a policy is chosen by."""
+    words = (f"model.weights={source()}", "model.weights_head=new")
+    heads = []
+    for draws in (0, 7):
+        setup = Setup.to_train(configured(place, *words), 1)
+        model = setup.model()
+        torch.rand(draws)
+        begin(model, setup.config, setup.samples)
+        heads.append(model.head.weight.detach().clone())
+    assert torch.equal(*heads) and 1e-5 < float(heads[0].std()) < 4e-5
+
+
 SIZE = ("data.size=16",)
 MIX = "backbone.stages.2.0.attention.control.mix.weight"
 CORE = "backbone.stages.2.0.attention.control.processing.w"
