@@ -8,6 +8,7 @@ cannot be run here.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *ROOT.glob("docs/*.md")])
@@ -22,6 +24,16 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _MARK = re.compile(r"<!-- not run: (.+?) -->\n\Z")
 _NAMED = re.compile(r"# ([\w/-]+\.(?:py|yaml))(?:,.*)?\n")
+
+
+def script(name: str) -> ModuleType:
+    """What makes a part of the pages: `.ci/docs/NAME.py`, as a module."""
+    spec = importlib.util.spec_from_file_location(f"{name}_page", ROOT / ".ci" / "docs" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its module up
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import tdformer
-from cluster.build.data import view
+from cluster.build.data import input_facts, opened, view
 from cluster.build.model import build_model
-from cluster.config import Config, flat
+from cluster.config import Config, flat, load
 from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
 from pipelines.loader import eval_loader, time_first, to_device
@@ -78,6 +78,14 @@ def fire(model: tdformer.TDFormer, images: torch.Tensor, labels: torch.Tensor, c
         fitted = torch.linalg.solve(square, features.T @ nn.functional.one_hot(labels, classes).double())
         model.head.weight.copy_(10 * fitted[:-1].T)
         model.head.bias.copy_(10 * fitted[-1])
+
+
+def digits_run(place: Path, recipe: str, average: bool = False) -> RunFolder:
+    """A run in `place`, as `save`, on a few digits beside it, with what training keeps of its data."""
+    (place / "recipe.yaml").write_text(recipe)
+    config = load(place / "recipe.yaml", [f"data.root={few_digits(place / 'shards')}"])
+    data = opened(config, "test")
+    return RunFolder(save(place / "run", config, data, average, classes=data.class_names, input=input_facts(data)))
 
 
 def save(folder: Path, config: Config, data: Any, average: bool = False, **state: Any) -> Path:

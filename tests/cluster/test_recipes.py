@@ -11,20 +11,18 @@ step at 224 pixels and above, and no step of recipes that differ from another on
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from blocks import script
 from event_files import aedat2, gestures
 from PIL import Image
 
@@ -45,16 +43,7 @@ from pipelines.store import tar_writer
 ROOT = Path(__file__).parents[2]
 
 
-def _table() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("recipes_page", ROOT / ".ci" / "docs" / "recipes.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # a dataclass looks its module up
-    spec.loader.exec_module(module)
-    return module
-
-
-PAGE = _table()
+PAGE = script("recipes")
 ROWS = list(PAGE.rows())
 NAMES = [name for name in configs.recipes() if name != "default"]
 

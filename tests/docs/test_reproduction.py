@@ -3,15 +3,13 @@ is what a run wrote."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from blocks import script
 
 import cluster.config as configs
 import tdformer
@@ -25,16 +23,7 @@ ROWS = reproduction.rows()
 OURS = {name: row for name, row in ROWS.items() if row["model"] is not None}
 
 
-def _page() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reproduction_page", ROOT / ".ci" / "docs" / "reproduction.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # a dataclass looks its module up
-    spec.loader.exec_module(module)
-    return module
-
-
-PAGE = _page()
+PAGE = script("reproduction")
 
 
 def test_every_row_has_a_name_of_its_own_and_the_papers_number() -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import html
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import typer.main
+from blocks import script
 
 import cluster.config as configs
 import tdformer
@@ -76,7 +75,7 @@ def test_every_command_and_setting_is_on_its_page(site: Path) -> None:
 
 
 def shown(value: object) -> str:
-    return str(reference()._code(value)).strip("`")
+    return str(script("reference")._code(value)).strip("`")
 
 
 def test_everything_that_the_model_offers_is_on_its_page(site: Path) -> None:
@@ -109,17 +108,8 @@ def test_what_leads_nowhere_fails(tmp_path: Path) -> None:
         assert said in done.stderr
 
 
-def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference", HOW / "reference.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_comments_of_a_file_of_settings() -> None:
-    found = reference().comments(
+    found = script("reference").comments(
         "# Of a.\na:\n  b: 1  # one\n         # and more\n  c: '#'\n\n# alone\n\nd: [1, 2]  # two: 2\n"
     )
     assert found == {"a": "Of a.", "a.b": "one and more", "a.c": "", "d": "two: 2"}

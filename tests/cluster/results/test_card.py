@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from firing import few_digits, save, tiny
+from firing import digits_run, save, tiny
 from safetensors import safe_open
 
 import tdformer
@@ -49,11 +49,7 @@ def small() -> Iterator[None]:
 def place(tmp_path_factory: pytest.TempPathFactory, small: None) -> Path:
     """A run whose averaged weights fire, that was measured at its checkpoint's step, and its exports."""
     place = tmp_path_factory.mktemp("card")
-    few_digits(place / "shards")
-    (place / "recipe.yaml").write_text(RECIPE)
-    config = load(place / "recipe.yaml", [f"data.root={place / 'shards'}"])
-    data = opened(config, "test")
-    run = RunFolder(save(place / "run", config, data, True, classes=data.class_names, input=input_facts(data)))
+    run = digits_run(place, RECIPE, average=True)
     for row in ({"step": 3, "eval_accuracy": 0.25}, {"step": 7, "loss": 1.0}, {"step": 7, "eval_accuracy": 0.75}):
         run.metrics.append(row)
     for name in FILES:

@@ -11,12 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from firing import few_digits, save, tiny
+from firing import digits_run, tiny
 
 import tdformer
-from cluster.build.data import input_facts, opened
 from cluster.build.model import example
-from cluster.config import load
 from cluster.errors import RunError
 from cluster.results import onnx_graph
 from cluster.results.export import evaluate_export, export
@@ -45,12 +43,7 @@ def small() -> Iterator[None]:
 def place(tmp_path_factory: pytest.TempPathFactory, small: None) -> Path:
     """A run of a model that fires, and its export."""
     place = tmp_path_factory.mktemp("onnx")
-    few_digits(place / "shards")
-    (place / "recipe.yaml").write_text(RECIPE)
-    config = load(place / "recipe.yaml", [f"data.root={place / 'shards'}"])
-    data = opened(config, "test")
-    save(place / "run", config, data, classes=data.class_names, input=input_facts(data))
-    export(place / "run", place / "m.onnx", batch=50)
+    export(digits_run(place, RECIPE).path, place / "m.onnx", batch=50)
     return place
 
 
