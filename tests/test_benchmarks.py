@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import tdformer
-from benchmarks import checkpoint, collectives, loader, order, peer
+from benchmarks import checkpoint, collectives, loader, order, parity, peer
 from benchmarks.published import Published
 from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
 from tdformer.kernels import sparse
@@ -156,3 +156,17 @@ def test_photographs_have_the_asked_bytes(tmp_path: Path) -> None:
     sizes, pixels = photos.data.table["size"], photos.data.table["height"] * photos.data.table["width"]
     assert sorted(set(pixels)) == [200 * 160, 375 * 500]
     assert (sizes <= loader.BYTES * pixels).all() and (sizes > 0.75 * loader.BYTES * pixels).all()
+
+
+def test_a_loaded_model_is_compared_with_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = parity.published()["spikformer_2_384"]
+    _, evaluation, training = parity.compared("spikformer_2_384", make)
+    cells = [[float(number) for number in re.findall(r"[\d.e-]+", cell)] for cell in (evaluation, training)]
+    assert all(differ < 1e-5 < spread for differ, spread in cells), cells
+    loaded = tdformer.load_pretrained
+
+    def otherwise(model: tdformer.TDFormer, weights: dict[str, torch.Tensor]) -> None:
+        loaded(model, weights | {"head.bias": weights["head.bias"] + 1})
+
+    monkeypatch.setattr(tdformer, "load_pretrained", otherwise)
+    assert parity.compared("spikformer_2_384", make)[1].startswith("1 (")

@@ -14,6 +14,7 @@ import torch
 from firing import digits_run, tiny
 
 import tdformer
+from benchmarks import exports
 from cluster.build.model import example
 from cluster.errors import RunError
 from cluster.results import onnx_graph
@@ -155,3 +156,10 @@ def test_without_the_packages_a_line_says_what_to_install(
     with pytest.raises(RunError, match=r"pip install 'tdformer\[onnx\]'"):
         use.get(package, lambda: evaluate_export(tmp_path / "m.onnx"))()
     assert not list(tmp_path.glob("*n.onnx*"))
+
+
+def test_the_benchmark_compares_programs_with_the_model(place: Path) -> None:
+    text = exports.compared(place / "run")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| .")]
+    assert [row[0] for row in rows] == ["| .pt2", "| .onnx"] and "of 100 |" in text
+    assert all(float(row[2]) < 1e-4 and row[4] == "0 |" for row in rows), text
