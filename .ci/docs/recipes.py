@@ -11,8 +11,9 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
@@ -39,6 +40,40 @@ class Row:
     @property
     def command(self) -> str:
         return " ".join(["tdformer train", self.recipe, *self.start, *self.settings])
+
+    @cached_property
+    def config(self) -> Any:
+        """Of the run that it makes, without the weights that it begins with."""
+        from cluster.config import load
+
+        return load(CONFIGS / f"{self.recipe}.yaml", self.settings)
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What the paper says of it: table, data, network, feedback, T, size on ImageNet, CM and V."""
+        model, data = self.config.model, self.config.data
+        size = data.size if data.dataset == "imagenet" else None
+        fed = model.feedback or "none"
+        return self.table, data.dataset, model.name, fed, model.time_steps or 4, size, model.cm, model.pm
+
+    @cached_property
+    def parameters(self) -> int:
+        """Of the network as it is built here."""
+        import torch
+
+        import tdformer
+        from pipelines.raw import catalog
+
+        data = catalog.get(self.config.data.dataset)
+        options = {"num_classes": len(getattr(data, "class_names", ())) or None} | self.config.model.options()
+        with torch.device("meta"):
+            model = tdformer.create_model(self.config.model.name, **options)
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    @property
+    def second(self) -> bool:
+        """Whether it is of a row that has another recipe, too."""
+        return "neuron as published" in self.what
 
 
 def rows() -> Iterator[Row]:
@@ -69,23 +104,6 @@ def rows_of(recipe: str, text: str) -> Iterator[Row]:
         yield row
 
 
-@cache
-def parameters(recipe: str, settings: tuple[str, ...]) -> int:
-    """Of the network as it is built here."""
-    import torch
-
-    import tdformer
-    from cluster import config as configs
-    from pipelines.raw import catalog
-
-    config = configs.load(CONFIGS / f"{recipe}.yaml", settings)
-    data = catalog.get(config.data.dataset)
-    options = {"num_classes": len(getattr(data, "class_names", ())) or None} | config.model.options()
-    with torch.device("meta"):
-        model = tdformer.create_model(config.model.name, **options)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def tables() -> str:
     """A table for each published one."""
     of_table: dict[str, list[Row]] = {}
@@ -97,11 +115,10 @@ def tables() -> str:
 def _table(name: str, its: list[Row]) -> str:
     lines = [f"### {name}", "", "| row | recipe | command | published | parameters here |", "|---|---|---|---|---|"]
     for row in its:
-        count = parameters(row.recipe, tuple(row.settings))
         commands = ", then ".join(f"`{command}`" for command in (row.command, *row.after))
         published = f"{row.accuracy} %" + (f", {row.millions} M" if row.millions else "")
         link = f"[{row.recipe}](../configs/{row.recipe}.yaml)"
-        lines.append(f"| {row.what} | {link} | {commands} | {published} | {count:,} |")
+        lines.append(f"| {row.what} | {link} | {commands} | {published} | {row.parameters:,} |")
     return "\n".join([*lines, ""])
 
 

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+import recipes  # noqa: E402
 
 
 def tables() -> str:
@@ -44,11 +44,10 @@ def _here(row: Mapping[str, Any], results: list[dict[str, Any]]) -> list[str]:
     if row["model"] is None:
         return ["", "nothing: cited there", ""]
     its = command(row)
-    lines = [] if its is None else [its.line, *[its.then] * (its.then is not None)]
     return [
         "; ".join(_result(result, its) for result in results) or "not run",
         _owed(row, results, its),
-        ", then ".join(f"`{line}`" for line in lines) or "no recipe yet",
+        ", then ".join(f"`{line}`" for line in (its.command, *its.after)),
     ]
 
 
@@ -59,102 +58,38 @@ def _line(cells: list[str]) -> str:
 def _sizes(row: Mapping[str, Any]) -> str:
     if row["model"] is None or "params" not in row:
         return ""
-    count = parameters(tuple(sorted(row["model"].items())))
-    return f"{row['params']:.2f} / " + ("not built" if count is None else f"{count // 10_000 / 100:.2f}")
+    return f"{row['params']:.2f} / {command(row).parameters // 10_000 / 100:.2f}"
 
 
 @cache
-def parameters(model: tuple[tuple[str, Any], ...]) -> int | None:
-    """Of the network as it is built here; None: it is not built. A loop over time has no parameters."""
-    import torch
-
-    import tdformer
-
-    options = dict(model)
-    name = options.pop("name")
-    if name not in tdformer.list_models():
-        return None
-    with torch.device("meta"):
-        made = tdformer.create_model(name, **options)
-    return sum(p.numel() for p in made.parameters())
+def _commands() -> dict[tuple[object, ...], recipes.Row]:
+    return {row.kind: row for row in recipes.rows() if not row.second}
 
 
-@cache
-def _recipes() -> dict[str, Any]:
-    from cluster import config as configs
-
-    return {name: configs.load(path) for name, path in configs.recipes().items() if name != "default"}
-
-
-def closest(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The recipe for the row's data and network that is nearest to it, and the settings to give besides. Of several,
-    one whose comments name the row's table and accuracy."""
-    from benchmarks.reproduction import differences
-
-    found = [
-        (len(differs), not all(words in _text(name) for words in printed), name, differs)
-        for printed in [(f"Table {row['row'].partition('/')[0]}, ", f"{row['accuracy']:.2f}")]
-        for name, config in _recipes().items()
-        if config.model.name == row["model"]["name"] and "data.dataset" not in (differs := differences(row, config))
-    ]
-    return min(found)[2:] if found else None
+def kind(row: Mapping[str, Any]) -> tuple[object, ...]:
+    """What a row of docs/paper.yaml is of, as `recipes.Row.kind`."""
+    cell = [row["model"].get(key) for key in ("name", "feedback", "time_steps", "image_size", "cm", "pm")]
+    return f"Table {row['row'].partition('/')[0]}", row["dataset"], *cell
 
 
-@cache
-def _text(recipe: str) -> str:
-    from cluster import config as configs
-
-    return configs.recipes()[recipe].read_text()
+def command(row: Mapping[str, Any]) -> recipes.Row:
+    """The row of a recipe that it is."""
+    return _commands()[kind(row)]
 
 
-@dataclass
-class Command:
-    """The command of a row: a recipe, and what is given besides. then: what to type after it."""
-
-    recipe: str
-    words: list[str]
-    line: str
-    then: str | None
-
-    def config(self) -> Any:
-        """Of the run that it makes."""
-        from cluster import config as configs
-
-        return configs.load(configs.recipes()[self.recipe], self.words)
-
-
-def command(row: Mapping[str, Any]) -> Command | None:
-    """None: there is no recipe for the row's data and network."""
-    from cluster.config import show
-
-    if (found := closest(row)) is None:
-        return None
-    recipe, differs = found
-    words = [f"{key}={show(value)}" for key, value in differs.items()]
-    name = row["row"].replace("/", "-") if words else _recipes()[recipe].name
-    if "seeds" in row:
-        name += "-SEED"
-    said = [*words, *([f"name={name}"] if name != _recipes()[recipe].name else []), *["seed=SEED"] * ("seeds" in row)]
-    after = f"tdformer eval runs/{name} --corrupted-set CIFAR-10-C" if row.get("measure") == "corruptions" else None
-    given = _text(recipe).partition("\n")[0].split()[4:]  # its first line is its own command
-    return Command(recipe, words, shlex.join(["tdformer", "train", recipe, *given, *said]), after)
-
-
-def _result(result: Mapping[str, Any], its: Command | None) -> str:
+def _result(result: Mapping[str, Any], its: recipes.Row) -> str:
     """One run, and at which scale."""
     scale = f"{result['epochs']} epochs, seed {result['seed']}" + (f", {result['note']}" if result["note"] else "")
-    if its is None:
-        return f"{result['accuracy'] * 100:.2f} ({scale})"
     other = _apart(result, its)
     return f"{result['accuracy'] * 100:.2f} ({scale}, {'otherwise: ' + ', '.join(other) if other else 'as the recipe'})"
 
 
-def _apart(result: Mapping[str, Any], its: Command) -> list[str]:
+def _apart(result: Mapping[str, Any], its: recipes.Row) -> list[str]:
     """Settings of a run that are not those of the row's command; null: it has the default."""
     from benchmarks.reproduction import settings
     from cluster.config import show
 
-    own, theirs = result["settings"], settings(its.config())
+    own, theirs = result["settings"], settings(its.config)
     return [f"{k}={show(own.get(k))}" for k in sorted({*own, *theirs}) if own.get(k) != _plain(theirs.get(k))]
 
 
@@ -163,13 +98,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _owed(row: Mapping[str, Any], own: list[dict[str, Any]], its: Command | None) -> str:
-    import tdformer
-
-    if row["model"]["name"] not in tdformer.list_models():
-        return "the network, and the run"
-    if its is None:
-        return "a recipe, and the run"
+def _owed(row: Mapping[str, Any], own: list[dict[str, Any]], its: recipes.Row) -> str:
     whole = {result["seed"] for result in own if not _apart(result, its)}
     if "seeds" not in row:
         return "nothing" if whole else "the run"

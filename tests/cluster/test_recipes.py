@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,11 +20,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from blocks import script
 from event_files import aedat2, gestures
 from PIL import Image
 
+from benchmarks import reproduction
 from cluster import config as configs
 from cluster.build.setup import Setup
 from cluster.build.shards import write_shards
@@ -43,7 +42,7 @@ from pipelines.store import tar_writer
 ROOT = Path(__file__).parents[2]
 
 
-PAGE = script("recipes")
+PAGE, REPRODUCTION = script("recipes"), script("reproduction")
 ROWS = list(PAGE.rows())
 NAMES = [name for name in configs.recipes() if name != "default"]
 
@@ -53,29 +52,16 @@ def load(name: str, *words: str) -> Config:
     return configs.load(ROOT / "configs" / f"{name}.yaml", words)
 
 
-def published() -> Iterator[tuple[tuple[object, ...], str]]:
-    """What the paper's rows are of, and their accuracies, as docs/paper.yaml has them; those of other groups' models
-    are left out."""
-    for table in yaml.safe_load((ROOT / "docs" / "paper.yaml").read_text())["tables"]:
-        for row in table["rows"]:
-            if row["model"] is not None:
-                model = table.get("model", {}) | row["model"]
-                cell = [model.get(key) for key in ("name", "feedback", "time_steps", "image_size", "cm", "pm")]
-                deviation = f" +- {row['deviation']:.2f}" if "deviation" in row else ""
-                yield (f"Table {table['table']}", table["dataset"], *cell), f"{row['accuracy']:.2f}{deviation}"
-
-
 def test_every_row_of_the_paper_has_a_recipe() -> None:
-    """The command of each makes a run of the row's data, network, feedback, time steps and size."""
-    ours = []
-    for row in ROWS:
-        if not row.table.startswith("Table") or "neuron as published" in row.what:  # a second recipe of one row
-            continue
-        config = load(row.recipe, *row.settings)
-        model, size = config.model, config.data.size if config.data.dataset == "imagenet" else None
-        of = (row.table, config.data.dataset, model.name, model.feedback or "none", model.time_steps or 4, size)
-        ours.append(((*of, model.cm, model.pm), row.accuracy))
-    assert Counter(ours) == Counter(published()) and len(ours) == 106
+    """The command of each makes a run of the row's data, network, feedback, time steps and size; rows of other groups'
+    models are left out."""
+    paper = [row for row in reproduction.rows().values() if row["model"] is not None]
+    printed = [
+        f"{row['accuracy']:.2f}" + (f" +- {row['deviation']:.2f}" if "deviation" in row else "") for row in paper
+    ]
+    ours = [row for row in ROWS if row.table.startswith("Table") and not row.second]
+    found = Counter((row.kind, row.accuracy) for row in ours)
+    assert found == Counter(zip(map(REPRODUCTION.kind, paper), printed, strict=True)) and len(ours) == 106
 
 
 def test_a_row_is_what_it_says() -> None:
@@ -131,8 +117,7 @@ def test_parameters_are_those_that_are_published() -> None:
     for row in ROWS:
         if row.millions is None:
             continue
-        count = PAGE.parameters(row.recipe, tuple(row.settings))
-        whole = count + UNUSED.get(load(row.recipe).model.name, 0)
+        whole = row.parameters + UNUSED.get(load(row.recipe).model.name, 0)
         printed = f"{whole / 1e6:.2f}" if row.millions in ("2.57", "29.08") else f"{whole // 10_000 / 100:.2f}"
         assert printed == row.millions, row
         counted += 1
