@@ -1,0 +1,1 @@
+"""Studies: many runs of one grid, what they took, and what follows from them."""

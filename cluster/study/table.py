@@ -1,0 +1,85 @@
+"""The table of a study: a row for each cell, from which reports and fits are made; its columns and its CSV.
+
+A row is flat, so that a CSV holds it. Missing values are None, an empty field in the CSV. Columns:
+
+cell, digest                the cell's name, and the digest of what decides its numbers and of the code's revision
+axis.KEY                    the values of the study's axes, by setting (`axis.model.time_steps`) or by `nodes`,
+                            `processes` (on each node), `gpus`, `share` (of the training samples)
+state                       finished, running, queued, saved, failed, stopped, waiting
+revision, machine, date     commit, what ran it ("2 x AMD EPYC ..." or the GPU's name), day of its last start
+simulated                   true: modelled and not run; a report draws it hollow
+world, parameters, images, steps, flop_image, flop_image_done
+                            ranks; of the model; samples seen; optimizer steps; operations of a training step for one
+                            image (2 a multiply-add), and those done with recomputation
+loss, accuracy, eval_loss   of the last row of metrics.jsonl, of the last evaluation
+CLOCK                       columns that a clock has decided: two runs of a study differ in these alone
+seconds_step, seconds_step_low, seconds_step_high
+                            median and quartiles of a step, without the first three of each start
+seconds.PART                of which spent in a part: data, compute, other
+images_second, tflops, mfu, hfu
+peak_gib                    of one process
+gpu_hours                   of all starts, from their beginning to their end, times world
+good, bad.CAUSE             shares of these: good, and by cause start, data, checkpoint, recomputed, evaluation, queue
+predicted.seconds_step, predicted.peak_gib, predicted.seconds.PART, predicted.gib.PART
+                            what `tdformer plan` says
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+FIRST = ("cell", "digest", "state", "simulated", "revision")
+CLOCK = ("date", "machine", "seconds", "images_second", "tflops", "mfu", "hfu", "peak_gib", "gpu_hours", "good", "bad")
+"""A column that is called so, or begins so before a dot or an underscore, is of a clock or a machine."""
+
+
+def of_clock(column: str) -> bool:
+    """Whether two runs of the same study may differ in it."""
+    return any(column == word or column.startswith((f"{word}.", f"{word}_")) for word in CLOCK)
+
+
+def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All that the rows have: FIRST, then the axes, then the others in alphabetical order, those of a clock last."""
+    names = {name for row in rows for name in row}
+    axes = sorted(name for name in names if name.startswith("axis."))
+    rest = sorted(names - {*FIRST, *axes}, key=lambda name: (of_clock(name), name))
+    return [*(name for name in FIRST if name in names), *axes, *rest]
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Lists and the like are written as JSON."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns(rows), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: "" if value is None else _word(value) for key, value in row.items()})
+    return out.getvalue()
+
+
+def from_csv(text: str) -> list[Row]:
+    """The rows again, with numbers as numbers."""
+    return [{key: _value(key, word) for key, word in row.items()} for row in csv.DictReader(io.StringIO(text))]
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+_WORDS = ("cell", "digest", "state", "revision", "machine", "date")
+
+
+def _value(key: str, word: str) -> Any:
+    if word == "":
+        return None
+    if key in _WORDS:
+        return word
+    try:
+        return json.loads(word)
+    except json.JSONDecodeError:
+        return word
