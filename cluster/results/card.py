@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tdformer import TDFormer
+from tdformer.backbones.size import OPTIONS
 
 from ..build.data import as_samples
-from ..config import Config
+from ..config import Config, show
 from ..errors import RunError
 from ..run import checkpoint
 from ..run.folder import RunFolder
@@ -75,6 +76,7 @@ def page(name: str, about: Mapping[str, Any]) -> str:
     which = {True: "; the average of the weights", False: "; the weights themselves"}.get(about["averaged"], "")
     rows = {
         "Model": f"`{model['name']}`, {about['parameters']:,} parameters",
+        "Size": _of_size(model),
         "Time": f"{model['time_steps']} steps in {model['segments']} segments, "
         + (f"feedback to block {blocks}" if blocks else "no feedback"),
         "Trained on": f"`{about['dataset']}`, {len(about['classes'])} classes"
@@ -100,6 +102,11 @@ def page(name: str, about: Mapping[str, Any]) -> str:
         f"## Use\n`tdformer predict {name} IMAGE...` sees pictures as the test set was seen. {use}\n\n"
         f"## Classes\nIn the order of the outputs:\n\n{classes or '    not kept'}\n\n## Licence\n{about['licence']}\n"
     )
+
+
+def _of_size(model: Mapping[str, Any]) -> str:
+    said = [(option.replace("_", " "), model[option]) for option in OPTIONS if model[option] is not None]
+    return ", ".join(f"{word} {show(value)}" for word, value in said) or "that of its name"
 
 
 def _accuracy(run: RunFolder, step: int) -> float | None:
