@@ -7,6 +7,8 @@ further are settings of that row beside the recipe's, or a command to follow.
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -56,24 +58,44 @@ class Row:
         fed = model.feedback or "none"
         return self.table, data.dataset, model.name, fed, model.time_steps or 4, size, model.cm, model.pm
 
-    @cached_property
+    @property
     def parameters(self) -> int:
         """Of the network as it is built here."""
-        import torch
+        return self._network[0]
 
-        import tdformer
+    @property
+    def gflop(self) -> float:
+        """Of a forward pass of one image through it, 2 a multiply-add."""
+        return self._network[1]
+
+    @cached_property
+    def _network(self) -> tuple[int, float]:
         from pipelines.raw import catalog
 
-        data = catalog.get(self.config.data.dataset)
-        options = {"num_classes": len(getattr(data, "class_names", ())) or None} | self.config.model.options()
-        with torch.device("meta"):
-            model = tdformer.create_model(self.config.model.name, **options)
-        return sum(parameter.numel() for parameter in model.parameters())
+        model, data = self.config.model, self.config.data
+        classes = len(getattr(catalog.get(data.dataset), "class_names", ())) or None
+        options = {"num_classes": classes, "image_size": data.size} | model.options()
+        return network(json.dumps({"name": model.name} | options))
 
     @property
     def second(self) -> bool:
         """Whether it is of a row that has another recipe, too."""
         return "neuron as published" in self.what
+
+
+@functools.cache
+def network(options: str) -> tuple[int, float]:
+    """Parameters, and GFLOP of a forward pass of one image, of the model with these options as JSON."""
+    import torch
+
+    import tdformer
+    from cluster.build.model import example
+    from tdformer.measure import forward_flops
+
+    with torch.device("meta"):
+        model = tdformer.create_model(**json.loads(options))
+        flop = forward_flops(model, example(model, 1, "meta"))
+    return sum(parameter.numel() for parameter in model.parameters()), flop / 1e9
 
 
 def rows() -> Iterator[Row]:
@@ -113,12 +135,13 @@ def tables() -> str:
 
 
 def _table(name: str, its: list[Row]) -> str:
-    lines = [f"### {name}", "", "| row | recipe | command | published | parameters here |", "|---|---|---|---|---|"]
+    titles = ("row", "recipe", "command", "published", "parameters here", "GFLOP")
+    lines = [f"### {name}", "", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in its:
         commands = ", then ".join(f"`{command}`" for command in (row.command, *row.after))
         published = f"{row.accuracy} %" + (f", {row.millions} M" if row.millions else "")
         link = f"[{row.recipe}](../configs/{row.recipe}.yaml)"
-        lines.append(f"| {row.what} | {link} | {commands} | {published} | {row.parameters:,} |")
+        lines.append(f"| {row.what} | {link} | {commands} | {published} | {row.parameters:,} | {row.gflop:.1f} |")
     return "\n".join([*lines, ""])
 
 

@@ -12,6 +12,7 @@ from pipelines.remote import Remote
 from ..errors import RunError
 from .layers import named
 from .schema import FIRST_WEIGHTS, Config, FetchConfig, flat
+from .words import show
 
 REMOTE = frozenset(("data.cache", "data.cache_gb", *(f"data.fetch.{f.name}" for f in fields(FetchConfig))))
 """How shards are fetched that are not on this machine."""
@@ -150,7 +151,9 @@ def _refusal(key: str, model: Mapping[str, Any], corruptions: bool) -> str:
     if key in GRADIENTS:
         return "changes nothing in evaluation: it is of gradients, and evaluation has none; leave it out"
     if key.startswith("model."):
-        asked = model.get(key.removeprefix("model."), "the model's own")
+        known = {"recompute", *flat(Config().model)}
+        own = {option: value for option, value in model.items() if option not in known}
+        asked = show(own if key == "model.own" else model.get(key.removeprefix("model."), "the name's own"))
         return f"cannot be set in evaluation: the weights were trained with {asked}; another one needs another run"
     if key == "seed":
         return "changes nothing in this evaluation: it draws --corruptions that are made here; leave it out"

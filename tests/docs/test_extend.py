@@ -113,9 +113,15 @@ def test_an_export_names_what_it_needs_and_is_evaluated_with_it(place: Path) -> 
     done(place, "export", str(run), "lab.safetensors", PLUGINS)
     with safe_open(place / "lab.safetensors", "pt") as file:
         assert "my_lab" in str(file.metadata()) or "my_lab" in (place / "lab.safetensors.json").read_text()
+        options = json.loads(file.metadata()["tdformer"])
+        assert {key: options[key] for key in ("width", "depths", "kernel")} == {"width": 32, "depths": [2], "kernel": 5}
+        assert file.get_tensor("backbone.entry.current.conv.weight").shape == (32, 3, 5, 5)
     for source in ("lab.safetensors", str(run)):
         refused = Command("eval", source, cwd=place).completed()
         assert refused.returncode == 2 and "plugins" in refused.stderr and refused.stderr.count("\n") == 1
+    for word, why in (("model.own.kernel=3", "trained with {kernel: 5}"), ("model.width=16", "trained with 32")):
+        refused = Command("eval", "lab.safetensors", PLUGINS, word, cwd=place).completed()
+        assert refused.returncode == 2 and why in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
     done(place, "export", str(run), "lab.pt2", PLUGINS, "--batch", "16")  # of frames with three channels
     rows = [json.loads(done(place, "eval", source, PLUGINS)) for source in ("lab.safetensors", "lab.pt2", str(run))]
     assert rows[0]["accuracy"] == rows[1]["accuracy"] == rows[2]["accuracy"] > 0.9
@@ -129,6 +135,10 @@ def test_names_that_are_not_there_are_told_with_those_that_are(place: Path) -> N
         ("train.hooks=[clippe]", "clipped"),
         ("log.figures=[firing]", "firing_and_loss"),
         ("model.name=column_2", "column_2_16"),
+        ("model.own.kernle=3", "no option 'kernle'; did you mean 'kernel'?"),
+        ("model.own.kernel=three", "kernel is 'three'; give a int, such as 3"),
+        ("model.width=33", "width is 33, and it is a multiple of 2; the nearest is 34"),
+        ("model.heads=4", "heads is 4, and column_2_16 has no such choice"),
         ("data.dataset=tone", "tones"),
     ):
         refused = Command("train", "lab.yaml", "name=none", wrong, cwd=place).completed()

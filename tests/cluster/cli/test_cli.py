@@ -139,6 +139,25 @@ def test_import_writes_a_model_that_starts_as_the_backbone(cli: Any, on_small_di
     assert line.startswith("no space left to write disk/fed.safetensors")
 
 
+MINE = """
+from tdformer.backbones import MODELS, Entry, Spikformer, SpikformerSizes
+sizes = SpikformerSizes(16, 1, 2, (False, False, True, True), bias=True)
+MODELS.register("mine", Entry(Spikformer, sizes, 16, 3, 2))
+"""
+
+
+def test_plugins_bring_models_to_the_table_and_to_import(cli: Any, tmp_path: Path):
+    (tmp_path / "mine.py").write_text(MINE)
+    weights = tdformer.create_model("spikformer_2_384", width=8, depths=1, heads=2, num_classes=2, image_size=16)
+    tdformer.save_pretrained(weights, tmp_path / "w.safetensors")
+    words = ("import", "w.safetensors", "--model", "mine", "--out", "mine.safetensors", "width=8")
+    assert "model 'mine' is unknown" in refused(cli(*words))
+    done = cli(*words, "plugins=[./mine.py]")
+    assert done.returncode == 0 and f"{len(weights.state_dict())} loaded" in done.stdout, done.stderr
+    (line,) = (row for row in cli("models", "plugins=[./mine.py]").stdout.splitlines() if row.startswith("mine "))
+    assert line.endswith("  16 x 16 x 3    4   Spikformer  width=16 depths=[1] heads=2 mlp_ratio=4")
+
+
 def test_a_wrong_command_is_a_usage_error(cli: Any):
     done = cli("trian")
     assert done.returncode == 2
@@ -356,12 +375,16 @@ def test_version_models_and_what_a_shell_completes(cli: Any, monkeypatch: pytest
     said = cli("--version").stdout
     assert re.fullmatch(r"tdformer \S+ \((commit [0-9a-f]{12}(, changed)?; )?torch 2\.\S+\)\n", said)
     table = cli("models").stdout.splitlines()
-    assert table[0].split() == ["name", "parameters", "input", "family"]
+    assert table[0].split() == ["name", "parameters", "GFLOP", "input", "T", "family", "options"]
     rows = [json.loads(line) for line in cli("models", "--json").stdout.splitlines()]
     assert [line.split()[0] for line in table[1:]] == [row["name"] for row in rows] == tdformer.list_models()
     (row,) = (row for row in rows if row["name"] == "quickstart")
     count = sum(p.numel() for p in tdformer.create_model("quickstart").parameters())
     assert row["parameters"] == count and row["input"] == [1, 28, 28] and row["family"] == "QKFormer"
+    size = {"width": 96, "depths": [1, 1, 1], "heads": 4, "mlp_ratio": 4}
+    assert row["options"] == size | {"leaky_proj_lif": False} and 0.02 < row["gflop"] < 0.04
+    refused = cli("models", "model.width=48")
+    assert refused.returncode == 2 and "model.width changes nothing in this table" in refused.stderr
 
     def completed(*words: str) -> list[str]:
         with monkeypatch.context() as patch:
