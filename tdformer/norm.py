@@ -111,10 +111,16 @@ class BatchNorm(nn.Module):
         self.images: int | None = None
         self.ranks: dist.ProcessGroup | None = None
         self.frozen = False
+        self.in_step = True
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, unless it is frozen."""
+        """Training mode, unless it is frozen; whether the model is in it says `in_step`."""
+        self.in_step = mode
         return super().train(mode and not self.frozen)
+
+    def is_parted(self, batch: int) -> bool:
+        """Whether a batch of the model's training is more than one norm batch, also where this one is frozen."""
+        return self.in_step and self.images is not None and batch > self.images
 
     def groups(self, batch: int) -> list[slice]:
         """The images of a batch that are normalised together. Raises ModelError where they do not divide it."""
@@ -187,6 +193,9 @@ class Folded(nn.Module):
 
     def groups(self, batch: int) -> list[slice]:
         return [slice(0, batch)]
+
+    def is_parted(self, batch: int) -> bool:
+        return False
 
     def measure(self, y: Tensor, segment: int) -> tuple[Norm, float]:
         row = min(segment, len(self.scale) - 1)

@@ -135,7 +135,7 @@ class _Plan:
         height, width = (-(-n // self.stride) for n in x.shape[-2:])
         each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
         self.groups = self.norm.groups(x.shape[1])
-        if self.across_batch and len(self.groups) > 1:
+        if self.across_batch and self.norm.is_parted(x.shape[1]):
             raise ModelError(
                 "leaky_proj_lif runs over the whole batch: one norm batch a micro-batch, or no such neuron"
             )

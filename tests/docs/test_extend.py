@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from blocks import ROOT, blocks
 from forked import Command
@@ -125,6 +126,15 @@ def test_an_export_names_what_it_needs_and_is_evaluated_with_it(place: Path) -> 
     done(place, "export", str(run), "lab.pt2", PLUGINS, "--batch", "16")  # of frames with three channels
     rows = [json.loads(done(place, "eval", source, PLUGINS)) for source in ("lab.safetensors", "lab.pt2", str(run))]
     assert rows[0]["accuracy"] == rows[1]["accuracy"] == rows[2]["accuracy"] > 0.9
+    for number, name in enumerate(("low", "high")):
+        sound = np.ones((4, 3, 8, 8), np.int8)
+        sound[:, :, 4 * number : 4 * number + 4] += 4
+        np.save(place / f"{name}.npy", sound)
+    for source in ("lab.safetensors", "lab.pt2", str(run)):
+        refused = Command("predict", source, "low.npy", cwd=place).completed()
+        assert refused.returncode == 2 and "plugins" in refused.stderr and refused.stderr.count("\n") == 1
+        said = done(place, "predict", source, "low.npy", "high.npy", PLUGINS, "--json").splitlines()
+        assert [json.loads(row)["top"][0]["class"] for row in said] == ["low", "high"]
 
 
 def test_names_that_are_not_there_are_told_with_those_that_are(place: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tdformer import ModelError, create_model, segment_loss
-from tdformer.norm import BatchNorm
+from tdformer.norm import BatchNorm, norm_batch
 from tdformer.policies import POLICIES
 
 OPTIONS = {"time_steps": 4, "segments": 4, "feedback": "all", "cm": 3, "image_size": 16}
@@ -45,6 +45,19 @@ def test_every_policy_gives_the_same_gradients(names: list[str]) -> None:
         assert moved == {k for k in before if "running" in k and not k.startswith(tuple(still))}
         for norm in (m for m in model.modules() if isinstance(m, BatchNorm)):
             assert norm.training != norm.frozen
+
+
+@pytest.mark.parametrize("names", [[], ["backbone"]])
+def test_a_neuron_over_the_batch_takes_one_norm_batch_frozen_or_not(names: list[str]) -> None:
+    """Else its sequence, and with it the gradients, would hang on how many images are computed at once."""
+    torch.manual_seed(0)
+    model = create_model("quickstart", **OPTIONS, leaky_proj_lif=True)
+    model.freeze(names)
+    norm_batch(model, 2)
+    model.train()(torch.rand(2, 1, 16, 16))
+    with pytest.raises(ModelError, match="^leaky_proj_lif runs over the whole batch: one norm batch a micro-batch"):
+        model(torch.rand(4, 1, 16, 16))
+    assert model.eval()(torch.rand(4, 1, 16, 16)).shape == (4, 10)
 
 
 def test_a_name_of_no_part_is_refused_with_the_nearest() -> None:
