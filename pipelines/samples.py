@@ -37,6 +37,8 @@ class Samples(Protocol):
     digest: str
     columns: str
     class_names: list[str]
+    class_titles: dict[str, str]
+    """Of each class by its name, in words, where the data set has them; else empty."""
     shape: tuple[int, int, int]
     mean: list[float]
     std: list[float]

@@ -95,8 +95,10 @@ def _check_window(shard_of: NDArray[np.int32], window: int, global_batch: int) -
 
 
 def input_facts(data: Samples) -> dict[str, Any]:
-    """What a model must know of the data that it was trained on, to see others as it saw those."""
-    return {"kind": data.kind.name, "shape": list(data.shape), "mean": list(data.mean), "std": list(data.std)}
+    """What a model must know of the data that it was trained on, to see others as it saw those; and what their classes
+    are called in words."""
+    seen = {"kind": data.kind.name, "shape": list(data.shape), "mean": list(data.mean), "std": list(data.std)}
+    return seen | ({"titles": data.class_titles} if data.class_titles else {})
 
 
 def as_samples(files: Sequence[Path], facts: Any, classes: Sequence[str], where: Path) -> FileSamples:
@@ -110,7 +112,10 @@ def as_samples(files: Sequence[Path], facts: Any, classes: Sequence[str], where:
             raise ValueError(f"mean {mean} and std {std} of {channels} channels")
         if min(height, width) < 0 or not all(isinstance(name, str) for name in classes):
             raise ValueError(f"shape {facts['shape']}, classes {classes}")
-    except (KeyError, TypeError, ValueError, OverflowError, DataError) as error:
+        titles = facts.get("titles", {})
+        if not isinstance(titles, dict) or not all(isinstance(title, str) for title in titles.values()):
+            raise ValueError(f"titles {titles!r:.40}")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, DataError) as error:
         raise RunError(f"{where}: what it says of its data cannot be used ({first_line(error)})") from None
     return FileSamples(files, kind, (channels, height, width), mean, std, classes)
 

@@ -94,7 +94,9 @@ def page(name: str, about: Mapping[str, Any]) -> str:
         "Written by": f"tdformer {about['version']}",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    classes = "\n".join(f"    {i}: {json.dumps(name)}" for i, name in enumerate(about["classes"] or ()))
+    titles = {name: f" ({title})" for name, title in seen.get("titles", {}).items()}
+    named = [f"{json.dumps(name)}{titles.get(name, '')}" for name in about["classes"] or ()]
+    classes = "\n".join(f"    {i}: {name}" for i, name in enumerate(named))
     use = USES[Path(name).suffix].format(name=name, batch=about.get("batch"), opset=about.get("opset"))
     return (
         f"# {name}\n\nA spiking vision transformer with top-down feedback through time (TDFormer, arXiv 2505.15840). "

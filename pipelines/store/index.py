@@ -96,6 +96,8 @@ class Index:
             self.columns: str = self.facts["columns"]
             """The digest of the table."""
             self.class_names: list[str] = [str(name) for name in self.facts["class_names"]]
+            titles = self.facts.get("class_titles", ())
+            self.class_titles = dict(zip(self.class_names, map(str, titles), strict=len(titles) > 0))
             self.dataset: str = self.facts["dataset"]
             """The name of what was converted."""
             channels, height, width = self.facts["shape"]

@@ -150,7 +150,7 @@ class _Like:
     ) -> None:
         self.kind = clean.kind
         self.folder, self.digest, self.columns = folder, f"{clean.digest} {folder}", clean.columns
-        self.class_names, self.classes = clean.class_names, clean.classes
+        self.class_names, self.class_titles, self.classes = clean.class_names, clean.class_titles, clean.classes
         self.mean, self.std, self.labels, self.shape = clean.mean, clean.std, labels, shape
 
     def __len__(self) -> int:

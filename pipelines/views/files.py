@@ -42,6 +42,7 @@ class FileSamples:
     ) -> None:
         self.kind, self.shape = kind, shape
         self.mean, self.std, self.class_names = list(mean), list(std), list(class_names)
+        self.class_titles: dict[str, str] = {}
         self.skipped = Skipped()
         self.paths = [path for place in given for path in self._files(place)]
         self._last: tuple[int, bytes] | None = None

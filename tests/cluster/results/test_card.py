@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import index_files
 import pytest
 import torch
-from firing import digits_run, save, tiny
+from firing import digits_run, few_digits, save, tiny
 from safetensors import safe_open
 
 import tdformer
@@ -55,6 +56,26 @@ def place(tmp_path_factory: pytest.TempPathFactory, small: None) -> Path:
     for name in FILES:
         export(run.path, place / name)
     return place
+
+
+def test_classes_are_told_in_words_where_the_data_say_them(tmp_path: Path) -> None:
+    """As ImageNet's archives do, whose classes are numbers of WordNet."""
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    shards = few_digits(tmp_path / "shards")
+    for split in ("train", "test"):
+        index_files.edit(shards / split, class_titles=words)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    config = load(tmp_path / "recipe.yaml", [f"data.root={shards}"])
+    data = opened(config, "test")
+    save(tmp_path / "run", config, data, classes=data.class_names, input=input_facts(data))
+    export(tmp_path / "run", tmp_path / "m.safetensors")
+    assert '\n    3: "3" (three)\n' in (tmp_path / "m.safetensors.md").read_text()
+    export(tmp_path / "m.safetensors", tmp_path / "m.pt")
+    assert '\n    9: "9" (nine)\n' in (tmp_path / "m.pt.md").read_text()
+    wrong = {**input_facts(data), "titles": ["three"]}
+    save(tmp_path / "wrong", config, data, classes=data.class_names, input=wrong)
+    with pytest.raises(RunError, match="what it says of its data cannot be used \\(titles"):
+        export(tmp_path / "wrong", tmp_path / "wrong.pt")
 
 
 @pytest.mark.parametrize("name", FILES)
