@@ -174,15 +174,16 @@ def _starts(folder: RunFolder) -> list[_Start]:
         if row["seconds"] >= 0 and row["world"] >= 1:
             groups.setdefault(row["start"], []).append(row)
     found: list[_Start] = []
-    ended = [*list(groups.values())[1:], []]  # what the start after it has heard of each
-    for rows, later in zip(groups.values(), ended, strict=True):
+    following = [*list(groups.values())[1:], None]
+    for rows, later in zip(groups.values(), following, strict=False):
         begun = next((row for row in rows if "host" in row), {})
         if not folder.made(begun):
             continue
         told = _whole(rows)
         seconds = max(row["seconds"] for row in rows)
         if not told and not any("exit_code" in row for row in rows):
-            sign = next((row.get("heard") for row in later if "host" in row), None) if later else heard(folder.path)
+            heard_of = (row.get("heard") for row in later or () if "host" in row)  # by the start after it
+            sign = heard(folder.path) if later is None else next(heard_of, None)
             seconds = max(seconds, _lasted(begun, sign))
         found.append(_Start(begun, told, seconds, rows[0]["world"]))
     return found

@@ -29,8 +29,9 @@ class Utilisation:
 
     @classmethod
     def of(cls, start: Mapping[str, Any], config: Config) -> Utilisation:
-        """start: its row of starts.jsonl."""
-        chip = recognised(str(start.get("device")))
+        """start: its row of starts.jsonl. Different devices have no peak in common."""
+        device = str(start.get("device"))
+        chip = None if "," in device else recognised(device)
         peak = None if chip is None else chip.peak(config.train.precision, config.train.tf32)
         return cls(start.get("flop_image"), start.get("flop_image_done"), start.get("world", 1), peak)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from torch.profiler import ProfilerActivity, profile
+import torch
 
 from pipelines import disk
 
@@ -44,8 +45,10 @@ class Profile(Hook):
 
     @contextmanager
     def _traced(self, number: int) -> Iterator[None]:
-        device = [ProfilerActivity.CUDA] if self.run.device.type == "cuda" else []
-        with profile(activities=[ProfilerActivity.CPU, *device], record_shapes=True) as traced:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it tells on stderr that it begins and ends
+        kinds = torch.profiler.ProfilerActivity
+        device = [kinds.CUDA] if self.run.device.type == "cuda" else []
+        with torch.profiler.profile(activities=[kinds.CPU, *device], record_shapes=True) as traced:
             yield
         path = self.run.folder.path / "profile" / f"step-{number}-rank-{self.run.rank}.json.gz"
         if path.exists() and not _ours(path):
