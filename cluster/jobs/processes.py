@@ -93,7 +93,8 @@ def start(config: Config, processes: int = 0, began: float | None = None) -> int
         else:
             del setup
             code = _spawn(config, world)
-        clock.tell(exit_code=code)
+        with suppress(RunError):  # what the run has to say is said
+            clock.tell(exit_code=code)
         return code
 
 

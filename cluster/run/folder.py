@@ -24,7 +24,7 @@ STEP = re.compile(r"step-([0-9]{8,})")
 MARK: dict[str, Any] = {"folder": str | None, "inode": int | None}
 """What `RunFolder.mark` puts into a record; older records have none."""
 RATES = ("images_per_second", "tflops", "mfu", "hfu")
-"""What the status says of speed, of the steps since the last row but one."""
+"""What the status says of speed, of the steps of the last row."""
 
 
 class RunFolder:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import mode
 from typing import Any
 
 from .clock import PARTS
@@ -176,16 +177,16 @@ def _starts(folder: RunFolder) -> list[_Start]:
     found: list[_Start] = []
     following = [*list(groups.values())[1:], None]
     for rows, later in zip(groups.values(), following, strict=False):
-        begun = next((row for row in rows if "host" in row), {})
-        if not folder.made(begun):
+        begun = next((row for row in rows if isinstance(row.get("host"), str) and "monotonic" in row), {})
+        if isinstance(begun.get("folder"), str) and not folder.made(begun):
             continue
         told = _whole(rows)
-        seconds = max(row["seconds"] for row in rows)
+        seconds = max(row["seconds"] for row in (rows[-1], *told[-1:]))
         if not told and not any("exit_code" in row for row in rows):
             heard_of = (row.get("heard") for row in later or () if "host" in row)  # by the start after it
             sign = heard(folder.path) if later is None else next(heard_of, None)
             seconds = max(seconds, _lasted(begun, sign))
-        found.append(_Start(begun, told, seconds, rows[0]["world"]))
+        found.append(_Start(begun, told, seconds, mode(row["world"] for row in rows)))
     return found
 
 

@@ -155,6 +155,13 @@ DAMAGE: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "half a line": lambda lines: [*lines, lines[-1][:40]],
     "a cut line": lambda lines: [*lines[:3], lines[3][:40], *lines[4:]],
     "a sum that is too high": lambda lines: [*lines[:3], lines[3].replace(b'"step": ', b'"step": 9'), *lines[4:]],
+    "a time that is too long": lambda lines: [
+        *lines[:3],
+        lines[3].replace(b'"seconds": ', b'"seconds": 9'),
+        *lines[4:],
+    ],
+    "other ranks": lambda lines: [lines[0].replace(b'"world": 1', b'"world": 11'), *lines[1:]],
+    "a folder that is no path": lambda lines: [lines[0].replace(b'"folder": ', b'"folder": 5, "was": '), *lines[1:]],
     "a part that is no number": lambda lines: [*lines[:3], lines[3].replace(b'"data": ', b'"data": "x", "x": ')],
     "below zero": lambda lines: [*lines, lines[-1].replace(b'"seconds": ', b'"seconds": -')],
     "without its first row": lambda lines: lines[1:],
