@@ -89,7 +89,8 @@ def status(
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Renew the table every 5 seconds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a run, for programs.")] = False,
 ) -> None:
-    """A table of the runs: state, job, step, loss, speed, restarts, time left, newest checkpoint."""
+    """A table of the runs: state, job, step, loss, speed, restarts, time left, newest checkpoint. Of one run, and with
+    --json, also the goodput: the share of its devices' time that went into new steps, and what the rest went into."""
     from ..jobs import status as jobs
 
     if not runs.is_dir():
@@ -99,7 +100,7 @@ def status(
     if as_json:
         from ..run.records import to_json
 
-        for row in jobs.table(runs):
+        for row in jobs.table(runs, goodput=True):
             print(to_json(row))
         return
     jobs.show(runs, watch)

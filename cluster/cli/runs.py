@@ -35,8 +35,9 @@ def train(
         raise RunError(f"--processes {processes} and train.processes={asked.train.processes} differ; give one of them")
     waits("loading PyTorch")
     from ..jobs.processes import start
+    from ..run.clock import process_began
 
-    raise typer.Exit(start(asked, processes or asked.train.processes))
+    raise typer.Exit(start(asked, processes or asked.train.processes, process_began()))
 
 
 _SMALLER, _AGAIN = "set a lower train.micro_batch", "export it again with a smaller --batch"

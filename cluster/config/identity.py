@@ -41,6 +41,7 @@ NEUTRAL = frozenset(
         "log.wandb",
         "log.wandb_project",
         "log.tensorboard",
+        "log.profile_steps",
         "log.figures",
         "engine.timeout_minutes",
         *(f"health.{f.name}" for f in fields(HealthConfig)),

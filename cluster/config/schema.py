@@ -201,6 +201,7 @@ class LogConfig:
     wandb: str = setting("off", choices=("off", "offline", "online"))
     wandb_project: str = "tdformer"
     tensorboard: bool = False
+    profile_steps: list[int] = field(default_factory=list, metadata={"least": 1})
     figures: list[str] = field(default_factory=list, metadata={"registry": "cluster.run.figures:FIGURES"})
 
 

@@ -30,6 +30,7 @@ from ..config import Config
 from ..config.overrides import for_training, while_running
 from ..config.plugins import name_of, source, take
 from ..errors import NotNow, RunError, disk_errors, user_errors
+from ..run.clock import process_began
 from ..run.folder import RunFolder
 from ..run.provenance import REVISION, revision
 from ..run.records import appears, record, write_atomic
@@ -81,7 +82,7 @@ class Job:
                 self._leave_to_aftermath(env.global_rank)
             from .processes import start
 
-            code = start(_config(folder), env.num_tasks)
+            code = start(_config(folder), env.num_tasks, process_began())
         except user_errors() as error:
             line = " ".join(str(error).split())
             print(f"error: {line}", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ from tdformer.policies import POLICIES, smallest
 
 from ..build import devices, planner
 from ..build.memory import GIB, here
+from ..build.operations import operations
 from ..build.setup import Setup
 from ..config import Config, resolve
 from ..config.plugins import take
@@ -39,13 +41,15 @@ START = "spawn"
 """How ranks are started: a process that has touched CUDA cannot be forked."""
 
 
-def start(config: Config, processes: int = 0) -> int:
-    """Train `config` with `processes` processes on this machine (or as the one rank that torchrun started).
+def start(config: Config, processes: int = 0, began: float | None = None) -> int:
+    """Train `config` with `processes` processes on this machine (or as the one rank that torchrun started). began:
+    `time.monotonic()` when this start did, where that was before this call.
 
     A finished run says so; an interrupted one goes on from its newest good checkpoint. Returns the exit code: 0 done,
     2 a user's error (one line), 143 stopped by a signal and saved, else a crash. Raises RunError for what can be seen
     before anything starts.
     """
+    began = time.monotonic() if began is None else began
     folder = RunFolder(config.run_path)
     devices.hide(config.engine.device)
     place = given_place()
@@ -82,11 +86,16 @@ def start(config: Config, processes: int = 0) -> int:
         if done is not None:
             print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...", flush=True)
             return 0
-        folder.open(config, surroundings(config, setup.plan, threads(config, world)))
+        facts = operations(setup, memory, folder.starts.whole()[0])
+        clock = folder.open(config, surroundings(config, setup.plan, threads(config, world)), facts, began)
         if world == 1 or launched:
-            return worker(rank, world, None, setup)
-        del setup
-        return _spawn(config, world)
+            code = worker(rank, world, None, setup)
+        else:
+            del setup
+            code = _spawn(config, world)
+        with suppress(RunError):  # what the run has to say is said
+            clock.tell(exit_code=code)
+        return code
 
 
 def given_place() -> tuple[int, int] | None:

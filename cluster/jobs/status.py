@@ -17,7 +17,8 @@ from typing import Any
 from .. import config as configs
 from .. import slurm
 from ..errors import RunError
-from ..run.folder import MARK, RunFolder
+from ..run.folder import MARK, RATES, RunFolder
+from ..run.goodput import account
 from ..run.lock import SILENT
 from ..run.records import record
 from ..run.words import duration
@@ -127,18 +128,31 @@ def existing(run: Path) -> Job:
 
 
 Row = dict[str, Any]
-"""Of a run: run, state, job, job_state, step, total_steps, loss, images_per_second, restarts, seconds_left of the run,
-job_seconds_left to its job's limit, seconds_since_heard, checkpoint (its step), reason (text, maybe empty); None where
-there is nothing to say."""
+"""Of a run: run, state, job, job_state, step, total_steps, loss, images_per_second, tflops (of one device), mfu, hfu,
+goodput (as `Goodput.row`, where it was asked for), restarts, seconds_left of the run, job_seconds_left to its job's
+limit, seconds_since_heard, checkpoint (its step), reason (text, maybe empty); None where there is nothing to say."""
 
 
-def table(runs: Path) -> list[Row]:
+def table(runs: Path, goodput: bool = False) -> list[Row]:
     """A row for each run folder in `runs`, or for the run that it is: what its job and its status file say. What is
-    wrong with one of them is the reason in its own row."""
-    folders = [runs] if _holds_run(runs, "config.yaml") else sorted(p for p in runs.iterdir() if _holds_run(p))
+    wrong with one of them is the reason in its own row. goodput: also what its clock says, which is longer to read."""
+    folders = [runs] if _is_run(runs) else sorted(p for p in runs.iterdir() if _holds_run(p))
     found = [(folder, *_tried(partial(of, folder), None)) for folder in map(RunFolder, folders)]
     told = slurm.states([job.id for _, job, _ in found if job is not None and job.slurm and job.own])
-    return [_row(folder, job, told, wrong) for folder, job, wrong in found]
+    rows = [_row(folder, job, told, wrong) for folder, job, wrong in found]
+    if goodput:
+        for row, (folder, _, _) in zip(rows, found, strict=True):
+            row["goodput"], unread = _tried(partial(_goodput, folder), None)
+            row["reason"] = "; ".join(filter(None, [row["reason"], *unread]))
+    return rows
+
+
+def _goodput(folder: RunFolder) -> dict[str, float | None]:
+    return account(folder).row()
+
+
+def _is_run(folder: Path) -> bool:
+    return _holds_run(folder, "config.yaml")
 
 
 def _holds_run(folder: Path, *more: str) -> bool:
@@ -151,13 +165,16 @@ def _holds_run(folder: Path, *more: str) -> bool:
 
 
 def show(runs_dir: Path, watch: bool) -> None:
-    """Print the table; with watch renew it until Ctrl-C."""
+    """Print the table, and of one run its goodput; with watch renew the table until Ctrl-C."""
     from rich.console import Console
     from rich.live import Live
 
     console = Console()
     if not watch:
         console.print(_drawn(table(runs_dir)))
+        if _is_run(runs_dir):
+            said, unread = _tried(lambda: str(account(RunFolder(runs_dir))), "")
+            console.print("goodput: " + "; ".join([*filter(None, [said]), *unread]), markup=False, soft_wrap=True)
         return
     with Live(_drawn(table(runs_dir)), console=console, auto_refresh=False) as live:
         while True:
@@ -192,6 +209,7 @@ def _words(row: Row) -> dict[str, str]:
         "step": said("total_steps", lambda total: f"{row['step']}/{total}"),
         "loss": said("loss", "{:.4g}".format),
         "images/s": said("images_per_second", "{:.0f}".format),
+        "MFU": said("mfu", "{:.1%}".format),
         "restarts": said("restarts"),
         "to do": said("seconds_left", duration),
         "job's limit": said("job_seconds_left", duration),
@@ -221,7 +239,7 @@ def _row(folder: RunFolder, job: Job | None, told: dict[str, State], wrong: list
     now = State()
     if job is not None and job.own:
         now = told[job.id] if job.slurm else job.look_here()
-    total, step, loss, rate = (status.get(k) for k in ("total", "step", "loss", "images_per_second"))
+    total, step, loss = (status.get(k) for k in ("total", "step", "loss"))
     left = status.get("seconds_left")
     said = status.get("state", "damaged" if wrong else "queued")
     wrong += lost
@@ -251,7 +269,8 @@ def _row(folder: RunFolder, job: Job | None, told: dict[str, State], wrong: list
         "step": step if total else None,
         "total_steps": total or None,
         "loss": loss,
-        "images_per_second": rate,
+        **{key: status.get(key) for key in RATES},
+        "goodput": None,
         "restarts": int(restarts) if restarts.isdecimal() else 0,
         "seconds_left": left if said == "running" else None,
         "job_seconds_left": now.seconds_left if now.word == "RUNNING" else None,

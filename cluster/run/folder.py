@@ -14,7 +14,8 @@ from typing import Any
 from .. import config as configs
 from ..config import Config
 from ..errors import RunError, disk_errors
-from .lock import check, exclusive
+from .clock import Clock
+from .lock import check, exclusive, heard
 from .provenance import changes, this_start
 from .records import Rows, check_file, record, to_json, write_atomic
 
@@ -22,6 +23,8 @@ STEP = re.compile(r"step-([0-9]{8,})")
 """The name of a checkpoint, with its optimizer step."""
 MARK: dict[str, Any] = {"folder": str | None, "inode": int | None}
 """What `RunFolder.mark` puts into a record; older records have none."""
+RATES = ("images_per_second", "tflops", "mfu", "hfu")
+"""What the status says of speed, of the steps of the last row."""
 
 
 class RunFolder:
@@ -29,12 +32,14 @@ class RunFolder:
 
     config.yaml     the whole configuration, as first started
     metrics.jsonl   what was measured; no clock in it, so a killed and an undisturbed run write the same bytes
-    speed.jsonl     what the clock says: images/s, data wait, pauses
+    speed.jsonl     what the clock says: images/s, data wait, TFLOP/s
     weights.json    what became of the weights that it began with (model.weights)
     curves.png      metrics.jsonl and speed.jsonl drawn; other figures that log.figures names beside it
     checkpoints/    see checkpoint.py
     health.jsonl    what it warned of; steps left out, with the ids of their batch
-    starts.jsonl    each start: code revision, versions, machine
+    starts.jsonl    each start: code revision, versions, machine, operations of a step
+    clock.jsonl     what the time of each start went into: see clock.py
+    profile/        traces of the steps that log.profile_steps names
     crashes.jsonl   each crash of a job: its exit code, and the newest checkpoint there was
     status.json     what the run last said of itself; see `RunFolder.tell`
     before-N/       what an attempt left that never saved, and was begun anew with other settings
@@ -55,6 +60,8 @@ class RunFolder:
         self.health = Rows(self.path / "health.jsonl")
         self.starts = Rows(self.path / "starts.jsonl")
         self.crashes = Rows(self.path / "crashes.jsonl")
+        self.clock = Rows(self.path / "clock.jsonl")
+        self._heard: dict[str, Any] | None = None  # the holder before, when we took the lock
 
     def figure(self, name: str) -> Path:
         """Where a figure of that name is."""
@@ -68,6 +75,7 @@ class RunFolder:
         is no run's.
         """
         self._check_ours()
+        self._heard = heard(self.path)
         with exclusive(self.path, wait):
             yield
 
@@ -152,6 +160,7 @@ class RunFolder:
             *map(self.figure, ["curves", *before.log.figures]),
             self.metrics.path,
             self.speed.path,
+            self.clock.path,
             self.health.path,
         ]
         logs = [self.path / name for name in ("tensorboard", "wandb", "wandb_id", "wandb_step")]
@@ -165,11 +174,18 @@ class RunFolder:
             f"checkpoint; what that attempt left is in {aside}"
         )
 
-    def open(self, config: Config, surroundings: Mapping[str, Any] | None = None) -> None:
-        """Make the folder for `config`, or take up the one that is there, if it is its own.
+    def open(
+        self,
+        config: Config,
+        surroundings: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        began: float | None = None,
+    ) -> Clock:
+        """Make the folder for `config`, or take up the one that is there, if it is its own. Returns the start's clock.
 
         surroundings: what else decides the last bits of its numbers, noted with the start; what of it is not as it was
-        is said."""
+        is said. facts: what else is noted, `world` among it; began: `time.monotonic()` when this start did, None: now.
+        """
         if (line := self.set_aside(config)) is not None:
             print(line, flush=True)
         with disk_errors(self.path):
@@ -183,11 +199,22 @@ class RunFolder:
             )
         if before is None:
             write_atomic(self.config_file, configs.to_yaml(config).encode())
+        starts, damaged = self.starts.whole()
         if surroundings and self.saved_step() is not None:
-            starts, _ = self.starts.whole()
             for line in changes(self.path, starts[-1] if starts else {}, surroundings, config):
                 print(line, flush=True)
-        self.starts.append(this_start() | dict(surroundings or {}))
+        number, facts = len(starts) + len(damaged) + 1, dict(facts or {})
+        self.starts.append({"start": number} | this_start() | dict(surroundings or {}) | facts)
+        began, world = time.monotonic() if began is None else began, facts.get("world", 1)
+        whose = {"submitted": self._submitted(), "heard": self._heard, **self.mark()}
+        return Clock.begin(self.clock, number, began, world, whose)
+
+    def _submitted(self) -> float | None:
+        """When the Slurm job that this process is of was; None: it is of none."""
+        with suppress(RunError):
+            job = record(self.path / "job.json", "", {"id": str, "time": int | float | None}) or {}
+            return job["time"] if job and job["id"] == os.environ.get("SLURM_JOB_ID") else None
+        return None
 
     def config(self) -> Config | None:
         """The configuration that the run was first started with; None where there is none yet."""
@@ -220,7 +247,7 @@ class RunFolder:
 
     def said(self) -> dict[str, Any]:
         """The same. Raises RunError where it is damaged."""
-        numbers = {key: int | float | None for key in ("loss", "images_per_second", "seconds_left")}
+        numbers = {key: int | float | None for key in ("loss", *RATES, "seconds_left")}
         kinds = {"state": str, "time": int | float, "step": int | None, "total": int | None, **numbers, **MARK}
         kinds |= {"restarts": str | None, "reason": str | None}
         return record(self.status_file, "the run's next start writes it again", kinds) or {}

@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from .. import slurm
 from ..errors import NO_SPACE, InUse, RunError, disk_errors, thread_errors
@@ -78,7 +79,7 @@ class Holder:
             pid=os.getpid(),
             host=socket.gethostname(),
             kernel=_kernel(),
-            started=_started(os.getpid()),
+            started=started(os.getpid()),
             job=job,
             cluster=_cluster() if job else None,
             restart=int(restart) if restart.isdecimal() else 0,
@@ -113,7 +114,7 @@ def judge(
     if holder.released:
         return Fate.FREE
     if holder.kernel is not None and holder.kernel == me.kernel:
-        return Fate.HELD if locked or _started(holder.pid) == holder.started else Fate.FREE
+        return Fate.HELD if locked or started(holder.pid) == holder.started else Fate.FREE
     ours = holder.job is not None and (holder.job, holder.cluster) == (me.job, me.cluster)
     if ours and holder.restart > me.restart:
         return Fate.HELD  # we are the start that was taken for dead
@@ -158,6 +159,15 @@ def superseded(folder: Path) -> bool:
         if holder is not None and me.job is not None:
             return (holder.job, holder.cluster) == (me.job, me.cluster) and holder.restart > me.restart
     return False
+
+
+def heard(folder: Path) -> dict[str, Any] | None:
+    """The newest holder's process and host, and the time of its last sign of life; None: there is no record."""
+    with suppress(RunError, OSError):
+        _, holder, _, beat = _newest(folder)
+        if holder is not None:
+            return {"pid": holder.pid, "host": holder.host, "time": beat}
+    return None
 
 
 _held: weakref.WeakSet[_Lock] = weakref.WeakSet()
@@ -386,7 +396,7 @@ def _kernel() -> str | None:
         return None
 
 
-def _started(pid: int) -> str | None:
+def started(pid: int) -> str | None:
     """When a process was, in the kernel's ticks; None where there is none, or only what its parent has not yet asked
     for."""
     try:

@@ -76,12 +76,15 @@ class Monitor:
         self._facts = {"loss": row.get("loss")}
         self._measured = [worded(k, row[k]) for k in SHOWN if row.get(k) is not None]
 
-    def timed(self, lap: Lap) -> None:
-        """Show from now on how fast the steps since the last row were."""
+    def timed(self, lap: Lap, rates: Mapping[str, float] | None = None) -> None:
+        """Show from now on how fast the steps since the last row were. rates: as `Utilisation.row` gives them."""
         if self.active:
-            self._facts["images_per_second"] = lap.row()["images_per_second"]
+            rates = dict(rates or {})
+            self._facts |= {"images_per_second": lap.row()["images_per_second"], **rates}
             waiting = f"data wait {lap.waited / (lap.seconds or 1):.0%}"
-            self._timed = [worded("images_per_second", lap.rate), waiting]
+            shares = [worded(key, rates[key]) for key in ("mfu", "hfu") if key in rates]
+            reached = shares or [worded("tflops", rates["tflops"])] if rates else []
+            self._timed = [worded("images_per_second", lap.rate), waiting, *reached]
 
     def step(self, step: int, epoch: int, lap: Lap) -> None:
         """An optimizer step is done, the `step`-th of the run, in `epoch` (from 0), in the time of `lap`."""

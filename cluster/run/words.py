@@ -15,6 +15,10 @@ def worded(key: str, value: Any) -> str:
         return f"{name.removesuffix(' seconds')} {duration(value)}"
     if key == "loss_scale" and math.frexp(value)[0] == 0.5:
         return f"{name} 2^{round(math.log2(value))}"
+    if key in ("mfu", "hfu"):
+        return f"{key.upper()} {100 * value:.3g} %"
+    if key == "tflops":
+        return f"{value:.3g} TFLOP/s"
     if key == "images_per_second":
         return f"{value:.0f} images/s"
     return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

@@ -19,7 +19,8 @@ seconds.PART                of which spent in a part: data, compute, other
 images_second, tflops, mfu, hfu
 peak_gib                    of one process
 gpu_hours                   of all starts, from their beginning to their end, times world
-good, bad.CAUSE             shares of these: good, and by cause start, data, checkpoint, recomputed, evaluation, queue
+good, bad.CAUSE             shares of these and of the waits in queues, which sum to 1: good, and by cause start, data,
+                            checkpoint, recomputed, evaluation, queue, other
 predicted.seconds_step, predicted.peak_gib, predicted.seconds.PART, predicted.gib.PART
                             what `tdformer plan` says
 """

@@ -358,6 +358,25 @@ EDITS = (
         "False",
         "test_alarms_begin_once_and_again_after_an_end",
     ),
+    # The run log
+    _edit(
+        "MFU has what is computed again",
+        '(("none", 1), (chosen',
+        "((chosen.policy, 1), (chosen",
+        "test_what_is_computed_again_is_done_and_not_asked_for",
+    ),
+    _edit(
+        "a device has the operations of all",
+        "lap.rate / self.world",
+        "lap.rate",
+        "test_shares_are_of_the_peak_of_the_precision",
+    ),
+    _edit(
+        "steps that are done again are good",
+        '"good": training - done_before',
+        '"good": training',
+        "test_steps_that_a_kill_has_cost_are_counted_where_they_are_done_again",
+    ),
 )
 
 

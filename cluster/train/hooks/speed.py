@@ -1,4 +1,4 @@
-"""Throughput: speed.jsonl, and the time and speed of the whole run in its summary."""
+"""Throughput and utilisation: speed.jsonl, and the time and speed of the whole run in its summary."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ...config import Config
 from ...run.monitor import sound
 from ...run.speed import Lap
 from ..step import Step
+from ..utilisation import Utilisation
 from .hook import HOOKS, Hook, Training
 
 
@@ -24,6 +25,8 @@ class Speed(Hook):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.lap = self.whole = Lap()  # since the last row; in all starts
+        self.utilisation = Utilisation()
+        self.rates: dict[str, float] = {}  # of the last row
 
     @classmethod
     def wanted(cls, config: Config) -> bool:
@@ -34,17 +37,20 @@ class Speed(Hook):
         if run.rank == 0:
             said = partial(print, flush=True)
             self.whole = Lap.of(sound(run.folder.speed, said, "step", "images", "seconds", "data_wait_seconds"))
+            starts, _ = run.folder.starts.whole()
+            self.utilisation = Utilisation.of(starts[-1] if starts else {}, self.config)
 
     def step(self, step: Step) -> None:
         step.lap = Lap(step.images, time.perf_counter() - step.begun, step.waited)
         self.lap += step.lap
         if step.logs:
-            step.speed = self.lap.row()
+            self.rates = self.utilisation.row(self.lap)
+            step.speed = self.lap.row() | self.rates
 
     def logged(self, step: Step) -> None:
         if self.run.rank == 0:
             self.run.folder.speed.append({"step": step.number, **step.speed})
-        self.run.monitor.timed(self.lap)
+        self.run.monitor.timed(self.lap, self.rates)
         self.whole, self.lap = self.whole + self.lap, Lap()
 
     def end(self, summary: dict[str, Any] | None) -> None:

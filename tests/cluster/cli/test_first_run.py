@@ -62,7 +62,7 @@ def test_a_line_of_progress_is_as_printed(tmp_path: Path) -> None:
         lap = Lap(64, 0.5, 0.01)
         if step % 10 == 0:
             monitor.row({"step": step, **row})
-            monitor.timed(lap)
+            monitor.timed(lap, {"tflops": 0.001305})
         monitor.step(step, 0, lap)
     page = next(line for line in shown("Start and progress")[0].splitlines() if line.startswith("step 22/22"))
     assert shape(said.getvalue().splitlines()[-1]) == shape(page)

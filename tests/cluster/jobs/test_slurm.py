@@ -570,19 +570,27 @@ def test_a_site_that_will_not_queue_it_again_is_seen_at_the_launch(site: Site, a
 
 def test_a_row_for_programs_has_numbers_and_one_for_people_words(site: Site, run: RunFolder, capsys: Any) -> None:
     site.says("RUNNING", left="1:00:05")
-    facts = {"loss": 1.25, "images_per_second": 236.4, "seconds_left": 61.0, "restarts": "2"}
+    rates = {"images_per_second": 236.4, "tflops": 120.5, "mfu": 0.1218, "hfu": 0.1624}
+    facts = {"loss": 1.25, **rates, "seconds_left": 61.0, "restarts": "2"}
     run.tell("running", step=3, total=64, **facts)
     (run.checkpoints / "step-00000002").mkdir()
     found = row(run)
     assert found.pop("seconds_since_heard") < 60
     assert found == {
         **{"run": "run", "state": "running", "job": "12", "job_state": "running", "step": 3, "total_steps": 64},
-        **{"loss": 1.25, "images_per_second": 236.4, "restarts": 2, "seconds_left": 61.0, "job_seconds_left": 3605},
-        **{"checkpoint": 2, "reason": ""},
+        **{"loss": 1.25, **rates, "restarts": 2, "seconds_left": 61.0, "job_seconds_left": 3605},
+        **{"checkpoint": 2, "reason": "", "goodput": None},
     }
     assert all(re.fullmatch("[a-z_]+", key) for key in found)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "200")
         jobs.show(run.path.parent, False)
     said = capsys.readouterr().out
-    assert "1 min 01 s" in said and "1 h 00 min" in said and "3/64" in said and "236" in said and "236.4" not in said
+    assert (
+        "1 min 01 s" in said
+        and "1 h 00 min" in said
+        and "3/64" in said
+        and "236" in said
+        and "236.4" not in said
+        and "12.2%" in said
+    )

@@ -341,7 +341,7 @@ def test_what_only_informs_is_left_out_and_counted(killed: RunFolder, recipe: Pa
 
     rewrite(killed, before)
     damage = b'[]\n{"step": 3, "images": "x"}\n\xff\xfe\n' + bytes(9) + b'\n{"step": NaN}\n{"half'
-    for rows in (killed.speed, killed.health, killed.starts, killed.crashes):
+    for rows in (killed.speed, killed.health, killed.starts, killed.crashes, killed.clock):
         with rows.path.open("ab") as file:
             file.write(damage)
     code, output = train(recipe, killed.path.parent)

@@ -12,7 +12,7 @@ from cluster.errors import RunError
 from cluster.train.hooks import HOOKS, Hook, chosen
 from cluster.train.hooks.chosen import Hooks
 
-ALWAYS = ["alarms", "firing", "speed"]
+ALWAYS = ["alarms", "firing", "clock", "speed"]
 
 
 def names(*words: str) -> list[str]:
@@ -39,14 +39,21 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_settings_turn_ours_on() -> None:
     assert names() == ALWAYS
-    assert names("train.ema_decay=0.9") == ["alarms", "ema", "firing", "speed"]
+    assert names("train.ema_decay=0.9") == ["alarms", "ema", "firing", "clock", "speed"]
     assert names("log.tensorboard=true", "log.wandb=offline") == [*ALWAYS, "tensorboard", "wandb"]
 
 
 def test_others_come_by_name_or_by_what_they_want_before_those_that_watch(registered: None) -> None:
-    assert names("train.hooks=[asked]") == ["alarms", "firing", "asked", "speed"]
-    assert names("seed=7") == ["alarms", "firing", "always", "speed"]
-    assert names("seed=7", "train.hooks=[asked, always, asked]") == ["alarms", "firing", "always", "asked", "speed"]
+    assert names("train.hooks=[asked]") == ["alarms", "firing", "asked", "clock", "speed"]
+    assert names("seed=7") == ["alarms", "firing", "always", "clock", "speed"]
+    assert names("seed=7", "train.hooks=[asked, always, asked]") == [
+        "alarms",
+        "firing",
+        "always",
+        "asked",
+        "clock",
+        "speed",
+    ]
 
 
 def test_an_unknown_one_is_refused(registered: None) -> None:

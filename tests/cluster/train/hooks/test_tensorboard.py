@@ -54,7 +54,8 @@ def test_a_killed_run_has_every_row_once(tmp_path: Path, few_digits: Path) -> No
     for group, key, prefix in (("train", "loss", ""), ("train", "grad_norm", ""), ("test", "accuracy", "eval_")):
         seen = [(event.step, event.value) for event in read.Scalars(f"{group}/{key}")]
         assert seen == [(row["step"], pytest.approx(row[prefix + key])) for row in rows[group]], key
-    assert [event.step for event in read.Scalars("speed/images_per_second")] == list(range(1, 8))
+    for key in ("images_per_second", "tflops"):
+        assert [event.step for event in read.Scalars(f"speed/{key}")] == list(range(1, 8))
     assert any(tag.startswith("firing/backbone.") for tag in read.Tags()["scalars"])
 
 
