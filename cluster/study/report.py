@@ -35,9 +35,12 @@ tr:target { background: #fff3c4 } .plot { break-inside: avoid } table { font-siz
 @media print { .modebar { display: none } } footer { border-top: 1px solid #ccc; color: #444 }
 """
 _SCRIPT = """
+const config = {
+  displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]
+};
 for (const place of document.querySelectorAll(".plot")) {
   const figure = JSON.parse(document.getElementById(place.id + "-data").textContent);
-  Plotly.newPlot(place, figure.data, figure.layout, {displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]}).then(() => {
+  Plotly.newPlot(place, figure.data, figure.layout, config).then(() => {
     place.on("plotly_click", (event) => { location.hash = "cell-" + event.points[0].customdata; });
   });
 }

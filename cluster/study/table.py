@@ -63,12 +63,16 @@ def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Lists and the like are written as JSON."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns(rows), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: "" if value is None else _word(key, value) for key, value in row.items()})
-    return out.getvalue()
+    names = columns(rows)
+    lines = [["" if row.get(name) is None else _word(name, row[name]) for name in names] for row in rows]
+    return "".join(_line(fields) for fields in (names, *lines))
+
+
+def _line(fields: Sequence[str]) -> str:
+    """The writer puts quotes round what ends its lines; both kinds of ends must be in them to be read again."""
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\r\n").writerow(fields)
+    return f"{out.getvalue()[:-2]}\n"
 
 
 def from_csv(text: str) -> list[Row]:

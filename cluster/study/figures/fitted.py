@@ -45,7 +45,7 @@ class Fitted(Figure):
                 traces += self._points(cells, found, places, some, held, simulated) if some else []
         title = self.x or named(str(fit.get("x") or "x")) if plain else "fitted"
         x = axis(title, log, places)
-        off = axis("measured over fitted − 1 (%)", domain=[0, 0.28], zeroline=True, zerolinecolor=GREY, anchor="x")
+        off = axis("off by (%)", domain=[0, 0.28], zeroline=True, zerolinecolor=GREY, anchor="x")
         y = axis(self.y or named(str(fit.get("y") or "y")), log, [one["measured"] for one in found], domain=[0.36, 1])
         return Plot(traces, layout({**x, "anchor": "y2"}, y, yaxis2=off, legend=ABOVE), _said(fit), 560)
 

@@ -60,12 +60,13 @@ class Predicted(Figure):
             )
         if not errors:
             raise Nothing(f"no cell has both {self.y} and {predicted} above 0")
-        ends = [min(values) / 1.2, max(values) * 1.2]
+        ends = [min(values) / 1.1, max(values) * 1.1]
+        wide = ends[1] > 5 * ends[0]
         traces.append(plain_line(ends, ends, "predicted = measured"))
         names = [name for _, name in errors]
         most = max(abs(error) for error, _ in errors)
         off_by = median([abs(error) for error, _ in errors])
-        x, y = (axis(f"{word}: {named(self.y)}", True, values) for word in ("measured", "predicted"))
+        x, y = (axis(f"{word}: {named(self.y)}", wide, values) for word in ("measured", "predicted"))
         cell = axis("cell", values=names, tickangle=-45, showticklabels=len(names) <= 12)
         error = axis("predicted over measured − 1 (%)", zeroline=True, zerolinecolor=GREY)
         drawn = side_by_side(x, y, cell, error)

@@ -115,13 +115,13 @@ def axis(title: str, log: bool = False, values: Iterable[Any] = (), **more: Any)
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
-    """Where a logarithmic axis is marked: at the values, if they are few and apart; else at 1, 2 and 5; over more than
-    three decades Plotly's own are fewer."""
+    """Where a logarithmic axis is marked: at the values, if they are few and apart; else at 1, 2 and 5, but for much
+    wider and much narrower ones, for which Plotly's own are better."""
     ends = sorted(value for value in values if value > 0)
-    if not ends or ends[-1] > 1000 * ends[0]:
-        return []
-    if len(ends) <= 8 and all(b >= 1.25 * a for a, b in pairwise(ends)):
+    if ends and len(ends) <= 8 and all(b >= 1.25 * a for a, b in pairwise(ends)):
         return ends
+    if not ends or not 5 < ends[-1] / ends[0] < 1000:
+        return []
     first, last = math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[-1]))
     round_ones = [digit * 10.0**power for power in range(first - 1, last + 1) for digit in (1, 2, 5)]
     return [one for one in round_ones if ends[0] / 2.5 <= one <= ends[-1] * 2.5]
