@@ -267,19 +267,16 @@ class Cells:
         if given is not None:
             self.need(*given)
             return list(given)
-        return [
-            key for key in self.varying if key not in without and not is_seed(key) and not self._follows(key, without)
-        ]
+        kept: list[str] = []
+        for key in self.varying:
+            if key not in without and not is_seed(key) and not any(self._same(key, one) for one in (*without, *kept)):
+                kept.append(key)
+        return kept
 
-    def _follows(self, key: str, others: Iterable[str]) -> bool:
-        """Whether a column is decided by one of the others, as processes are by nodes: it tells nothing more."""
-        rows = self.rows
-        for other in others:
-            pairs = {(repr(row.get(other)), repr(row.get(key))) for row in rows}
-            ways = {repr(row.get(key)) for row in rows}
-            if len(ways) > 1 and len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
-                return True
-        return False
+    def _same(self, key: str, other: str) -> bool:
+        """Whether two columns tell the same cells apart, as a case and its settings do, or processes and nodes."""
+        pairs = {(repr(row.get(key)), repr(row.get(other))) for row in self.rows}
+        return len({a for a, _ in pairs}) == len({b for _, b in pairs}) == len(pairs) > 1
 
     def series(self, group: Sequence[str]) -> list[Series]:
         """One for each combination of these columns' values, those simulated apart."""

@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...config.words import nearest, show
-from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, named
-from .style import ABOVE, GREY, axis, colour, described, layout, marker
+from ...results.page import text as escaped
+from ..table import Row
+from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, named, shown
+from .style import ABOVE, DASHES, GREY, axis, colour, described, layout, marker, place
+
+Group = str | None
 
 
 @FIGURES.register("fit")
 @dataclass(frozen=True, kw_only=True)
 class Fitted(Figure):
-    """One of the study's fits, by its name. Above: measured and fitted; below: measured over fitted, in %. Points that
-    the fit was not made from are named held out. An interval is drawn where its points have `low` and `high`."""
+    """One of the study's fits, by its name. Above: measured, and the curve with its interval; below: fitted over
+    measured - 1, in %. Points that the fit was not made from are named held out."""
 
-    fit: str = ""
-    x: str = ""
-    """What the axis is called, if not after a column."""
-    y: str = ""
+    fit: str
 
     def heading(self) -> str:
         return self.title or f"Fit: {self.fit}"
@@ -31,78 +32,98 @@ class Fitted(Figure):
         found = [one for one in fit["points"] if _is_number(one["measured"]) and _is_number(one["fitted"])]
         if not found:
             raise Nothing(f"{fit['name']}: {fit.get('note') or 'no points'}")
-        rows = {row.get("cell"): row for row in cells.rows}
-        plain = all(_is_number(one["x"]) for one in found)  # of several x, the fitted value is what is on the axis
-        places = [float(one["x"] if plain else one["fitted"]) for one in found]
-        order = sorted(range(len(found)), key=lambda i: places[i])
-        log = all(place > 0 for place in places) and max(places) > 8 * min(places)
-        traces = self._curve([found[i] for i in order], [places[i] for i in order])
-        for held in (False, True):
-            mine = [i for i in order if bool(found[i].get("held_out")) == held]
-            cell = [rows.get(found[i]["cell"], {"cell": found[i]["cell"]}) for i in mine]
-            for simulated in (False, True):
-                some = [(i, row) for i, row in zip(mine, cell, strict=True) if bool(row.get("simulated")) == simulated]
-                traces += self._points(cells, found, places, some, held, simulated) if some else []
-        title = self.x or named(str(fit.get("x") or "x")) if plain else "fitted"
-        x = axis(title, log, places)
-        off = axis("off by (%)", domain=[0, 0.28], zeroline=True, zerolinecolor=GREY, anchor="x")
-        y = axis(self.y or named(str(fit.get("y") or "y")), log, [one["measured"] for one in found], domain=[0.36, 1])
-        return Plot(traces, layout({**x, "anchor": "y2"}, y, yaxis2=off, legend=ABOVE), _said(fit), 560)
+        places = [_place(one) for one in found]
+        values = [one["measured"] for one in found]
+        log = _is_wide(places) and _is_wide(values)
+        traces: list[Trace] = []
+        groups: list[Group] = list(dict.fromkeys(one.get("group") for one in found))
+        for style, group in enumerate(groups):
+            of_curve = [row for row in fit.get("curve") or [] if row.get("group") == group]
+            traces += _curve(of_curve, style, group) if of_curve else []
+            traces += _points(cells, [one for one in found if one.get("group") == group], style, group)
+        several = any(isinstance(one["x"], list) for one in found)
+        title = "fitted" if several else _columns(fit.get("x")) or "x"
+        x = axis(title, log, places, anchor="y2")
+        y = axis(_columns(fit.get("y")) or "y", log, values, domain=[0.36, 1])
+        off = axis("off by (%)", domain=[0, 0.28], zeroline=True, zerolinecolor=GREY)
+        return Plot(traces, layout(x, y, yaxis2=off, legend=ABOVE), _said(fit), 560)
 
     def _chosen(self, fits: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         names = [str(fit["name"]) for fit in fits]
         if not fits:
-            raise Nothing("the study has no fits yet; name them in its report, under fits")
+            raise Nothing("the study has no fits; name them in its report, under fits")
         if self.fit not in names:
             raise Nothing(f"there is no fit {show(self.fit)}; the nearest is {nearest(self.fit, names)}")
         return fits[names.index(self.fit)]
 
-    def _curve(self, found: Sequence[Mapping[str, Any]], places: Sequence[float]) -> list[Trace]:
-        """Through the fitted values, in order of x; where points have an interval, over a band of it."""
-        line = {"type": "scatter", "mode": "lines", "x": list(places), "hoverinfo": "skip"}
-        band: list[Trace] = []
-        if all(_is_number(one.get("low")) and _is_number(one.get("high")) for one in found):
-            edge = {"width": 0}
-            band = [
-                {**line, "y": [one["low"] for one in found], "line": edge, "showlegend": False},
-                {**line, "y": [one["high"] for one in found], "line": edge, "fill": "tonexty", "name": "its interval"}
-                | {"fillcolor": "rgba(102, 102, 102, 0.2)"},
-            ]
-        return [
-            *band,
-            {**line, "y": [one["fitted"] for one in found], "name": "fitted", "line": {"color": GREY, "width": 1.5}},
-        ]
-
-    def _points(
-        self,
-        cells: Cells,
-        found: Sequence[Mapping[str, Any]],
-        places: Sequence[float],
-        some: Sequence[tuple[int, Mapping[str, Any]]],
-        held: bool,
-        simulated: bool,
-    ) -> list[Trace]:
-        at = [Point.at(places[i], float(found[i]["measured"]), dict(row)) for i, row in some]
-        off = [
-            p.changed(lambda y, to=float(found[i]["fitted"]): 100 * (y / to - 1) if to else 0.0)
-            for p, (i, _) in zip(at, some, strict=True)
-        ]
-        name = "held out" if held else "measured"
-        look = {
-            "type": "scatter",
-            "mode": "markers",
-            "name": f"{name} (simulated)" if simulated else name,
-            "x": [p.x for p in at],
-            "marker": marker(int(held), simulated) | {"color": colour(int(held))},
-        }
-        return [
-            {**look, "y": [p.y for p in at], **described(cells, at)},
-            {**look, "y": [p.y for p in off], "yaxis": "y2", "showlegend": False, **described(cells, off)},
-        ]
-
     @classmethod
     def default(cls, cells: Cells) -> list[Figure]:
         return [cls(fit=str(fit["name"])) for fit in cells.fits]
+
+
+def _place(point: Mapping[str, Any]) -> float | str:
+    """Where a point is from left to right: at x; where there are several x, at what is fitted."""
+    x = point["fitted"] if isinstance(point["x"], list) else point["x"]
+    return float(x) if _is_number(x) else shown(x)
+
+
+def _is_wide(values: Sequence[Any]) -> bool:
+    """Whether they are better on a logarithmic axis."""
+    return all(_is_number(value) and value > 0 for value in values) and max(values) > 5 * min(values)
+
+
+def _of(group: Group, words: str) -> str:
+    return escaped(words if group is None else f"{group}: {words}")
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], style: int, group: Group) -> list[Trace]:
+    """Over a band of its interval."""
+    line = {"type": "scatter", "mode": "lines", "x": [row["x"] for row in rows], "hoverinfo": "skip"}
+    edge = {"width": 0}
+    look = {"color": colour(style), "width": 1.5, "dash": DASHES[style % len(DASHES)]}
+    return [
+        {**line, "y": [row.get("low") for row in rows], "line": edge, "showlegend": False},
+        {**line, "y": [row.get("high") for row in rows], "line": edge, "fill": "tonexty", "showlegend": False}
+        | {"fillcolor": "rgba(102, 102, 102, 0.18)"},
+        {**line, "y": [row["y"] for row in rows], "name": _of(group, "fitted, with its interval"), "line": look},
+    ]
+
+
+def _points(cells: Cells, found: Sequence[Mapping[str, Any]], style: int, group: Group) -> list[Trace]:
+    """Those held out, and those simulated, as traces of their own."""
+    rows: dict[Any, Row] = {row.get("cell"): row for row in cells.rows}
+    heaps: dict[tuple[bool, bool], list[tuple[Mapping[str, Any], Row]]] = {}
+    for one in found:
+        row = rows.get(one["cell"], {"cell": one["cell"]})
+        heaps.setdefault((bool(one.get("held_out")), bool(row.get("simulated"))), []).append((one, row))
+    traces: list[Trace] = []
+    for (held_out, simulated), heap in sorted(heaps.items(), key=lambda one: one[0]):
+        at = [Point.at(_place(one), one["measured"], row) for one, row in heap]
+        off = [Point.at(_place(one), _off(one), row) for one, row in heap]
+        name = f"{'held out' if held_out else 'measured'}{' (simulated)' if simulated else ''}"
+        symbol = {"symbol": f"star{'-open' if simulated else ''}", "size": 12} if held_out else {}
+        look = {
+            "type": "scatter",
+            "mode": "markers",
+            "name": _of(group, name),
+            "legendgroup": _of(group, name),
+            "x": [place(point.x) for point in at],
+            "marker": marker(style, simulated) | symbol,
+        }
+        traces.append({**look, "y": [point.y for point in at], **described(cells, at)})
+        below = {"yaxis": "y2", "showlegend": False}
+        traces.append({**look, "y": [point.y for point in off], **below, **described(cells, off)})
+    return traces
+
+
+def _off(point: Mapping[str, Any]) -> float:
+    """In %."""
+    return 100 * (point["fitted"] / point["measured"] - 1) if point["measured"] else 0.0
+
+
+def _columns(given: Any) -> str:
+    """The columns that a study fits, as an axis is called."""
+    return ", ".join(named(str(column)) for column in (given if isinstance(given, list) else [given] if given else []))
 
 
 def _said(fit: Mapping[str, Any]) -> str:
@@ -112,6 +133,7 @@ def _said(fit: Mapping[str, Any]) -> str:
     for key, words in (("residual", "off by"), ("held_out", "held-out points off by")):
         if _is_number(fit.get(key)):
             said.append(f"{words} {100 * fit[key]:.2g} % (root mean square)")
+    said += [f"assumed: {_with_interval(one)} {one['name']} ({one['source']})" for one in fit.get("assumptions") or []]
     return "; ".join(part for part in (*said, str(fit.get("note") or "")) if part) + "."
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from ...results.page import text as escaped
 from ..table import Row
-from .base import FIGURES, Cells, Figure, Nothing, Plot, Trace, is_seed, label, number, shown
+from .base import FIGURES, Cells, Figure, Nothing, Plot, Trace, label, number, shown
 from .style import ABOVE, PATTERNS, axis, colour, layout, marker
 
 Heap = tuple[str, list[Row]]
@@ -22,7 +22,7 @@ def bars(
     value: Callable[[Row, str], float | None] = number,
 ) -> tuple[list[Trace], list[Heap]]:
     """A stacked bar for each combination of the columns `by`, as traces and as heaps. value: of a cell and a part."""
-    group = by if by is not None else tuple(key for key in cells.varying if not is_seed(key))
+    group = cells.group(by)
     found: dict[str, list[Row]] = {}
     for row in cells.rows:
         if any(value(row, part) is not None for part in parts):
