@@ -189,7 +189,7 @@ def _about(cells: Cells) -> str:
 
 def _section(cells: Cells, one: Figure, number: int, index: bool) -> str:
     try:
-        drawn = one.draw(cells.where(one.where) if one.where else cells)
+        drawn = one.draw(cells.where(one.where))
         inner = _plot(drawn, one.heading(), number) if isinstance(drawn, Plot) else _table(drawn, index)
     except Nothing as nothing:
         inner = f'<p class="missing">{page.text(str(nothing))}.</p>\n'

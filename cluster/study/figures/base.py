@@ -228,8 +228,10 @@ class Cells:
         self.rows = list(rows)
         self.fits = list(fits)
         self.places: dict[Any, int] = whole.places if whole else {row.get("cell"): i for i, row in enumerate(rows)}
-        self.varying: list[str] = whole.varying if whole else _varying(self.rows)
-        """The axes of which the table has more than one value."""
+        self.varying: list[str] = _varying(self.rows)
+        """The axes of which these have more than one value."""
+        self.axes: list[str] = whole.axes if whole else self.varying
+        """Those of which the whole table has."""
 
     def where(self, wanted: Mapping[str, Any]) -> Cells:
         """Those that have these values; a list: one of these."""
@@ -295,7 +297,7 @@ class Cells:
             return escaped(f"{len(rows)} cells: {', '.join(shown(row.get('cell')) for row in rows)}")
         [row] = rows
         facts = [shown(row.get("cell"))]
-        facts += [f"{named(k)} = {shown(row.get(k))}" for k in self.varying]
+        facts += [f"{named(k)} = {shown(row.get(k))}" for k in self.axes]
         facts += [f"{k} {shown(row[k])[:60]}" for k in ("revision", "machine", "date") if row.get(k) is not None]
         facts += ["simulated, not run"] if row.get("simulated") else []
         return "<br>".join(escaped(fact) for fact in facts)

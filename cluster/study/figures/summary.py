@@ -27,7 +27,7 @@ class Summary(Figure):
             cells.need(*self.columns)
         asked = self.columns if self.columns is not None else (*_COLUMNS, *_LAST)
         known = {key for row in cells.rows for key, value in row.items() if value is not None}
-        first = [key for key in ("cell", "state", *cells.varying) if key in known]
+        first = [key for key in ("cell", "state", *cells.axes) if key in known]
         shown = [*first, *ALWAYS, *(key for key in asked if key in known and key not in (*first, *ALWAYS))]
         body = [[self._value(row.get(key), key, bool(row.get("simulated"))) for key in shown] for row in cells.rows]
         return Table([named(key) for key in shown], body)
