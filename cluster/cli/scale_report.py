@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import RunError
+from ..jobs.waiting import waits_here
 
 
 def report(
@@ -25,6 +26,7 @@ def report(
 ) -> None:
     """Draw a study: DIR/index.html, a page that needs nothing else, and cells.csv and fits.json beside it. What else
     lies there under these names stays, and is named."""
+    waits_here("loading PyTorch, whose registry figures are in")
     from ..study import report as reports
     from ..study.table import read, without_clock
 
