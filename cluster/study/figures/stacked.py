@@ -111,7 +111,7 @@ def _or(value: float | None, other: float | None) -> float:
 
 def _stack(traces: list[Trace], heaps: Sequence[Heap], title: str, note: str = "") -> Plot:
     names = [words for words, _ in heaps]
-    x = axis("", values=names, type="category", tickangle=0 if len(names) <= 8 else -45, tickfont={"size": 12})
+    x = axis("", type="category", tickangle=0 if len(names) <= 8 else -45, tickfont={"size": 12})
     y = axis(title, rangemode="tozero")
     means = " Bars are means over repeats." if any(len(rows) > 1 for _, rows in heaps) else ""
     drawn = layout(x, y, barmode="stack", bargap=0.4, legend={**ABOVE, "traceorder": "normal"})

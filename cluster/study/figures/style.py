@@ -16,6 +16,8 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 PATTERNS = ("", "/", "\\", "x", "-", "|", "+", ".")
 GREY = "#666666"
+LONGEST = 30
+"""Letters of a name on an axis."""
 BARS = "Error bars: lowest and highest of the repeats; of a single cell, quartiles over its steps where it has them."
 
 
@@ -110,6 +112,7 @@ def axis(title: str, log: bool = False, values: Iterable[Any] = (), **more: Any)
         "zeroline": False,
         "ticks": "outside",
         **ticks,
+        **(_short_names(found) if kind == "category" else {}),
         **more,
     }
 
@@ -125,6 +128,15 @@ def _ticks(values: Sequence[float]) -> list[float]:
     first, last = math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[-1]))
     round_ones = [digit * 10.0**power for power in range(first - 1, last + 1) for digit in (1, 2, 5)]
     return [one for one in round_ones if ends[0] / 2.5 <= one <= ends[-1] * 2.5]
+
+
+def _short_names(values: Sequence[Any]) -> dict[str, Any]:
+    """Names that are long take the room of the figure: they are shown by their beginning and end, a digest mostly."""
+    names = [str(value) for value in values]
+    if all(len(name) <= LONGEST for name in names):
+        return {}
+    short = [name if len(name) <= LONGEST else f"{name[: LONGEST - 10]}…{name[-9:]}" for name in names]
+    return {"tickvals": [escaped(name) for name in names], "ticktext": [escaped(name) for name in short]}
 
 
 ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
