@@ -29,7 +29,7 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
     },
 )
-for part in (runs, jobs, data, models, scale, settings):
+for part in (runs, jobs, scale, data, models, settings):
     app.add_typer(part.group)
 
 
