@@ -173,7 +173,9 @@ def _plotly() -> str:
     try:
         return script.read_text("utf-8")
     except OSError as e:
-        raise RunError(f"plotly's script cannot be read ({script}: {e.strerror}); install the package plotly") from e
+        raise RunError(
+            f"the script of plotly cannot be read ({script}: {e.strerror}); install that package again"
+        ) from e
 
 
 def _about(cells: Cells) -> str:

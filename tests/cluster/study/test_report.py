@@ -3,6 +3,7 @@ looks in a browser: test_page.py. The rows are made up."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from blocks import ROOT, blocks
 from made_up_study import HOSTILE, cell, fits, rows
 from scipy import stats
 
@@ -240,29 +243,18 @@ def test_a_study_without_cells_has_no_report(tmp_path: Path) -> None:
         report([], [], {}, tmp_path / "out")
 
 
-PLUGIN = """
-from dataclasses import dataclass
-
-from cluster.study.figures.base import FIGURES, Figure, Plot
-
-@FIGURES.register("dots")
-@dataclass(frozen=True, kw_only=True)
-class Dots(Figure):
-    many: bool
-    called = "Dots"
-
-    def draw(self, cells):
-        return Plot([{"type": "scatter", "y": [1, 2] if self.many else [1]}], {})
-"""
-
-
-def test_a_kind_of_others(tmp_path: Path) -> None:
-    (tmp_path / "dots_of_a_test.py").write_text(PLUGIN)
-    spec = {"plugins": [str(tmp_path / "dots_of_a_test.py")], "figures": [{"kind": "dots", "many": True}]}
-    [dots] = check(spec) or []
-    assert dots.draw(Cells(rows())) == Plot([{"type": "scatter", "y": [1, 2]}], {})
-    with pytest.raises(RunError, match="many is yes; expected true or false"):
-        check({"figures": [{"kind": "dots", "many": "yes"}]})
+def test_the_page_of_the_docs(tmp_path: Path) -> None:
+    """Its section is one, and its kind of figure is drawn."""
+    named = {block.file: block.text for block in blocks(ROOT / "docs" / "report.md")}
+    section = check(yaml.safe_load(named["study.yaml"])["report"]) or []
+    assert [type(one).__name__ for one in section] == ["Efficiency", "Curve", "Paired", "Summary"]
+    (tmp_path / "rates.py").write_text(named["rates.py"])
+    spec = {"plugins": [str(tmp_path / "rates.py")], "figures": [{"kind": "rates", "y": "loss"}]}
+    [rates] = check(spec) or []
+    plot = rates.draw(Cells(rows()))
+    assert isinstance(plot, Plot) and plot.traces[0]["y"] == [0.5] * 18 + [9.0]
+    with pytest.raises(RunError, match="figures.0..z is no key of the figure rates"):
+        check({"figures": [{"kind": "rates", "z": "loss"}]})
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -355,7 +347,13 @@ def test_the_command(cli: Any, tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1
 
 
-def test_every_kind_says_its_keys() -> None:
-    """A kind without a docstring or with a key that no YAML can give would be none."""
-    for kind in ("efficiency", "steptime", "memory", "predicted", "fit", "goodput", "curve", "paired", "table"):
-        assert issubclass(FIGURES.get(kind), Figure) and FIGURES.get(kind).__doc__
+def test_the_docs_name_every_key() -> None:
+    page = (ROOT / "docs" / "report.md").read_text()
+    common = {field.name for field in dataclasses.fields(Figure)}
+    kinds = [kind for kind in FIGURES if FIGURES.origin(kind).startswith("cluster.study.figures")]
+    assert len(kinds) == 9
+    for kind in kinds:
+        [line] = re.findall(rf"^\| `{kind}` \|.*\|$", page, re.M)
+        for field in dataclasses.fields(FIGURES.get(kind)):
+            words = page if field.name in common else line
+            assert re.search(rf"`{field.name}`", words), f"{kind}: {field.name}"
