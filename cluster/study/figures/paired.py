@@ -13,6 +13,9 @@ from ..table import Row
 from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, is_seed, label, named, number, sentence, shown
 from .style import GREY, axis, colour, described, marker, place, side_by_side
 
+WITHOUT = ("none", "off", "false", "0")
+"""What is without something comes first, so that a difference is what that thing does."""
+
 
 @dataclass(frozen=True)
 class _Pair:
@@ -30,7 +33,7 @@ class Paired(Figure):
     axis: str = "axis.model.feedback"
     y: str = "accuracy"
     values: tuple[str, ...] | None = None
-    """Which comes first and which second; by default the two that are there."""
+    """Which comes first and which second; by default the two that are there, WITHOUT first."""
     by: tuple[str, ...] | None = None
     """What makes a pair; by default the axes that repeat: seeds."""
     group: tuple[str, ...] | None = None
@@ -77,6 +80,7 @@ class Paired(Figure):
 
     def _values(self, cells: Cells) -> tuple[str, str]:
         found = list(dict.fromkeys(shown(row[self.axis]) for row in cells.rows if row.get(self.axis) is not None))
+        found.sort(key=lambda value: value not in WITHOUT)
         chosen = [shown(value) for value in self.values] if self.values else found
         if len(chosen) != 2:
             raise Nothing(f"{self.axis} has {len(chosen)} values ({', '.join(chosen)}); name two of them as values")

@@ -137,6 +137,7 @@ def test_pairs_have_the_interval_of_students_t() -> None:
     assert "processes 1: +0.021 ± 0.0025 (95 %, 3 pairs)" in plot.note
     turned = drawn({"kind": "paired", "group": ["axis.processes"], "values": ["all", "none"]})
     assert traces(turned, "processes 2", xaxis="x2")[0]["y"] == [pytest.approx(-0.021)]
+    assert drawn({"kind": "paired"}, rows()[::-1]).note.startswith("all − none: ")
     one = drawn({"kind": "paired", "where": {"axis.seed": 1, "axis.processes": 2}})
     assert one.note == "all − none: +0.021 of one pair, which has no interval."
 
