@@ -271,11 +271,11 @@ class Cells:
             return list(given)
         kept: list[str] = []
         for key in self.varying:
-            if key not in without and not is_seed(key) and not any(self._same(key, one) for one in (*without, *kept)):
+            if key not in without and not is_seed(key) and not any(self.same(key, one) for one in (*without, *kept)):
                 kept.append(key)
         return kept
 
-    def _same(self, key: str, other: str) -> bool:
+    def same(self, key: str, other: str) -> bool:
         """Whether two columns tell the same cells apart, as a case and its settings do, or processes and nodes."""
         pairs = {(repr(row.get(key)), repr(row.get(other))) for row in self.rows}
         return len({a for a, _ in pairs}) == len({b for _, b in pairs}) == len(pairs) > 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...results.page import text as escaped
 from ..table import Row
-from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, is_seed, label, named, number, sentence, shown
+from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, label, named, number, sentence, shown
 from .style import GREY, axis, colour, described, marker, place, side_by_side
 
 WITHOUT = ("none", "off", "false", "0")
@@ -35,7 +35,7 @@ class Paired(Figure):
     values: tuple[str, ...] | None = None
     """Which comes first and which second; by default the two that are there, WITHOUT first."""
     by: tuple[str, ...] | None = None
-    """What makes a pair; by default the axes that repeat: seeds."""
+    """What cells of a pair have in common; by default all axes that vary within a line: seeds, mostly."""
     group: tuple[str, ...] | None = None
 
     def heading(self) -> str:
@@ -44,8 +44,13 @@ class Paired(Figure):
     def draw(self, cells: Cells) -> Plot:
         cells.need(self.axis, self.y)
         first, second = self._values(cells)
-        by = list(self.by) if self.by is not None else [key for key in cells.varying if is_seed(key)]
-        group = cells.group(self.group, self.axis, *by)
+        both = [row for row in cells.rows if shown(row.get(self.axis)) in (first, second)]
+        cells = Cells(both, cells.fits, cells)
+        group = cells.group(self.group, self.axis, *(self.by or ()))
+        rest = [
+            key for key in cells.varying if key not in group and not cells.same(key, self.axis) and key != self.axis
+        ]
+        by = list(self.by) if self.by is not None else rest
         traces: list[Trace] = []
         rows: list[tuple[str, int, list[float], list[Row]]] = []
         for series in cells.series(group):

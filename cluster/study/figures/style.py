@@ -12,7 +12,8 @@ from .base import Cells, Point, Series, Trace, shown
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C7A00")
 """Of Okabe and Ito, "Color Universal Design" (2008); their yellow, too pale for a line, is darker here."""
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
+"""One fewer than colours, so that it takes long until both come again; stars are points that are held out."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 PATTERNS = ("", "/", "\\", "x", "-", "|", "+", ".")
 GREY = "#666666"

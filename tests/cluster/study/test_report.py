@@ -138,6 +138,13 @@ def test_pairs_have_the_interval_of_students_t() -> None:
     turned = drawn({"kind": "paired", "group": ["axis.processes"], "values": ["all", "none"]})
     assert traces(turned, "processes 2", xaxis="x2")[0]["y"] == [pytest.approx(-0.021)]
     assert drawn({"kind": "paired"}, rows()[::-1]).note.startswith("all − none: ")
+    assert drawn({"kind": "paired", "group": []}).note == "all − none: +0.021 ± 0.00067 (95 %, 9 pairs)."
+    cases = [
+        row | {"axis.case": row["axis.model.feedback"]} for row in rows()
+    ]  # what decides another axis is no pair's
+    more = [row | {"axis.case": "more", "cell": f"more-{i}"} for i, row in enumerate(cases[9:18])]
+    spec = {"kind": "paired", "axis": "axis.case", "values": ["none", "all"], "group": "axis.processes"}
+    assert drawn(spec, [*cases, *more]).note.count("3 pairs") == 3
     one = drawn({"kind": "paired", "where": {"axis.seed": 1, "axis.processes": 2}})
     assert one.note == "all − none: +0.021 of one pair, which has no interval."
 
