@@ -37,6 +37,7 @@ def cell(feedback: str, processes: int, seed: int) -> dict[str, Any]:
         "good": 0.8,
         "bad.start": 0.15,
         "bad.data": 0.05,
+        "bad.queue": 0.0,
         "accuracy": 0.8 + (0.02 + seed / 1000 if feedback == "all" else 0.0) + seed / 100,
         "loss": 0.5,
         "predicted.seconds_step": 1.05 * seconds,

@@ -187,7 +187,8 @@ class Goodput(Stack):
             share = number(row, part)
             return None if share is None else share * ((number(row, "gpu_hours") or 0.0) if hours else 100)
 
-        traces, heaps = bars(cells, ["good", *cells.parts("bad.")], self.by, value)
+        causes = [part for part in cells.parts("bad.") if any(number(row, part) for row in cells.rows)]
+        traces, heaps = bars(cells, ["good", *causes], self.by, value)
         return _stack(traces, heaps, "GPU-hours" if hours else "share of GPU-hours (%)")
 
     @classmethod
