@@ -73,7 +73,13 @@ def fits() -> list[dict[str, Any]]:
         for n in (1, 2, 4)
     ]
     curve = [{"x": x, "y": 2 / x, "low": 1.9 / x, "high": 2.1 / x} for x in (1.0, 2.0, 3.0, 4.0)]
-    power = {"name": "power", "formula": "y = a x^-b", "parameters": {"a": {"value": 2.0, "low": 1.9, "high": 2.1}}}
+    power = {
+        "name": "power",
+        "x": ["world"],
+        "y": "loss",
+        "formula": "y = a x^-b",
+        "parameters": {"a": {"value": 2.0, "low": 1.9, "high": 2.1}},
+    }
     few = {"name": "few", "formula": "", "parameters": {}, "points": [], "residual": None, "held_out": None}
     return [
         {**power, "points": points, "residual": 0.01, "held_out": 0.01, "note": None, "curve": curve},

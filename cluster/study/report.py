@@ -79,7 +79,7 @@ def report(
     figures = check(spec)
     if not rows:
         raise RunError("the study has no cells, and so nothing to report; run `tdformer scale run` first")
-    cells = Cells(rows, _with_columns(fits, spec))
+    cells = Cells(rows, fits)
     if figures is None:
         figures = [one for kind in FIGURES for one in FIGURES.get(kind).default(cells)]
     if not any(_is_index(one) for one in figures):
@@ -92,12 +92,6 @@ def report(
     for name, content in beside.items():
         write_atomic(out / name, content)
     write_atomic(out / INDEX, page.marked(text).encode())
-
-
-def _with_columns(fits: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The fits with the columns that the study fits, x and y, which name the axes."""
-    asked = {str(one.get("name")): one for one in spec.get("fits", []) if isinstance(one, Mapping)}
-    return [{key: asked.get(str(fit["name"]), {}).get(key) for key in ("x", "y")} | dict(fit) for fit in fits]
 
 
 def _is_index(one: Figure) -> bool:

@@ -152,6 +152,8 @@ def test_pairs_have_the_interval_of_students_t() -> None:
 def test_a_fit_shows_what_was_held_out() -> None:
     plot = drawn({"kind": "fit", "fit": "power"})
     assert [one["x"] for one in traces(plot, "measured")] == [[1, 2]] * 2
+    titles = [plot.layout[axis]["title"]["text"] for axis in ("xaxis", "yaxis", "yaxis2")]
+    assert titles == ["processes", "training loss", "off by (%)"]
     [point, off] = traces(plot, "held out")
     assert point["x"] == [4] and off["y"] == [pytest.approx(100 * (2 / 2.02 - 1))] and off["yaxis"] == "y2"
     assert plot.note == (
