@@ -338,7 +338,7 @@ def test_the_command(cli: Any, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "cells.csv").write_text(to_csv(rows()))
     (tmp_path / "study.yaml").write_text(
-        "name: s\nreport:\n  title: Mine\n  figures: [{kind: curve, x: world, y: loss}]\n"
+        "name: s\nconfig: digits\ngrid: {model.feedback: [none, all]}\nreport:\n  title: Mine\n  figures: [{kind: curve, x: world, y: loss}]\n"
     )
     done = cli("scale", "report", "mine/cells.csv", "--figures", "study.yaml", "--no-clock", "--out", "a")
     assert (done.returncode, done.stdout, done.stderr) == (0, "a/index.html\n", "")
