@@ -337,9 +337,8 @@ def test_the_command(cli: Any, tmp_path: Path) -> None:
     """From a CSV alone; what a study's YAML says of its report; and lines for what cannot be."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "cells.csv").write_text(to_csv(rows()))
-    (tmp_path / "study.yaml").write_text(
-        "name: s\nconfig: digits\ngrid: {model.feedback: [none, all]}\nreport:\n  title: Mine\n  figures: [{kind: curve, x: world, y: loss}]\n"
-    )
+    section = "report:\n  title: Mine\n  figures: [{kind: curve, x: world, y: loss}]\n"
+    (tmp_path / "study.yaml").write_text(f"name: s\nconfig: digits\ngrid: {{model.feedback: [none, all]}}\n{section}")
     done = cli("scale", "report", "mine/cells.csv", "--figures", "study.yaml", "--no-clock", "--out", "a")
     assert (done.returncode, done.stdout, done.stderr) == (0, "a/index.html\n", "")
     text = (tmp_path / "a" / "index.html").read_text()
