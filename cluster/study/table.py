@@ -31,7 +31,11 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from ..errors import RunError
+from ..run.records import check_file
 
 Row = dict[str, Any]
 
@@ -45,6 +49,11 @@ def of_clock(column: str) -> bool:
     return any(column == word or column.startswith((f"{word}.", f"{word}_")) for word in CLOCK)
 
 
+def without_clock(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The rows without what two runs of the same study may differ in."""
+    return [{key: value for key, value in row.items() if not of_clock(key)} for row in rows]
+
+
 def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """All that the rows have: FIRST, then the axes, then the others in alphabetical order, those of a clock last."""
     names = {name for row in rows for name in row}
@@ -55,24 +64,54 @@ def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Lists and the like are written as JSON."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns(rows), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: "" if value is None else _word(value) for key, value in row.items()})
-    return out.getvalue()
+    names = columns(rows)
+    lines = [["" if row.get(name) is None else _word(name, row[name]) for name in names] for row in rows]
+    return "".join(_line(fields) for fields in (names, *lines))
+
+
+def _line(fields: Sequence[str]) -> str:
+    """The writer puts quotes round what ends its lines; both kinds of ends must be in them to be read again."""
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\r\n").writerow(fields)
+    return f"{out.getvalue()[:-2]}\n"
 
 
 def from_csv(text: str) -> list[Row]:
     """The rows again, with numbers as numbers."""
-    return [{key: _value(key, word) for key, word in row.items()} for row in csv.DictReader(io.StringIO(text))]
+    lines = csv.DictReader(io.StringIO(text, newline=""))
+    return [{key: _value(key, word) for key, word in row.items()} for row in lines]
 
 
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def read(path: Path) -> list[Row]:
+    """The rows of a file. Raises RunError, in one line, for one that is not a study's table."""
+    check_file(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise RunError(f"{path}: cannot be read (byte {e.start} is not UTF-8); give a study's cells.csv") from e
+    except OSError as e:
+        raise RunError(f"{path}: cannot be read ({e.strerror}); give a study's cells.csv") from e
+    try:
+        head, *rest = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
+    except csv.Error as e:
+        raise RunError(f"{path}: not a CSV ({e}); give a study's cells.csv") from e
+    if "cell" not in head:
+        raise RunError(f"{path}: no column is called cell; give a study's cells.csv")
+    for number, fields in enumerate(rest, 2):
+        if fields and len(fields) != len(head):
+            raise RunError(f"{path}, row {number}: {len(fields)} fields, and the first has {len(head)}; write it anew")
+    return from_csv(text)
 
 
 _WORDS = ("cell", "digest", "state", "revision", "machine", "date")
+"""Columns that hold texts, also where one looks like a number."""
+
+
+def _word(key: str, value: Any) -> str:
+    """A text as it is, unless it would be read as something else: "1" of a setting that is a text, or an empty one."""
+    if isinstance(value, str) and (key in _WORDS or _value(key, value) == value):
+        return value
+    return json.dumps(value)
 
 
 def _value(key: str, word: str) -> Any:
@@ -82,5 +121,5 @@ def _value(key: str, word: str) -> Any:
         return word
     try:
         return json.loads(word)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return word

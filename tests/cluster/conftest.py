@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import browser
 import pytest
 from forked import Command
 
@@ -51,6 +52,13 @@ def python(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[browser.Browser]:
+    """Started once: it takes longer than its pages do."""
+    with browser.browser() as running:
+        yield running
 
 
 @pytest.fixture

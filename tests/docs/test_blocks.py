@@ -17,6 +17,8 @@ from cluster.cli.app import app
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 EXTEND = ROOT / "docs" / "extend.md"
 """Its configuration needs the package that the page makes."""
+REPORT = ROOT / "docs" / "report.md"
+"""Its YAML is a part of a study, which tests/cluster/study/test_report.py reads."""
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUN_HERE = sorted({block.page for block in BLOCKS if not block.why_not and not block.file} - {TUTORIAL})
 SETTING = re.compile(r"((?:model|data|train|engine|recompute|checkpoint|health|log|site)(?:\.[a-z_]+)+)(?:=.*)?$")
@@ -105,7 +107,9 @@ def test_settings_that_a_page_names_are_there(page: Path) -> None:
     assert [name for name in named if name not in known and name not in sections] == []
 
 
-@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml" and b.page != EXTEND], ids=str)
+@pytest.mark.parametrize(
+    "block", [b for b in BLOCKS if b.language == "yaml" and b.page not in (EXTEND, REPORT)], ids=str
+)
 def test_yaml_is_a_configuration(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "block.yaml"
     file.write_text(block.text)

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from browser import Browser
 from firing import few_digits, save
 
 from cluster.build.data import opened
@@ -133,3 +134,21 @@ def test_eval_writes_it(cli: Any, tmp_path: Path) -> None:
     done = cli("eval", "run", "--report", "mine.html")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert re.search("mine.html is there, and not as a report was left", done.stderr)
+
+
+def test_a_browser_shows_it(chromium: Browser, tmp_path: Path) -> None:
+    tally, *_ = tallied(NAMES, 8)
+    row = {"checkpoint": "runs/<a>", "samples": 500, "accuracy": 0.5, "loss": 1.25}
+    report.write(tmp_path / "r.html", row, tally)
+    page = chromium.open(tmp_path / "r.html")
+    page.picture(tmp_path / "r.png")
+    assert (page.said, len(page.asked)) == ([], 1)
+    assert page.value("document.title") == "Evaluation of runs/<a>"
+    assert page.value("document.querySelectorAll('b, script:not(#numbers)').length") == 0
+    text = "[...document.querySelectorAll('table')].map(t => [...t.rows].map(r => [...r.cells].map(c => c.innerText)))"
+    facts, classes, matrix = page.value(text)
+    assert facts[0] == ["Samples", "500"] and [line[0] for line in classes[1:5]] == NAMES[:4]
+    assert [[int(cell or 0) for cell in line[1:]] for line in matrix[1:]] == tally.confusion.tolist()
+    colours = "[...document.querySelectorAll('td[style]')].map(c => getComputedStyle(c).backgroundColor)"
+    assert len(page.value(colours)) == int((tally.confusion > 0).sum())
+    assert all(colour.startswith("rgba(") for colour in page.value(colours))
