@@ -159,8 +159,8 @@ def test_an_interrupt_ends_with_130(tmp_path: Path, python: Any):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the digits as shards and a small run that was trained, by the command. The first use of a command on
-    it begins an interpreter, as a user's does; others are forked."""
+    """A folder with the digits as shards and a small run that was trained, by the command. The first use of a command
+    on it begins an interpreter, as a user's does; others are forked."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "small.yaml").write_text(SMALL)
     for words in (["shard", "digits", "shards", "--samples-per-shard", "500"], ["train", "small.yaml"]):
