@@ -7,6 +7,7 @@ from importlib import import_module
 
 import PIL.Image
 import torch
+from deepspeed.ops import __compatible_ops__  # noqa: F401 - computed when it is first asked for
 
 import tdformer
 from cluster.run import curves
@@ -15,7 +16,7 @@ from cluster.train import engine
 engine._import_muon()
 for name in (
     *("cluster.jobs.processes", "cluster.jobs.opening", "cluster.train.loop", "pipelines.views.augment"),
-    *("deepspeed.ops.op_builder.all_ops", "deepspeed.comm.mori", "deepspeed.module_inject.auto_ep_layer"),
+    *("deepspeed.comm.mori", "deepspeed.module_inject.auto_ep_layer"),
     *("deepspeed.runtime.zero.muon.muon_optimizer", "rich._emoji_codes", "torch._dynamo", "typer._adapters"),
 ):
     import_module(name)
