@@ -90,7 +90,9 @@ def _function(nodeid: str) -> str:
 
 def _starts_processes(item: pytest.Item) -> bool:
     names = {*vars(item.module), *item.fixturenames} if isinstance(item, pytest.Function) else set()
-    return not names.isdisjoint({"Command", "Ranks", "subprocess", "multiprocessing", "cli", "python"})
+    return not names.isdisjoint(
+        {"Command", "Ranks", "together", "apart", "subprocess", "multiprocessing", "cli", "python"}
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

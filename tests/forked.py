@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection, Listener
+from multiprocessing.connection import Connection, Listener, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,26 @@ def _start(process: BaseProcess) -> None:
 
 def apart(act: Callable[..., None], *arguments: Any) -> None:
     """Call a function in a process in which nothing was done before, but for imports."""
-    process = _context().Process(target=act, args=arguments)
-    _start(process)
-    process.join()
-    assert process.exitcode == 0
+    _all_end([_context().Process(target=act, args=arguments)])
+
+
+def together(act: Callable[..., None], world: int, *arguments: Any) -> None:
+    """Call a function on so many ranks, each in such a process; the first argument is the rank."""
+    _all_end([_context().Process(target=act, args=(rank, *arguments)) for rank in range(world)])
+
+
+def _all_end(processes: list[BaseProcess]) -> None:
+    """Start them, and see that they end well; where one does not, the others would wait for it."""
+    for process in processes:
+        _start(process)
+    left = {process.sentinel: process for process in processes}
+    while left:
+        for sentinel in wait(list(left)):
+            left.pop(sentinel).join()
+        if any(process.exitcode for process in processes):
+            for process in left.values():
+                process.kill()
+    assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
 class Command:
