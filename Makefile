@@ -3,7 +3,7 @@
 export PYTHON
 BIN := .venv/bin
 
-.PHONY: help install ffcv train check test measure mutants lint docs house format lock clean
+.PHONY: help install ffcv packages train check test measure mutants lint docs house format lock clean
 
 help:
 	@echo "make train   install, get the pictures, train the quick start (or go on where it was); other recipes: configs/"
@@ -33,9 +33,13 @@ train: install
 check: lint
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --ignore=tests/slurm -m "not slow and not network"
 
-test: lint docs ffcv
-	@.ci/packages.sh
+# Debian's packages come while the style and the pages are checked.
+test: install
+	@$(MAKE) --no-print-directory -j 3 --output-sync lint docs packages
 	@.ci/tests.sh
+
+packages: ffcv
+	@.ci/packages.sh
 
 # Alone, on a machine that does nothing else.
 measure: lint ffcv

@@ -54,5 +54,6 @@ uv install --no-deps -c .ci/constraints.txt -r pyproject.toml --extra corruption
 # and where they may not write to .venv, each anew. All of it would take four times as long as the rest of the install.
 env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c '
 import cluster.train.evaluate, cluster.results.export, cluster.build.shards, cluster.jobs.processes, cluster.train.loop
+import deepspeed.module_inject.auto_ep_layer, torch._dynamo
 import hypothesis, matplotlib.pyplot, numba, pytest, scipy.io, sklearn.datasets, wandb, xdist'
 touch "$stamp"

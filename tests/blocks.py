@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from forked import PYTHON, TDFORMER, Door
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *ROOT.glob("docs/*.md")])
 
@@ -68,10 +70,14 @@ def blocks(page: Path) -> Iterator[Block]:
 class Reader:
     """Does what blocks say, one after the other, in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, anew: bool = False) -> None:
+        """anew: each `tdformer` and `python` begins an interpreter, as a reader's does; else they are forked."""
         self.folder = folder
         self.bin = folder / ".bin"
         self.bin.mkdir()
+        if not anew:
+            self.door = Door(self.bin, tdformer=TDFORMER, python=PYTHON)
+            return
         for name, words in (("tdformer", "-m cluster.cli"), ("python", "")):
             program = self.bin / name
             program.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')

@@ -17,6 +17,8 @@ from hypothesis import settings
 # Before torch is imported, and inherited by the processes that tests start. One thread: the
 # tensors are small, and tests with several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Runs that have several threads all the same do not spin where one waits: that would take the cores from other tests.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 # A build that was killed leaves a lock there that hangs every later one, so no folder is shared.
 os.environ["TORCH_EXTENSIONS_DIR"] = tempfile.mkdtemp(prefix="tdformer-extensions-")
 atexit.register(shutil.rmtree, os.environ["TORCH_EXTENSIONS_DIR"], ignore_errors=True)
@@ -88,7 +90,9 @@ def _function(nodeid: str) -> str:
 
 def _starts_processes(item: pytest.Item) -> bool:
     names = {*vars(item.module), *item.fixturenames} if isinstance(item, pytest.Function) else set()
-    return not names.isdisjoint({"Command", "Ranks", "subprocess", "multiprocessing", "cli", "python"})
+    return not names.isdisjoint(
+        {"Command", "Ranks", "together", "apart", "subprocess", "multiprocessing", "cli", "python"}
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection, Listener, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,21 @@ from cluster.run.folder import RunFolder
 
 TESTS = Path(__file__).parent
 TDFORMER = "from cluster.cli import main; main()"
+PYTHON = """
+import os, runpy, sys
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""`python FILE WORDS`."""
+ASKS = """\
+#!{python} -ES
+import os, sys
+from multiprocessing.connection import Client
+with Client({address!r}) as door:
+    door.send(({program!r}, sys.argv, os.getcwd(), dict(os.environ), os.getpid()))
+    sys.exit(door.recv())
+"""
 
 
 def children(pid: int) -> set[int]:
@@ -41,10 +58,26 @@ def _start(process: BaseProcess) -> None:
 
 def apart(act: Callable[..., None], *arguments: Any) -> None:
     """Call a function in a process in which nothing was done before, but for imports."""
-    process = _context().Process(target=act, args=arguments)
-    _start(process)
-    process.join()
-    assert process.exitcode == 0
+    _all_end([_context().Process(target=act, args=arguments)])
+
+
+def together(act: Callable[..., None], world: int, *arguments: Any) -> None:
+    """Call a function on so many ranks, each in such a process; the first argument is the rank."""
+    _all_end([_context().Process(target=act, args=(rank, *arguments)) for rank in range(world)])
+
+
+def _all_end(processes: list[BaseProcess]) -> None:
+    """Start them, and see that they end well; where one does not, the others would wait for it."""
+    for process in processes:
+        _start(process)
+    left = {process.sentinel: process for process in processes}
+    while left:
+        for sentinel in wait(list(left)):
+            left.pop(sentinel).join()
+        if any(process.exitcode for process in processes):
+            for process in left.values():
+                process.kill()
+    assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
 class Command:
@@ -94,6 +127,33 @@ class Command:
         out, err = self.communicate(timeout)
         assert self.returncode is not None
         return subprocess.CompletedProcess(self.words, self.returncode, out, err)
+
+
+class Door:
+    """Programs in a folder, for a shell: each has the process that it asks fork what it is named for, in its folder,
+    with its words, environment and output, and ends as that does."""
+
+    def __init__(self, folder: Path, **programs: str) -> None:
+        """programs: by the name of their file, Python."""
+        self._listener = Listener(family="AF_UNIX")
+        for name, program in programs.items():
+            asks = ASKS.format(python=sys.executable, address=self._listener.address, program=program)
+            (folder / name).write_text(asks)
+            (folder / name).chmod(0o755)
+        threading.Thread(target=self._open, daemon=True).start()
+
+    def _open(self) -> None:
+        while True:
+            threading.Thread(target=self._answer, args=[self._listener.accept()], daemon=True).start()
+
+    def _answer(self, asked: Connection) -> None:
+        program, words, cwd, env, pid = asked.recv()
+        own = [f"/proc/{pid}/fd/{number}" for number in (1, 2)]
+        process = _context().Process(target=_run, args=(program, words, cwd, env, *own))
+        _start(process)
+        process.join()
+        code = process.exitcode
+        asked.send(code if code >= 0 else 128 - code)
 
 
 def _run(program: str, words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
-import matplotlib.backends.backend_agg  # noqa: F401
+import gc
+from importlib import import_module
+
 import PIL.Image
 import torch
-from deepspeed.ops import __compatible_ops__  # noqa: F401
+from deepspeed.ops import __compatible_ops__  # noqa: F401 - computed when it is first asked for
 
-import cluster.jobs.processes
-import cluster.train.loop  # noqa: F401
 import tdformer
+from cluster.run import curves
+from cluster.train import engine
 
+engine._import_muon()
+for name in (
+    *("cluster.jobs.processes", "cluster.jobs.opening", "cluster.train.loop", "pipelines.views.augment"),
+    *("deepspeed.comm.mori", "deepspeed.module_inject.auto_ep_layer"),
+    *("deepspeed.runtime.zero.muon.muon_optimizer", "rich._emoji_codes", "torch._dynamo", "typer._adapters"),
+):
+    import_module(name)
 PIL.Image.init()
 torch.set_num_threads(1)
 model = tdformer.create_model("quickstart", time_steps=2, segments=2, feedback="all", cm=1, pm=2)
 tdformer.segment_loss(model(torch.zeros(2, 1, 28, 28)), torch.tensor([0, 1])).backward()
+curves.draw([], "fonts", 1.0)
+gc.freeze()  # a collection in a forked process would look at, and so copy, all that is here

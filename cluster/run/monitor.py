@@ -54,6 +54,7 @@ class Monitor:
         self._measured: list[str] = []
         self._timed: list[str] = []
         self._facts: dict[str, Any] = {}
+        self._drawn = -1
         self._told, self._warned = 0.0, len(sound(run.health, self.say))
         self.tell("running", start)
 
@@ -162,12 +163,16 @@ class Monitor:
             self.display.say(line)
 
     def draw(self) -> None:
-        """curves.png, and what else `log.figures` names, from metrics.jsonl and speed.jsonl."""
+        """curves.png, and what else `log.figures` names, from metrics.jsonl and speed.jsonl; not again where no row
+        came since: the last evaluation is most often the last row."""
         if self.active:
             speed, _ = self.run.speed.whole("step", "images_per_second")
             rows, epoch = [*self.run.metrics.read(), *speed], self.total_steps / self.config.train.epochs
+            if len(rows) == self._drawn:
+                return
             for name in dict.fromkeys(["curves", *self.config.log.figures]):
                 write_atomic(self.run.figure(name), FIGURES.get(name)(rows, self.config.name, epoch))
+            self._drawn = len(rows)
 
 
 def sound(rows: Rows, say: Callable[[str], None], *numbers: str) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ import torch.distributed as dist
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no accelerator
 import deepspeed
+from deepspeed.runtime import compiler
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.utils import (
     safe_get_local_fp32_param,
@@ -129,6 +130,8 @@ def start(model: TDFormer, config: Config, plan: BatchPlan) -> Any:
         for module, parameter in borrowed(model):
             deepspeed.zero.register_external_parameter(module, parameter)
     DeepSpeedEngine._broadcast_model = _broadcast
+    if config.engine.zero_stage:
+        _import_muon()
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan, model))
     engine.kept = kind.states
     _without_scalers(engine)
@@ -138,6 +141,17 @@ def start(model: TDFormer, config: Config, plan: BatchPlan) -> Any:
     elif not kind.elementwise:
         cast(OverShares, _inner(engine)).over_shares(_pieces(engine), len(list(model.parameters())))
     return engine
+
+
+def _import_muon() -> None:
+    """ZeRO of DeepSpeed 0.19.8 imports its optimizer Muon, to see that ours is another, and that one torch.compile,
+    which imports torch's whole compiler: 1.6 s of each rank's start. Imported here without."""
+    compile_of = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = compile_of
 
 
 def _broadcast(engine: Any) -> None:

@@ -1,5 +1,5 @@
 """The tutorial, as it is written: its blocks one after the other in an empty folder, each command in a process of its
-own, as a reader starts it."""
+own."""
 
 from __future__ import annotations
 

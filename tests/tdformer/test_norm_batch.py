@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from forked import together
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -48,7 +48,7 @@ def test_two_processes_are_one(tiny, tmp_path: Path, recompute: str) -> None:
     model = tiny("tiny_hst", segments=2, feedback="all", recompute=recompute)
     x = torch.rand(6, 3, 16, 16, dtype=torch.float64)
     torch.save((model, x), tmp_path / "in.pt")
-    mp.start_processes(worker, (str(tmp_path),), nprocs=2, start_method="spawn")
+    together(worker, 2, str(tmp_path))
     logits, grads, buffers = train_step(model, x, TARGETS)
     results = [torch.load(tmp_path / f"out{rank}.pt") for rank in range(2)]
     torch.testing.assert_close(torch.cat([r[0] for r in results], 1), logits, rtol=0, atol=1e-10)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from forked import together
 from torch import Tensor
 
 import tdformer
@@ -78,7 +78,7 @@ def ranks(rank: int, folder: str) -> None:
 def test_every_stage_takes_the_same_steps_and_goes_on_with_them(tmp_path: Path) -> None:
     """To rounding over the stages, where ZeRO gives flat shares of many parameters to the optimizer; to the bit after a
     checkpoint, also past a step that was left out."""
-    mp.start_processes(ranks, (str(tmp_path),), nprocs=WORLD, start_method="spawn")
+    together(ranks, WORLD, str(tmp_path))
     torch.manual_seed(0)
     start = tdformer.create_model("quickstart", time_steps=1, image_size=16).state_dict()
     for name in NAMES:

@@ -178,7 +178,8 @@ def test_an_interrupt_ends_with_130(tmp_path: Path, python: Any):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the digits as shards and a small run that was trained, by the command."""
+    """A folder with the digits as shards and a small run that was trained, by the command. The first use of a command
+    on it begins an interpreter, as a user's does; others are forked."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "small.yaml").write_text(SMALL)
     for words in (["shard", "digits", "shards", "--samples-per-shard", "500"], ["train", "small.yaml"]):
@@ -207,14 +208,14 @@ def test_a_run_leaves_what_it_should(trained: Path):
 
 def test_the_same_command_again_says_that_it_is_finished(trained: Path):
     before = (trained / "runs/small/metrics.jsonl").read_bytes()
-    done = _tdformer(trained, "train", "small.yaml")
+    done = Command("train", "small.yaml", cwd=trained).completed()
     assert done.returncode == 0, done.stderr
     assert "runs/small is finished" in done.stdout
     assert (trained / "runs/small/metrics.jsonl").read_bytes() == before
 
 
 def test_other_settings_in_a_run_folder_are_refused(trained: Path):
-    line = refused(_tdformer(trained, "train", "small.yaml", "train.lr=0.5"))
+    line = refused(Command("train", "small.yaml", "train.lr=0.5", cwd=trained).completed())
     assert "train.lr (0.001, now 0.5)" in line
     assert "name=" in line
 
@@ -226,7 +227,8 @@ def test_a_run_folder_in_use_is_refused(trained: Path, python: Any):
     )
     holder = python(program, trained / "runs/small")
     assert holder.stdout.readline() == "held\n"
-    assert f"runs/small is in use by process {holder.pid}" in refused(_tdformer(trained, "train", "small.yaml"))
+    in_use = Command("train", "small.yaml", cwd=trained).completed()
+    assert f"runs/small is in use by process {holder.pid}" in refused(in_use)
 
 
 def test_eval_prints_what_training_measured(trained: Path):
@@ -255,7 +257,7 @@ def test_shards_are_verified_and_damage_is_named(trained: Path, tmp_path: Path):
         "shards/test: 360 samples, as in the index",
         "shards/train: 1,437 samples, as in the index",
     ]
-    again = _tdformer(tmp_path, "shard", "digits", "shards", "--samples-per-shard", "500")
+    again = Command("shard", "digits", "shards", "--samples-per-shard", "500", cwd=tmp_path).completed()
     assert again.returncode == 0
     for file in (tmp_path / "shards").glob("*/*"):
         assert file.read_bytes() == (trained / file.relative_to(tmp_path)).read_bytes()
@@ -263,9 +265,9 @@ def test_shards_are_verified_and_damage_is_named(trained: Path, tmp_path: Path):
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    assert "train-000001.tar is damaged" in refused(_tdformer(tmp_path, "shard", "verify", "shards"))
+    assert "train-000001.tar is damaged" in refused(Command("shard", "verify", "shards", cwd=tmp_path).completed())
     shard.unlink()
-    assert "train-000001.tar is missing" in refused(_tdformer(tmp_path, "shard", "verify", "shards"))
+    assert "train-000001.tar is missing" in refused(Command("shard", "verify", "shards", cwd=tmp_path).completed())
 
 
 def test_the_word_write_may_be_left_out(cli: Any):
@@ -345,7 +347,8 @@ def test_a_resolved_configuration_trains_the_same_and_has_no_open_ends(trained: 
     assert (found.model.num_classes, found.train.micro_batch, found.train.processes) == (10, 125, 2)
     notes = [line for line in done.stdout.splitlines() if line.startswith("# ")]
     assert "# training samples: 1437, steps: 5, of an epoch: 5" in notes and any("GiB planned" in n for n in notes)
-    without = _tdformer(trained, "config", "show", "small.yaml", "data.root=none", "--resolved").stdout
+    words = ("config", "show", "small.yaml", "data.root=none", "--resolved")
+    without = Command(*words, cwd=trained).completed().stdout
     assert "none/train/index.json is missing" in without and "num_classes: null" in without
 
 

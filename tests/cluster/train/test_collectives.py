@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from forked import Command
+from forked import Command, together
 
 import tdformer
 from cluster.build.shards import write_shards
@@ -206,5 +205,5 @@ def there_and_back(rank: int, world: int, folder: str) -> None:
 
 def test_what_is_gathered_is_what_was_there(tmp_path: Path) -> None:
     """To the bit, on a number of ranks that divides no parameter."""
-    mp.start_processes(there_and_back, (3, str(tmp_path)), nprocs=3, start_method="spawn")
+    together(there_and_back, 3, 3, str(tmp_path))
     assert len(list(tmp_path.glob("done-*"))) == 3
