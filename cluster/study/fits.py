@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config.words import either, show
 from ..errors import RunError
-from . import curves, paired
+from . import curves, extrapolate, paired
 from .fitted import Fit, Refused, Spec, read
 from .table import Row
 
@@ -21,6 +21,7 @@ KINDS: dict[str, type[Spec]] = {
     "efficiency": curves.Efficiency,
     "checkpoint": curves.Checkpoint,
     "paired": paired.Paired,
+    "extrapolate": extrapolate.Extrapolate,
 }
 
 
