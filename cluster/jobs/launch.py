@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from .. import slurm
 from ..config import Config
 from ..config.overrides import for_training, while_running
 from ..config.plugins import name_of, source, take
+from ..config.shape import Shape
 from ..errors import NotNow, RunError, disk_errors, user_errors
 from ..run.folder import RunFolder
 from ..run.provenance import REVISION, revision
@@ -37,19 +37,6 @@ from . import status as jobs
 from . import submission
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Nodes, and processes and GPUs on each."""
-
-    nodes: int
-    processes: int
-    gpus: int
-
-    @property
-    def world(self) -> int:
-        return self.nodes * self.processes
 
 
 class Job:

@@ -1,6 +1,17 @@
 """What a spiking network does and costs: measured from outside, without changing the model."""
 
 from .firing import Firing, measure_firing, measure_rates, spiking
-from .memory import Cost, LiveBytes, live_bytes, measure_step
+from .memory import Cost, LiveBytes, Work, live_bytes, measure_evaluation, measure_step
 
-__all__ = ["Cost", "Firing", "LiveBytes", "live_bytes", "measure_firing", "measure_rates", "measure_step", "spiking"]
+__all__ = [
+    "Cost",
+    "Firing",
+    "LiveBytes",
+    "Work",
+    "live_bytes",
+    "measure_evaluation",
+    "measure_firing",
+    "measure_rates",
+    "measure_step",
+    "spiking",
+]

@@ -1,4 +1,4 @@
-"""Live tensor bytes over a training step: measured on a real device, planned on the meta device."""
+"""Live tensor bytes over a training step, and the work that it is: measured on a real device, planned on meta."""
 
 from __future__ import annotations
 
@@ -14,8 +14,36 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from ..kernels import meta
 from ..model import TDFormer, segment_loss
 from ..precision import autocast
+
+
+@dataclass
+class Work:
+    """What a device does in a step. Bytes are those that its operators read and write, each tensor once an operator."""
+
+    operators: int = 0
+    """Operators and kernels that the host launches."""
+    matrix_flops: int = 0
+    """Of convolutions and linear layers, 2 a multiply-add."""
+    matrix_bytes: int = 0
+    attention_flops: int = 0
+    """Of products of two activations."""
+    attention_bytes: int = 0
+    neuron_bytes: int = 0
+    """Of the fused neuron and BatchNorm; counted on meta alone, as the GPU's kernels move them."""
+    neuron_calls: int = 0
+    """How many of the operators these are."""
+    packing_bytes: int = 0
+    """Of what reads or writes integers."""
+    other_bytes: int = 0
+    """Of everything else: sums, copies."""
+
+    def neuron(self, moved: int) -> None:
+        self.operators += 1
+        self.neuron_calls += 1
+        self.neuron_bytes += moved
 
 
 @dataclass
@@ -30,14 +58,18 @@ class LiveBytes:
     peak: int = 0
     kept: int = 0
     """What was alive after forward."""
-    flops: int = 0
-    """Operations of convolutions and matrix products, 2 a multiply-add."""
+    work: Work = field(default_factory=Work)
     timeline: list[int] = field(default_factory=list)
     """`now` after every operator."""
 
     def add(self, count: int) -> None:
         self.now += count
         self.peak = max(self.peak, self.now)
+
+
+_aten = torch.ops.aten
+_ALLOCATE = {_aten.empty, _aten.new_empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty_strided}
+_OF_ACTIVATIONS = {_aten.bmm, _aten.baddbmm}
 
 
 class _Follow(TorchDispatchMode):
@@ -51,13 +83,34 @@ class _Follow(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if count := flop_registry.get(func._overloadpacket):
-            self.live.flops += count(*args, **(kwargs or {}), out_val=result)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and (leaf.shape, leaf.dtype) not in self.matrices:
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.note(func, args, kwargs or {}, result, made)
+        for leaf in made:
+            if (leaf.shape, leaf.dtype) not in self.matrices:
                 self.count(leaf.untyped_storage())
         self.live.timeline.append(self.live.now)
         return result
+
+    def note(self, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]) -> None:
+        """Add an operator to the work, unless it only allocates, or looks at a tensor in another shape."""
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = {leaf.untyped_storage()._cdata for leaf in read}
+        fresh = any(leaf.untyped_storage()._cdata not in given for leaf in made)
+        if not (fresh or func._schema.is_mutable) or func._overloadpacket in _ALLOCATE:
+            return
+        work, moved = self.live.work, sum(min(leaf.nbytes, leaf.untyped_storage().nbytes()) for leaf in read + made)
+        work.operators += 1
+        count = flop_registry.get(func._overloadpacket)
+        if count is None and all(leaf.is_floating_point() for leaf in read + made):
+            work.other_bytes += moved
+        elif count is None:
+            work.packing_bytes += moved
+        elif func._overloadpacket in _OF_ACTIVATIONS:
+            work.attention_flops += count(*args, **kwargs, out_val=result)
+            work.attention_bytes += moved
+        else:
+            work.matrix_flops += count(*args, **kwargs, out_val=result)
+            work.matrix_bytes += moved
 
     def count(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
@@ -89,7 +142,7 @@ def live_bytes(model: nn.Module) -> Iterator[LiveBytes]:
     trained = (p for p in model.parameters() if p.requires_grad)
     hooks = [p.register_post_accumulate_grad_hook(lambda p: follow.ignore(p.grad)) for p in trained]
     try:
-        with follow:
+        with follow, meta.watched(live.work.neuron):
             yield live
     finally:
         for hook in hooks:
@@ -98,11 +151,16 @@ def live_bytes(model: nn.Module) -> Iterator[LiveBytes]:
 
 @dataclass(frozen=True)
 class Cost:
-    """One training step: bytes kept for backward and at its peak, and operations (2 a multiply-add)."""
+    """One training step: bytes kept for backward and at its peak, and its work."""
 
     kept: int
     peak: int
-    flops: int
+    work: Work
+
+    @property
+    def flops(self) -> int:
+        """Operations of convolutions and matrix products, 2 a multiply-add."""
+        return self.work.matrix_flops + self.work.attention_flops
 
 
 def measure_step(model: TDFormer, images: Tensor, bf16: bool = False) -> tuple[Cost, LiveBytes]:
@@ -117,4 +175,11 @@ def measure_step(model: TDFormer, images: Tensor, bf16: bool = False) -> tuple[C
         live.kept = live.now
         loss.backward()
     model.zero_grad()
-    return Cost(live.kept, live.peak, live.flops), live
+    return Cost(live.kept, live.peak, live.work), live
+
+
+def measure_evaluation(model: TDFormer, images: Tensor, bf16: bool = False) -> Work:
+    """The work of one forward pass in evaluation; else as `measure_step`."""
+    with live_bytes(model) as live, autocast(images, torch.bfloat16 if bf16 else None), torch.no_grad():
+        model.eval()(images)
+    return live.work
