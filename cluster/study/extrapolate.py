@@ -31,6 +31,8 @@ LEVEL = 0.9
 """Of the intervals."""
 LEAST = 0.1
 """Of the time, below which what failures cost is not of first order and nothing is told."""
+HOST = (0.8, 1.2)
+"""Another host launches in so many times the seconds that are given (assumed)."""
 FIGURES = ("images_second", "efficiency", "goodput", "hours", "gpu_hours")
 
 
@@ -116,8 +118,8 @@ class Extrapolate(Spec):
     def fit(self, rows: Sequence[Row]) -> Fit:
         rows, said = usable(rows, ["world", "images", "steps", self.y])
         cells, rule = [_cell(row, self.y) for row in rows], self._rule(rows)
-        if (least := min(cell.seconds for cell in cells)) <= self.launch:
-            raise Refused(f"launch is {self.launch:g} s, and a step was measured that took {least:g}")
+        if (least := min(cell.seconds for cell in cells)) <= HOST[1] * self.launch:
+            raise Refused(f"launch is {self.launch:g} s, and a step was measured that took {least:g}: larger ones tell")
         assumed = self._assumptions(cells)
         values = {one.name: one.value for one in assumed}
         found = self._fitted(cells, rule, values)
@@ -201,7 +203,9 @@ class Extrapolate(Spec):
             Assumed("reached", 0.8, 0.6, 0.95, "share of these that arrives: assumed"),
             Assumed("switch", 10e-6, 5e-6, 20e-6, "seconds to NCCL's stream and back: assumed"),
             Assumed("wait", 50e-6, 20e-6, 100e-6, "seconds idle after the host has waited: assumed"),
-            Assumed("launch", launch, launch, launch, "seconds in which the host launches a step: given"),
+            Assumed(
+                "launch", launch, HOST[0] * launch, HOST[1] * launch, "seconds in which the host launches a step: given"
+            ),
         ]
 
     def _network(self, values: Mapping[str, float], times: Times) -> Model:
