@@ -42,6 +42,10 @@ class Curve(Spec):
         """x and y of a usable row."""
         return [number(row, column) or 0.0 for column in self.x], number(row, self.y) or 0.0
 
+    def axes(self) -> tuple[tuple[str, ...], str]:
+        """What x and y of `prepared` are."""
+        return self.x, self.y
+
     def needs(self) -> tuple[str, ...]:
         """Columns in which a row must have a number."""
         return (*self.x, self.y)
@@ -83,7 +87,8 @@ class Curve(Spec):
             Point(str(row.get("cell")), _plain(at), float(value), float(fitted), bool(out))
             for row, at, value, fitted, out in zip(rows, x, y, found(form, x), held, strict=True)
         ]
-        return Fit(self.name, form.formula, parameters, points, "; ".join(notes) or None, _curve(form, x, found, draws))
+        axes, note = self.axes(), "; ".join(notes) or None
+        return Fit(self.name, *axes, form.formula, parameters, points, note, _curve(form, x, found, draws))
 
     def _held(self, rows: Sequence[Row], x: Array, y: Array) -> tuple[Array, str | None]:
         """Which cells are held out: the largest, repeats of one together, if the others are enough. Raises Refused
@@ -165,6 +170,9 @@ class ScalingLaw(Curve):
     What several axes have in common beyond this, such as terms of their products, a grid of few cells does not tell."""
 
     factors: tuple[str, ...] = ()
+
+    def axes(self) -> tuple[tuple[str, ...], str]:
+        return (*self.x, *self.factors), self.y
 
     def needs(self) -> tuple[str, ...]:
         return (*self.x, *self.factors, self.y)
@@ -351,6 +359,9 @@ class Checkpoint(Curve):
             raise ValueError(f"failures is {self.failures:g}; it takes a number above 0, of a GPU in an hour")
         if self.gpus < 1:
             raise ValueError(f"gpus is {self.gpus}; it takes a number from 1")
+
+    def axes(self) -> tuple[tuple[str, ...], str]:
+        return ("seconds between saves",), f"{self.y} / good"
 
     def needs(self) -> tuple[str, ...]:
         return (*self.x, self.y, "good", "seconds_step")

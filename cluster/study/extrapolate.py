@@ -144,13 +144,10 @@ class Extrapolate(Spec):
         for row in curve:
             for name, word in (("images_second", "images/s"), ("hours", "hours")):
                 parameters[f"{word} on {row['x']}"] = Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
-        points = [
-            Point(str(cell.row.get("cell")), float(cell.world), cell.seconds, value)
-            for cell, value in zip(cells, fitted, strict=True)
-        ]
-        notes = [said, _checked(self._left_out(cells, rule, values))]
-        formula = f"{self.y} = (computing + waiting for others) x the slowest of the ranks"
-        return Fit(self.name, formula, parameters, points, "; ".join(note for note in notes if note), curve, assumed)
+        points = [_point(cell, seconds) for cell, seconds in zip(cells, fitted, strict=True)]
+        note = "; ".join(filter(None, [said, _checked(self._left_out(cells, rule, values))]))
+        formula = "images/s = images of a step / ((computing + waiting for others) x the slowest of the ranks)"
+        return Fit(self.name, self.x, "images/s", formula, parameters, points, note, curve, assumed)
 
     def _rule(self, rows: Sequence[Row]) -> Rule:
         """What passes between the ranks in a step."""
@@ -301,6 +298,12 @@ def _cell(row: Row, column: str) -> Cell:
     low, high = number(row, f"{column}_low"), number(row, f"{column}_high")
     spread = high - low if low is not None and high is not None else math.nan
     return Cell(row, int(world), images / steps / world, seconds, spread)
+
+
+def _point(cell: Cell, seconds: float) -> Point:
+    """Images/s, measured and as fitted."""
+    images = cell.world * cell.images
+    return Point(str(cell.row.get("cell")), float(cell.world), images / cell.seconds, images / seconds)
 
 
 def _own_spread(cell: Cell) -> float:

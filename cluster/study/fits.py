@@ -59,14 +59,17 @@ def fit(rows: Sequence[Row], given: Mapping[str, Any]) -> Fit:
     column = spec.group
     groups = sorted({str(row[column]) for row in rows if row.get(column) is not None})
     if not groups:
-        return Fit(spec.name, "", {}, [], f"no cell has {column}, which `group` names")
+        return Fit(spec.name, spec.x, spec.y, "", {}, [], f"no cell has {column}, which `group` names")
     found = {
         name: _fitted([row for row in rows if str(row.get(column)) == name], replace(spec, name=f"{spec.name}: {name}"))
         for name in groups
     }
+    first = next((one for one in found.values() if one.points), next(iter(found.values())))
     return Fit(
         spec.name,
-        next((one.formula for one in found.values() if one.formula), ""),
+        first.x,
+        first.y,
+        first.formula,
         {f"{name}: {key}": value for name, one in found.items() for key, value in one.parameters.items()},
         [point._replace(group=name) for name, one in found.items() for point in one.points],
         "; ".join(f"{name}: {one.note}" for name, one in found.items() if one.note) or None,
@@ -79,4 +82,4 @@ def _fitted(rows: Sequence[Row], spec: Spec) -> Fit:
     try:
         return spec.fit(rows)
     except Refused as refused:
-        return Fit(spec.name, "", {}, [], str(refused))
+        return Fit(spec.name, spec.x, spec.y, "", {}, [], str(refused))

@@ -43,10 +43,12 @@ class Assumed(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """note: why there are no numbers, or what to know of them. curve: rows to draw, each with x, y, low, high (and
-    whatever else), `group` where there are groups."""
+    """x, y: what is on the axes of points and curve. note: why there are no numbers, or what to know of them. curve:
+    rows to draw, each with x, y, low, high (and whatever else), `group` where there are groups."""
 
     name: str
+    x: Sequence[str]
+    y: str
     formula: str
     parameters: Mapping[str, Estimate]
     points: Sequence[Point]
@@ -67,6 +69,8 @@ class Fit:
     def as_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
+            "x": list(self.x),
+            "y": self.y,
             "formula": self.formula,
             "parameters": {name: one._asdict() for name, one in self.parameters.items()},
             "points": [point._asdict() for point in self.points],

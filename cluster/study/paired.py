@@ -80,7 +80,8 @@ class Paired(Spec):
             raise Refused("; ".join(notes))
         parameters |= {f"p by Holm, {name}": Estimate(p) for name, p in holm(tests).items()}
         formula = f"{self.y}: mean difference to {column}={self.base} over {self.over}"
-        return Fit(self.name, formula, _finite(parameters), points, "; ".join(notes) or None)
+        axes = (self.over,), f"difference of {self.y}"
+        return Fit(self.name, *axes, formula, _finite(parameters), points, "; ".join(notes) or None)
 
 
 def _figures(found: np.ndarray, name: str) -> dict[str, Estimate]:

@@ -52,10 +52,12 @@ def at(found: Fit, world: int) -> Any:
 
 @pytest.mark.parametrize("cores", [4, 2])
 def test_processes_of_a_machine(cores: int) -> None:
+    measured = {row["world"]: row["seconds_step"] for row in processes(cores=cores)}
     found = fit(processes(cores=cores), SPEC | {"cores": cores, "gpus": [4, 8, 512]})
     times = [found.parameters[name].value for name in ("seconds an image", "seconds a message", "seconds a byte")]
     assert times == pytest.approx([0.1, 2e-2, 1e-8], rel=2e-2)
     assert found.residual is not None and found.residual < 1e-3
+    assert [point.measured for point in found.points[::2]] == pytest.approx([p * 8 / t for p, t in measured.items()])
     assert at(found, 4)["y"] == pytest.approx(4 * 8 / processes(cores=cores)[-1]["seconds_step"], rel=2e-2)
     assert at(found, 512)["efficiency"] < at(found, 8)["efficiency"] < 1
     json.dumps(found.as_json(), allow_nan=False)
