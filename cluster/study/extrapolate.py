@@ -102,6 +102,8 @@ class Extrapolate(Spec):
     error: float = 0.02
 
     def __post_init__(self) -> None:
+        if self.x != ("world",):
+            raise ValueError("x is always world; leave it out")
         if not self.gpus:
             raise ValueError("gpus is empty; it takes whole numbers above 0")
         for name in ("node", "net", "images", "restart", "failures"):
@@ -125,6 +127,7 @@ class Extrapolate(Spec):
         found = self._fitted(cells, rule, values)
         fitted = [self._step(rule, values, found, cell.world, cell.images) for cell in cells]
         residual = _rms([value / cell.seconds - 1 for value, cell in zip(fitted, cells, strict=True)])
+        errors = self._left_out(cells, rule, values)
         times, told = [], []
         random = np.random.default_rng(zlib.crc32(self.name.encode()))
         for _ in range(DRAWS):
@@ -132,7 +135,8 @@ class Extrapolate(Spec):
             moved = np.exp(max(self.error, residual) * random.standard_normal(len(cells)))
             again = [cell._replace(seconds=cell.seconds * by) for cell, by in zip(cells, moved, strict=True)]
             times.append(self._fitted(again, rule, drawn, found))
-            told.append(self._told(rule, drawn, times[-1], cells))
+            off = math.exp(_rms(errors) * random.standard_normal())
+            told.append(self._told(rule, drawn, times[-1], cells, off))
         curve = [
             {"x": p} | _drawn(row, [draw[place] for draw in told])
             for place, (p, row) in enumerate(zip(self.gpus, self._told(rule, values, found, cells), strict=True))
@@ -145,7 +149,7 @@ class Extrapolate(Spec):
             for name, word in (("images_second", "images/s"), ("hours", "hours")):
                 parameters[f"{word} on {row['x']}"] = Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
         points = [_point(cell, seconds) for cell, seconds in zip(cells, fitted, strict=True)]
-        note = "; ".join(filter(None, [said, _checked(self._left_out(cells, rule, values))]))
+        note = "; ".join(filter(None, [said, _checked(errors)]))
         formula = "images/s = images of a step / ((computing + waiting for others) x the slowest of the ranks)"
         return Fit(self.name, self.x, "images/s", formula, parameters, points, note, curve, assumed)
 
@@ -245,30 +249,30 @@ class Extrapolate(Spec):
         return times(min(ends, key=lambda end: end.cost).x)
 
     def _left_out(self, cells: Sequence[Cell], rule: Rule, values: Mapping[str, float]) -> list[float]:
-        """Relative errors of the cells of each number of ranks, from a fit to the others."""
+        """Relative errors of the cells of each number of ranks but the smallest, without which computing and waiting
+        are not told apart, from a fit to the others."""
         errors = []
-        for world in sorted({cell.world for cell in cells}):
+        for world in sorted({cell.world for cell in cells})[1:]:
             others = [cell for cell in cells if cell.world != world]
             if self.chip is None and all(cell.world == 1 for cell in others):
                 continue  # they know nothing of a network
-            if not others:
-                continue
             times = self._fitted(others, rule, values)
             of = [cell for cell in cells if cell.world == world]
             errors += [self._step(rule, values, times, c.world, c.images) / c.seconds - 1 for c in of]
         return errors
 
     def _told(
-        self, rule: Rule, values: Mapping[str, float], times: Times, cells: Sequence[Cell]
+        self, rule: Rule, values: Mapping[str, float], times: Times, cells: Sequence[Cell], off: float = 1.0
     ) -> list[dict[str, float]]:
         """FIGURES for each of `gpus`; efficiency: images/s of a GPU over those of one alone with as many images a step
-        as were measured."""
+        as were measured. off: factor on the time of a step on ranks of a number that was not measured."""
         usual = float(np.median([cell.images for cell in cells]))
         alone = usual / self._step(rule, values, times, 1, usual)
-        found = []
+        known, found = {cell.world for cell in cells}, []
         for world in self.gpus:
             images = self.global_batch / world if self.global_batch else usual
-            rate = world * images / self._step(rule, values, times, world, images)
+            seconds = self._step(rule, values, times, world, images) * (1 if world in known else off)
+            rate = world * images / seconds
             between = 3600 / (values["failures"] * world)
             every = max(daly(values["stall"], between), 1.0)
             good = 1 - lost(every, values["stall"], between, values["restart"])
@@ -336,7 +340,7 @@ def _drawn(row: Mapping[str, float], draws: Sequence[Mapping[str, float]]) -> di
 
 
 def _rms(errors: Sequence[float]) -> float:
-    return math.sqrt(sum(error**2 for error in errors) / len(errors))
+    return math.sqrt(sum(error**2 for error in errors) / max(len(errors), 1))
 
 
 def _checked(errors: Sequence[float]) -> str:

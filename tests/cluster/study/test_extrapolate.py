@@ -64,12 +64,20 @@ def test_processes_of_a_machine(cores: int) -> None:
 
 
 def test_ranks_that_are_left_out_are_predicted() -> None:
-    """And what the cells scatter shows in the interval."""
-    still, noisy = (fit(processes(noise), SPEC | {"cores": 4, "gpus": [8]}) for noise in (0.0, 0.05))
-    assert "ranks left out and predicted from the others: " in str(still.note)
-    widths = [at(found, 8)["high"] / at(found, 8)["low"] - 1 for found in (still, noisy)]
-    assert 0 < widths[0] < widths[1]
-    assert at(noisy, 8)["low"] < at(still, 8)["y"] < at(noisy, 8)["high"]
+    """And the interval is as wide as they are off, or as cells scatter."""
+    ask, worlds = SPEC | {"cores": 4, "gpus": [8, 16]}, (1, 2, 4, 8)
+    still, noisy, other = (
+        fit(rows, ask)
+        for rows in (
+            processes(worlds=worlds, cores=4),
+            processes(0.05, worlds=worlds, cores=4),
+            [row(p, t) for p, t in zip(worlds, (0.8, 1.3, 1.5, 6.0), strict=True)],
+        )
+    )
+    assert still.note == "ranks left out and predicted from the others: 0.0% off (rms of 3), at most 0.0%"
+    widths = [at(found, 16)["high"] / at(found, 16)["low"] - 1 for found in (still, noisy, other)]
+    assert 0 < widths[0] < widths[1] < widths[2]
+    assert at(noisy, 16)["low"] < at(still, 16)["y"] < at(noisy, 16)["high"]
 
 
 def test_one_gpu_that_was_measured() -> None:
@@ -143,6 +151,7 @@ def test_where_nothing_can_be_told(rows: list[Row], more: dict[str, Any], said: 
         ({"chip": "h1000"}, "no GPU is called 'h1000'; did you mean h100?"),
         ({"gpus": []}, "report.fits[0] (e): gpus is empty; it takes whole numbers above 0"),
         ({"gpus": [0]}, "report.fits[0] (e): gpus is [0]; it takes whole numbers above 0"),
+        ({"x": "nodes"}, "report.fits[0] (e): x is always world; leave it out"),
         ({"restart": 0}, "report.fits[0] (e): restart is 0; it takes a number above 0"),
         ({"stall": -1}, "report.fits[0] (e): stall is -1; it takes a number from 0"),
         ({"global_batch": 100}, "report.fits[0] (e): global_batch is 100, which 8 GPUs do not divide"),
