@@ -108,19 +108,21 @@ def test_an_outlier_moves_squares_and_not_hubers_loss() -> None:
     assert abs(plain - 0.4) > 0.02 > 1e-4 > abs(robust - 0.4)
 
 
-def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
-    """90 % of them should."""
+@pytest.mark.parametrize(
+    ("kind", "cells", "truth"),
+    [("power", 12, {"E": 0.5, "A": 3.0, "alpha": 0.4}), ("linear", 5, {"constant": 2.0, "slope[images]": 0.01})],
+)
+def test_intervals_cover_the_truth(
+    kind: str, cells: int, truth: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """90 % of them should, also where there are few cells."""
     monkeypatch.setattr(curves, "RESAMPLES", 80)
-    random, x, covered, truth = (
-        np.random.default_rng(1),
-        np.geomspace(1, 3000, 12),
-        [],
-        {"E": 0.5, "A": 3.0, "alpha": 0.4},
-    )
+    random, x, covered = np.random.default_rng(1), np.geomspace(1, 3000, cells), []
+    exact = 0.5 + 3 * x**-0.4 if kind == "power" else 2 + 0.01 * x
     for repeat in range(40):
-        y = (0.5 + 3 * x**-0.4) * (1 + 0.01 * random.standard_normal(len(x)))
-        spec = {"name": f"p{repeat}", "kind": "power", "y": "loss", "x": "images", "held_out": 0}
-        found = fit(rows(y, images=x), spec).parameters
+        noise = 0.01 * random.standard_normal(cells) * (exact if kind == "power" else 1)
+        spec = {"name": f"p{repeat}", "kind": kind, "y": "loss", "x": "images", "held_out": 0}
+        found = fit(rows(exact + noise, images=x), spec).parameters
         covered += [(found[name].low or 0) <= value <= (found[name].high or 0) for name, value in truth.items()]
     assert 0.8 <= np.mean(covered) <= 0.97
 
