@@ -1,6 +1,6 @@
 """Hours of hst_10_768 on ImageNet on nodes of 8 H100, extrapolated from one H100 that was measured.
 
-    python -m benchmarks.extrapolate
+    python -m benchmarks.extrapolate [--write]
 
 Cells: steps of benchmarks/results/gpu.md, as cluster/plan/rates.yaml has them, without optimizer and data. One time
 step was not measured: its cells are modelled from counted work and the rates that were fitted to those steps. Then
@@ -10,9 +10,11 @@ step was not measured: its cells are modelled from counted work and the rates th
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +29,8 @@ from tdformer.measure import measure_step
 
 from . import table
 
+ROOT = Path(__file__).parents[1]
+RESULT, PAGE = ROOT / "benchmarks" / "results" / "extrapolate.md", ROOT / "docs" / "extrapolation.md"
 EPOCH = 1_281_167
 """Images."""
 RECIPE = 576
@@ -165,26 +169,54 @@ def cells() -> str:
     return table(["network", "source", "images", "ms a step", "ms an image", "ms to launch it"], rows)
 
 
-def main(arguments: list[str]) -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(
-        arguments
-    )
-    print("hst_10_768, 224 x 224, bf16, without recomputation, on one H100:\n")
-    print(cells())
-    print("\nT = 4, N = 1, 72 images a GPU, extrapolated (in brackets 90 % intervals):\n")
-    print(curve())
-    print("\nPaths, extrapolated:\n")
-    print(paths())
-    print("\nAssumed, for T = 4 on 8 GPUs:\n")
-    print(assumptions())
-    node = extrapolated(T4, 200, 8, RECIPE).curve[0]["images_second"]
-    fast = extrapolated(T1, 200, 8, RECIPE).curve[0]["images_second"]
+def told() -> str:
+    """All of it."""
+    node, fast = (extrapolated(network, 200, 8, RECIPE).curve[0]["images_second"] for network in (T4, T1))
     each = EVALUATED * EVALUATION / 8
-    print(
-        f"\nNot in it: the optimizer; evaluation, {each:.0f} s an epoch on 8 GPUs, {200 * each / 3600:.1f} h of 200; "
-        f"the queue; reading, for which T = 4 keeps {node * READING:.1f} CPU cores of a node busy and T = 1 "
-        f"{fast * READING:.1f}."
-    )
+    return f"""\
+hst_10_768, 224 x 224, bf16, without recomputation, on one H100:
+
+{cells()}
+
+Paths, extrapolated (in brackets 90 % intervals):
+
+{paths()}
+
+T = 4, N = 1, 72 images a GPU, extrapolated:
+
+{curve()}
+
+Assumed, for T = 4 on 8 GPUs:
+
+{assumptions()}
+
+Not in it: the optimizer; evaluation, {each:.0f} s an epoch on 8 GPUs, {200 * each / 3600:.1f} h of 200; the queue;
+reading, for which T = 4 keeps {node * READING:.1f} CPU cores of a node busy and T = 1 {fast * READING:.1f}.
+"""
+
+
+def tables(text: str) -> list[str]:
+    """The tables of a page."""
+    return re.findall(r"(?:^\|.*\n)+", text, re.M)
+
+
+def write(said: str) -> None:
+    """Into the result, and the tables into the page, which has the same ones."""
+    head = RESULT.read_text().partition(said.partition(",")[0])[0]
+    RESULT.write_text(head + said)
+    page = PAGE.read_text()
+    for old, new in zip(tables(page), tables(said), strict=True):
+        page = page.replace(old, new)
+    PAGE.write_text(page)
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="to benchmarks/results and docs/extrapolation.md")
+    asked = parser.parse_args(arguments)
+    print(said := told(), end="")
+    if asked.write:
+        write(said)
 
 
 if __name__ == "__main__":
