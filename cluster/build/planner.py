@@ -154,7 +154,19 @@ def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders
         _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), short)
         model.set_recompute(*before)
     cost = _priced[key]
-    return Recompute(policy, borders, cost.peak + state_bytes(model, config, plan), cost)
+    return Recompute(
+        policy, borders, sum(state_parts(model, config, plan, cost)) + activations(config, plan, cost), cost
+    )
+
+
+def _comes(config: Config, plan: BatchPlan) -> bool:
+    """Whether a step's gradients are made while its activations go, and none are there before."""
+    return not config.engine.zero_stage and plan.accumulation == 1
+
+
+def activations(config: Config, plan: BatchPlan, cost: Cost) -> int:
+    """Bytes of what is neither the model's nor the optimizer's, at the peak of all."""
+    return cost.together - cost.gradients if _comes(config, plan) else cost.peak
 
 
 BUCKET = 25 * 2**18
@@ -179,7 +191,7 @@ def live(model: nn.Module) -> int:
 
 
 class StateBytes(NamedTuple):
-    """Bytes in one process that do not depend on its images; optimizer: what it keeps, and ZeRO's fp32 copy of the
+    """Bytes in one process of what is the model's; optimizer: what it keeps, and ZeRO's fp32 copy of the
     weights; buckets: what passes between the ranks."""
 
     weights: int
@@ -194,8 +206,9 @@ def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     return sum(state_parts(model, config, plan))
 
 
-def state_parts(model: TDFormer, config: Config, plan: BatchPlan) -> StateBytes:
-    """What a process holds of a model, which may be on meta.
+def state_parts(model: TDFormer, config: Config, plan: BatchPlan, cost: Cost | None = None) -> StateBytes:
+    """What a process holds of a model, which may be on meta; with a step's cost, of its gradients those that are there
+    at its peak.
 
     Over several segments autograd sums up whole gradients before it hands them on: a second set, unless that one
     becomes the gradient.
@@ -208,6 +221,8 @@ def state_parts(model: TDFormer, config: Config, plan: BatchPlan) -> StateBytes:
         small = sum(p.numel() for p in model.parameters() if p.numel() < PERSISTENT)
         weights += 4 * min(count, live(model) + small)
     gradients = 4 * trained // (world if stage >= 2 else 1)
+    if cost is not None and _comes(config, plan):
+        gradients = cost.gradients
     kept = 4 * len(OPTIMIZERS.get(config.train.optimizer).states)
     moments = (kept if stage == 0 else kept + 4) * trained // (world if stage >= 1 else 1)
     summed = 4 * trained if model.segments > 1 and (stage >= 2 or plan.accumulation > 1) else 0
