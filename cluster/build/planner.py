@@ -154,19 +154,12 @@ def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders
         _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), short)
         model.set_recompute(*before)
     cost = _priced[key]
-    return Recompute(
-        policy, borders, sum(state_parts(model, config, plan, cost)) + activations(config, plan, cost), cost
-    )
+    return Recompute(policy, borders, sum(state_parts(model, config, plan, cost)) + activations(config, cost), cost)
 
 
-def _comes(config: Config, plan: BatchPlan) -> bool:
-    """Whether a step's gradients are made while its activations go, and none are there before."""
-    return not config.engine.zero_stage and plan.accumulation == 1
-
-
-def activations(config: Config, plan: BatchPlan, cost: Cost) -> int:
+def activations(config: Config, cost: Cost) -> int:
     """Bytes of what is neither the model's nor the optimizer's, at the peak of all."""
-    return cost.together - cost.gradients if _comes(config, plan) else cost.peak
+    return cost.peak if config.engine.zero_stage else cost.together - cost.gradients
 
 
 BUCKET = 25 * 2**18
@@ -207,8 +200,8 @@ def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
 
 
 def state_parts(model: TDFormer, config: Config, plan: BatchPlan, cost: Cost | None = None) -> StateBytes:
-    """What a process holds of a model, which may be on meta; with a step's cost, of its gradients those that are there
-    at its peak.
+    """What a process holds of a model, which may be on meta; with a step's cost and without ZeRO, what of it is there
+    at the peak: early in backward there are few gradients, and buckets come with the last ones.
 
     Over several segments autograd sums up whole gradients before it hands them on: a second set, unless that one
     becomes the gradient.
@@ -221,13 +214,15 @@ def state_parts(model: TDFormer, config: Config, plan: BatchPlan, cost: Cost | N
         small = sum(p.numel() for p in model.parameters() if p.numel() < PERSISTENT)
         weights += 4 * min(count, live(model) + small)
     gradients = 4 * trained // (world if stage >= 2 else 1)
-    if cost is not None and _comes(config, plan):
-        gradients = cost.gradients
     kept = 4 * len(OPTIMIZERS.get(config.train.optimizer).states)
     moments = (kept if stage == 0 else kept + 4) * trained // (world if stage >= 1 else 1)
     summed = 4 * trained if model.segments > 1 and (stage >= 2 or plan.accumulation > 1) else 0
     # A bucket that is filled, one that is summed over the ranks, and a copy of that.
     buckets = 4 * bucket(model) * (3 if stage else int(world > 1))
+    if cost is not None and not stage:
+        before = 4 * trained if plan.accumulation > 1 else 0  # of the micro-batches before
+        buckets = max(0, 4 * trained + buckets - before - cost.together)
+        gradients, summed = before + cost.gradients, 0
     return StateBytes(weights, gradients + summed, moments, buckets, 4 * count if config.train.ema_decay else 0)
 
 

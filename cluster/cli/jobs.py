@@ -41,7 +41,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """What a run will take: the memory of a process, the seconds of a step, hours, checkpoints, disk; each figure with
-    its source. Exit code 1 where it does not fit."""
+    its source. Exit code 2 where it does not fit."""
     asked = configs.load(config, overrides or ())
     from ..config.shape import Shape
     from ..plan.chips import chip
@@ -67,7 +67,7 @@ def plan(
         machine = timed(setup, images)
     found = predict(setup, shape, kind, machine, Terms(price, mtbf))
     print(json.dumps(found.as_json(), indent=1) if as_json else found.text())
-    raise typer.Exit(0 if found.fits else 1)
+    raise typer.Exit(0 if found.fits else 2)
 
 
 @group.add("Train as a job, on Slurm or in the background.")

@@ -21,6 +21,7 @@ import torch.multiprocessing as mp
 
 from pipelines.loader import Batch
 from tdformer.measure import live_bytes
+from tdformer.policies import choices
 
 from ..build import planner
 from ..build.setup import Setup
@@ -40,7 +41,7 @@ from .processes import START, die_with_parent, threads
 if TYPE_CHECKING:
     from ..train.loop import Trainer
 
-WARM, SECONDS, MOST = 2, 2.0, 9
+WARM, SECONDS, MOST = 2, 1.5, 9
 """Steps before those that count; seconds after which no more are taken, and how many at most."""
 SIZES = (2**12, 2**22)
 """Bytes of the all_reduces that are timed."""
@@ -59,16 +60,19 @@ class Taken:
 
 
 def machine(setup: Setup, images: int | None = None) -> Machine:
-    """This one, by steps that it takes of `setup`: with its micro-batch and with smaller ones. images: see
-    `absent.setup_of`. Raises RunError where they cannot be taken."""
+    """This one, by steps that it takes of `setup`: with its micro-batch, with smaller ones, and with each policy.
+    images: see `absent.setup_of`. Raises RunError where they cannot be taken."""
     plan = setup.plan
-    sizes = [way.micro_batch for way in micro_batches(setup.config, plan) if way.micro_batch <= plan.micro_batch]
-    cases = [_of_one(setup.config, plan, size) for size in sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})]
+    fit = [way.micro_batch for way in micro_batches(setup.config, plan) if way.micro_batch <= plan.micro_batch]
+    cases = [_of_one(setup.config, plan, size) for size in sorted({fit[0], fit[len(fit) // 2], fit[-1]})]
+    own, middle = len(cases) - 1, cases[len(cases) // 2]
+    for policy, _ in choices(1):  # or operations, bytes and calls are in one proportion
+        cases.append(replace(middle, recompute=replace(middle.recompute, policy=policy, borders=1)))
     taken, network = steps(cases, plan.world, images)
     setups = [setup_of(case, plan.world, images) for case in cases]
     timed = [without_exchange(one, took.seconds, network) for one, took in zip(setups, taken, strict=True)]
     here = Machine.unknown(setup.config, Shape(1, plan.world, 0))
-    return here.timed(fitted(timed, "measured here"), network, taken[-1].images)
+    return here.timed(fitted(timed, "measured here"), network, taken[own].images)
 
 
 def _of_one(config: Config, plan: BatchPlan, micro: int) -> Config:

@@ -37,7 +37,7 @@ def _machine(config: Config, shape: Shape, queued: bool) -> Machine:
         return Machine.of_chip(chip(config.site.gpu), config, shape)
     if not queued:
         return Machine.unknown(config, shape, memory.here(config, shape.processes))
-    unknown = memory.Memory(math.inf, "not known: set site.memory_gb, or site.gpu")
+    unknown = memory.Memory(math.inf, "not known")
     return Machine.unknown(config, shape, memory.asked(config, shape.processes, shape.gpus) or unknown)
 
 

@@ -28,7 +28,7 @@ class Machine:
     images: float | None = None
     peak: float | None = None
     gpu: bool = False
-    missing: str = "give --gpu NAME or set site.gpu, or --measure to time steps on this machine"
+    missing: str = "set site.gpu to what its GPUs are; on a CPU, tdformer plan --measure"
 
     @classmethod
     def of_chip(cls, chip: Chip, config: Config, shape: Shape) -> Machine:

@@ -148,7 +148,7 @@ def _memory(
 ) -> Section:
     cost = chosen.cost
     assert cost is not None
-    beside = planner.activations(config, plan, cost)
+    beside = planner.activations(config, cost)
     kept = min(cost.kept, beside)  # at the peak some may have gone
     sizes = planner.state_parts(model, config, plan, cost)._asdict()
     sizes |= {"kept_activations": kept, "transients": beside - kept}
@@ -207,8 +207,7 @@ def _step(setup: Setup, machine: Machine, work: Work) -> Section:
     found["batchnorm_collectives"] = Figure(norm, "s", machine.links)
     found["gradients"] = Figure(gradients, "s", f"{machine.links}; the part that backward does not hide")
     found["optimizer"] = Figure(rates.state_byte * state_moved(model, config, plan), "s", rates.source)
-    host = max(0.0, times * rates.launching(work) - device) + rates.step
-    found["host"] = Figure(host, "s", f"{rates.source}; of launching, what the device waits for")
+    found["host"] = Figure(times * rates.host(work), "s", f"{rates.source}; what the device waits for")
     known = sum(figure.value or 0.0 for figure in found.values())
     found["loader"] = _loader(config, plan, machine, known)
     known += found["loader"].value or 0.0
@@ -234,7 +233,7 @@ def _evaluation(setup: Setup, machine: Machine) -> Figure:
     plan, model, images = setup.plan, setup.outline, len(setup.test or ())
     short = setup.config.train.precision != "fp32"
     work = measure_evaluation(model, example(model, plan.micro_batch, "meta"), short)
-    each = max(sum(machine.rates.parts(work).values()), machine.rates.launching(work))
+    each = sum(machine.rates.parts(work).values()) + machine.rates.host(work)
     return Figure(-(-images // (plan.world * plan.micro_batch)) * each, "s", machine.rates.source)
 
 
