@@ -172,9 +172,8 @@ def test_a_measured_machine() -> None:
 def test_a_checkpoint_is_as_large_as_that(tmp_path: Path) -> None:
     model = tdformer.create_model("quickstart", time_steps=4, segments=2, feedback="all", in_channels=1, image_size=8)
     weights = {name: value.detach() for name, value in model.state_dict().items()}
-    moments = {
-        f"{key}.{name}": p.detach().clone() for key in optimizers.MOMENTS for name, p in model.named_parameters()
-    }
+    named = [(name, p.detach()) for name, p in model.named_parameters()]
+    moments = {f"{key}.{name}": value.clone() for key in optimizers.MOMENTS for name, value in named}
     path = checkpoint.save(tmp_path, 1, {"model": weights, "optimizer": moments}, {}, keep=1)
     real = sum(file.stat().st_size for file in path.iterdir()) / GIB
     assert planned("digits").checkpoint["size"].value == pytest.approx(real, rel=0.05)
