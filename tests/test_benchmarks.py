@@ -78,7 +78,7 @@ def test_live_bytes_of_a_known_step() -> None:
         loss.backward()
         del y, loss
         assert live.now == 0  # gradients of parameters do not count
-    assert live.flops == 2 * 8 * (10 * 20 + 20 * 5) + 2 * 8 * (10 * 20 + 2 * 20 * 5)
+    assert live.work.flops == 2 * 8 * (10 * 20 + 20 * 5) + 2 * 8 * (10 * 20 + 2 * 20 * 5)
     assert len(live.timeline) > 5
 
 

@@ -154,7 +154,12 @@ def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders
         _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), short)
         model.set_recompute(*before)
     cost = _priced[key]
-    return Recompute(policy, borders, cost.peak + state_bytes(model, config, plan), cost)
+    return Recompute(policy, borders, sum(state_parts(model, config, plan, cost)) + activations(config, cost), cost)
+
+
+def activations(config: Config, cost: Cost) -> int:
+    """Bytes of what is neither the model's nor the optimizer's, at the peak of all."""
+    return cost.peak if config.engine.zero_stage else cost.together - cost.gradients
 
 
 BUCKET = 25 * 2**18
@@ -179,7 +184,7 @@ def live(model: nn.Module) -> int:
 
 
 class StateBytes(NamedTuple):
-    """Bytes in one process that do not depend on its images; optimizer: what it keeps, and ZeRO's fp32 copy of the
+    """Bytes in one process of what is the model's; optimizer: what it keeps, and ZeRO's fp32 copy of the
     weights; buckets: what passes between the ranks."""
 
     weights: int
@@ -194,8 +199,9 @@ def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     return sum(state_parts(model, config, plan))
 
 
-def state_parts(model: TDFormer, config: Config, plan: BatchPlan) -> StateBytes:
-    """What a process holds of a model, which may be on meta.
+def state_parts(model: TDFormer, config: Config, plan: BatchPlan, cost: Cost | None = None) -> StateBytes:
+    """What a process holds of a model, which may be on meta; with a step's cost and without ZeRO, what of it is there
+    at the peak: early in backward there are few gradients, and buckets come with the last ones.
 
     Over several segments autograd sums up whole gradients before it hands them on: a second set, unless that one
     becomes the gradient.
@@ -213,6 +219,10 @@ def state_parts(model: TDFormer, config: Config, plan: BatchPlan) -> StateBytes:
     summed = 4 * trained if model.segments > 1 and (stage >= 2 or plan.accumulation > 1) else 0
     # A bucket that is filled, one that is summed over the ranks, and a copy of that.
     buckets = 4 * bucket(model) * (3 if stage else int(world > 1))
+    if cost is not None and not stage:
+        before = 4 * trained if plan.accumulation > 1 else 0  # of the micro-batches before
+        buckets = max(0, 4 * trained + buckets - before - cost.together)
+        gradients, summed = before + cost.gradients, 0
     return StateBytes(weights, gradients + summed, moments, buckets, 4 * count if config.train.ema_decay else 0)
 
 

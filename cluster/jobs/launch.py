@@ -110,8 +110,8 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     where: slurm, local, or auto: Slurm where sbatch is found. Raises RunError for what could never work, before
     anything is queued or written.
     """
-    from ..build import memory
     from ..run import weights
+    from . import planned
     from .processes import check_inputs, describe
 
     config.runs_dir = str(Path(config.runs_dir).resolve())
@@ -158,8 +158,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     if there and not dry_run:
         with folder.lock():  # refuses where a process trains in it
             pass
-    room = memory.asked(config, shape.processes, shape.gpus) if queued else memory.here(config, shape.processes)
-    if room is not None and (warning := setup.check_memory(room)):
+    for warning in planned.tell(setup, shape, queued):
         _warn(warning)
     if dry_run and not queued:
         print(f"{shape.processes} processes on this machine:\n{submission.Slurm(folder.path / 'logs').command}")

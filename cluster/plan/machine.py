@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from ..build.memory import GIB, Memory, here
@@ -27,7 +28,7 @@ class Machine:
     images: float | None = None
     peak: float | None = None
     gpu: bool = False
-    missing: str = "give --gpu NAME, or --measure to time steps on this machine"
+    missing: str = "set site.gpu to what its GPUs are; on a CPU, tdformer plan --measure"
 
     @classmethod
     def of_chip(cls, chip: Chip, config: Config, shape: Shape) -> Machine:
@@ -47,7 +48,9 @@ class Machine:
 
     @classmethod
     def unknown(cls, config: Config, shape: Shape, memory: Memory | None = None) -> Machine:
-        """One of which nothing but memory is known. memory: None: this machine's."""
+        """One of which nothing but memory is known. memory: None: this machine's, and that of GPUs is not known."""
+        if memory is None and shape.gpus and config.recompute.memory is None:
+            memory = Memory(math.inf, "not known: give --gpu NAME, or set site.gpu")
         return cls("this machine", memory or here(config, shape.processes), gpu=shape.gpus > 0)
 
     def timed(self, found: Rates, network: Model, images: float | None) -> Machine:

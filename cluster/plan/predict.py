@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,7 +61,7 @@ def predict(
     model, plan, terms = setup.outline, setup.plan, terms or Terms()
     with torch.device("meta"):
         try:
-            chosen = _chosen(model, config, plan, machine.memory)
+            chosen = settled(model, config, plan, machine.memory)
             largest = _largest(model, config, plan, machine.memory)
         except RuntimeError as error:
             raise RunError(f"the memory of a step is not known beforehand ({first_line(error)})") from error
@@ -72,7 +73,8 @@ def predict(
     assert once is not None
     checkpoint, size, stall = _checkpoints(model, config)
     run = _run(setup, shape, machine, terms, step["total"], test, stall, once.flops / plan.micro_batch)
-    checkpoint |= _intervals(config, shape, terms, stall)
+    epoch = steps_per_epoch(len(setup.samples), plan.global_batch)
+    checkpoint |= _intervals(config, shape, terms, stall, _every(config, step["total"].value, epoch))
     about: dict[str, str | int] = {
         "name": config.name,
         "model": config.model.name,
@@ -99,7 +101,7 @@ def predict(
 # ------------------------------------------------------------------------------------------------------------- memory
 
 
-def _chosen(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> Recompute:
+def settled(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> Recompute:
     """What the run computes again, priced; the least of all where `auto` finds nothing that fits."""
     if config.recompute.policy != AUTO:
         return planner.price(model, config, plan, config.recompute.policy, config.recompute.borders)
@@ -144,12 +146,16 @@ def _largest(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -
 def _memory(
     model: TDFormer, config: Config, plan: BatchPlan, chosen: Recompute, memory: Memory, largest: int | None
 ) -> Section:
-    parts, cost = planner.state_parts(model, config, plan), chosen.cost
+    cost = chosen.cost
     assert cost is not None
-    sizes = parts._asdict() | {"kept_activations": cost.kept, "transients": cost.peak - cost.kept}
+    beside = planner.activations(config, cost)
+    kept = min(cost.kept, beside)  # at the peak some may have gone
+    sizes = planner.state_parts(model, config, plan, cost)._asdict()
+    sizes |= {"kept_activations": kept, "transients": beside - kept}
     found = {name: Figure(size / GIB, "GiB", COUNT) for name, size in sizes.items()}
     found["total"] = Figure(chosen.total / GIB, "GiB", "sum of these")
-    found["available"] = Figure(memory.size * memory.usable / GIB, "GiB", memory.whose)
+    room = memory.size * memory.usable
+    found["available"] = Figure(room / GIB if math.isfinite(room) else None, "GiB", memory.whose)
     source = "counted, of those that divide" if largest else "counted: not even the smallest that divides fits"
     found["largest_micro_batch"] = Figure(largest, "images", source)
     return found
@@ -201,8 +207,7 @@ def _step(setup: Setup, machine: Machine, work: Work) -> Section:
     found["batchnorm_collectives"] = Figure(norm, "s", machine.links)
     found["gradients"] = Figure(gradients, "s", f"{machine.links}; the part that backward does not hide")
     found["optimizer"] = Figure(rates.state_byte * state_moved(model, config, plan), "s", rates.source)
-    host = max(0.0, times * rates.launching(work) - device) + rates.step
-    found["host"] = Figure(host, "s", f"{rates.source}; of launching, what the device waits for")
+    found["host"] = Figure(times * rates.host(work), "s", f"{rates.source}; what the device waits for")
     known = sum(figure.value or 0.0 for figure in found.values())
     found["loader"] = _loader(config, plan, machine, known)
     known += found["loader"].value or 0.0
@@ -228,7 +233,7 @@ def _evaluation(setup: Setup, machine: Machine) -> Figure:
     plan, model, images = setup.plan, setup.outline, len(setup.test or ())
     short = setup.config.train.precision != "fp32"
     work = measure_evaluation(model, example(model, plan.micro_batch, "meta"), short)
-    each = max(sum(machine.rates.parts(work).values()), machine.rates.launching(work))
+    each = sum(machine.rates.parts(work).values()) + machine.rates.host(work)
     return Figure(-(-images // (plan.world * plan.micro_batch)) * each, "s", machine.rates.source)
 
 
@@ -298,12 +303,13 @@ def _checkpoints(model: TDFormer, config: Config) -> tuple[Section, int, float]:
     return section, size, size / COPY
 
 
-def _every(config: Config, step: float, epoch: int) -> float:
-    """Seconds from one checkpoint to the next: after each epoch, by the clock, and by steps."""
+def _every(config: Config, step: float | None, epoch: int) -> float:
+    """Seconds from one checkpoint to the next: after each epoch, by the clock, and by steps. step: None: not known, so
+    by the clock alone; inf where there is no knowing."""
     asked = config.checkpoint
     by_clock = [60 * asked.every_minutes] if asked.every_minutes else []
-    by_steps = [asked.every_steps * step] if asked.every_steps else []
-    return min([epoch * step, *by_clock, *by_steps])
+    by_steps = [] if step is None else [step * min(epoch, asked.every_steps or epoch)]
+    return min([*by_steps, *by_clock], default=math.inf)
 
 
 def _between(shape: Shape, mtbf: float) -> float:
@@ -311,11 +317,13 @@ def _between(shape: Shape, mtbf: float) -> float:
     return 3600 * mtbf / (shape.nodes * shape.gpus or shape.nodes)
 
 
-def _intervals(config: Config, shape: Shape, terms: Terms, stall: float) -> Section:
+def _intervals(config: Config, shape: Shape, terms: Terms, stall: float, every: float) -> Section:
+    known = every / 60 if math.isfinite(every) else None
+    found = {"interval": Figure(known, "minutes", "checkpoint.every_minutes, every_steps, or an epoch")}
     if terms.mtbf is None:
-        return {"best_interval": Figure(None, "minutes", "not known without --mtbf HOURS, of one GPU or machine")}
+        return found | {"best_interval": Figure(None, "minutes", "not known without --mtbf HOURS")}
     between = _between(shape, terms.mtbf)
-    return {
+    return found | {
         "failures": Figure(between / 3600, "h between two", "--mtbf over the GPUs, or the machines"),
         "best_interval": Figure(daly(stall, between) / 60, "minutes", "Young and Daly, from stall and failures"),
     }

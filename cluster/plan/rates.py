@@ -20,9 +20,9 @@ from .chips import Chip
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds of a flop, of a byte by what moves it, of an operator on the device, and of the host's part in launching
-    it (host_call: beside that, of one of the neuron or BatchNorm); state_byte: of the optimizer's bytes; step: what is
-    left of a step, however large it is. source: where they are from."""
+    """Seconds of a flop, of a byte by what moves it, and of an operator on the device beside these; of what the host
+    does while the device works, for an operator, and beside for a call of the neuron or BatchNorm; of the optimizer's
+    bytes; and of such a call where the host is the device. source: where they are from."""
 
     matrix_flop: float
     matrix_byte: float
@@ -33,7 +33,7 @@ class Rates:
     host_operator: float
     host_call: float
     state_byte: float
-    step: float
+    call: float
     source: str
 
     def parts(self, work: Work) -> dict[str, float]:
@@ -50,6 +50,10 @@ class Rates:
     def launching(self, work: Work) -> float:
         """Seconds of the host, while the device works."""
         return self.host_operator * work.operators + self.host_call * work.neuron_calls
+
+    def host(self, work: Work) -> float:
+        """Seconds of the host that the device waits for."""
+        return max(0.0, self.launching(work) - sum(self.parts(work).values())) + self.call * work.neuron_calls
 
 
 @cache
@@ -84,7 +88,7 @@ def of_chip(chip: Chip, precision: str, tf32: bool) -> Rates:
         host_operator=1e-6 * row["host_operator_us"],
         host_call=1e-6 * row["host_call_us"],
         state_byte=1 / (row["other_byte"] * band),
-        step=0.0,
+        call=0.0,
         source=source,
     )
 
@@ -98,11 +102,11 @@ class Timed:
     seconds: float
 
     def features(self) -> NDArray[np.float64]:
-        """What the seconds of a CPU are a sum of: operations, bytes, operators, bytes of the optimizer, one a step."""
+        """What the seconds of a CPU are a sum of: operations, bytes, calls of the neuron, bytes of the optimizer.
+        Packing is one pass there and little beside them; the operators that it is made of are a GPU's."""
         work = self.work
-        flops = work.matrix_flops + work.attention_flops
-        moved = work.matrix_bytes + work.attention_bytes + work.neuron_bytes + work.other_bytes + work.packing_bytes
-        return np.array([flops, moved, work.operators, self.state, 1.0])
+        moved = work.matrix_bytes + work.attention_bytes + work.neuron_bytes + work.other_bytes
+        return np.array([work.flops, moved, work.neuron_calls, self.state])
 
 
 def fitted(steps: Sequence[Timed], source: str) -> Rates:
@@ -112,8 +116,8 @@ def fitted(steps: Sequence[Timed], source: str) -> Rates:
     table = np.array([step.features() / step.seconds for step in steps])
     scale = np.maximum(table.max(0), 1e-300)
     found, _ = nnls(table / scale, np.ones(len(steps)))
-    flop, byte, operator, state, step = (found / scale).tolist()
-    return Rates(flop, byte, byte, byte, byte, operator, 0.0, 0.0, state, step, source)
+    flop, byte, call, state = (found / scale).tolist()
+    return Rates(flop, byte, byte, byte, 0.0, 0.0, 0.0, 0.0, state, call, source)
 
 
 def total(works: Sequence[Work]) -> Work:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +40,11 @@ class Work:
     other_bytes: int = 0
     """Of everything else: sums, copies."""
 
+    @property
+    def flops(self) -> int:
+        """Of all products, 2 a multiply-add."""
+        return self.matrix_flops + self.attention_flops
+
     def neuron(self, moved: int) -> None:
         self.operators += 1
         self.neuron_calls += 1
@@ -61,10 +66,21 @@ class LiveBytes:
     work: Work = field(default_factory=Work)
     timeline: list[int] = field(default_factory=list)
     """`now` after every operator."""
+    gradients: int = 0
+    """Bytes of parameters' gradients, as they are made."""
+    together: int = 0
+    """The peak of `now` and these."""
+    then: int = 0
+    """Of which gradients."""
 
-    def add(self, count: int) -> None:
-        self.now += count
+    def add(self, count: int, gradient: bool = False) -> None:
+        if gradient:
+            self.gradients += count
+        else:
+            self.now += count
         self.peak = max(self.peak, self.now)
+        if self.now + self.gradients > self.together:
+            self.together, self.then = self.now + self.gradients, self.gradients
 
 
 _aten = torch.ops.aten
@@ -79,15 +95,15 @@ class _Follow(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = live
         self.matrices = {(p.shape, p.dtype) for p in model.parameters() if p.dim() > 1}
-        self.known: dict[int, tuple[weakref.finalize[..., object], int]] = {}
+        self.known: dict[int, tuple[weakref.finalize[..., object], int, bool]] = {}
+        """Of a storage, by its place: what is called when it is freed, its bytes, and whether it is a gradient."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.note(func, args, kwargs or {}, result, made)
         for leaf in made:
-            if (leaf.shape, leaf.dtype) not in self.matrices:
-                self.count(leaf.untyped_storage())
+            self.count(leaf.untyped_storage(), (leaf.shape, leaf.dtype) in self.matrices)
         self.live.timeline.append(self.live.now)
         return result
 
@@ -112,35 +128,42 @@ class _Follow(TorchDispatchMode):
             work.matrix_flops += count(*args, **kwargs, out_val=result)
             work.matrix_bytes += moved
 
-    def count(self, storage: torch.UntypedStorage) -> None:
+    def count(self, storage: torch.UntypedStorage, gradient: bool) -> None:
         key = storage._cdata
         if key not in self.known:
             size = storage.nbytes()
-            self.live.add(size)
-            self.known[key] = weakref.finalize(storage, self.freed, key), size
+            self.live.add(size, gradient)
+            self.known[key] = weakref.finalize(storage, self.freed, key), size, gradient
 
     def freed(self, key: int) -> None:
-        self.live.add(-self.known.pop(key)[1])
+        _, size, gradient = self.known.pop(key)
+        self.live.add(-size, gradient)
 
     def ignore(self, tensor: Tensor) -> None:
-        """A parameter, or the gradient of one."""
-        key = tensor.untyped_storage()._cdata
-        if key in self.known:
-            finalizer, size = self.known[key]
-            finalizer.detach()
+        """What was there before."""
+        storage = tensor.untyped_storage()
+        self.known[storage._cdata] = weakref.finalize(storage, self.known.pop, storage._cdata, None), 0, False
+
+    def accumulated(self, tensor: Tensor | None) -> None:
+        """A parameter's gradient, of whatever shape."""
+        assert tensor is not None
+        finalizer, size, gradient = self.known.get(tensor.untyped_storage()._cdata, (None, 0, True))
+        if finalizer is not None and not gradient:
             self.live.add(-size)
-        self.known[key] = weakref.finalize(tensor.untyped_storage(), self.known.pop, key, None), 0
+            self.live.add(size, True)
+            self.known[tensor.untyped_storage()._cdata] = finalizer, size, True
 
 
 @contextmanager
-def live_bytes(model: nn.Module) -> Iterator[LiveBytes]:
-    """While the block runs, count live tensor bytes; see `LiveBytes`. On CUDA and CPU as on meta."""
+def live_bytes(model: nn.Module, there: Iterable[Tensor] = ()) -> Iterator[LiveBytes]:
+    """While the block runs, count live tensor bytes; see `LiveBytes`. On CUDA and CPU as on meta. there: tensors that
+    were made before and are written to in it, beside those of `model`."""
     live = LiveBytes()
     follow = _Follow(live, model)
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in (*model.parameters(), *model.buffers(), *there):
         follow.ignore(tensor)
     trained = (p for p in model.parameters() if p.requires_grad)
-    hooks = [p.register_post_accumulate_grad_hook(lambda p: follow.ignore(p.grad)) for p in trained]
+    hooks = [p.register_post_accumulate_grad_hook(lambda p: follow.accumulated(p.grad)) for p in trained]
     try:
         with follow, meta.watched(live.work.neuron):
             yield live
@@ -151,16 +174,19 @@ def live_bytes(model: nn.Module) -> Iterator[LiveBytes]:
 
 @dataclass(frozen=True)
 class Cost:
-    """One training step: bytes kept for backward and at its peak, and its work."""
+    """One training step: bytes kept for backward and at its peak, and its work. together: the peak with gradients that
+    come as backward makes them, of which `gradients` then."""
 
     kept: int
     peak: int
+    together: int
+    gradients: int
     work: Work
 
     @property
     def flops(self) -> int:
         """Operations of convolutions and matrix products, 2 a multiply-add."""
-        return self.work.matrix_flops + self.work.attention_flops
+        return self.work.flops
 
 
 def measure_step(model: TDFormer, images: Tensor, bf16: bool = False) -> tuple[Cost, LiveBytes]:
@@ -175,7 +201,7 @@ def measure_step(model: TDFormer, images: Tensor, bf16: bool = False) -> tuple[C
         live.kept = live.now
         loss.backward()
     model.zero_grad()
-    return Cost(live.kept, live.peak, live.work), live
+    return Cost(live.kept, live.peak, live.together, live.then, live.work), live
 
 
 def measure_evaluation(model: TDFormer, images: Tensor, bf16: bool = False) -> Work:
