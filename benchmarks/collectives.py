@@ -5,15 +5,14 @@
 Counted: real steps of the quick start on gloo, one process a rank: collectives by kind, the bytes that a rank gives to
 them, and how often the host reads a value of the device and so waits for it. Modelled: the same for --model, whose
 collectives follow from its units and parameters by the rule that the counted ones are checked against; their time on
-nodes of 8 H100 as NCCL itself models it (`Network`); and from that the efficiency of weak scaling. No figure of the
-second table was measured on NCCL.
+nodes of 8 H100 as NCCL itself models it (`cluster/plan/network.py`); and from that the efficiency of weak scaling. No
+figure of the second table was measured on NCCL.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 import tempfile
@@ -27,16 +26,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import nn
 
 import tdformer
 from cluster.build import planner
 from cluster.build.shards import write_shards
 from cluster.config import load
+from cluster.plan.network import Counted, Network, Rule, exposed
 from cluster.run.folder import RunFolder
 from pipelines.loader import train_loader
 from pipelines.order import Share
-from tdformer.norm import BatchNorm
 
 from . import machine, table
 
@@ -72,13 +70,13 @@ class Tally:
             self.number["gradients begun in backward"] += 1
 
     def _kind(self, name: str) -> str:
-        frame, callers = sys._getframe(), set()
+        frame, files = sys._getframe(), set()
         while frame is not None:
-            callers.add((Path(frame.f_code.co_filename).name, frame.f_code.co_name))
+            files.add(Path(frame.f_code.co_filename).name)
             frame = frame.f_back  # type: ignore[assignment]
-        if any(file == "norm.py" for file, _ in callers):
+        if "norm.py" in files:
             return f"BatchNorm {self.phase}"
-        if any(function == "over_ranks" for _, function in callers):
+        if "slots.py" in files:
             return "statistics"
         if "gather" in name:
             return "weights"
@@ -210,95 +208,35 @@ def counted(cases: list[Case], folder: Path) -> Iterator[tuple[Case, Counts]]:
         yield from zip(own, json.loads((folder / f"counts-{world}.json").read_text()), strict=True)
 
 
-class Rule:
-    """The collectives of a step as they follow from a network: bytes that a rank gives to each."""
-
-    def __init__(self, model: nn.Module, segments: int, bucket: int) -> None:
-        self.sizes = [p.numel() for p in model.parameters()]
-        self.segments = segments
-        self.parameters = 4 * sum(self.sizes)
-        units = [m.weight.numel() for m in model.modules() if isinstance(m, BatchNorm)]
-        self.batchnorm = [8 * channels for channels in units] * segments
-        """In each direction: two numbers a channel."""
-        self.gradients = [0]
-        for size in reversed(self.sizes):  # as backward comes to them
-            if self.gradients[-1] + 4 * size > 4 * bucket:
-                self.gradients.append(0)
-            self.gradients[-1] += 4 * size
-
-    def check(self, case: Case, found: Counts) -> None:
-        """Raises AssertionError where what was counted is something else."""
-        together = case.together and case.world > 1
-        expected = (len(self.batchnorm), sum(self.batchnorm)) if together else NONE
-        for direction in ("forward", "backward"):
-            assert tuple(found.get(f"BatchNorm {direction}", NONE)) == expected, (case, found)
-        number, size = found.get("gradients", NONE)
-        if case.world == 1 and not number:
-            return
-        assert abs(number - len(self.gradients)) <= 2, (case, found, len(self.gradients))
-        assert self.parameters <= size <= 1.01 * self.parameters, (case, found, self.parameters)
+def check(rule: Rule, case: Case, found: Counts) -> None:
+    """Raises AssertionError where what was counted is something else than the rule says."""
+    together = case.together and case.world > 1
+    expected = (len(rule.batchnorm), sum(rule.batchnorm)) if together else NONE
+    for direction in ("forward", "backward"):
+        assert tuple(found.get(f"BatchNorm {direction}", NONE)) == expected, (case, found)
+    number, size = found.get("gradients", NONE)
+    if case.world == 1 and not number:
+        return
+    assert abs(number - len(rule.gradients)) <= 2, (case, found, len(rule.gradients))
+    assert rule.parameters <= size <= 1.01 * rule.parameters, (case, found, rule.parameters)
 
 
-@dataclass(frozen=True)
-class Network:
-    """Seconds of a collective by NCCL's own model (`src/graph/tuning.cc`, constants of 2.28: a base, hops over NVLink
-    and over the network, bytes by bus bandwidth; the better of ring and tree, of the protocols LL and Simple).
-
-    nvlink: 450 GB/s a direction. net: 400 Gb/s. Of each `reached` arrives (assumed). Between nodes a byte is taken to
-    pass one GPU's own 50 GB/s; NCCL uses all 8 of a node at once, so this is an upper bound of the time."""
-
-    node: int = 8
-    nvlink: float = 450e9
-    net: float = 50e9
-    reached: float = 0.8
-    switch: float = 10e-6
-    """From the computing stream to NCCL's and back: two events and a launch (assumed)."""
-    wait: float = 50e-6
-    """What the GPU stands idle after the host has waited for it, until there is work again (assumed)."""
-    copy: float = 2.5e-6
-    """A small kernel (assumed)."""
-
-    def seconds(self, size: float, ranks: int, allreduce: bool) -> float:
-        """size: what each rank gives."""
-        if ranks == 1:
-            return 0.0
-        nodes = -(-ranks // self.node)
-        local, times = ranks // nodes, 2 if allreduce else 1
-        moved = times * size * (ranks - 1) / (ranks if allreduce else 1)
-        rate = self.reached * (self.net if nodes > 1 else self.nvlink)
-        base, hop, over = 6.6e-6, (1.0e-6 if nodes > 1 else 0.6e-6), 2.7e-6
-        low = base + times * ((ranks - nodes) * hop + (nodes - 1) * over) + moved / (rate / 2)
-        base, hop, over = 8.4e-6, 3.4e-6, 14e-6
-        simple = base + times * ((ranks - nodes) * hop + (nodes - 1) * over) + moved / rate
-        tree = math.inf
-        if allreduce:
-            tree = 6.8e-6 + 2 * ((local - 1) * 0.6e-6 + math.log2(nodes) * 5e-6) + 2 * size / (rate / 3.8)
-            large = 8.4e-6 + 2 * ((local - 1) * 4e-6 + math.log2(nodes) * 14e-6) + 2 * size / (rate * 0.92)
-            tree = min(tree, large)
-        return min(low, simple, tree) + self.switch
+def others(found: Counts) -> Counted:
+    """What of a step does not follow from the network."""
+    gathers, norms, waits = (found.get(kind, NONE)[0] for kind in ("weights", "norms", "waits"))
+    return Counted(gathers, norms, waits)
 
 
-def exposed(
-    rule: Rule, network: Network, ranks: int, group: int, compute: float, stage: int, found: Counts, before: bool
-) -> float:
-    """Seconds of a step in which a GPU does nothing but wait for others. group: ranks that share a norm batch; found:
-    what was counted at this ZeRO stage; before: as at commit 7590ad3."""
-    seconds = 0.0
-    for size in rule.batchnorm if group > 1 else []:
-        seconds += network.seconds(size, group, False) + network.seconds(size, group, True)
-        if before:  # a list of outputs, copied one by one, and the number of images read by the host
-            seconds += group * network.copy + network.wait
-    if before:
-        seconds += network.seconds(rule.parameters, ranks, True)
-    else:  # a gradient is whole when backward comes to the first segment; the last bucket has nothing to hide behind
-        *early, last = [network.seconds(size, ranks, True) for size in rule.gradients]
-        seconds += max(0.0, sum(early) - compute * 2 / 3 / rule.segments) + last
-    if stage:
-        gathers, _ = found["weights"]
-        seconds += gathers * network.seconds(rule.parameters / gathers / ranks, ranks, False)
-    seconds += found.get("norms", NONE)[0] * network.seconds(8, ranks, True)
-    seconds += network.seconds(2 * sum(rule.batchnorm), ranks, True)  # running statistics, in double precision
-    return seconds + found["waits"][0] * network.wait
+COPY = 2.5e-6
+"""Seconds of a small kernel (assumed)."""
+
+
+def before(rule: Rule, network: Network, ranks: int, group: int, counted: Counted) -> float:
+    """As `exposed`, at commit 7590ad3: gradients were summed as a whole after backward; BatchNorm gathered into a list,
+    which was copied one by one, and the host read the number of images."""
+    whole = Rule((rule.parameters,), rule.batchnorm, rule.segments)
+    copied = len(rule.batchnorm) * (group * COPY + network.wait) if group > 1 else 0.0
+    return copied + exposed(whole, network, ranks, group, 0.0, counted)
 
 
 def main(arguments: list[str]) -> None:
@@ -326,7 +264,7 @@ def main(arguments: list[str]) -> None:
             with torch.device("meta"):
                 small = tdformer.create_model("quickstart", **options(case.segments), in_channels=1, image_size=8)
             sizes = [p.numel() for p in small.parameters()]
-            Rule(small, case.segments, min(sum(sizes), max(BUCKET, *sizes))).check(case, found)
+            check(Rule.of(small, case.segments, min(sum(sizes), max(BUCKET, *sizes))), case, found)
             results[case] = found
             cells = [f"{n} ({size / 1e3:.0f} kB)" if n else "0" for n, size in (found.get(k, NONE) for k in KINDS)]
             begun, waits = (str(found.get(kind, NONE)[0]) for kind in ("gradients begun in backward", "waits"))
@@ -341,17 +279,17 @@ def main(arguments: list[str]) -> None:
         for segments in asked.segments:
             with torch.device("meta"):
                 model = tdformer.create_model(asked.model, **options(segments))
-            rule, compute = Rule(model, segments, planner.bucket(model)), asked.ms * images / 1e3
+            rule, compute = Rule.of(model, segments), asked.ms * images / 1e3
             for stage in (stage for stage in asked.stages if stage < 2):
-                found = results[Case(stage, segments, max(asked.worlds), False)]
+                found = others(results[Case(stage, segments, max(asked.worlds), False)])
                 for name, most in (("a GPU", 1), ("a node", Network.node), ("all GPUs", 128)):
-                    cells = []
-                    for before in (True, False):
-                        for ranks in (8, 64, 128):
-                            lost = exposed(rule, Network(), ranks, min(ranks, most), compute, stage, found, before)
-                            cells.append(f"{compute / (compute + lost):.1%}")
-                    of = [str(images), str(segments), str(stage), name]
-                    rows.append([*of, " / ".join(cells[:3]), " / ".join(cells[3:])])
+                    worlds = [(ranks, min(ranks, most)) for ranks in (8, 64, 128)]
+                    lost = (
+                        [before(rule, Network(), *world, found) for world in worlds],
+                        [exposed(rule, Network(), *world, compute, found) for world in worlds],
+                    )
+                    cells = [" / ".join(f"{compute / (compute + seconds):.1%}" for seconds in side) for side in lost]
+                    rows.append([str(images), str(segments), str(stage), name, *cells])
     print(f"\nWeak scaling of {asked.model} at {asked.ms} ms an image, modelled, at 8 / 64 / 128 GPUs:\n")
     print(table(["images a GPU", "N", "ZeRO", "norm batch of", "before", "now"], rows))
 

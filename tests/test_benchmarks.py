@@ -13,6 +13,7 @@ from torch import nn
 import tdformer
 from benchmarks import checkpoint, collectives, loader, order, parity, peer
 from benchmarks.published import Published
+from cluster.plan import network
 from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
 from tdformer.kernels import sparse
 from tdformer.measure import live_bytes, measure_step
@@ -77,7 +78,7 @@ def test_live_bytes_of_a_known_step() -> None:
         loss.backward()
         del y, loss
         assert live.now == 0  # gradients of parameters do not count
-    assert live.flops == 2 * 8 * (10 * 20 + 20 * 5) + 2 * 8 * (10 * 20 + 2 * 20 * 5)
+    assert live.work.flops == 2 * 8 * (10 * 20 + 20 * 5) + 2 * 8 * (10 * 20 + 2 * 20 * 5)
     assert len(live.timeline) > 5
 
 
@@ -125,6 +126,8 @@ def test_collectives_are_counted_and_follow_from_the_network(capsys: pytest.Capt
         assert 1 < int(found[6]) < int(found[0].split()[0])  # all but the last bucket are summed while backward goes on
         assert int(found[7]) <= 6  # waits: for the sums of the step, the norm of the gradient, and what DeepSpeed reads
     assert counted["0", "all ranks"][2].startswith("52 ") and counted["0", "a rank"][2] == "0"
+    for (stage, _), found in counted.items():  # what plans are made with
+        assert tuple(int(found[place].split()[0]) for place in (1, 4, 7)) == network.COUNTED[int(stage)]
     modelled = {(row[2], row[3]): row[4:] for row in rows if row[0] == "64"}
     for before, now in modelled.values():
         for a, b in zip(before.split(" / "), now.split(" / "), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from torch import nn
 
 from tdformer import TDFormer
 from tdformer.measure import Cost, measure_step
+from tdformer.norm import norm_batch
 from tdformer.policies import POLICIES, Choice, choices, smallest
 
 from ..config import BatchPlan, Config, either
@@ -143,14 +145,21 @@ _priced: dict[str, Cost] = {}
 def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders: int) -> Recompute:
     """What one choice costs; seconds for a large model, so a process that checks and then trains does it once."""
     short = config.train.precision != "fp32"  # fp16 has the bytes of bf16
-    key = repr((model.config, model.frames, plan.micro_batch, short, policy, borders, config.train.freeze))
+    groups = min(plan.norm_batch, plan.micro_batch)
+    key = repr((model.config, model.frames, plan.micro_batch, groups, short, policy, borders, config.train.freeze))
     if key not in _priced:
         before = Choice(model.recompute, model.keep.borders)
         model.set_recompute(policy, borders)
+        norm_batch(model, groups)
         _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), short)
         model.set_recompute(*before)
     cost = _priced[key]
-    return Recompute(policy, borders, cost.peak + state_bytes(model, config, plan), cost)
+    return Recompute(policy, borders, sum(state_parts(model, config, plan, cost)) + activations(config, cost), cost)
+
+
+def activations(config: Config, cost: Cost) -> int:
+    """Bytes of what is neither the model's nor the optimizer's, at the peak of all."""
+    return cost.peak if config.engine.zero_stage else cost.together - cost.gradients
 
 
 BUCKET = 25 * 2**18
@@ -174,9 +183,25 @@ def live(model: nn.Module) -> int:
     return 2 * bucket(model)
 
 
+class StateBytes(NamedTuple):
+    """Bytes in one process of what is the model's; optimizer: what it keeps, and ZeRO's fp32 copy of the
+    weights; buckets: what passes between the ranks."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    buckets: int
+    ema: int
+
+
 def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
-    """Weights, gradients, what the optimizer keeps (and ZeRO's fp32 copy of the weights), what passes between the ranks
-    and the EMA, in one process.
+    """Their sum."""
+    return sum(state_parts(model, config, plan))
+
+
+def state_parts(model: TDFormer, config: Config, plan: BatchPlan, cost: Cost | None = None) -> StateBytes:
+    """What a process holds of a model, which may be on meta; with a step's cost and without ZeRO, what of it is there
+    at the peak: early in backward there are few gradients, and buckets come with the last ones.
 
     Over several segments autograd sums up whole gradients before it hands them on: a second set, unless that one
     becomes the gradient.
@@ -194,7 +219,11 @@ def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     summed = 4 * trained if model.segments > 1 and (stage >= 2 or plan.accumulation > 1) else 0
     # A bucket that is filled, one that is summed over the ranks, and a copy of that.
     buckets = 4 * bucket(model) * (3 if stage else int(world > 1))
-    return weights + gradients + summed + moments + buckets + (4 * count if config.train.ema_decay else 0)
+    if cost is not None and not stage:
+        before = 4 * trained if plan.accumulation > 1 else 0  # of the micro-batches before
+        buckets = max(0, 4 * trained + buckets - before - cost.together)
+        gradients, summed = before + cost.gradients, 0
+    return StateBytes(weights, gradients + summed, moments, buckets, 4 * count if config.train.ema_decay else 0)
 
 
 def ranks_here(world: int) -> int:

@@ -34,6 +34,12 @@ def model_names(incomplete: str) -> list[str]:
     return [name for name in tdformer.list_models() if name.startswith(incomplete)]
 
 
+def gpu_names(incomplete: str) -> list[str]:
+    from ..plan.chips import chips
+
+    return [name for name in chips() if name.startswith(incomplete)]
+
+
 def data_sets(incomplete: str) -> list[str]:
     from pipelines.raw import catalog
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,64 @@ import typer
 
 from .. import config as configs
 from ..errors import RunError
-from .arguments import ConfigFile, Overrides, RunPath, Site, count
+from .arguments import ConfigFile, Overrides, RunPath, Site, count, gpu_names
 from .pages import Group
 
 group = Group("Jobs")
+
+
+@group.add("Memory, time and cost of a run, before it is queued.")
+def plan(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    nodes: Annotated[int, count("Machines.")] = 1,
+    gpus_per_node: Annotated[int | None, count("GPUs on each. [default: 1 with --gpu, else 0]", least=0)] = None,
+    processes_per_node: Annotated[int | None, count("Processes on each. [default: one a GPU, or 1]")] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What GPUs they are, such as h100. [default: site.gpu]", autocompletion=gpu_names
+        ),
+    ] = None,
+    price: Annotated[float | None, typer.Option(metavar="X", min=0, help="Of a GPU-hour.")] = None,
+    mtbf: Annotated[
+        float | None,
+        typer.Option(metavar="HOURS", min=0.01, help="Mean time between failures of one GPU, or of a machine without."),
+    ] = None,
+    images: Annotated[int | None, count("Training images, of data that are not there yet.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time steps on this machine's CPU: a minute, and all its cores.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+) -> None:
+    """What a run will take: the memory of a process, the seconds of a step, hours, checkpoints, disk; each figure with
+    its source. Exit code 2 where it does not fit."""
+    asked = configs.load(config, overrides or ())
+    from ..config.shape import Shape
+    from ..plan.chips import chip
+
+    named = gpu or (None if measure or gpus_per_node == 0 else asked.site.gpu)
+    kind = None if named is None else chip(named)
+    shape = Shape.of(nodes, processes_per_node, int(kind is not None) if gpus_per_node is None else gpus_per_node)
+    if measure and (shape.gpus or nodes > 1):
+        raise RunError("--measure times the CPU of this machine; leave it out, or --gpu, --gpus-per-node and --nodes")
+    if kind is not None and not shape.gpus:
+        raise RunError(f"--gpu {gpu} is of GPUs, and --gpus-per-node is 0; leave one out")
+    from ..jobs.waiting import waits_here
+
+    waits_here("timing steps" if measure else "counting the work of a step")
+    from ..plan.absent import setup_of
+    from ..plan.predict import Terms, predict
+
+    setup = setup_of(asked, shape.world, images)
+    machine = None
+    if measure:
+        from ..jobs.calibration import machine as timed
+
+        machine = timed(setup, images)
+    found = predict(setup, shape, kind, machine, Terms(price, mtbf))
+    print(json.dumps(found.as_json(), indent=1) if as_json else found.text())
+    raise typer.Exit(0 if found.fits else 2)
 
 
 @group.add("Train as a job, on Slurm or in the background.")
@@ -33,8 +88,9 @@ def launch(
         raise RunError(f"--where is {where}; choose auto, slurm or local")
     asked = configs.load(config, overrides or (), site)
     from ..config.overrides import for_training
-    from ..jobs.launch import Shape, on_slurm
+    from ..config.shape import Shape
     from ..jobs.launch import launch as submit
+    from ..jobs.launch import on_slurm
     from ..jobs.waiting import waits
 
     for_training(asked, overrides or (), launched=True, slurm=on_slurm(where))
@@ -42,7 +98,7 @@ def launch(
         raise RunError(f"--site {site} is for Slurm, and this run is on this machine; leave it out")
     if not dry_run:
         waits("checking data, model and memory")
-    shape = Shape(nodes, processes_per_node or gpus_per_node or 1, gpus_per_node)
+    shape = Shape.of(nodes, processes_per_node, gpus_per_node)
     raise typer.Exit(submit(asked, shape, where, dry_run))
 
 

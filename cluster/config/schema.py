@@ -217,6 +217,7 @@ class SiteConfig:
     signal_seconds: int = setting(300, least=1)
     cpus_per_process: int | None = setting(None, least=1)
     memory_gb: float | None = setting(None, above=0, most=10**6)
+    gpu: str | None = None
     mail: str | None = None
     mail_on: str = "END,FAIL"
     restarts: int = setting(3, least=0)

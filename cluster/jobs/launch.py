@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from .. import slurm
 from ..config import Config
 from ..config.overrides import for_training, while_running
 from ..config.plugins import name_of, source, take
+from ..config.shape import Shape
 from ..errors import NotNow, RunError, disk_errors, user_errors
 from ..run.clock import process_began
 from ..run.folder import RunFolder
@@ -38,19 +38,6 @@ from . import status as jobs
 from . import submission
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Nodes, and processes and GPUs on each."""
-
-    nodes: int
-    processes: int
-    gpus: int
-
-    @property
-    def world(self) -> int:
-        return self.nodes * self.processes
 
 
 class Job:
@@ -124,8 +111,8 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     where: slurm, local, or auto: Slurm where sbatch is found. Raises RunError for what could never work, before
     anything is queued or written.
     """
-    from ..build import memory
     from ..run import weights
+    from . import planned
     from .processes import check_inputs, describe
 
     config.runs_dir = str(Path(config.runs_dir).resolve())
@@ -172,8 +159,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     if there and not dry_run:
         with folder.lock():  # refuses where a process trains in it
             pass
-    room = memory.asked(config, shape.processes, shape.gpus) if queued else memory.here(config, shape.processes)
-    if room is not None and (warning := setup.check_memory(room)):
+    for warning in planned.tell(setup, shape, queued):
         _warn(warning)
     if dry_run and not queued:
         print(f"{shape.processes} processes on this machine:\n{submission.Slurm(folder.path / 'logs').command}")

@@ -53,6 +53,7 @@ CIFAR10 = DATASETS.register(
             {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
             1,
         ),
+        counts=(50_000, 10_000),
     )
 )
 CIFAR100 = DATASETS.register(
@@ -63,5 +64,6 @@ CIFAR100 = DATASETS.register(
         (0.2673, 0.2564, 0.2762),
         tuple(f"{i:02d}" for i in range(100)),
         _archive("cifar-100-binary.tar.gz", "cifar-100-binary", {"train": ["train"], "test": ["test"]}, 2),
+        counts=(50_000, 10_000),
     )
 )

@@ -27,4 +27,6 @@ def load(split: str, source: Path | None) -> tuple[Pixels, NDArray[np.int64]]:
     return images[chosen], labels[chosen].astype(np.int64)
 
 
-DIGITS = DATASETS.register(ArrayDataset("digits", (1, 8, 8), (0.28777,), (0.35409,), tuple("0123456789"), load))
+DIGITS = DATASETS.register(
+    ArrayDataset("digits", (1, 8, 8), (0.28777,), (0.35409,), tuple("0123456789"), load, counts=(1_437, 360))
+)

@@ -51,7 +51,9 @@ def dvs128_gesture(split: str, folder: Path) -> list[Part]:
     ]
 
 
-CIFAR10_DVS = DATASETS.register(EventDataset("cifar10_dvs", DVS128, *COUNTS, CIFAR10_DVS_CLASSES, cifar10_dvs))
+CIFAR10_DVS = DATASETS.register(
+    EventDataset("cifar10_dvs", DVS128, *COUNTS, CIFAR10_DVS_CLASSES, cifar10_dvs, counts=(9_000, 1_000))
+)
 DVS128_GESTURE = DATASETS.register(
-    EventDataset("dvs128_gesture", DVS128, *COUNTS, DVS128_GESTURE_CLASSES, dvs128_gesture)
+    EventDataset("dvs128_gesture", DVS128, *COUNTS, DVS128_GESTURE_CLASSES, dvs128_gesture, counts=(1_176, 288))
 )

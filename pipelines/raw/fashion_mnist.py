@@ -51,5 +51,6 @@ FASHION_MNIST = DATASETS.register(
         (0.35302,),
         ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
         load,
+        counts=(60_000, 10_000),
     )
 )

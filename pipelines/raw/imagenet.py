@@ -179,4 +179,6 @@ def _whole(path: Path, part: str = "") -> Iterator[None]:
         raise DataError(f"{where} cannot be read ({type(error).__name__}: {error}); {AGAIN}") from error
 
 
-IMAGENET = DATASETS.register(ImageNet("imagenet", (3, 0, 0), *IMAGENET_STATISTICS))
+IMAGENET = DATASETS.register(
+    ImageNet("imagenet", (3, 0, 0), *IMAGENET_STATISTICS, counts=(1_281_167, 50_000), classes=1_000)
+)

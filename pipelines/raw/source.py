@@ -47,7 +47,8 @@ class Source(Protocol):
 @dataclass(frozen=True)
 class Dataset(ABC):
     """shape (C, H, W), H and W 0 where every picture has its own; mean and std of each channel, scaled to 0..1. Events
-    have C 2, OFF and ON, the sensor's H and W, and as counts mean 0 and std 1."""
+    have C 2, OFF and ON, the sensor's H and W, and as counts mean 0 and std 1. counts: samples of each of splits, and
+    classes: their number, where everybody's copy has the same; what is planned before it is there goes by them."""
 
     name: str
     shape: tuple[int, int, int]
@@ -55,6 +56,8 @@ class Dataset(ABC):
     std: tuple[float, ...]
     splits: tuple[str, ...] = field(default=("train", "test"), kw_only=True)
     kind: str = field(default="pictures", kw_only=True)
+    counts: tuple[int, ...] = field(default=(), kw_only=True)
+    classes: int | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def _open(self, split: str, source: Path | None) -> Source: ...

@@ -1,29 +1,56 @@
-"""The kernels on the meta device: what they would allocate, and nothing else. Memory is planned with them."""
+"""The kernels on the meta device: what they would allocate, and how many bytes they would move. Memory and time are
+planned with them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from .protocol import Drive, Gradients, Means, Norm
 
+_told: Callable[[int], None] | None = None
+
+
+@contextmanager
+def watched(told: Callable[[int], None]) -> Iterator[None]:
+    """Meanwhile each call tells how many bytes the GPU's kernels would read and write."""
+    global _told
+    before, _told = _told, told
+    try:
+        yield
+    finally:
+        _told = before
+
+
+def _moves(*tensors: Tensor | None) -> None:
+    if _told is not None:
+        _told(sum(t.nbytes for t in tensors if t is not None))
+
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
+    _moves(y)
     return y.new_empty(y.shape[1], dtype=torch.float32), y.new_empty(y.shape[1], dtype=torch.float32)
 
 
 def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
     spikes = drive.y.new_empty(steps, *_image(drive))
-    return spikes, spikes.new_empty(spikes.shape[1:], dtype=torch.float32)
+    after = spikes.new_empty(spikes.shape[1:], dtype=torch.float32)
+    _moves(drive.y, drive.membrane, spikes, after)
+    return spikes, after
 
 
 def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
     grad = drive.y.new_empty(len(drive.y), *_image(drive), dtype=torch.float32)
     before = None if drive.membrane is None else torch.empty_like(drive.membrane)
+    _moves(drive.y, drive.membrane, grad_spikes, grad_membrane, grad, grad, grad, before)  # potentials lie in its place
     return Gradients(grad, before, *grad.new_empty(3, drive.y.shape[2]))
 
 
 def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool) -> Tensor:
+    _moves(y, y, grad)
     return y
 
 

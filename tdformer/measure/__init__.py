@@ -2,14 +2,16 @@
 
 from .firing import Firing, measure_firing, measure_rates, spiking
 from .flops import forward_flops
-from .memory import Cost, LiveBytes, live_bytes, measure_step
+from .memory import Cost, LiveBytes, Work, live_bytes, measure_evaluation, measure_step
 
 __all__ = [
     "Cost",
     "Firing",
     "LiveBytes",
+    "Work",
     "forward_flops",
     "live_bytes",
+    "measure_evaluation",
     "measure_firing",
     "measure_rates",
     "measure_step",

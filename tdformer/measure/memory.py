@@ -1,9 +1,9 @@
-"""Live tensor bytes over a training step: measured on a real device, planned on the meta device."""
+"""Live tensor bytes over a training step, and the work that it is: measured on a real device, planned on meta."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +14,41 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from ..kernels import meta
 from ..model import TDFormer, segment_loss
 from ..precision import autocast
+
+
+@dataclass
+class Work:
+    """What a device does in a step. Bytes are those that its operators read and write, each tensor once an operator."""
+
+    operators: int = 0
+    """Operators and kernels that the host launches."""
+    matrix_flops: int = 0
+    """Of convolutions and linear layers, 2 a multiply-add."""
+    matrix_bytes: int = 0
+    attention_flops: int = 0
+    """Of products of two activations."""
+    attention_bytes: int = 0
+    neuron_bytes: int = 0
+    """Of the fused neuron and BatchNorm; counted on meta alone, as the GPU's kernels move them."""
+    neuron_calls: int = 0
+    """How many of the operators these are."""
+    packing_bytes: int = 0
+    """Of what reads or writes integers."""
+    other_bytes: int = 0
+    """Of everything else: sums, copies."""
+
+    @property
+    def flops(self) -> int:
+        """Of all products, 2 a multiply-add."""
+        return self.matrix_flops + self.attention_flops
+
+    def neuron(self, moved: int) -> None:
+        self.operators += 1
+        self.neuron_calls += 1
+        self.neuron_bytes += moved
 
 
 @dataclass
@@ -30,14 +63,29 @@ class LiveBytes:
     peak: int = 0
     kept: int = 0
     """What was alive after forward."""
-    flops: int = 0
-    """Operations of convolutions and matrix products, 2 a multiply-add."""
+    work: Work = field(default_factory=Work)
     timeline: list[int] = field(default_factory=list)
     """`now` after every operator."""
+    gradients: int = 0
+    """Bytes of parameters' gradients, as they are made."""
+    together: int = 0
+    """The peak of `now` and these."""
+    then: int = 0
+    """Of which gradients."""
 
-    def add(self, count: int) -> None:
-        self.now += count
+    def add(self, count: int, gradient: bool = False) -> None:
+        if gradient:
+            self.gradients += count
+        else:
+            self.now += count
         self.peak = max(self.peak, self.now)
+        if self.now + self.gradients > self.together:
+            self.together, self.then = self.now + self.gradients, self.gradients
+
+
+_aten = torch.ops.aten
+_ALLOCATE = {_aten.empty, _aten.new_empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty_strided}
+_OF_ACTIVATIONS = {_aten.bmm, _aten.baddbmm}
 
 
 class _Follow(TorchDispatchMode):
@@ -47,49 +95,77 @@ class _Follow(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = live
         self.matrices = {(p.shape, p.dtype) for p in model.parameters() if p.dim() > 1}
-        self.known: dict[int, tuple[weakref.finalize[..., object], int]] = {}
+        self.known: dict[int, tuple[weakref.finalize[..., object], int, bool]] = {}
+        """Of a storage, by its place: what is called when it is freed, its bytes, and whether it is a gradient."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if count := flop_registry.get(func._overloadpacket):
-            self.live.flops += count(*args, **(kwargs or {}), out_val=result)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and (leaf.shape, leaf.dtype) not in self.matrices:
-                self.count(leaf.untyped_storage())
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.note(func, args, kwargs or {}, result, made)
+        for leaf in made:
+            self.count(leaf.untyped_storage(), (leaf.shape, leaf.dtype) in self.matrices)
         self.live.timeline.append(self.live.now)
         return result
 
-    def count(self, storage: torch.UntypedStorage) -> None:
+    def note(self, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]) -> None:
+        """Add an operator to the work, unless it only allocates, or looks at a tensor in another shape."""
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = {leaf.untyped_storage()._cdata for leaf in read}
+        fresh = any(leaf.untyped_storage()._cdata not in given for leaf in made)
+        if not (fresh or func._schema.is_mutable) or func._overloadpacket in _ALLOCATE:
+            return
+        work, moved = self.live.work, sum(min(leaf.nbytes, leaf.untyped_storage().nbytes()) for leaf in read + made)
+        work.operators += 1
+        count = flop_registry.get(func._overloadpacket)
+        if count is None and all(leaf.is_floating_point() for leaf in read + made):
+            work.other_bytes += moved
+        elif count is None:
+            work.packing_bytes += moved
+        elif func._overloadpacket in _OF_ACTIVATIONS:
+            work.attention_flops += count(*args, **kwargs, out_val=result)
+            work.attention_bytes += moved
+        else:
+            work.matrix_flops += count(*args, **kwargs, out_val=result)
+            work.matrix_bytes += moved
+
+    def count(self, storage: torch.UntypedStorage, gradient: bool) -> None:
         key = storage._cdata
         if key not in self.known:
             size = storage.nbytes()
-            self.live.add(size)
-            self.known[key] = weakref.finalize(storage, self.freed, key), size
+            self.live.add(size, gradient)
+            self.known[key] = weakref.finalize(storage, self.freed, key), size, gradient
 
     def freed(self, key: int) -> None:
-        self.live.add(-self.known.pop(key)[1])
+        _, size, gradient = self.known.pop(key)
+        self.live.add(-size, gradient)
 
     def ignore(self, tensor: Tensor) -> None:
-        """A parameter, or the gradient of one."""
-        key = tensor.untyped_storage()._cdata
-        if key in self.known:
-            finalizer, size = self.known[key]
-            finalizer.detach()
+        """What was there before."""
+        storage = tensor.untyped_storage()
+        self.known[storage._cdata] = weakref.finalize(storage, self.known.pop, storage._cdata, None), 0, False
+
+    def accumulated(self, tensor: Tensor | None) -> None:
+        """A parameter's gradient, of whatever shape."""
+        assert tensor is not None
+        finalizer, size, gradient = self.known.get(tensor.untyped_storage()._cdata, (None, 0, True))
+        if finalizer is not None and not gradient:
             self.live.add(-size)
-        self.known[key] = weakref.finalize(tensor.untyped_storage(), self.known.pop, key, None), 0
+            self.live.add(size, True)
+            self.known[tensor.untyped_storage()._cdata] = finalizer, size, True
 
 
 @contextmanager
-def live_bytes(model: nn.Module) -> Iterator[LiveBytes]:
-    """While the block runs, count live tensor bytes; see `LiveBytes`. On CUDA and CPU as on meta."""
+def live_bytes(model: nn.Module, there: Iterable[Tensor] = ()) -> Iterator[LiveBytes]:
+    """While the block runs, count live tensor bytes; see `LiveBytes`. On CUDA and CPU as on meta. there: tensors that
+    were made before and are written to in it, beside those of `model`."""
     live = LiveBytes()
     follow = _Follow(live, model)
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in (*model.parameters(), *model.buffers(), *there):
         follow.ignore(tensor)
     trained = (p for p in model.parameters() if p.requires_grad)
-    hooks = [p.register_post_accumulate_grad_hook(lambda p: follow.ignore(p.grad)) for p in trained]
+    hooks = [p.register_post_accumulate_grad_hook(lambda p: follow.accumulated(p.grad)) for p in trained]
     try:
-        with follow:
+        with follow, meta.watched(live.work.neuron):
             yield live
     finally:
         for hook in hooks:
@@ -98,11 +174,19 @@ def live_bytes(model: nn.Module) -> Iterator[LiveBytes]:
 
 @dataclass(frozen=True)
 class Cost:
-    """One training step: bytes kept for backward and at its peak, and operations (2 a multiply-add)."""
+    """One training step: bytes kept for backward and at its peak, and its work. together: the peak with gradients that
+    come as backward makes them, of which `gradients` then."""
 
     kept: int
     peak: int
-    flops: int
+    together: int
+    gradients: int
+    work: Work
+
+    @property
+    def flops(self) -> int:
+        """Operations of convolutions and matrix products, 2 a multiply-add."""
+        return self.work.flops
 
 
 def measure_step(model: TDFormer, images: Tensor, bf16: bool = False) -> tuple[Cost, LiveBytes]:
@@ -117,4 +201,11 @@ def measure_step(model: TDFormer, images: Tensor, bf16: bool = False) -> tuple[C
         live.kept = live.now
         loss.backward()
     model.zero_grad()
-    return Cost(live.kept, live.peak, live.flops), live
+    return Cost(live.kept, live.peak, live.together, live.then, live.work), live
+
+
+def measure_evaluation(model: TDFormer, images: Tensor, bf16: bool = False) -> Work:
+    """The work of one forward pass in evaluation; else as `measure_step`."""
+    with live_bytes(model) as live, autocast(images, torch.bfloat16 if bf16 else None), torch.no_grad():
+        model.eval()(images)
+    return live.work

@@ -377,6 +377,55 @@ EDITS = (
         '"good": training',
         "test_steps_that_a_kill_has_cost_are_counted_where_they_are_done_again",
     ),
+    _edit(
+        "fit: the smallest cells are held out",
+        "held = sizes >= different[-count]",
+        "held = sizes <= different[count - 1]",
+        "test_a_law_without_noise_comes_back",
+    ),
+    _edit(
+        "fit: residuals are not widened for few cells",
+        "math.sqrt(len(y) / spare) * stats.t.ppf(end, spare) / stats.norm.ppf(end)",
+        "1.0",
+        "test_intervals_cover_the_truth",
+    ),
+    _edit(
+        "fit: the search ends early",
+        "xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=400",
+        "xtol=1e-1, ftol=1e-1, gtol=1e-1, max_nfev=6",
+        "test_a_law_without_noise_comes_back",
+        "test_more_axes_and_groups",
+    ),
+    _edit(
+        "fit: axes that grow together are fitted",
+        "if np.linalg.svd(logs, compute_uv=False)[-1] < 0.05 * math.sqrt(len(x)):",
+        "if False:",
+        "test_axes_that_grow_together_are_refused",
+    ),
+    _edit(
+        "fit: p by Holm is no larger than before",
+        "(len(known) - place) * p",
+        "p",
+        "test_several_comparisons_by_holm",
+    ),
+    _edit(
+        "extrapolation: the launch takes no time",
+        'compute = max(times.step + times.image * images, values.get("launch", 0.0))',
+        "compute = times.step + times.image * images",
+        "test_a_small_share_is_bounded_by_its_launch",
+    ),
+    _edit(
+        "extrapolation: the slowest rank is as fast as one",
+        'return (compute + waiting) * (1 + values["spread"] * slowest(world)[0])',
+        "return compute + waiting",
+        "test_the_figures_are_those_of_the_program",
+    ),
+    _edit(
+        "network: all sums are hidden behind computing",
+        "seconds += max(0.0, sum(early) - compute * BACKWARD / rule.segments) + last",
+        "seconds += last",
+        "test_what_computing_hides",
+    ),
 )
 
 
