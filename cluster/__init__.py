@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from .build.setup import Setup
     from .build.shards import prepare, write_shards
     from .config import Config, load
+    from .config.shape import Shape
     from .errors import RunError
-    from .jobs.launch import Shape, launch, resume
+    from .jobs.launch import launch, resume
     from .jobs.processes import start
     from .results.export import evaluate_export, export
     from .results.predict import predict
@@ -38,7 +39,8 @@ _PLACES = {
     "build.shards": ("prepare", "write_shards"),
     "config": ("Config", "load"),
     "errors": ("RunError",),
-    "jobs.launch": ("Shape", "launch", "resume"),
+    "config.shape": ("Shape",),
+    "jobs.launch": ("launch", "resume"),
     "jobs.processes": ("start",),
     "results.export": ("evaluate_export", "export"),
     "results.predict": ("predict",),

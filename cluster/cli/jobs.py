@@ -33,8 +33,9 @@ def launch(
         raise RunError(f"--where is {where}; choose auto, slurm or local")
     asked = configs.load(config, overrides or (), site)
     from ..config.overrides import for_training
-    from ..jobs.launch import Shape, on_slurm
+    from ..config.shape import Shape
     from ..jobs.launch import launch as submit
+    from ..jobs.launch import on_slurm
     from ..jobs.waiting import waits
 
     for_training(asked, overrides or (), launched=True, slurm=on_slurm(where))
@@ -42,7 +43,7 @@ def launch(
         raise RunError(f"--site {site} is for Slurm, and this run is on this machine; leave it out")
     if not dry_run:
         waits("checking data, model and memory")
-    shape = Shape(nodes, processes_per_node or gpus_per_node or 1, gpus_per_node)
+    shape = Shape.of(nodes, processes_per_node, gpus_per_node)
     raise typer.Exit(submit(asked, shape, where, dry_run))
 
 

@@ -16,6 +16,7 @@ from pipelines.remote import masked
 from ..errors import RunError
 from . import document, values
 from .schema import RETIRED, Config, types
+from .values import Raw
 from .words import expected, nearest, show
 
 Layer = Mapping[str, Any]
@@ -73,6 +74,16 @@ def _typed(given: str) -> Iterator[tuple[str, yaml.Node, bool]]:
     node = document.argument(value, types()[key][0] if key in types() else "", repr(masked(given)))
     for name, part in _named(key, node, TYPED, set()):
         yield name, part, part is node
+
+
+def of_node(key: str, node: yaml.Node, where: str) -> dict[str, Raw]:
+    """What is written for each setting that `node` gives, for the key or section `key` ("": all of them), once it was
+    read by its type. Raises RunError, with the nearest setting, for a key that is none, and for a value of another
+    type."""
+    named = list(_named(key, node, where, set()))
+    for name, part in named:
+        _read(name, part, where)
+    return {name: document.raw(part, where) for name, part in named}
 
 
 def of_document(text: str, where: str, section: str = "", literal: bool = False) -> Layer:

@@ -18,8 +18,9 @@ from cluster.build.first_weights import Begun, begin
 from cluster.build.model import build_model
 from cluster.build.setup import Setup
 from cluster.config import Config, load
+from cluster.config.shape import Shape
 from cluster.errors import RunError
-from cluster.jobs.launch import Shape, launch
+from cluster.jobs.launch import launch
 from cluster.jobs.processes import check_inputs
 from cluster.results.export import export
 from cluster.run.folder import RunFolder

@@ -20,11 +20,12 @@ from cluster import config as configs
 from cluster import slurm
 from cluster.build.shards import write_shards
 from cluster.config import load
+from cluster.config.shape import Shape
 from cluster.errors import RunError
 from cluster.jobs import processes
 from cluster.jobs import status as jobs
 from cluster.jobs.aftermath import fruitless, limited, verdict
-from cluster.jobs.launch import Shape, launch, resume
+from cluster.jobs.launch import launch, resume
 from cluster.run.folder import RunFolder
 from cluster.slurm import asking
 

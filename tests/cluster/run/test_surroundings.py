@@ -135,7 +135,8 @@ from pathlib import Path
 from cluster.run.checkpoint import Saver
 from cluster.config import Config, load
 from cluster.errors import RunError
-from cluster.jobs.launch import Shape, launch
+from cluster.config.shape import Shape
+from cluster.jobs.launch import launch
 from cluster.run import wandb_id
 from cluster.run.folder import RunFolder
 import torch
