@@ -47,6 +47,10 @@ class Place(Protocol):
         """Take these cells, which wait, out of the queue."""
         ...
 
+    def busy(self) -> bool:
+        """Whether a start has not quite ended that must not be cut off."""
+        ...
+
     def leave(self) -> str | None:
         """The study's process ends, having been asked to; what becomes of the cells, in a line."""
         ...
@@ -56,9 +60,15 @@ def begin(words: Sequence[str], code: Path, log: Path) -> Any:
     """Start Python with these words, on the code in a folder; what it prints is appended to `log`."""
     env = os.environ | {"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
     with log.open("ab") as out:
-        # Ctrl-C is for the study, which tells it to save.
-        own = {"stdin": subprocess.DEVNULL, "start_new_session": True}
-        return subprocess.Popen([sys.executable, "-u", *words], env=env, stdout=out, stderr=out, **own)
+        # A session of its own: Ctrl-C is for the study, which tells it to save.
+        return subprocess.Popen(
+            [sys.executable, "-u", *words],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
 
 
 class Local:
@@ -88,6 +98,9 @@ class Local:
 
     def withdraw(self, names: Sequence[str]) -> None:
         """Here none waits."""
+
+    def busy(self) -> bool:
+        return bool(self.running)
 
     def leave(self) -> str | None:
         for process in self.running.values():
@@ -153,6 +166,9 @@ class Arrays:
         for name in names:
             if (job := CellFolder(self.study.path / "cells" / name).job()) is not None:
                 slurm.cancel(job.id)
+
+    def busy(self) -> bool:
+        return False
 
     def _submit(self, cells: Sequence[Cell], most: int) -> None:
         number = 1 + max((int(file.stem) for file in self._files()), default=0)

@@ -47,7 +47,7 @@ def run(given: str | Path, overrides: Sequence[str] = (), site: Path | None = No
     queued = on_slurm(study.options.where)
     folder = StudyFolder(study.path)
     folder.check()
-    with exclusive(folder.path):
+    with exclusive(folder.path, wait=5):  # of a process that was just killed, cells may have to end
         revision = folder.keep_code(study)
         cells = grid.cells(study, revision)
         _check(cells, queued)
@@ -101,7 +101,7 @@ class Runner:
         self.tell(states)
         if reached(self.folder.path, self.budget):
             self.where.withdraw([name for name in live if states[name] == "queued"])
-            return bool(live)
+            return bool(live) or self.where.busy()
         for name in self.begun.keys() - {*live}:
             self.ended(name, jobs.get(name))
         open_ = [name for name, state in states.items() if state in ("waiting", "saved") and name not in self.left]
@@ -112,7 +112,7 @@ class Runner:
             started = self.where.start([self.cells[name] for name in todo], room)
             self.begun |= {name: len(self.folders[name].attempts.whole()[0]) for name in started}
             return True
-        return bool(live) or any(self.not_before(name) > now for name in open_)
+        return bool(live) or self.where.busy() or any(self.not_before(name) > now for name in open_)
 
     def states(self, jobs: Mapping[str, State]) -> dict[str, str]:
         tries = self.study.options.tries

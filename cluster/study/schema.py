@@ -6,7 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..config import document as documents
 from ..config.check import check_limits
 from ..config.layers import of_node
 from ..config.recipes import STUDIES, recipe
-from ..config.schema import setting, types
+from ..config.schema import each, flat, setting, types
 from ..config.values import Raw, Word, as_type
 from ..config.words import either, expected, nearest
 from ..errors import RunError
@@ -91,8 +91,9 @@ class Study:
 
     def to_yaml(self, base: str) -> str:
         """A study's file that gives the same, over the configuration in the file `base`."""
-        plain = {k: v for k, v in asdict(replace(self.options, config=base)).items() if v not in (None, [])}
-        lines = [yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)]
+        usual = flat(Options())
+        given = {k: v for k, v in flat(replace(self.options, config=base)).items() if v != usual[k]}
+        lines = [yaml.safe_dump(_nested(given), sort_keys=False, allow_unicode=True)]
         for name, points in self.axes.items():
             if name == "cases":
                 lines.append("cases:\n" + "".join(f"- {_flow(point)}\n" for point in points))
@@ -103,6 +104,14 @@ class Study:
         if self.report is not None:
             lines.append(yaml.safe_dump({"report": self.report}, sort_keys=False, allow_unicode=True))
         return "".join(lines)
+
+
+def _nested(plain: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in plain.items():
+        section, _, last = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[last] = value
+    return tree
 
 
 def _flow(point: Point) -> str:
@@ -167,6 +176,8 @@ def _study(
         options = replace(options, name=base.name)
     if not options.name or options.name in (".", "..") or re.search("[/\0\n]", options.name):
         raise RunError(f"{path}: name is {show(options.name)}; it becomes a folder in runs_dir, so give a plain name")
+    if options.seeds and "seed" in axes:
+        raise RunError(f"{path}: seed is varied by grid and by seeds; keep one")
     if options.seeds:
         axes["seed"] = [{"seed": str(seed)} for seed in options.seeds]
     axes = _checked(axes, options, str(path))
@@ -184,7 +195,7 @@ def _checked(axes: dict[str, Sequence[Point]], options: Options, where: str) -> 
             setting_key = "data.share" if key == SHARE else key
             if setting_key in owner:
                 raise RunError(f"{where}: {key} is varied by {owner[setting_key]} and by {axis}; keep one")
-            owner[setting_key] = axis
+            owner[setting_key] = "seeds" if axis == "seed" and options.seeds else axis
     kept = options.constraints
     if kept.images and kept.flop:
         raise RunError(f"{where}: constraints.images and constraints.flop both decide the epochs; keep one")
@@ -242,15 +253,7 @@ def _options(plain: Mapping[str, Any], where: str) -> Options:
 def _known() -> dict[str, tuple[str, Mapping[str, Any]]]:
     """The plain keys, with type and limits."""
 
-    def each(section: Any, prefix: str) -> Iterator[tuple[str, tuple[str, Mapping[str, Any]]]]:
-        for f in fields(section):
-            inner = getattr(section, f.name)
-            if is_dataclass(inner):
-                yield from each(inner, f"{prefix}{f.name}.")
-            else:
-                yield prefix + f.name, (str(f.type), f.metadata)
-
-    return dict(each(Options(), ""))
+    return {key: (str(f.type), f.metadata) for key, _, f in each(Options())}
 
 
 def _first(keys: Mapping[str, Any], section: str) -> str:
