@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .backbones import MODELS, Backbone, Entry, Given, families
+from .backbones.size import at
 from .errors import ModelError
 from .feedback import FeedbackOptions
 from .model import TDFormer
@@ -27,6 +28,10 @@ def entry_of(name: str) -> Entry[Any]:
 def create_model(
     name: str,
     *,
+    width: int | None = None,
+    depths: int | Sequence[int] | None = None,
+    heads: int | None = None,
+    mlp_ratio: float | None = None,
     num_classes: int | None = None,
     in_channels: int | None = None,
     image_size: int | Sequence[int] | None = None,
@@ -49,8 +54,11 @@ def create_model(
     recompute: str = "unit",
     **own: Any,
 ) -> TDFormer:
-    """A TDFormer by name; an option that is None takes the value of the data set the architecture was made for.
+    """A TDFormer by name; an option that is None takes the name's own value, or that of the data set the architecture
+    was made for.
 
+    width, depths, heads, mlp_ratio: other sizes than the name's, for families that have them. width is that of the last
+    stage, those before keep their share of it; depths has a number for each stage; see `backbones.Size`.
     feedback: "none", "first", "last", "all", or the numbers of the blocks that are fed back, counted from 0 among
     those whose width and grid are those of H_n (all of Spikformer and SDT, QKFormer's last stage).
     mixer: where the C x C matrix of feedback is: "concat" (control module), "processing" (processing module) or "add"
@@ -68,12 +76,15 @@ def create_model(
         raise ModelError(f"segment_norm is {segment_norm!r}; choose shared or per_segment")
     if border_dtype not in ("fp32", "bf16"):
         raise ModelError(f"border_dtype is {border_dtype!r}; choose fp32 or bf16")
+    asked = {"width": width, "depths": depths, "heads": heads, "mlp_ratio": mlp_ratio}
+    sizes, its_size = at(entry.sizes, asked, name)
     own = _own(entry.backbone, own, name)
     size = image_size if image_size is not None else entry.image_size
     square = [size, size] if isinstance(size, int) else list(size)
-    blocks = _fed_back(feedback, entry.sizes.depth, name)
+    blocks = _fed_back(feedback, sizes.depth, name)
     config: dict[str, Any] = {
         "name": name,
+        **its_size.options(),
         "num_classes": entry.num_classes if num_classes is None else num_classes,
         "in_channels": entry.in_channels if in_channels is None else in_channels,
         "image_size": square,
@@ -104,7 +115,7 @@ def create_model(
         raise ModelError(f"clamp is {list(clamp)}; it is [b, a], for example [0, 1]")
     fed = FeedbackOptions(cm, pm, mixer, (float(clamp[0]), float(clamp[1])))
     given = Given(options, config["in_channels"], {i: fed for i in blocks}, own)
-    model = TDFormer(entry.backbone(entry.sizes, given), config)
+    model = TDFormer(entry.backbone(sizes, given), config)
     model.initialise()
     return model
 
@@ -121,13 +132,21 @@ def _own(backbone: type[Backbone[Any]], given: Mapping[str, Any], name: str) -> 
                 f"{name} has no option {option!r}; " + (f"did you mean {near[0]!r}?" if near else "leave it out")
             )
         default = has[0].options[option]
+        value = _as(default, value)
         if type(value) is not type(default):
-            raise ModelError(f"{option} is {value!r}; give a {type(default).__name__}, such as {default!r}")
+            raise ModelError(f"{option} is {value!r:.40}; give a {type(default).__name__}, such as {default!r}")
         if option in own:
             own[option] = value
         elif value != default:
             raise ModelError(f"{option} belongs to {has[0].__name__} and {name} has no such option; leave it off")
     return own
+
+
+def _as(default: Any, value: Any) -> Any:
+    """A value of the type of `default`, where it is written as JSON or YAML have it: 1 for 1.0, a list for a tuple."""
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    return tuple(value) if isinstance(default, tuple) and isinstance(value, list) else value
 
 
 def _fed_back(feedback: str | Sequence[int], depth: int, name: str) -> list[int]:

@@ -5,6 +5,7 @@ from .base import MODELS, Backbone, Entry, Given, Published, Sizes, families, tr
 from .blocks import MLP, Block, pooled
 from .qkformer import QKFormer, QKFormerSizes
 from .sdt import SDT, SDTSizes
+from .size import Size, check_width
 from .spikformer import Spikformer, SpikformerSizes
 
 __all__ = [
@@ -19,9 +20,11 @@ __all__ = [
     "QKFormer",
     "QKFormerSizes",
     "SDTSizes",
+    "Size",
     "Sizes",
     "Spikformer",
     "SpikformerSizes",
+    "check_width",
     "families",
     "pooled",
     "truncated",

@@ -22,7 +22,7 @@ from ..unit import UnitOptions
 
 
 class Sizes(Protocol):
-    """The sizes of one backbone."""
+    """The sizes of one backbone; those that are `size.Resizable` are one point of many."""
 
     @property
     def depth(self) -> int:

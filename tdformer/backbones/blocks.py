@@ -9,6 +9,7 @@ from ..packing import add
 from ..recompute import selected
 from ..state import State
 from ..unit import Unit, UnitOptions
+from .size import hidden
 
 
 class MLP(nn.Module):
@@ -16,9 +17,9 @@ class MLP(nn.Module):
 
     def __init__(self, options: UnitOptions, channels: int, ratio: float = 4) -> None:
         super().__init__()
-        hidden = int(channels * ratio)
-        self.fc1 = Unit(options, channels, hidden, bias=True)
-        self.fc2 = Unit(options, hidden, channels, bias=True)
+        inner = hidden(channels, ratio)
+        self.fc1 = Unit(options, channels, inner, bias=True)
+        self.fc2 = Unit(options, inner, channels, bias=True)
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         spikes: Tensor = self.fc2(self.fc1(x, state), state)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import lcm
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -15,6 +18,7 @@ from ..unit import Unit, UnitOptions
 from .base import MODELS, Backbone, Entry, Given, Published
 from .blocks import MLP, Block
 from .keys import LAYERS, UNUSED, of_branch
+from .size import Size, check_width
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,25 @@ class QKFormerSizes:
     @property
     def depth(self) -> int:
         return self.depths[-1]
+
+    @property
+    def size(self) -> Size:
+        return Size(self.widths[-1], self.depths, self.heads, self.mlp_ratio)
+
+    def resized(self, size: Size) -> QKFormerSizes:
+        """Each stage keeps its share of the last one's width, such as 1/4, 1/2 and 1."""
+        assert size.width and size.depths and size.heads and size.mlp_ratio
+        shares = [Fraction(width, self.widths[-1]) for width in self.widths]
+
+        def multiple(heads: int) -> int:
+            """Of which the width is one where every stage's is whole and divides by heads, the first one's by its
+            stem's narrowest unit."""
+            parts = [lcm(heads, STEMS[self.stem].chain[0][0]), *[heads] * (len(shares) - 1)]
+            return lcm(*((part / share).numerator for part, share in zip(parts, shares, strict=True)))
+
+        check_width(size, self.size, multiple)
+        widths = tuple(int(share * size.width) for share in shares)
+        return replace(self, widths=widths, depths=size.depths, heads=size.heads, mlp_ratio=size.mlp_ratio)
 
 
 class Embed(nn.Module):
@@ -60,17 +83,19 @@ class Embed(nn.Module):
         return add(x, self.shortcut(fork, state))
 
 
-def stem_chain(kind: str, width: int) -> tuple[tuple[tuple[int, bool], ...], int]:
-    """The first embedding: its chain, and the unit after which the shortcut starts.
+class Stem(NamedTuple):
+    """The first embedding. chain: of each unit, which part of the width it has (2: half), and whether it is pooled;
+    fork: the unit after which the shortcut starts."""
 
-    ImageNet: H / 4. CIFAR: no pooling. DVS: H / 8.
-    """
-    stems: dict[str, tuple[tuple[tuple[int, bool], ...], int]] = {
-        "imagenet": (((width // 2, True), (width, True), (width, False)), 1),
-        "cifar": (((width // 2, False), (width, False)), 1),
-        "dvs": (((width // 8, False), (width // 4, True), (width // 2, True), (width, True)), 2),
-    }
-    return stems[kind]
+    chain: tuple[tuple[int, bool], ...]
+    fork: int
+
+
+STEMS = {
+    "imagenet": Stem(((2, True), (1, True), (1, False)), 1),  # H / 4
+    "cifar": Stem(((2, False), (1, False)), 1),
+    "dvs": Stem(((8, False), (4, True), (2, True), (1, True)), 2),  # H / 8
+}
 
 
 def _known(weights: Mapping[str, Tensor]) -> bool:
@@ -109,7 +134,9 @@ class QKFormer(Backbone[QKFormerSizes]):
         self.embeds, self.stages = nn.ModuleList(), nn.ModuleList()
         for i, (width, depth) in enumerate(zip(sizes.widths, sizes.depths, strict=True)):
             if i == 0:
-                embed = Embed(options, given.in_channels, *stem_chain(sizes.stem, width))
+                stem = STEMS[sizes.stem]
+                chain = tuple((width // part, pooled) for part, pooled in stem.chain)
+                embed = Embed(options, given.in_channels, chain, stem.fork)
             else:
                 embed = Embed(options, sizes.widths[i - 1], ((width, pool_first), (width, not pool_first)))
             self.embeds.append(embed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import lcm
 
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from ..unit import Current, UnitOptions
 from .base import MODELS, Backbone, Entry, Given, Published, truncated
 from .blocks import Block, pooled
 from .keys import NEVER, UNUSED, of_block, of_layer, of_stem
+from .size import Size, check_width, hidden
 
 _LATE, _ALL, _GESTURE = (False, False, True, True), (True, True, True, True), (False, True, True, True)
 EVENTS = {10: ("CIFAR10-DVS", (_LATE, True)), 11: ("DVS128 Gesture", (_GESTURE, False))}
@@ -34,6 +36,18 @@ class SDTSizes:
     truncated: bool = False
     """Convolutions start at N(0, 0.02), as the published ones do."""
     pooled_heads: int | None = None
+    mlp_ratio: float = 4
+
+    @property
+    def size(self) -> Size:
+        """Heads are none of it where attention does not pool: they make no difference."""
+        return Size(self.width, (self.depth,), self.pooled_heads, self.mlp_ratio)
+
+    def resized(self, size: Size) -> SDTSizes:
+        """The stem's first convolution has an eighth of the width."""
+        assert size.width and size.depths and size.mlp_ratio
+        check_width(size, self.size, lambda heads: lcm(8, heads))
+        return replace(self, width=size.width, depth=size.depths[0], pooled_heads=size.heads, mlp_ratio=size.mlp_ratio)
 
 
 class Stem(nn.Module):
@@ -60,13 +74,14 @@ class Stem(nn.Module):
 
 
 class MLP(nn.Module):
-    """Neuron, convolution, BatchNorm, twice; `[T, B, C, H, W]` -> the same shape."""
+    """Neuron, convolution, BatchNorm, twice; `[T, B, C, H, W]` -> the same shape; `ratio` times C hidden channels."""
 
-    def __init__(self, options: UnitOptions, channels: int) -> None:
+    def __init__(self, options: UnitOptions, channels: int, ratio: float) -> None:
         super().__init__()
+        inner = hidden(channels, ratio)
         self.neuron1, self.neuron2 = Neuron(options.neuron), Neuron(options.neuron)
-        self.fc1 = Current(options, channels, 4 * channels, bias=True)
-        self.fc2 = Current(options, 4 * channels, channels, bias=True)
+        self.fc1 = Current(options, channels, inner, bias=True)
+        self.fc2 = Current(options, inner, channels, bias=True)
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         x = self.fc1(self.neuron1(x, state), state)
@@ -133,7 +148,7 @@ class SDT(Backbone[SDTSizes]):
         self.blocks = nn.ModuleList(
             Block(
                 SpikeDrivenAttention(options, sizes.width, feedback.get(i), sizes.pooled_heads),
-                MLP(options, sizes.width),
+                MLP(options, sizes.width, sizes.mlp_ratio),
             )
             for i in range(sizes.depth)
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import lcm
 
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from ..unit import Unit, UnitOptions
 from .base import MODELS, Backbone, Entry, Given, Published, truncated
 from .blocks import MLP, Block, pooled
 from .keys import UNUSED, of_block, of_branch, of_stem
+from .size import Size, check_width
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,17 @@ class SpikformerSizes:
     """Biases in the query, key and value projections: the CIFAR version has them."""
     truncated: bool = False
     """1 x 1 convolutions start at N(0, 0.02), as in the CIFAR version."""
+    mlp_ratio: float = 4
+
+    @property
+    def size(self) -> Size:
+        return Size(self.width, (self.depth,), self.heads, self.mlp_ratio)
+
+    def resized(self, size: Size) -> SpikformerSizes:
+        """The stem's first unit has an eighth of the width."""
+        assert size.width and size.depths and size.heads and size.mlp_ratio
+        check_width(size, self.size, lambda heads: lcm(8, heads))
+        return replace(self, width=size.width, depth=size.depths[0], heads=size.heads, mlp_ratio=size.mlp_ratio)
 
 
 class Stem(nn.Module):
@@ -73,7 +86,7 @@ class Spikformer(Backbone[SpikformerSizes]):
         self.blocks = nn.ModuleList(
             Block(
                 SelfAttention(options, sizes.width, sizes.heads, sizes.scale, sizes.bias, given.feedback.get(i)),
-                MLP(options, sizes.width),
+                MLP(options, sizes.width, sizes.mlp_ratio),
             )
             for i in range(sizes.depth)
         )
