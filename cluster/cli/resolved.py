@@ -63,6 +63,7 @@ def _filled(config: Config, model: TDFormer, plan: BatchPlan, sized: bool) -> Co
     for field in fields(filled.model):
         if field.name in model.config and (sized or field.name not in of_data):
             setattr(filled.model, field.name, model.config[field.name])
+    filled.model.own = {o: model.config[o] for o in model.backbone.options if not hasattr(filled.model, o)}
     if filled.model.v_reset is None:
         filled.model.v_reset = "soft"
     train, data = filled.train, filled.data

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ..errors import RunError
-from .values import LISTS, NULL, TEXTS, Raw, Word
+from .values import LISTS, NULL, TEXTS, Raw, Word, looks
 from .words import first_line, show
 
 LARGEST_FILE = 2**20
@@ -27,9 +27,20 @@ class _Loader(yaml.BaseLoader):
         return self.PLAIN if plain else str(super().resolve(kind, value, implicit))
 
 
-_Dumper: Any = getattr(
-    yaml, "CSafeDumper", yaml.SafeDumper
-)  # the loader is Python's: nesting may not overflow C's stack
+_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the loader is Python's: it may nest deeply
+
+
+class _Dumper(_SafeDumper):
+    """Quotes what would be read as another thing."""
+
+
+class _Quoted(str):
+    """A text that looks like a number to us, and not to YAML 1.1."""
+
+
+_Dumper.add_representer(
+    _Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style="'")
+)
 _TAGS = (_Loader.PLAIN, _Loader.DEFAULT_SCALAR_TAG, _Loader.DEFAULT_SEQUENCE_TAG, _Loader.DEFAULT_MAPPING_TAG)
 
 
@@ -146,8 +157,11 @@ def _escaped(value: Any) -> Any:
         return {k: _escaped(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_escaped(v) for v in value]
+    if not isinstance(value, str):
+        return value
     # As OmegaConf wants it: \${ is ${, and backslashes before that are doubled.
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return _Quoted(text) if looks(text) not in (None, text) else text
 
 
 def unescaped(written: Raw) -> Raw:

@@ -15,7 +15,7 @@ from pipelines.remote import masked
 
 from ..errors import RunError
 from . import document, values
-from .schema import RETIRED, Config, types
+from .schema import RETIRED, Config, is_open, type_of, types
 from .values import Raw
 from .words import expected, nearest, show
 
@@ -39,8 +39,9 @@ def merged(layers: Iterable[Layer]) -> Config:
     """The defaults with each layer's settings, of which a later one wins; not checked."""
     config, given = Config(), {name: value for layer in layers for name, value in layer.items()}
     references = {name: value for name, value in given.items() if isinstance(value, _Reference)}
-    for name in given.keys() - references.keys():
-        _set(config, name, given[name])
+    for name, value in given.items():
+        if name not in references:
+            _set(config, name, value)
     if references:
         tree = asdict(config)
         for name, reference in references.items():
@@ -48,14 +49,18 @@ def merged(layers: Iterable[Layer]) -> Config:
             functools.reduce(dict.__getitem__, sections, tree)[last] = document.words(reference.written)
         for name, reference in references.items():
             with _expecting(name, reference.where, document.words(reference.written)):
-                value = document.resolved(tree, name, types()[name][0])
+                value = document.resolved(tree, name, type_of(name)[0])
                 _set(config, name, _value(name, value))
     return config
 
 
 def _set(config: Config, name: str, value: Any) -> None:
     *sections, last = name.split(".")
-    setattr(functools.reduce(getattr, sections, config), last, value)
+    section: Any = functools.reduce(getattr, sections, config)
+    if isinstance(section, dict):
+        section[last] = value
+    else:
+        setattr(section, last, value)
 
 
 def of_override(given: str) -> Layer:
@@ -124,9 +129,10 @@ def of_site(file: Path | None) -> Layer:
 
 
 def named(overrides: Sequence[str], site: Path | None = None) -> list[str]:
-    """The settings that `key=value` words and the file of a site give, in the order of the configuration. Raises
-    RunError for a word that names none."""
+    """The settings that `key=value` words and the file of a site give, in the order of the configuration, in which an
+    open section is one. Raises RunError for a word that names none."""
     given = {*of_site(site), *(name for word in overrides for name, *_ in _typed(word))}
+    given |= {name.rpartition(".")[0] for name in given}
     return [name for name in types() if name in given]
 
 
@@ -141,8 +147,8 @@ def _named(
         return
     if name == BASE:
         raise RunError(f"{where}: {BASE} is of a file that is given as CONFIG: what the rest of it is laid over")
-    section = not name or any(k.startswith(name + ".") for k in known)
-    if not section and name not in known:
+    section = not name or is_open(name) or any(k.startswith(name + ".") for k in known)
+    if not section and name not in known and not is_open(name.rpartition(".")[0]):
         raise RunError(f"{where}: {show(name)} is not a setting; the nearest is {nearest(name, [*known])}")
     if name in seen:
         line = f", line {node.start_mark.line + 1}" if node.start_mark else ""
@@ -157,7 +163,8 @@ def _named(
             inner = show(key)
             yield from _named(f"{name}.{inner}" if name else inner, value, where, seen, stored)
     elif not document.is_null(node):  # an empty section is one without settings
-        raise RunError(f"{where}: {name} is a section; set one of its keys, like {_first(known, name)}")
+        inner = f"{name}.OPTION" if is_open(name) else _first(known, name)
+        raise RunError(f"{where}: {name} is a section; set one of its keys, like {inner}")
 
 
 def _read(name: str, node: yaml.Node, where: str, literal: bool = False, shown: Any = None) -> Any:
@@ -169,7 +176,7 @@ def _read(name: str, node: yaml.Node, where: str, literal: bool = False, shown: 
 
 
 def _value(name: str, written: values.Raw) -> Any:
-    kind, limits = types()[name]
+    kind, limits = type_of(name)
     return values.as_type(written, kind, limits.get("form"))
 
 
@@ -179,7 +186,7 @@ def _expecting(name: str, where: str, written: Any) -> Iterator[None]:
     try:
         yield
     except ValueError as e:
-        kind, limits = types()[name]
+        kind, limits = type_of(name)
         raise RunError(f"{where}: {name} is {show(written)}; expected {expected(kind, limits.get('form'))}") from e
 
 

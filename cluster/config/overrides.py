@@ -124,7 +124,9 @@ def for_evaluation(
     taken = EVALUATED | ({"seed"} if corruptions else set())
     for key in (k for k in after if after[k] != before[k] and k not in ELSEWHERE):
         option = key.removeprefix("model.") if key.startswith("model.") else None
-        if option is not None and option in given and given[option] == model[option]:
+        if option is not None and option in given and given[option] == model.get(option):
+            continue
+        if key == "model.own" and all(model.get(own) == value for own, value in after[key].items()):
             continue
         if key not in taken:
             raise RunError(f"{key} {_refusal(key, model, corruptions)}")
@@ -148,7 +150,7 @@ def _refusal(key: str, model: Mapping[str, Any], corruptions: bool) -> str:
     if key in GRADIENTS:
         return "changes nothing in evaluation: it is of gradients, and evaluation has none; leave it out"
     if key.startswith("model."):
-        asked = model.get(key.removeprefix("model."))
+        asked = model.get(key.removeprefix("model."), "the model's own")
         return f"cannot be set in evaluation: the weights were trained with {asked}; another one needs another run"
     if key == "seed":
         return "changes nothing in this evaluation: it draws --corruptions that are made here; leave it out"

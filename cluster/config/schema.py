@@ -14,7 +14,7 @@ from pipelines.errors import DataError
 from pipelines.remote import Patience, Remote, is_remote
 
 from ..errors import RunError
-from .values import FOLDER, MINUTES
+from .values import ANY, FOLDER, MINUTES
 
 
 def setting(default: Any, **limits: Any) -> Any:
@@ -33,10 +33,14 @@ class ModelConfig:
     """Options of `tdformer.create_model`. null: the model's own, or the data set's (classes, channels, size).
 
     v_reset: a potential, or `soft` for the soft reset (V = H - V_th S). weights and what begins so are no options: what
-    the first weights are.
+    the first weights are. own: by name, options of a backbone from outside, which knows their types.
     """
 
     name: str = "quickstart"
+    width: int | None = setting(None, least=1, most=2**20)
+    depths: int | list[int] | None = field(default=None, metadata={"least": 1, "most": 2**12})
+    heads: int | None = setting(None, least=1, most=2**20)
+    mlp_ratio: float | None = setting(None, above=0, most=2**10)
     weights: str | None = setting(None, form=FOLDER)
     weights_sha256: str | None = None
     weights_head: str = setting("by_name", choices=("by_name", "new"))
@@ -62,10 +66,12 @@ class ModelConfig:
     segment_norm: str | None = setting(None, choices=("shared", "per_segment"))
     leaky_proj_lif: bool | None = None
     border_dtype: str | None = setting(None, choices=("fp32", "bf16"))
+    own: dict[str, Any] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
         """What is set, as keyword arguments of `tdformer.create_model(name, ...)`."""
-        given = {k: v for k, v in tree(self).items() if v is not None and k not in ("name", *FIRST_WEIGHTS)}
+        given = tree(self) | self.own
+        given = {k: v for k, v in given.items() if v is not None and k not in ("name", "own", *FIRST_WEIGHTS)}
         return given | ({"v_reset": None} if self.v_reset == "soft" else {})
 
 
@@ -264,3 +270,13 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 def types() -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Every setting's key, its type as written above, and its limits."""
     return {key: (str(f.type), f.metadata) for key, _, f in each(Config())}
+
+
+def is_open(key: str) -> bool:
+    """Whether it is a section whose keys are known elsewhere: a setting that is a mapping."""
+    return types().get(key, ("", {}))[0].startswith("dict[")
+
+
+def type_of(key: str) -> tuple[str, Mapping[str, Any]]:
+    """As `types`, also of a key in an open section."""
+    return (ANY, {}) if is_open(key.rpartition(".")[0]) else types()[key]

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 NULL = ("", "~", "null", "Null", "NULL")
+ANY = "any"
+"""The type of a value that is read as it looks: null, a number, true or false, a text, or a list of them."""
 TEXTS, LISTS = ("str", "str | None"), ("list[str]", "list[str] | None")
 """Types whose values are texts, and lists of them."""
 
@@ -57,6 +59,11 @@ FOLDER = Form(_folder, "a path, in which ~/ and ~user/ are home folders")
 
 def as_type(written: Raw, kind: str, form: Form | None) -> Any:
     """The value of a setting whose type is `kind`, as schema.py writes it. Raises ValueError where it is of another."""
+    if kind == ANY:
+        kinds = [*_READERS, "None"]
+        return (
+            [_scalar(w, kinds, None) for w in written] if isinstance(written, list) else _scalar(written, kinds, None)
+        )
     kinds = kind.split(" | ")
     if isinstance(written, list):
         for kind in kinds:
@@ -67,6 +74,14 @@ def as_type(written: Raw, kind: str, form: Form | None) -> Any:
                 return tuple(_scalar(word, [one], None) for word, one in zip(written, ones, strict=True))
         raise ValueError(written)
     return _scalar(written, kinds, form)
+
+
+def looks(text: str) -> Any:
+    """What a text without quotes is where any type will do; itself where that is a text, or where it cannot be one."""
+    try:
+        return as_type(Word(text), ANY, None)
+    except ValueError:
+        return text
 
 
 def _scalar(word: Word, kinds: list[str], form: Form | None) -> Any:

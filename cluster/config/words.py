@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 
 from pipelines.remote import masked
 
-from .values import Form
+from .values import ANY, Form
 
 _SHOWN = 80
 """Characters of a value in a message."""
@@ -40,6 +40,8 @@ def _pieces(value: Any) -> Iterator[str]:
         yield f"[{', '.join(show(v) for v in value)}]"
     elif isinstance(value, yaml.ScalarNode):
         yield masked(value.value)
+    elif isinstance(value, Mapping):
+        yield f"{{{', '.join(f'{show(key)}: {show(v)}' for key, v in value.items())}}}"
     else:
         yield "null" if value is None else str(value).lower() if isinstance(value, bool) else masked(str(value))
 
@@ -79,6 +81,7 @@ _WORDS = {
     "list[str]": "a list of texts",
     "tuple[float, float]": "a list of two numbers",
     "None": "null",
+    ANY: "a number, a text, true or false, or a list of these",
 }
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from tdformer.attention import SelfAttention
-from tdformer.backbones import MLP, MODELS, Backbone, Block, Entry, pooled
+from tdformer.backbones import MLP, MODELS, Backbone, Block, Entry, Size, check_width, pooled
 from tdformer.unit import Unit
 
 
@@ -14,12 +14,22 @@ class Sizes:
     width: int
     depth: int
 
+    @property
+    def size(self):
+        return Size(self.width, (self.depth,))
+
+    def resized(self, size):
+        check_width(size, self.size, lambda heads: 2)
+        return Sizes(size.width, size.depths[0])
+
 
 class Column(Backbone[Sizes]):
+    options = {"kernel": 3}
+
     def __init__(self, sizes, given):
         super().__init__(sizes, given)
         self.width = sizes.width
-        self.entry = Unit(given.units, given.in_channels, sizes.width, kernel=3)
+        self.entry = Unit(given.units, given.in_channels, sizes.width, kernel=given.own["kernel"])
         self.blocks = nn.ModuleList(
             Block(
                 SelfAttention(given.units, sizes.width, 2, feedback=given.feedback.get(i)),

@@ -51,7 +51,7 @@ def test_model_options_are_those_of_create_model():
     parameters = inspect.signature(tdformer.create_model).parameters
     options = {k.removeprefix("model.") for k in configs.flat(Config()) if k.startswith("model.")} - {*FIRST_WEIGHTS}
     of_backbones = {option for family in families() for option in family.options}
-    assert options - of_backbones | {"recompute", "own"} == set(parameters) and of_backbones <= options
+    assert options - of_backbones | {"recompute"} == set(parameters) and of_backbones <= options
     text = (CONFIGS / "default.yaml").read_text()
     for name, parameter in parameters.items():
         if parameter.default in (None, inspect.Parameter.empty) or name == "recompute":
@@ -753,5 +753,65 @@ def test_what_may_differ_when_a_run_goes_on():
 def _keys(tree: dict[str, Any], prefix: str = "") -> set[str]:
     found: set[str] = set()
     for key, value in tree.items():
-        found |= _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+        found |= _keys(value, f"{prefix}{key}.") if value and isinstance(value, dict) else {prefix + key}
     return found
+
+
+# ------------------------------------------------------------------------------------------------- an open section
+
+OWN = st.dictionaries(
+    st.from_regex(r"[a-z_]{1,8}", fullmatch=True).filter(lambda key: key not in configs.flat(Config().model)),
+    st.recursive(
+        st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+        lambda value: st.lists(value, max_size=3),
+        max_leaves=1,
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=15)
+@given(own=OWN)
+@example(own={"a": "1e3", "b": "0o17", "c": ["007", 1, 1.0, True, "on"], "d": "${name}", "e": []})
+def test_a_backbone_s_own_options_are_read_as_they_look_and_written_so(tmp_path_factory: Any, own: dict[str, Any]):
+    if "recompute" in own or any("\0" in str(value) for value in own.values()):
+        return
+    written = configs.stored(Path("m.json"), (), {"model.own": own})
+    assert written.model.own == own and written.model.options() == own
+    assert [*map(type, written.model.own.values())] == [*map(type, own.values())]
+    file = tmp_path_factory.getbasetemp() / "own.yaml"
+    file.write_text(configs.to_yaml(written))
+    assert load(file) == configs.stored(file) == written
+    assert configs.stored(Path("m.json"), (), json.loads(json.dumps(configs.flat(written)))) == written
+
+
+def test_own_options_are_laid_over_each_other_one_by_one(tmp_path: Path):
+    (tmp_path / "below.yaml").write_text("model: {own: {gain: 0.5, kind: plain, kept: 1}}\n")
+    (tmp_path / "a.yaml").write_text("base: below.yaml\nseed: 3\nmodel.own.gain: 2\n")
+    config = load(tmp_path / "a.yaml", ["model.own={kind: '7', more: [1, 2]}", "model.own.of=${seed}"])
+    assert config.model.own == {"gain": 2, "kind": "7", "kept": 1, "more": [1, 2], "of": 3}
+    assert load(tmp_path / "a.yaml", ["model.own.gain=null"]).model.options() == {"kind": "plain", "kept": 1}
+    assert configs.differences(config, load(tmp_path / "a.yaml")) == [
+        "model.own ({gain: 2, kind: 7, kept: 1, more: [1, 2], of: 3}, now {gain: 2, kind: plain, kept: 1})"
+    ]
+    assert configs.named(["model.own.a=1", "model.own={b: 2}", "seed=1"]) == ["seed", "model.own"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("model.own=3", "command line: model.own is a section; set one of its keys, like model.own.OPTION"),
+        ("model.own.a.b=3", "command line: model.own.a.b is not a setting; the nearest is model.own"),
+        (
+            "model.own.a={b: 1}",
+            "command line: model.own.a is {b: 1}; expected a number, a text, true or false, or a list ",
+        ),
+        ("model.own.a=inf", "model.own.a is inf; it must be finite"),
+        ("model.own.tau=3", "model.own.tau is no option of a backbone; write model.tau, if that is meant"),
+        ("model.width=0", "model.width is 0; it must be at least 1"),
+        ("model.depths=[1,0]", "model.depths is [1, 0]; it must be at least 1"),
+        ("model.mlp_ratio=0", "model.mlp_ratio is 0.0; it must be above 0"),
+    ],
+)
+def test_own_options_and_sizes_that_cannot_be(given: str, expected: str):
+    assert message(given).startswith(expected)

@@ -9,6 +9,7 @@ import pytest
 from cluster.build import shards as prepares
 from cluster.config import Config, flat, load, named
 from cluster.config.overrides import for_preparation, for_training, while_running
+from cluster.config.schema import is_open
 from cluster.errors import RunError
 from pipelines.errors import DataError
 from pipelines.raw import catalog, fashion_mnist
@@ -65,7 +66,7 @@ def test_what_else_is_refused_is_of_another_command() -> None:
     refused = set()
     for name in flat(config):
         try:
-            for_training(config, [f"{name}=x"])
+            for_training(config, [f"{name}={{a: x}}" if is_open(name) else f"{name}=x"])
         except RunError as error:
             assert str(error).startswith(f"{name} changes nothing here: ")
             refused.add(name)
@@ -103,7 +104,7 @@ def test_prepare_takes_where_data_lie_and_its_substitute_too(tmp_path: Path, mon
     taken = set()
     for name in flat(config):
         try:
-            for_preparation([f"{name}=x"])
+            for_preparation([f"{name}={{a: x}}" if is_open(name) else f"{name}=x"])
             taken.add(name)
         except RunError as error:
             assert str(error).startswith(f"{name} is not of where the data lie")

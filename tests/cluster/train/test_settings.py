@@ -47,7 +47,8 @@ seed: 3
 model:
   {num_classes: 5, time_steps: 2, segments: 2, feedback: all, cm: 2, pm: 2, mixer: add, clamp: [0.5, 3.0],
    neuron: plif, tau: 1.5, threshold: 0.6, v_reset: soft, surrogate: arctan, alpha: 2.0, detach_reset: false,
-   segment_norm: shared, leaky_proj_lif: true, border_dtype: bf16}
+   segment_norm: shared, leaky_proj_lif: true, border_dtype: bf16, width: 48, depths: [1, 2, 1], heads: 2,
+   mlp_ratio: 2.5}
 data:
   {dataset: folder, size: 16, crop_ratio: 0.6, window: 2, share: 0.9, mixup: 0.4, cutmix: 0.7,
    augment: {scale: [0.3, 0.6], ratio: [0.9, 1.5], crop_padding: 2, flip: 0.5, rand_augment: rand-m9-n1-mstd0.5,
@@ -66,10 +67,10 @@ data: {dataset: dvs128_gesture, size: 16, frames: time, augment: {flip: 0.5, eve
 train: {global_batch: 4, micro_batch: 4, norm_batch: 2, schedule: constant, threads: 1}
 """
 PARTS = (
-    *("backbone.embeds.0", "backbone.stages.0.0", "backbone.embeds.1", "backbone.stages.1.0"),
+    *("backbone.embeds.0", "backbone.stages.0.0", "backbone.embeds.1", "backbone.stages.1.0", "backbone.stages.1.1"),
     *("backbone.embeds.2", "backbone.stages.2.0", "head"),
 )
-"""Of the quickstart model, from the pictures to the classes."""
+"""Of the model that is trained on pictures, from these to the classes."""
 REFUSED = {"data.dataset": "cifar10", "data.format": "ffcv", "model.in_channels": 1, "model.image_size": 20}
 """Another value than the data's is an error."""
 ZERO = ("engine.reduce", "train.precision")
@@ -78,8 +79,8 @@ BEGINNING = ("model.weights_sha256", "model.weights_head", "train.freeze")
 """Of runs that begin with weights: looked at in test_fine_tuning and test_first_weights."""
 SCALING = ("train.loss_scale", "train.growth_interval")
 """Of fp16 alone: looked at in test_scale."""
-NAMING = ("train.optimizer", "train.hooks", "plugins")
-"""They name code: looked at in test_optimizers, test_chosen and test_plugins."""
+NAMING = ("train.optimizer", "train.hooks", "plugins", "model.own")
+"""They name code, or its options: looked at in test_optimizers, test_chosen, test_plugins and test_extend."""
 IN_EVENTS = ("model.name", "data.frames", "data.augment.events", "train.norm_batch", "train.schedule")
 """Looked at in the run on events, all others in the one on pictures."""
 DECIDING = sorted(flat(Config()).keys() - NEUTRAL)
