@@ -137,7 +137,7 @@ class Expected:
     def model(self) -> tdformer.TDFormer:
         given = {key: value for key, value in self.settings.items() if key.startswith("model.") and value is not None}
         options = {key.removeprefix("model."): value for key, value in given.items()}
-        options = {key: value for key, value in options.items() if key not in FIRST_WEIGHTS}
+        options = {key: value for key, value in options.items() if key not in (*FIRST_WEIGHTS, "own")}
         if options.get("v_reset") == "soft":
             options["v_reset"] = None
         size = self.settings["data.size"]
