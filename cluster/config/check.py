@@ -24,7 +24,7 @@ def check(config: Config, dataset_size: int | None = None) -> None:
     for option, value in model.own.items():
         if option == "recompute" or option in flat(model):
             raise RunError(f"model.own.{option} is no option of a backbone; write model.{option}, if that is meant")
-        _check_limits(f"model.own.{option}", value, {})
+        check_limits(f"model.own.{option}", value, {})
     if not config.name or config.name in (".", "..") or "/" in config.name or "\0" in config.name:
         raise RunError(f"name is {config.name!r}; it becomes a folder in runs_dir, so use a plain file name")
     if isinstance(model.v_reset, str) and model.v_reset != "soft":

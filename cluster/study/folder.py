@@ -29,6 +29,8 @@ from ..slurm import State
 from .grid import Cell
 from .schema import Study
 
+CALM = (0, 2, 143, 142, -15, -14)
+"""Exit codes of starts that did not crash: done, a user's error, asked to end by TERM, ended by the budget's alarm."""
 ENDED = ("finished", "stopped")
 """States of a cell that nothing more is to be done for."""
 
@@ -72,7 +74,7 @@ class CellFolder:
         return [code for code in codes[since:] if isinstance(code, int)]
 
     def crashes(self) -> int:
-        return sum(code not in (0, 2, 143, -15) for code in self.ends())
+        return sum(code not in CALM for code in self.ends())
 
     def wrong(self) -> bool:
         """Whether the last start ended with a user's error: another one would too."""

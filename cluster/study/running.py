@@ -21,7 +21,7 @@ from ..run.lock import exclusive
 from ..slurm import State
 from . import grid, schema
 from .cost import Costs
-from .folder import ENDED, CellFolder, StudyFolder
+from .folder import CALM, ENDED, CellFolder, StudyFolder
 from .grid import Cell
 from .places import Arrays, Local, Place
 from .schema import Study
@@ -126,7 +126,7 @@ class Runner:
         rows = cell.attempts.whole()[0][before:]
         if not rows and job is not None and job.word != "CANCELLED":
             cell.tried(1)  # it ended without a word
-        elif not rows or rows[-1].get("exit_code") in (0, 143, -15):
+        elif not rows or rows[-1].get("exit_code") in CALM:
             self.left[name] = "was told to end"
 
     def not_before(self, name: str) -> float:

@@ -94,13 +94,13 @@ class Study:
         usual = flat(Options())
         given = {k: v for k, v in flat(replace(self.options, config=base)).items() if v != usual[k]}
         lines = [yaml.safe_dump(_nested(given), sort_keys=False, allow_unicode=True)]
-        for name, points in self.axes.items():
-            if name == "cases":
-                lines.append("cases:\n" + "".join(f"- {_flow(point)}\n" for point in points))
-        grid = {name: points for name, points in self.axes.items() if name != "cases"}
-        if grid:
-            values = ((name, ", ".join(point[name] for point in points)) for name, points in grid.items())
+        axes = dict(self.axes)
+        cases = axes.pop("cases", ())
+        if axes:
+            values = ((name, ", ".join(point[name] for point in points)) for name, points in axes.items())
             lines.append("grid:\n" + "".join(f"  {name}: [{given}]\n" for name, given in values))
+        if cases:
+            lines.append("cases:\n" + "".join(f"- {_flow(point)}\n" for point in cases))
         if self.report is not None:
             lines.append(yaml.safe_dump({"report": self.report}, sort_keys=False, allow_unicode=True))
         return "".join(lines)
@@ -156,7 +156,7 @@ def read(path: Path, overrides: Sequence[str] = (), site: Path | None = None) ->
         if key == "settings":
             settings = [f"{name}={text}" for name, text in _written(of_node("", value, f"{where}: settings")).items()]
         elif key == "grid":
-            axes |= _grid(value, where)
+            axes = _grid(value, where) | axes
         elif key == "cases":
             axes["cases"] = _cases(value, where)
         elif key != "report":
@@ -179,7 +179,7 @@ def _study(
     if options.seeds and "seed" in axes:
         raise RunError(f"{path}: seed is varied by grid and by seeds; keep one")
     if options.seeds:
-        axes["seed"] = [{"seed": str(seed)} for seed in options.seeds]
+        axes = {"seed": [{"seed": str(seed)} for seed in options.seeds]} | axes
     axes = _checked(axes, options, str(path))
     return Study(replace(options, seeds=[]), base, axes, report)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..run.folder import RunFolder
@@ -17,6 +18,8 @@ from ..run.records import write_atomic
 
 BEAT = 2.0
 """Seconds between two counts of a start; a start that was cut off is taken to have lived as long after its last."""
+LATE = 10
+"""Beats without a count after which a start on another host is over."""
 SAVING = 6.0
 """Seconds that a start which saves and ends may take, beside a few of its steps and the writing of a checkpoint."""
 DISK = 100e6
@@ -25,22 +28,33 @@ DISK = 100e6
 
 @dataclass(frozen=True)
 class Use:
-    """A start: its processes, and the clock when it began and was last counted."""
+    """A start: its processes, where it is, the clock when it began and was last counted, and how often that is."""
 
     world: int
+    host: str
+    pid: int
     began: float
     last: float
+    beat: float
     ended: bool
 
     @property
     def seconds(self) -> float:
         """Of a device, all processes together."""
-        return self.world * (self.last - self.began + (0 if self.ended else BEAT))
+        return self.world * (self.last - self.began + (0 if self.ended else self.beat))
 
     @property
     def live(self) -> bool:
         """Whether it may still run."""
-        return not self.ended and time.time() - self.last < 3 * BEAT
+        if self.ended:
+            return False
+        if self.host == socket.gethostname():
+            return Path(f"/proc/{self.pid}").exists()
+        return time.time() - self.last < LATE * self.beat
+
+    def until(self, now: float) -> float:
+        """`seconds`, as far as it may have come by now."""
+        return max(self.seconds, self.world * (now - self.began)) if self.live else self.seconds
 
 
 class Uses:
@@ -87,7 +101,7 @@ def budget(study: Path) -> float | None:
 
 class Meter:
     """Counts a start of a cell while a block runs, and ends it before the study's budget is spent: first it is asked to
-    save, and where that takes too long it is cut off."""
+    save, and where that takes too long the kernel ends it, which no busy machine delays."""
 
     def __init__(self, cell: Path, world: int) -> None:
         self.cell, self.study, self.world = cell, cell.parents[1], world
@@ -99,7 +113,9 @@ class Meter:
 
     def __enter__(self) -> Meter:
         self.file.parent.mkdir(exist_ok=True)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         self.note()
+        self.check()
         self._thread.start()
         return self
 
@@ -107,10 +123,11 @@ class Meter:
         self._end.set()
         self._thread.join()
         self.note(ended=True)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def note(self, ended: bool = False) -> None:
-        use = {"world": self.world, "began": self.began, "last": time.time(), "ended": ended}
-        write_atomic(self.file, json.dumps(use).encode())
+        use = Use(self.world, socket.gethostname(), os.getpid(), self.began, time.time(), BEAT, ended)
+        write_atomic(self.file, json.dumps(asdict(use)).encode())
 
     def _count(self) -> None:
         while not self._end.wait(BEAT):
@@ -122,12 +139,12 @@ class Meter:
         limit = budget(self.study)
         if limit is None:
             return
-        uses = self.uses.of_study(self.study)
-        spent, running = sum(use.seconds for use in uses), sum(use.world for use in uses if use.live)
-        if spent + running * 2 * BEAT >= limit:
-            self._tell(limit, spent)
-            os._exit(128 + signal.SIGTERM)
-        if not self._asked and spent + running * self.saving() >= limit:
+        uses, now = self.uses.of_study(self.study), time.time()
+        spent = sum(use.until(now) for use in uses)
+        running = max(self.world, sum(use.world for use in uses if use.live))
+        left = (limit - spent) / running - BEAT  # seconds, if all that run go on
+        signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
+        if not self._asked and left < self.saving():
             self._asked = True
             self._tell(limit, spent)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -145,4 +162,4 @@ class Meter:
         slowest = max((seconds / count for count, seconds in steps if count > 0), default=0.0)
         saved = max(folder.checkpoints.glob("step-*"), default=None)
         size = sum(file.stat().st_size for file in saved.glob("*")) if saved else 0
-        return 2 * BEAT + SAVING + 2 * slowest + size / DISK
+        return BEAT + SAVING + 2 * slowest + size / DISK

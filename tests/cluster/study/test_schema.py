@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.build.shards import write_shards
 from cluster.config import flat, to_yaml
 from cluster.errors import RunError
 from cluster.study import grid
@@ -112,7 +113,7 @@ def test_what_is_kept_reads_as_the_same(tmp_path: Path) -> None:
     cells = [grid.cells(each, "r") for each in (one, other)]
     assert len(cells[0]) == 3 * 2 * 2 * 2 * 2 * 2
     assert [cell.digest for cell in cells[0]] == [cell.digest for cell in cells[1]]
-    assert cells[0][0].name.startswith("feedback=none,processes=1,v_reset=0.5,case=a,seed=0,repeat=0-")
+    assert cells[0][0].name.startswith("seed=0,feedback=none,processes=1,v_reset=0.5,case=a,repeat=0-")
     assert {cell.axes["case"] for cell in cells[0]} == {"a", "b: c"}
 
 
@@ -125,9 +126,18 @@ def test_shape_and_labels_are_no_settings() -> None:
     assert overrides({"nodes": "2", "case": "a", "share": "0.5", "seed": "3"}) == ["data.share=0.5", "seed=3"]
 
 
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    write_shards("digits", folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", names())
-def test_the_studies_that_come_with_us_have_cells(name: str, tmp_path: Path) -> None:
-    found = read(find(name))
+def test_the_studies_that_come_with_us_have_cells(name: str, shards: Path) -> None:
+    """On digits, which everybody has."""
+    found = read(find(name), ["data.dataset=digits", f"data.root={shards}", "data.share=1.0"])
     assert found.options.name == name and found.report is not None
-    assert 1 < len(list(grid.points_of(found))) < 100
+    cells = grid.cells(found, "r")
+    assert 1 < len(cells) == len(list(grid.points_of(found))) < 100
     assert f"tdformer scale run {name}" in find(name).read_text().splitlines()[0]
