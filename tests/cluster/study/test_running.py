@@ -13,56 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forked import TDFORMER, Command, children
+from forked import Command, children
+from forked_study import FORKED, SETTINGS, STEPS, without_clock
 
 from cluster.build.shards import write_shards
 from cluster.study.folder import CellFolder, StudyFolder
 from cluster.study.rows import rows
 from cluster.study.status import status
-from cluster.study.table import Row, of_clock, to_csv
+from cluster.study.table import Row
 from cluster.study.usage import device_seconds
 
 ROOT = Path(__file__).parents[3]
-FORKED = f"""\
-import os, signal, sys
-from cluster.jobs import processes
-from cluster.study import element, places, running, usage
-
-class Child:
-    '''A cell's process, forked: the imports of a new interpreter are the most of its start.'''
-
-    def __init__(self, words, code, log):
-        sys.stdout.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(kind, signal.SIG_DFL)
-            out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            os.dup2(out, 1), os.dup2(out, 2)
-            processes.end(element.main(*words[2:]))
-
-    def poll(self):
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if pid else None
-
-    def send_signal(self, number):
-        os.kill(self.pid, number)
-
-places.begin, running.BACKOFF, usage.BEAT, usage.SAVING = Child, 0.2, 0.5, 1.0
-{TDFORMER}
-"""
-SETTINGS = """\
-config: digits
-settings:
-  model: {time_steps: 2, segments: 2, feedback: all}
-  data: {root: SHARDS, share: 0.2}
-  train: {epochs: 3, global_batch: 60, threads: 1, eval_every_epochs: 3, warmup_epochs: 0}
-  recompute.policy: none
-  checkpoint: {every_steps: 2, every_minutes: null}
-  log.every_steps: 1
-where: local
-"""
-STEPS = 12
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +43,6 @@ def begin(tmp_path: Path, settings: str) -> Callable[..., Command]:
         return Command(*given, cwd=tmp_path, env=env, program=FORKED, merged=True)
 
     return start
-
-
-def without_clock(folder: Path) -> str:
-    """The table as CSV, without what a clock has decided."""
-    return to_csv([{key: value for key, value in row.items() if not of_clock(key)} for row in rows(folder)])
 
 
 def logged(study: StudyFolder) -> int:
