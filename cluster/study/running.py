@@ -79,7 +79,8 @@ class Runner:
         self.budget = budget(folder.path)
         self.begun: dict[str, int] = {}  # in this sitting: attempts that there were before
         self.left: dict[str, str] = {}  # not to be started any more in this sitting, and why
-        self.told = ""
+        self.dear: dict[str, str] = {}  # what does not fit into the budget now
+        self.told, self.unknown = "", False
 
     def run(self) -> int:
         with _signals():
@@ -138,21 +139,28 @@ class Runner:
         return float(cell.attempts.whole("time")[0][-1]["time"]) + min(LONGEST, BACKOFF * 2 ** (crashes - 1))
 
     def affordable(self, todo: Sequence[str], states: Mapping[str, str]) -> list[str]:
-        """Those of `todo` that fit into what is left of the budget, beside those that run; all whose cost nobody knows
-        yet."""
+        """Those of `todo` that fit into what is left of the budget, beside those that run; and those whose cost nobody
+        knows yet, as long as something is left. `dear` keeps the others."""
+        self.dear = {}
         if self.budget is None or not todo:
             return [*todo]
         costs = self.costs.left(states)
         free = self.budget - self.costs.spent()
         free -= sum(costs[name] or 0 for name, state in states.items() if state in ("running", "queued"))
+        if free > 0 and None in costs.values() and not self.unknown:
+            print(
+                "what a cell will take is not known before one is finished: cells are started all the same", flush=True
+            )
+            self.unknown = True
         found = []
         for name in todo:
-            cost = costs[name]
-            if cost is not None and cost > free:
-                self.left[name] = f"would take {cost / 3600:.3g} GPU-hours, more than are left of the budget"
-                continue
-            free -= cost or 0
-            found.append(name)
+            cost = costs[name] or 0.0
+            if cost < free:
+                free -= cost
+                found.append(name)
+            else:
+                takes = f"would take {cost / 3600:.3g} GPU-hours, " if costs[name] is not None else ""
+                self.dear[name] = f"{takes}and {max(0.0, free) / 3600:.3g} are left of the budget"
         return found
 
     def tell(self, states: Mapping[str, str]) -> None:
@@ -173,8 +181,8 @@ class Runner:
             if states[name] == "failed":
                 reason = self.folders[name].run.status().get("reason") or f"see {self.folder.logs}"
                 print(f"failed: {name}: {reason}", flush=True)
-            elif name in self.left:
-                print(f"not started: {name}: {self.left[name]}", flush=True)
+            elif why := self.left.get(name) or self.dear.get(name):
+                print(f"not started: {name}: {why}", flush=True)
         done = len(states) - len(missing)
         if reached(self.folder.path, self.budget):
             print(f"budget reached: {done} cells finished, {len(missing)} not", flush=True)

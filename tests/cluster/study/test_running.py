@@ -96,7 +96,7 @@ def test_a_study_killed_again_and_again_has_the_table_of_one_that_was_not(
     assert changed.returncode == 2 and "this study has not: it is another one" in changed.stdout
     more = GRID.replace("at_once: 2", "at_once: 1\nbudget_gpu_hours: 0.0001\nreport: {figures: []}")
     more = begin("killed", more.replace("[0, 1]", "[0, 1, 2]")).completed(100)
-    assert more.returncode == 1 and "6 cells" in more.stdout and "more than are left of the budget" in more.stdout
+    assert more.returncode == 1 and "6 cells" in more.stdout and " and 0 are left of the budget" in more.stdout
     assert not any(cell.run.starts.path.exists() for cell in study.cells if "seed=2" in cell.path.name)
 
 
@@ -125,8 +125,9 @@ cases:
 - {{case: mended, train.hooks: [crash], seed: 0}}
 - {{case: never, train.hooks: [crash], seed: 1}}
 - {{case: wrong, model.weights: {tmp_path}/none.safetensors}}
-- {{case: diverges, train.lr: 0.03, seed: 2}}
-stop: {{loss_above: 0.1, after_step: 6}}
+- {{case: high, seed: 2}}
+- {{case: diverges, train.lr: 1.0e+30, seed: 3}}
+stop: {{loss_above: 0.1, after_step: 6, not_finite: true}}
 """
     words = (f"plugins=[{tmp_path}/crash.py]",)
     done = begin("causes", text, *words).completed(300)
@@ -138,13 +139,16 @@ stop: {{loss_above: 0.1, after_step: 6}}
         "mended": "stopped",
         "never": "failed",
         "wrong": "failed",
+        "high": "stopped",
         "diverges": "stopped",
     }
     assert [cell_codes(cells[case]) for case in ("mended", "never", "wrong")] == [[41, 41, 143], [41] * 3, [2]]
     assert "none.safetensors" in done.stdout
-    stopped: Row = table["diverges"]
-    assert stopped["steps"] == 7 and stopped["images"] == 7 * 60
-    assert "is above 0.1 after step 6" in status(study.path)["reasons"][cells["diverges"].path.name]
+    reasons = status(study.path)["reasons"]
+    for case, step, rule in (("high", 7, "is above 0.1 after step 6"), ("diverges", 2, "the loss is not finite")):
+        stopped: Row = table[case]
+        assert stopped["steps"] == step and stopped["images"] == step * 60
+        assert rule in reasons[cells[case].path.name]
     again = begin("causes", text, *words).completed(100)  # not before it is told
     assert again.returncode == 1 and len(cell_codes(cells["wrong"])) == 1
     again = begin("causes", text, *words, "--again").completed(200)
