@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ..jobs.aftermath import main as aftermath
 from ..jobs.launch import Job, attempted, launched, note
-from ..jobs.processes import die_with_parent, end, start
 from ..slurm import this_job
 from .folder import CellFolder
 from .usage import Meter, budget, reached
@@ -22,6 +21,8 @@ PATIENCE = 60.0
 
 def local(cell: CellFolder) -> int:
     """Train it here, with as many processes as its shape has."""
+    from ..jobs.processes import die_with_parent, start  # imports torch
+
     die_with_parent()
 
     def train() -> int:
@@ -71,4 +72,7 @@ def main(kind: str, place: str, code: str = "") -> int:
 
 
 if __name__ == "__main__":
-    end(main(*sys.argv[1:]))
+    ended = main(*sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ended)  # all is written: the interpreter's own end would only free memory

@@ -12,13 +12,12 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..build.setup import Setup
 from ..config import to_yaml
 from ..config.plugins import name_of, source
 from ..config.shape import Shape
-from ..errors import RunError, disk_errors, user_errors
+from ..errors import RunError, disk_errors
 from ..jobs import snapshot
 from ..jobs import status as jobs
 from ..run.folder import RunFolder
@@ -26,11 +25,15 @@ from ..run.lock import SILENT
 from ..run.provenance import REVISION
 from ..run.records import Rows, record, write_atomic
 from ..slurm import State
-from .grid import Cell
 from .schema import Study
+
+if TYPE_CHECKING:
+    from .grid import Cell
 
 CALM = (0, 2, 143, 142, -15, -14)
 """Exit codes of starts that did not crash: done, a user's error, asked to end by TERM, ended by the budget's alarm."""
+STATES = ("finished", "stopped", "running", "queued", "saved", "waiting", "failed")
+"""Of a cell, in the order in which they are told."""
 ENDED = ("finished", "stopped")
 """States of a cell that nothing more is to be done for."""
 
@@ -181,7 +184,9 @@ class StudyFolder:
                 "added, and budget_gpu_hours, at_once, tries, where and report may change; set the rest back, or give "
                 "it another name"
             )
-        setups = {cell.name: _checked(cell) for cell in cells if cell.name not in known}
+        from .grid import sized  # imports torch, which the last line of a job does without
+
+        sizes = {cell.name: sized(cell) for cell in cells if cell.name not in known}
         with disk_errors(self.path):
             for folder in (self.path / "cells", self.logs, self.arrays):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +195,7 @@ class StudyFolder:
         limits = {"budget_gpu_hours": study.options.budget_gpu_hours}
         write_atomic(self.path / "limits.json", (json.dumps(limits) + "\n").encode())
         for cell in cells:
-            self._keep_cell(study, cell, setups.get(cell.name))
+            self._keep_cell(study, cell, sizes.get(cell.name))
 
     def _keep_cell(self, study: Study, cell: Cell, size: dict[str, int] | None) -> None:
         """size: steps and images of a cell that is new."""
@@ -211,16 +216,3 @@ class StudyFolder:
         facts = {"digest": cell.digest, "axes": dict(cell.axes), **cell.shape.__dict__, **size}
         facts |= {"revision": self.revision()}
         write_atomic(path / "cell.json", (json.dumps(facts) + "\n").encode())
-
-
-def _checked(cell: Cell) -> dict[str, int]:
-    """Steps and images of a cell. Raises RunError, naming it, where it cannot be trained."""
-    config = cell.config
-    try:
-        setup = Setup.to_train(config, cell.shape.world, trusted=True)
-        setup.check()
-    except user_errors() as error:
-        raise RunError(f"cell {cell.name}: {error}") from error
-    epoch = len(setup.samples) // config.train.global_batch
-    steps = config.train.epochs * epoch
-    return {"steps": steps, "images": steps * config.train.global_batch}

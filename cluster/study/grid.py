@@ -146,6 +146,19 @@ def flop_image(setup: Setup) -> float:
     return cost.flops / setup.plan.micro_batch
 
 
+def sized(cell: Cell) -> dict[str, int]:
+    """Steps and images of a cell. Raises RunError, naming it, where it cannot be trained."""
+    config = cell.config
+    try:
+        setup = Setup.to_train(config, cell.shape.world, trusted=True)
+        setup.check()
+    except user_errors() as error:
+        raise RunError(f"cell {cell.name}: {error}") from error
+    epoch = len(setup.samples) // config.train.global_batch
+    steps = config.train.epochs * epoch
+    return {"steps": steps, "images": steps * config.train.global_batch}
+
+
 class _Read:
     """Data sets, each read once for all cells."""
 

@@ -21,7 +21,7 @@ from ..run.lock import exclusive
 from ..slurm import State
 from . import grid, schema
 from .cost import Costs
-from .folder import CALM, ENDED, CellFolder, StudyFolder
+from .folder import CALM, ENDED, STATES, CellFolder, StudyFolder
 from .grid import Cell
 from .places import Arrays, Local, Place
 from .schema import Study
@@ -31,7 +31,6 @@ BACKOFF = 5.0
 """Seconds before a cell that crashed is tried again; twice as many after each crash more."""
 LONGEST = 600.0
 """Of them."""
-ORDER = ("finished", "stopped", "running", "queued", "saved", "waiting", "failed")
 
 
 class Asked(BaseException):
@@ -166,7 +165,7 @@ class Runner:
     def tell(self, states: Mapping[str, str]) -> None:
         """A line where something has changed."""
         counts = Counter(states.values())
-        line = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+        line = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
         if line != self.told:
             self.told = line
             hours = self.costs.spent() / 3600

@@ -11,8 +11,7 @@ from ..errors import RunError
 from ..run.words import duration
 from . import schema
 from .cost import Costs
-from .folder import StudyFolder
-from .running import ORDER
+from .folder import STATES, StudyFolder
 from .usage import budget, reached
 
 
@@ -38,7 +37,7 @@ def status(path: Path) -> dict[str, Any]:
     return {
         "study": folder.path.name,
         "revision": folder.revision(),
-        "cells": {state: count for state in ORDER if (count := Counter(states.values())[state])},
+        "cells": {state: count for state in STATES if (count := Counter(states.values())[state])},
         "steps": sum(cell.done() for cell in cells.values()),
         "total_steps": sum(facts["steps"] for facts in costs.facts.values()),
         "gpu_hours": round(costs.spent() / 3600, 6),
