@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import random
-import re
 import signal
 import sys
 import tempfile
@@ -25,7 +23,6 @@ from typing import Any
 from cluster.build.shards import write_shards
 from cluster.study.folder import StudyFolder
 from cluster.study.rows import rows
-from cluster.study.table import of_clock, to_csv
 from cluster.study.usage import device_seconds
 
 from . import machine, table
@@ -70,17 +67,14 @@ def slurm_of_tests() -> Any:
     return module
 
 
-def without_clock(study: StudyFolder) -> str:
-    return to_csv([{key: value for key, value in row.items() if not of_clock(key)} for row in rows(study.path)])
-
-
 class Killed:
     """A study that is started, and killed at random moments."""
 
     def __init__(self, slurm: Any, folder: Path, study: StudyFolder, rng: random.Random) -> None:
         self.slurm, self.folder, self.study, self.rng = slurm, folder, study, rng
-        self.safe: dict[str, int] = {}  # of each cell: its newest checkpoint at a kill
-        self.finished: dict[str, int] = {}  # of each finished cell: its starts when it was seen so
+        from forked_study import Kept
+
+        self.kept = Kept(study)
         self.told: list[list[str]] = []
         self.most = 0.0
 
@@ -106,10 +100,10 @@ class Killed:
             else:
                 running.kill()
                 running.communicate()
-            self.note()
+            self.kept.note()
             steps = sum(cell.done() for cell in self.study.cells)
             seconds = time.monotonic() - began
-            self.told.append([f"{kill + 1}", f"{seconds:.0f}", who, f"{len(self.finished)}", f"{steps}"])
+            self.told.append([f"{kill + 1}", f"{seconds:.0f}", who, f"{len(self.kept.finished)}", f"{steps}"])
             if running.poll() is not None:
                 running = self.begin()
         out, _ = running.communicate(900)
@@ -118,33 +112,6 @@ class Killed:
 
     def spent(self) -> float:
         return sum(device_seconds(cell.path) for cell in self.study.cells)
-
-    def note(self) -> None:
-        for cell in self.study.cells:
-            name = cell.path.name
-            self.safe[name] = max(self.safe.get(name, 0), cell.run.saved_step() or 0)
-            if cell.run.summary() is not None:
-                self.finished.setdefault(name, len(cell.run.starts.read()))
-
-    def check(self) -> int:
-        """Raises AssertionError where a finished step was done again; returns the starts of all cells."""
-        ids = {
-            job: cell for cell in self.study.cells if (job := json.loads((cell.path / "job.json").read_text())["id"])
-        }
-        for cell in self.study.cells:
-            name, facts = cell.path.name, cell.facts
-            assert facts is not None
-            steps = [row["step"] for row in cell.run.metrics.read() if "loss" in row]
-            assert steps == [*range(1, facts["steps"] + 1)], (name, steps)
-            assert len(cell.run.starts.read()) == self.finished.get(name, len(cell.run.starts.read())), name
-        for job, cell in ids.items():
-            log = self.study.logs / f"{job}_0_log.out"
-            from_ = [int(step) for step in re.findall(r"goes on from step (\d+)", log.read_text())]
-            assert from_ == sorted(from_), (cell.path.name, from_)
-            safe = self.safe.get(cell.path.name, 0)
-            done = cell.path.name in self.finished
-            assert done or not safe or (from_ and from_[-1] >= safe), (cell.path.name, from_, safe)
-        return sum(len(cell.run.starts.read()) for cell in self.study.cells)
 
 
 def main(arguments: list[str]) -> None:
@@ -155,7 +122,7 @@ def main(arguments: list[str]) -> None:
     asked = parser.parse_args(arguments)
     tests = slurm_of_tests()
     from forked import Command
-    from forked_study import FORKED
+    from forked_study import FORKED, without_clock
 
     os.environ["PATH"] += ":/usr/sbin"
     with tempfile.TemporaryDirectory(prefix="tdformer-study-") as name, tests._number() as number:
@@ -177,8 +144,8 @@ def main(arguments: list[str]) -> None:
             killed = Killed(slurm, folder, StudyFolder(folder / "runs" / "killed"), random.Random(asked.seed))
             killed.run(asked.kills)
             disturbed = time.monotonic() - began - undisturbed
-            starts = killed.check()
-            one, other = (without_clock(StudyFolder(folder / "runs" / study)) for study in ("calm", "killed"))
+            starts, again = killed.kept.check()
+            one, other = (without_clock(folder / "runs" / study) for study in ("calm", "killed"))
             assert one == other, "the tables differ"
             assert killed.most <= 3600 * BUDGET
             found = rows(killed.study.path)
@@ -187,8 +154,8 @@ def main(arguments: list[str]) -> None:
     print(f"{machine()}; {len(found)} cells, {asked.kills} kills of seed {asked.seed}\n")
     print(
         f"Undisturbed on this machine {undisturbed:.0f} s; killed, as job arrays of Slurm, {disturbed:.0f} s, {starts} "
-        f"starts, {killed.most / 3600:.3f} of {BUDGET:g} GPU-hours. The tables are the same, byte for byte, but for "
-        "the columns that a clock decides; no step that a checkpoint had was done again.\n"
+        f"starts, {killed.most / 3600:.3f} of {BUDGET:g} GPU-hours. The tables are the same, byte for byte, but for\n"
+        f"the columns that a clock decides. {again} steps were done again, none of which a checkpoint had.\n"
     )
     print(table(["kill", "after s", "killed", "cells finished", "steps done"], killed.told) + "\n")
     columns = ("axis.case", "axis.engine.zero_stage", "axis.processes", "axis.seed", "steps", "loss", "accuracy")
