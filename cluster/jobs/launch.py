@@ -229,6 +229,9 @@ def on_slurm(where: str) -> bool:
 def resume(run: Path, overrides: Sequence[str], site: Path | None = None) -> int:
     """Launch a run again as it was launched, with the code of now."""
     folder = RunFolder(run)
+    if folder.cell_file.exists():  # what it costs is counted there, against the budget
+        study = folder.path.resolve().parents[1]
+        raise RunError(f"{run} is a cell of a study, which goes on with it: tdformer scale run {study}")
     job = jobs.of(folder)
     if job is None:
         raise RunError(f"{run} was not launched; a run of `tdformer train` goes on with the same command")

@@ -54,7 +54,7 @@ class CellFolder:
     def facts(self) -> dict[str, Any] | None:
         """cell.json; None before the study has written it."""
         kinds = {"digest": str, "axes": dict, "nodes": int, "processes": int, "gpus": int, "steps": int, "images": int}
-        return record(self.path / "cell.json", "run the study again, which writes it", kinds)
+        return record(self.run.cell_file, "run the study again, which writes it", kinds)
 
     @cached_property
     def shape(self) -> Shape:

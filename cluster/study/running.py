@@ -127,7 +127,10 @@ class Runner:
         if not rows and job is not None and job.word != "CANCELLED":
             cell.tried(1)  # it ended without a word
         elif not rows or rows[-1].get("exit_code") in CALM:
-            self.left[name] = "was told to end"
+            reason = str(cell.run.status().get("reason") or "")
+            # Of a time limit where the site queues nothing again another start makes sense.
+            if not reason.startswith(f"stopped by {signal.SIGUSR2.name}"):
+                self.left[name] = reason or "was told to end"
 
     def not_before(self, name: str) -> float:
         """The clock from which a cell may be started: after a crash, some time later."""

@@ -80,6 +80,8 @@ def test_a_study_killed_again_and_again_has_the_table_of_one_that_was_not(
     assert starts > 4
     told = status(study.path)
     assert told["cells"] == {"finished": 4} and told["steps"] == told["total_steps"] == 4 * STEPS
+    alone = Command("resume", study.cells[0].path, cwd=tmp_path, merged=True).completed(100)
+    assert alone.returncode == 2 and "is a cell of a study, which goes on with it: tdformer scale run" in alone.stdout
     again = begin("killed", GRID).completed(100)
     assert again.returncode == 0 and "running" not in again.stdout, again.stdout
     changed = begin("killed", GRID.replace("[0, 1]", "[0, 2]")).completed(100)
