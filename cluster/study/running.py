@@ -195,8 +195,9 @@ class Runner:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """While a study runs, what asks this process to end is raised as Asked, once."""
-    kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    """While a study runs, what asks its process to end is raised as Asked, once; what is ignored (`nohup`) stays so."""
+    all_kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    kinds = [kind for kind in all_kinds if signal.getsignal(kind) != signal.SIG_IGN]
 
     def ask(*_: Any) -> NoReturn:
         for kind in kinds:
