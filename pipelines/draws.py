@@ -62,3 +62,5 @@ PICTURES = Stream(0x73686172, ("zero",))
 """The order in which pictures are written into shards."""
 RECORDINGS = Stream(0x6D697865, ("zero",))
 """The order in which recordings of CIFAR10-DVS are written into shards."""
+SHARE = Stream(0x70617274, ("zero",))
+"""Which samples a share of a data set has: the first ones in this order, so that a smaller share lies in a larger."""

@@ -41,6 +41,8 @@ def training_data(config: Config, trusted: bool = False) -> Data:
     the configuration asks for, or the windows of a remote set are too small."""
     train, test = (_read(config, split, trusted) for split in ("train", "test"))
     test.number_as(train.class_names, str(train.folder))
+    if config.data.share < 1:
+        train.keep(config.data.share)
     return train, test
 
 

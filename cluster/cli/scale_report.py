@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..errors import RunError
 from ..jobs.waiting import waits_here
 
 
 def report(
-    study: Annotated[Path, typer.Argument(metavar="CELLS.csv", help="The table of a study.")],
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The folder of a study, or its cells.csv.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where it goes. [default: a folder `report` beside the table]")
+        Path | None, typer.Option(metavar="DIR", help="Where it goes. [default: the folder `report` in the study's]")
     ] = None,
     section: Annotated[
         Path | None,
@@ -27,26 +26,17 @@ def report(
     """Draw a study: DIR/index.html, a page that needs nothing else, and cells.csv and fits.json beside it. What else
     lies there under these names stays, and is named."""
     waits_here("loading PyTorch, whose registry figures are in")
+    from ..study import fits, schema, table
     from ..study import report as reports
-    from ..study.table import read, without_clock
+    from ..study.rows import rows
 
-    spec = _section(section) if section else {}
-    rows = read(study)
-    words = ["tdformer scale report", *([] if no_clock else [study.name]), *(["--no-clock"] if no_clock else [])]
-    place = out or study.parent / "report"
-    reports.report(without_clock(rows) if no_clock else rows, [], spec, place, " ".join(words))
+    file = section or (schema.find(study) if study.is_dir() else None)
+    spec = (schema.read(file).report or {}) if file else {}
+    reports.check(spec)
+    of = rows(study) if study.is_dir() else table.read(study)
+    of = table.without_clock(of) if no_clock else of
+    found = [fits.fit(of, one).as_json() for one in spec.get("fits", [])]
+    words = ["tdformer scale report", *(["--no-clock"] if no_clock else [study.resolve().name])]
+    place = out or (study if study.is_dir() else study.parent) / "report"
+    reports.report(of, found, spec, place, " ".join(words))
     print(place / reports.INDEX)
-
-
-def _section(study: Path) -> dict[str, Any]:
-    """What a study's YAML has as `report`. Raises RunError."""
-    import yaml
-
-    from ..config.document import compose, file_text
-
-    text = file_text(study)
-    compose(text, str(study))  # raises, in one line, for what is not YAML
-    content = yaml.safe_load(text)
-    if not isinstance(content, dict) or not isinstance(content.get("report"), dict):
-        raise RunError(f"{study} has no section report; give a study's YAML, or leave --figures out")
-    return dict(content["report"])

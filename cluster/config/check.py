@@ -19,12 +19,12 @@ from .words import either, show
 def check(config: Config, dataset_size: int | None = None) -> None:
     """Refuse what cannot work: values, values beside each other, the batch beside the size of the data."""
     for key, value, f in each(config):
-        _check_limits(key, value, f.metadata)
+        check_limits(key, value, f.metadata)
     model, train, alphas = config.model, config.train, config.train.alphas
     for option, value in model.own.items():
         if option == "recompute" or option in flat(model):
             raise RunError(f"model.own.{option} is no option of a backbone; write model.{option}, if that is meant")
-        _check_limits(f"model.own.{option}", value, {})
+        check_limits(f"model.own.{option}", value, {})
     if not config.name or config.name in (".", "..") or "/" in config.name or "\0" in config.name:
         raise RunError(f"name is {config.name!r}; it becomes a folder in runs_dir, so use a plain file name")
     if isinstance(model.v_reset, str) and model.v_reset != "soft":
@@ -106,7 +106,7 @@ def _not_among(known: Iterable[Any], key: str, value: Any) -> RunError:
     return RunError(f"{key} is {show(value)}; choose {either(names)}{hint}")
 
 
-def _check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
+def check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
     if value is None:
         return
     named = limits.get("choices")

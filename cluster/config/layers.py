@@ -16,6 +16,7 @@ from pipelines.remote import masked
 from ..errors import RunError
 from . import document, values
 from .schema import RETIRED, Config, is_open, type_of, types
+from .values import Raw
 from .words import expected, nearest, show
 
 Layer = Mapping[str, Any]
@@ -30,7 +31,7 @@ BASE = "base"
 class _Reference:
     """A setting with `${...}`, to be read when all others are."""
 
-    written: values.Raw
+    written: Raw
     where: str
 
 
@@ -78,6 +79,16 @@ def _typed(given: str) -> Iterator[tuple[str, yaml.Node, bool]]:
     node = document.argument(value, types()[key][0] if key in types() else "", repr(masked(given)))
     for name, part in _named(key, node, TYPED, set()):
         yield name, part, part is node
+
+
+def of_node(key: str, node: yaml.Node, where: str) -> dict[str, Raw]:
+    """What is written for each setting that `node` gives, for the key or section `key` ("": all of them), once it was
+    read by its type. Raises RunError, with the nearest setting, for a key that is none, and for a value of another
+    type."""
+    named = list(_named(key, node, where, set()))
+    for name, part in named:
+        _read(name, part, where)
+    return {name: document.raw(part, where) for name, part in named}
 
 
 def of_document(text: str, where: str, section: str = "", literal: bool = False) -> Layer:
@@ -164,7 +175,7 @@ def _read(name: str, node: yaml.Node, where: str, literal: bool = False, shown: 
         return _value(name, document.unescaped(written) if literal else written)
 
 
-def _value(name: str, written: values.Raw) -> Any:
+def _value(name: str, written: Raw) -> Any:
     kind, limits = type_of(name)
     return values.as_type(written, kind, limits.get("form"))
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 """In the tree a link to configs/, in a wheel its files."""
+STUDIES = RECIPES / "studies"
+"""The studies that come with us, which are no recipes."""
 
 
 def recipe(path: str | Path) -> Path:
@@ -26,7 +28,8 @@ def ours(name: str | Path) -> Path | None:
 def recipes() -> dict[str, Path]:
     """Name, such as quickstart or imagenet/hst_10_768, and file of each. A file whose name begins with _ is none: it
     holds what others build on."""
-    names = [path.relative_to(RECIPES).with_suffix("") for path in RECIPES.rglob("*.yaml") if path.name[0] != "_"]
+    files = [path for path in RECIPES.rglob("*.yaml") if path.name[0] != "_" and STUDIES not in path.parents]
+    names = [path.relative_to(RECIPES).with_suffix("") for path in files]
     return {str(name): RECIPES / f"{name}.yaml" for name in sorted(names, key=lambda name: (len(name.parts), name))}
 
 

@@ -109,6 +109,7 @@ class DataConfig:
     on_error: str = setting("raise", choices=("raise", "skip"))
     skips: int = setting(100, least=0)
     window: int | None = setting(None, least=1)
+    share: float = setting(1.0, above=0, most=1)
     cache: str | None = setting(None, form=FOLDER)
     cache_gb: float = setting(50.0, above=0, most=10**9)
     fetch: FetchConfig = field(default_factory=FetchConfig)

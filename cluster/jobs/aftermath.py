@@ -71,7 +71,8 @@ def main(run: str, exit_code: str) -> int:
 
 def _main(folder: RunFolder, code: int) -> int:
     status = folder.status()
-    job, start = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT")
+    job, start = slurm.this_job(), os.environ.get("SLURM_RESTART_COUNT")
+    assert job is not None
     if (status.get("job"), status.get("restarts")) != (job, start):
         status["state"] = None  # an earlier start's words: this one ended without any
     heard = str(status.get("reason")) if status.get("state") == "saved" else ""

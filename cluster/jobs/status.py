@@ -112,7 +112,10 @@ def of(folder: RunFolder) -> Job | None:
     kinds = {"id": str, "slurm": bool, "nodes": int, "processes": int, "gpus": int, "host": str | None, **MARK}
     if (found := record(file, remedy, kinds)) is None:
         return None
-    if not re.fullmatch("[0-9]+", found["id"]) or min(found["nodes"], found["processes"], found["gpus"] + 1) < 1:
+    if (
+        not re.fullmatch("[0-9]+(_[0-9]+)?", found["id"])
+        or min(found["nodes"], found["processes"], found["gpus"] + 1) < 1
+    ):
         raise RunError(f"{file} describes no job; {remedy}")
     if found.get("folder") is None:  # written before copies were told from their originals
         found["folder"] = str(configs.stored(folder.path / "launch.yaml").run_path)

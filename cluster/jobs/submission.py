@@ -39,6 +39,21 @@ class Slurm(SlurmExecutor):
         return self._make_submission_file_text(self._submitit_command_str, "")
 
 
+class Array(Slurm):
+    """An array of `count` jobs, at most `at_once` of which run together. command: of each task, which learns from its
+    environment which element it is of."""
+
+    def __init__(self, logs: Path, command: str, count: int, at_once: int) -> None:
+        super().__init__(logs)
+        self._words = command
+        self.ask_for({"array_parallelism": at_once})
+        self.parameters["map_count"] = count
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return self._words
+
+
 def local(logs: Path, processes: int, gpus: int) -> LocalExecutor:
     """Jobs on this machine, without a time limit: submitit would start the run again six times, and then no more."""
     executor = LocalExecutor(logs, max_num_timeout=ENDLESS)

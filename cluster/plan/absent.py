@@ -31,6 +31,7 @@ class Absent:
         self.kind, self.shape = KINDS.get(known.kind), known.shape
         self.mean, self.std = list(known.mean), list(known.std)
         self.class_names = [str(number) for number in range(classes)]
+        self.class_titles: dict[str, str] = {}
         self.digest = self.columns = "absent"
         self.folder: Path | Remote = config.data.folder / split
         self.labels: NDArray[np.int32] = np.zeros(count, np.int32)

@@ -44,6 +44,7 @@ class RunFolder:
     status.json     what the run last said of itself; see `RunFolder.tell`
     before-N/       what an attempt left that never saved, and was begun anew with other settings
     launch.yaml, job.json, code/, logs/    of a launched run: the configuration, the job, its code and output
+    cell.json, limits.json, stopped.json    of a cell of a study: what it is, when it is ended early, and where it was
     summary.json    the final line; it exists when the run is finished
     lock.N          who writes here: see lock.py
     """
@@ -54,6 +55,9 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.summary_file = self.path / "summary.json"
         self.status_file = self.path / "status.json"
+        self.cell_file = self.path / "cell.json"
+        self.limits_file = self.path / "limits.json"
+        self.stopped_file = self.path / "stopped.json"
         self.weights_file = self.path / "weights.json"
         self.metrics = Rows(self.path / "metrics.jsonl")
         self.speed = Rows(self.path / "speed.jsonl")

@@ -73,7 +73,7 @@ class Holder:
     @classmethod
     def me(cls) -> Holder:
         env = os.environ
-        job, restart = env.get("SLURM_JOB_ID"), env.get("SLURM_RESTART_COUNT", "0")
+        job, restart = slurm.this_job(), env.get("SLURM_RESTART_COUNT", "0")
         return cls(
             released=0,
             pid=os.getpid(),

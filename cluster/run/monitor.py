@@ -14,6 +14,7 @@ from rich.console import Console
 from ..config import Config
 from ..errors import RunError, user_errors
 from ..signals import Leave
+from ..slurm.job import this_job
 from .console import Display, peak_memory
 from .figures import FIGURES
 from .folder import RunFolder
@@ -138,7 +139,7 @@ class Monitor:
 
     def tell(self, state: str, step: int, **more: Any) -> None:
         """status.json, which is also the heartbeat: while it runs it is at most some seconds old, or a step."""
-        job = {k: os.environ.get(v) for k, v in (("job", "SLURM_JOB_ID"), ("restarts", "SLURM_RESTART_COUNT"))}
+        job = {"job": this_job(), "restarts": os.environ.get("SLURM_RESTART_COUNT")}
         where = {"host": socket.gethostname(), "pid": os.getpid(), **{k: v for k, v in job.items() if v is not None}}
         facts = {
             "step": step,

@@ -1,9 +1,9 @@
 """Slurm: what its states mean to a run, asking it with patience, what a job asks of sbatch, what a cluster has."""
 
 from .asking import NoAnswer, asked, cancel, cluster, requeue, requeues, settled, state, states
-from .job import ENDED, GOING, UNKNOWN, State
+from .job import ENDED, GOING, UNKNOWN, State, this_job
 from .sbatch import BREAKING, OURS, SHORT, option, overriding
-from .site import ABSENT, BUSY, Node, Partition, nodes, partitions, refusal, submission
+from .site import ABSENT, BUSY, Node, Partition, called, nodes, partitions, refusal, submission, submit
 
 __all__ = [
     "ABSENT",
@@ -19,6 +19,7 @@ __all__ = [
     "Partition",
     "State",
     "asked",
+    "called",
     "cancel",
     "cluster",
     "nodes",
@@ -32,4 +33,6 @@ __all__ = [
     "state",
     "states",
     "submission",
+    "submit",
+    "this_job",
 ]

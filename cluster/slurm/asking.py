@@ -38,7 +38,7 @@ def states(jobs: Sequence[str]) -> dict[str, State]:
     found = dict.fromkeys(jobs, State())
     if not jobs:
         return found
-    command = ("squeue", "-h", "--states=all", "-j", ",".join(jobs), "-o", "%i|%T|%L|%r")
+    command = ("squeue", "-h", "-r", "--states=all", "-j", ",".join(jobs), "-o", "%i|%T|%L|%r")
     try:
         said = asked(*command, unless="Invalid job id")
     except NoAnswer as error:
@@ -121,10 +121,11 @@ def asked(*command: str, unless: str | None = None) -> str:
     return done.stdout.strip()
 
 
-def run(*command: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Raises NoAnswer where the command is not there, or waits for ever."""
+def run(*command: str, given: str | None = None, kept: Sequence[int] = ()) -> subprocess.CompletedProcess[str]:
+    """given: its input; kept: descriptors of ours that it has too. Raises NoAnswer where the command is not there, or
+    waits for ever."""
     try:
-        return subprocess.run(command, input=given, capture_output=True, text=True, timeout=ANSWER)
+        return subprocess.run(command, input=given, capture_output=True, text=True, timeout=ANSWER, pass_fds=kept)
     except FileNotFoundError as e:
         raise NoAnswer(f"{command[0]} is not on the PATH; load Slurm's module") from e
     except subprocess.TimeoutExpired as e:

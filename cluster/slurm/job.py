@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -22,6 +23,15 @@ GOING = ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 """Of a job that is to begin."""
 HELD = ("REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+
+
+def this_job() -> str | None:
+    """The job that this process is of: 12, or 12_3 for an element of a job array, one of which has the array's own
+    number too; None: it is of none."""
+    array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{element}" if array and element else os.environ.get("SLURM_JOB_ID")
+
+
 ENDED, UNKNOWN = "ENDED", "UNKNOWN"
 """Not of Slurm: it knows no such job any more; it does not answer."""
 

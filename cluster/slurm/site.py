@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import RunError
-from .asking import NoAnswer, is_away, run, words
+from .asking import NoAnswer, asked, is_away, run, words
 
 BUSY = re.compile("nodes are busy|node not available", re.IGNORECASE)
 ABSENT = "configuration is not available"
@@ -79,6 +80,21 @@ def refusal(script: str) -> str | None:
     if is_away(said):
         raise NoAnswer(f"Slurm does not answer (sbatch: {said})")
     return said.removeprefix("allocation failure: ") or "no reason given"
+
+
+def submit(script: str, kept: Sequence[int] = ()) -> str:
+    """Queue a script; returns the job's number. kept: descriptors that sbatch has too, so that a lock on one lasts as
+    long as it does, whatever becomes of this process. Raises RunError where Slurm refuses, NoAnswer."""
+    done = run("sbatch", "--parsable", given=script, kept=kept)
+    if done.returncode:
+        raise submission(done.stderr)
+    return done.stdout.strip().partition(";")[0]
+
+
+def called(name: str) -> str | None:
+    """The number of a job, of any state, that has this name; None: Slurm knows none. Raises NoAnswer."""
+    found = asked("squeue", "-h", "--states=all", f"--name={name}", "-o", "%F").split()
+    return found[0] if found else None
 
 
 def submission(said: str) -> RunError:

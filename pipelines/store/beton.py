@@ -118,6 +118,11 @@ class BetonDataset(Index):
             raise DataError(f"{self.path} has {size} bytes instead of {int(facts['bytes'])}; {AGAIN}")
         return facts
 
+    def _take(self, ids: NDArray[np.int64]) -> None:
+        super()._take(ids)
+        self._first, self._size = self._first[ids], self._size[ids]
+        self._shape = None if self._shape is None else self._shape[ids]
+
     @property
     def _end(self) -> NDArray[np.int64]:
         """The byte after each sample, `[n]`."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..classes import mapping
+from ..draws import SHARE
 from ..errors import DataError
 from ..kinds import KINDS, unnamed
 from ..remote import Remote
@@ -156,6 +157,19 @@ class Index:
         if turned is not None:
             self.table["label"] = np.array(turned, np.int32)[self.labels]
             self.class_names = list(names)
+
+    def keep(self, share: float) -> None:
+        """Go on with this share of the samples alone, in their order here: the same ones for a run of any seed, those
+        of a smaller share among them. Raises DataError where it is none."""
+        count = round(share * len(self))
+        if count < 1:
+            raise DataError(f"a share of {share:g} of the {len(self)} samples in {self.folder} has none")
+        self._take(np.sort(SHARE.order(len(self), 0)[:count]))
+        self.digest = self.columns = hashlib.sha256(f"{self.digest} {count}".encode()).hexdigest()
+
+    def _take(self, ids: NDArray[np.int64]) -> None:
+        """Leave out every sample but these."""
+        self.table = {key: column[ids] for key, column in self.table.items()}
 
     def _table(self) -> bytes:
         """The bytes of index.npz."""

@@ -13,6 +13,8 @@ from blocks import PAGES, ROOT, Block, Reader, blocks
 
 from cluster import config as configs
 from cluster.cli.app import app
+from cluster.study.grid import points_of
+from cluster.study.schema import read
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 EXTEND = ROOT / "docs" / "extend.md"
@@ -113,7 +115,9 @@ def test_settings_that_a_page_names_are_there(page: Path) -> None:
 def test_yaml_is_a_configuration(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "block.yaml"
     file.write_text(block.text)
-    if block.file == "site.yaml" or block.page.name == "site.md":
+    if block.page.name == "studies.md":
+        assert len(list(points_of(read(file)))) > 1
+    elif block.file == "site.yaml" or block.page.name == "site.md":
         assert configs.load(None, site=file) != configs.Config()
     else:
         assert configs.load(file) != configs.Config()

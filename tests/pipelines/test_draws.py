@@ -62,6 +62,7 @@ def test_draws_never_change() -> None:
         "CORRUPT": 196843,
         "PICTURES": 4057511,
         "RECORDINGS": 4685087,
+        "SHARE": 12858816,
     }
 
 

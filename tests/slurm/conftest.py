@@ -170,9 +170,13 @@ class Slurm:
 
     def ranks(self, number: int | None = None) -> list[int]:
         """Processes of submitit's tasks; of all or of this one."""
-        found = [pid for pid in self.processes("python") if b"submitit.core._submit" in _read(pid, "cmdline")]
+        found = [*self.ranks_of("submitit.core._submit"), *self.ranks_of("cluster.study.element")]
         task = f"\0SLURM_PROCID={number}\0".encode()
         return [pid for pid in found if number is None or task in _read(pid, "environ")]
+
+    def ranks_of(self, module: str) -> list[int]:
+        """Those that run this module."""
+        return [pid for pid in self.processes("python") if module.encode() in _read(pid, "cmdline")]
 
     def workers(self) -> list[int]:
         """Processes that read data for the ranks."""

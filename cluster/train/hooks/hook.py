@@ -14,6 +14,7 @@ from tdformer.plugins import Registry
 from ...config import Config
 from ...run.folder import RunFolder
 from ...run.monitor import Monitor
+from ...signals import Notice
 from ..slots import Addend
 from ..state import TrainState
 from ..step import Step
@@ -21,7 +22,7 @@ from ..step import Step
 
 class Training(Protocol):
     """What a hook sees of its run. hosts: of each rank; engine: DeepSpeed's, with the model as its `module`; monitor:
-    there from the first step on."""
+    there from the first step on; notice: what this rank was asked."""
 
     config: Config
     folder: RunFolder
@@ -34,6 +35,7 @@ class Training(Protocol):
     engine: Any
     state: TrainState
     monitor: Monitor
+    notice: Notice
 
 
 class Hook:

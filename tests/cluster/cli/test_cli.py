@@ -56,7 +56,17 @@ def test_config_show_prints_what_it_loads(cli: Any, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "run.folder", "jobs.status", "jobs.launch", "jobs.aftermath", "jobs.waiting"]
+    "module",
+    [
+        "cli",
+        "run.folder",
+        "jobs.status",
+        "jobs.launch",
+        "jobs.aftermath",
+        "jobs.waiting",
+        "study.element",
+        "study.status",
+    ],
 )
 def test_commands_that_need_no_model_do_not_import_it(module: str):
     """help, status, stop, logs, and the last line of every job."""

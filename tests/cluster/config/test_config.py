@@ -25,7 +25,7 @@ from pipelines.remote import is_remote
 from tdformer.backbones import families
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name[0] != "_")
+FILES = sorted(p for p in CONFIGS.rglob("*.yaml") if p.name[0] != "_" and p.parent.name != "studies")
 
 
 def name_of(path: Path) -> str:

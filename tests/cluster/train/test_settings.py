@@ -50,7 +50,7 @@ model:
    segment_norm: shared, leaky_proj_lif: true, border_dtype: bf16, width: 48, depths: [1, 2, 1], heads: 2,
    mlp_ratio: 2.5}
 data:
-  {dataset: folder, size: 16, crop_ratio: 0.6, window: 2, mixup: 0.4, cutmix: 0.7,
+  {dataset: folder, size: 16, crop_ratio: 0.6, window: 2, share: 0.9, mixup: 0.4, cutmix: 0.7,
    augment: {scale: [0.3, 0.6], ratio: [0.9, 1.5], crop_padding: 2, flip: 0.5, rand_augment: rand-m9-n1-mstd0.5,
      rand_augment_ops: [Invert, Rotate], color_jitter: 0.5, erasing: 0.5, erasing_mode: pixel}}
 train:
@@ -127,6 +127,8 @@ class Expected:
     def __post_init__(self) -> None:
         root = Path(self.settings["data.root"])
         self.data, self.test = TarDataset(root / "train"), TarDataset(root / "test")
+        if self.settings["data.share"] < 1:
+            self.data.keep(self.settings["data.share"])
         self.batch = self.settings["train.global_batch"]
         self.micro = self.settings["train.micro_batch"]
         self.epoch_steps = len(self.data) // self.batch

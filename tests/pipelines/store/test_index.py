@@ -115,3 +115,21 @@ def test_labels_are_numbered_by_the_names_of_another_split(copy: Path) -> None:
     assert [turned[i] for i in data.labels] == [before.class_names[i] for i in before.labels]
     with pytest.raises(DataError, match=r"has other classes than train: 'ten' is missing"):
         before.number_as([*turned, "ten"], "train")
+
+
+def test_a_share_has_the_same_samples_as_those_of_the_larger_share(copy: Path) -> None:
+    whole, half, tenth = TarDataset(copy), TarDataset(copy), TarDataset(copy)
+    half.keep(0.5)
+    tenth.keep(0.1)
+    assert (len(half), len(tenth)) == (len(whole) // 2, len(whole) // 10)
+    offsets = [
+        {*zip(data.shard_of.tolist(), data.table["offset"].tolist(), strict=True)} for data in (tenth, half, whole)
+    ]
+    assert offsets[0] < offsets[1] < offsets[2]
+    assert len({data.digest for data in (whole, half, tenth)}) == 3
+    place = [*zip(whole.shard_of, whole.table["offset"], strict=True)].index(
+        (half.shard_of[7], half.table["offset"][7])
+    )
+    assert np.array_equal(half.image(7), whole.image(place)) and half.labels[7] == whole.labels[place]
+    with pytest.raises(DataError, match="a share of 0.001 of the 36 samples in .* has none"):
+        tenth.keep(0.001)

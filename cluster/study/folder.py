@@ -1,0 +1,218 @@
+"""The folder of a study, and those of its cells: what is there, and what state each cell is in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import to_yaml
+from ..config.plugins import name_of, source
+from ..config.shape import Shape
+from ..errors import RunError, disk_errors
+from ..jobs import snapshot
+from ..jobs import status as jobs
+from ..run.folder import RunFolder
+from ..run.lock import SILENT
+from ..run.provenance import REVISION
+from ..run.records import Rows, record, write_atomic
+from ..slurm import State
+from .schema import Study
+
+if TYPE_CHECKING:
+    from .grid import Cell
+
+CALM = (0, 2, 143, 142, -15, -14)
+"""Exit codes of starts that did not crash: done, a user's error, asked to end by TERM, ended by the budget's alarm."""
+STATES = ("finished", "stopped", "running", "queued", "saved", "waiting", "failed")
+"""Of a cell, in the order in which they are told."""
+ENDED = ("finished", "stopped")
+"""States of a cell that nothing more is to be done for."""
+
+
+class CellFolder:
+    """A cell as it lies on the disk: a run folder with more in it.
+
+    cell.json       what the cell is: digest, axes, shape, steps and images of the whole run
+    usage/          what each start has cost: see usage.py
+    attempts.jsonl  how each start ended: exit code, newest checkpoint
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.run = path, RunFolder(path)
+        self.attempts = Rows(path / "attempts.jsonl")
+
+    @property
+    def facts(self) -> dict[str, Any] | None:
+        """cell.json; None before the study has written it."""
+        kinds = {"digest": str, "axes": dict, "nodes": int, "processes": int, "gpus": int, "steps": int, "images": int}
+        return record(self.run.cell_file, "run the study again, which writes it", kinds)
+
+    @cached_property
+    def shape(self) -> Shape:
+        facts = self.facts
+        assert facts is not None
+        return Shape(facts["nodes"], facts["processes"], facts["gpus"])
+
+    def tried(self, code: int) -> None:
+        """A start has ended with this exit code."""
+        self.attempts.append({"time": time.time(), "exit_code": code, "checkpoint": self.run.saved_step() or 0})
+
+    def forgive(self) -> None:
+        """What has failed so far counts no more."""
+        self.attempts.append({"time": time.time(), "exit_code": None, "checkpoint": self.run.saved_step() or 0})
+
+    def ends(self) -> list[int]:
+        """The exit codes of starts that ended by themselves, since the last `forgive`."""
+        codes = [row.get("exit_code") for row in self.attempts.whole()[0]]
+        since = max((i for i, code in enumerate(codes) if code is None), default=-1) + 1
+        return [code for code in codes[since:] if isinstance(code, int)]
+
+    def crashes(self) -> int:
+        return sum(code not in CALM for code in self.ends())
+
+    def wrong(self) -> bool:
+        """Whether the last start ended with a user's error: another one would too."""
+        return self.ends()[-1:] == [2]
+
+    def stopped(self) -> dict[str, Any] | None:
+        """Where a rule of the study ended it."""
+        return record(self.run.stopped_file, "restore it", {"step": int, "rule": str})
+
+    def done(self) -> int:
+        """Its steps, those that a checkpoint has, or that it last told of."""
+        if (summary := self.run.summary()) is not None:
+            return int(summary["step"])
+        if (stopped := self.stopped()) is not None:
+            return int(stopped["step"])
+        return max(self.run.status().get("step") or 0, self.run.saved_step() or 0)
+
+    def state(self, tries: int, job: State | None = None) -> str:
+        """finished, stopped, running, queued, failed, saved or waiting. job: what Slurm says of its job, if it has one
+        of its own."""
+        if self.run.summary() is not None:
+            return "finished"
+        if job is not None and (job.alive or job.unknown):
+            return "queued" if job.waits else "running"
+        if self.run.stopped_file.exists():
+            return "stopped"
+        if job is None and self._runs_here():
+            return "running"
+        if self.wrong() or self.crashes() >= tries:
+            return "failed"
+        return "waiting" if self.run.saved_step() is None else "saved"
+
+    def _runs_here(self) -> bool:
+        status = self.run.status()
+        if status.get("state") not in ("starting", "running") or "pid" not in status:
+            return False
+        if status.get("host") == socket.gethostname():
+            return os.path.exists(f"/proc/{status['pid']}")
+        return time.time() - status.get("time", 0) < SILENT
+
+    def job(self) -> jobs.Job | None:
+        """Its job on Slurm."""
+        job = jobs.of(self.run)
+        return job if job is not None and job.slurm and job.own else None
+
+
+class StudyFolder:
+    """study.yaml     the study, over the configuration in base.yaml
+    code/          the code that all cells run: a copy of what ran when the study was begun
+    cells/CELL/    the run folder of each cell
+    arrays/        the job arrays that were asked of Slurm, logs/ what their jobs and local cells print
+    limits.json    the budget; budget.json: where it ended cells
+    lock.N         who runs it: see run/lock.py
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.file, self.base = self.path / "study.yaml", self.path / "base.yaml"
+        self.code, self.logs, self.arrays = self.path / "code", self.path / "logs", self.path / "arrays"
+
+    @property
+    def cells(self) -> list[CellFolder]:
+        """Those that the study has made, by name."""
+        return [CellFolder(file.parent) for file in sorted(self.path.glob("cells/[!.]*/cell.json"))]
+
+    def check(self) -> None:
+        """Raises RunError where the folder is another thing's."""
+        if self.file.exists() or not self.path.exists():
+            return
+        ours = ("study.yaml", "base.yaml", "code", "cells", "logs", "arrays", ".code.tmp")
+        names = sorted(path.name for path in self.path.iterdir())
+        if other := [name for name in names if name not in ours and not name.startswith(("lock", "."))]:
+            raise RunError(f"{self.path} holds {other[0]} and is no study; give the study another name or runs_dir")
+
+    def keep_code(self, study: Study) -> str:
+        """Take the snapshot that cells run, where there is none yet; returns its revision."""
+        if not (self.code / REVISION).exists():
+            snapshot.check(self.path)
+            with disk_errors(self.path):
+                snapshot.take(self.path, [source(plugin) for plugin in study.base.plugins])
+        return self.revision()
+
+    def revision(self) -> str:
+        """Of the code in the snapshot: its commit, and where files differed from that, a digest of them."""
+        kinds = {"commit": str | None, "dirty": bool | None}
+        facts = record(self.code / REVISION, "restore it, or run the study under another name", kinds) or {}
+        commit = (facts.get("commit") or "")[:12]
+        if commit and not facts.get("dirty"):
+            return commit
+        digest = hashlib.sha256()
+        files = [file for kind in ("*.py", "*.yaml") for file in self.code.rglob(kind)]
+        for file in sorted(files):
+            digest.update(f"{file.relative_to(self.code)}\n".encode() + file.read_bytes())
+        return "+".join(filter(None, [commit, digest.hexdigest()[:8]]))
+
+    def keep(self, study: Study, cells: Sequence[Cell]) -> None:
+        """Write the study and its cells, or what may have changed of them. Raises RunError where a cell that was begun
+        is not among them, and for a cell that could never work."""
+        known = {cell.path.name: cell for cell in self.cells}
+        if gone := sorted(known.keys() - {cell.name for cell in cells}):
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            raise RunError(
+                f"{self.path} has the cell {gone[0]}{more}, and this study has not: it is another one. Cells may be "
+                "added, and budget_gpu_hours, at_once, tries, where and report may change; set the rest back, or give "
+                "it another name"
+            )
+        from .grid import sized  # imports torch, which the last line of a job does without
+
+        sizes = {cell.name: sized(cell) for cell in cells if cell.name not in known}
+        with disk_errors(self.path):
+            for folder in (self.path / "cells", self.logs, self.arrays):
+                folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.base, to_yaml(study.base).encode())
+        write_atomic(self.file, study.to_yaml(self.base.name).encode())
+        limits = {"budget_gpu_hours": study.options.budget_gpu_hours}
+        write_atomic(self.path / "limits.json", (json.dumps(limits) + "\n").encode())
+        for cell in cells:
+            self._keep_cell(study, cell, sizes.get(cell.name))
+
+    def _keep_cell(self, study: Study, cell: Cell, size: dict[str, int] | None) -> None:
+        """size: steps and images of a cell that is new."""
+        path, config = self.path / "cells" / cell.name, cell.config
+        config.plugins = [name_of(plugin) for plugin in config.plugins]  # as they are found in the snapshot
+        config.site.restarts = study.options.tries - 1
+        text = to_yaml(config).encode()
+        with disk_errors(path):
+            path.mkdir(exist_ok=True)
+            with suppress(FileExistsError):
+                (path / "logs").symlink_to(Path("..", "..", "logs"))
+        if not (path / "launch.yaml").exists() or (path / "launch.yaml").read_bytes() != text:
+            write_atomic(path / "launch.yaml", text)
+        if size is None:
+            return
+        if study.options.stop:
+            write_atomic(path / "limits.json", (json.dumps(asdict(study.options.stop)) + "\n").encode())
+        facts = {"digest": cell.digest, "axes": dict(cell.axes), **cell.shape.__dict__, **size}
+        facts |= {"revision": self.revision()}
+        write_atomic(path / "cell.json", (json.dumps(facts) + "\n").encode())
