@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..jobs.aftermath import main as aftermath
 from ..jobs.launch import Job, attempted, launched, note
+from ..run.clock import process_began
 from ..slurm import this_job
 from .folder import CellFolder
 from .usage import Meter, budget, reached
@@ -28,7 +29,7 @@ def local(cell: CellFolder) -> int:
     def train() -> int:
         with cell.run.lock(wait=PATIENCE):
             pass
-        return start(launched(cell.run), cell.shape.world)
+        return start(launched(cell.run), cell.shape.world, process_began())
 
     with Meter(cell.path, cell.shape.world):
         return attempted(cell.run, train)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 from .. import slurm
 from ..errors import RunError
+from ..run.goodput import account, steps
 from . import schema
 from .folder import CellFolder, StudyFolder
 from .table import Row
 from .usage import device_seconds
-
-WARM_UP = 3
-"""Steps at the beginning of each start whose time is left out."""
 
 
 def rows(path: Path) -> list[Row]:
@@ -46,10 +42,11 @@ def row(cell: CellFolder, tries: int, job: slurm.State | None) -> Row:
         "machine": _machine(last, cell.shape.world),
         "date": str(last["time"])[:10] if "time" in last else None,
         "world": cell.shape.world,
-        "gpu_hours": round(device_seconds(cell.path) / 3600, 6),
     }
+    found |= account(cell.run).row() | _speed(cell, facts)
+    found["gpu_hours"] = round(device_seconds(cell.path) / 3600, 6)  # as the budget counts them
     found |= {key: last.get(key) for key in ("parameters", "flop_image", "flop_image_done")}
-    return found | _learned(cell, facts) | _timed(cell, facts)
+    return found | _learned(cell, facts)
 
 
 def _machine(start: dict[str, Any], world: int) -> str | None:
@@ -80,25 +77,11 @@ def _last(told: Sequence[dict[str, Any]], key: str) -> Any:
     return next((one[key] for one in reversed(told) if one.get(key) is not None), None)
 
 
-def _timed(cell: CellFolder, facts: dict[str, Any]) -> Row:
-    """From the rows of speed.jsonl: each is of the steps since the one before."""
-    batch = facts["images"] // max(1, facts["steps"])
-    laps = cell.run.speed.whole("step", "images", "seconds", "data_wait_seconds")[0]
-    warm, known = WARM_UP, []
-    for before, lap in pairwise([{"step": 0}, *laps]):
-        steps = lap["images"] / batch
-        # A start after a kill does again what its checkpoint did not have, so it begins at a step that was there.
-        warm = WARM_UP if lap["step"] <= before["step"] else warm
-        if warm <= 0 and steps:
-            known.append((lap["seconds"] / steps, lap["data_wait_seconds"] / steps))
-        warm -= max(1, round(steps))
-    if len(known) < 2:
-        return {}
-    low, middle, high = quantiles([seconds for seconds, _ in known], n=4, method="inclusive")
-    return {
-        "seconds_step": middle,
-        "seconds_step_low": low,
-        "seconds_step_high": high,
-        "seconds.data": median(waited for _, waited in known),
-        "images_second": batch / middle if middle else None,
-    }
+def _speed(cell: CellFolder, facts: dict[str, Any]) -> Row:
+    """What a clock tells of its steps."""
+    found = steps(cell.run)
+    batch, seconds = facts["images"] // max(1, facts["steps"]), found["seconds_step"]
+    rates = cell.run.speed.whole("step")[0]
+    last = rates[-1] if rates else {}
+    known = {key: last.get(key) for key in ("tflops", "mfu", "hfu")}
+    return {**found, "images_second": batch / seconds if seconds else None, **known}
