@@ -16,9 +16,8 @@ from .rates import Rates
 
 @dataclass(frozen=True)
 class Machine:
-    """rates, network: None: not known, and `missing` says what to do about it. images: that the loader of a process
-    reads in a second, None: not known; alone: whether it works beside the step. peak: operations/s, None: not known.
-    links: where the network's figures are from."""
+    """rates, network: None: not known, and `missing` says what to do about it. links: where the network's figures are
+    from. images: that the loader of a process reads in a second; peak: operations/s; None: not known."""
 
     name: str
     memory: Memory

@@ -37,6 +37,7 @@ WRITE, WRITTEN = 350e6, "350 MB/s, on a local disk (24 November 2026)"
 """Bytes/s with which it is written, hashed and synced, while training goes on: the same."""
 RESTART = 120.0
 """Seconds from a failure to the next step, without the queue (assumed)."""
+INTERVAL = "the least of checkpoint.every_minutes, every_steps and an epoch"
 ROW = 400
 """Bytes of a row in metrics.jsonl and speed.jsonl together (assumed)."""
 
@@ -74,7 +75,9 @@ def predict(
     checkpoint, size, stall = _checkpoints(model, config)
     run = _run(setup, shape, machine, terms, step["total"], test, stall, once.flops / plan.micro_batch)
     epoch = steps_per_epoch(len(setup.samples), plan.global_batch)
-    checkpoint |= _intervals(config, shape, terms, stall, _every(config, step["total"].value, epoch))
+    seconds = step["total"].value
+    every = None if seconds is None else _every(config, seconds, epoch)
+    checkpoint |= _intervals(shape, terms, stall, Figure(every and every / 60, "minutes", INTERVAL))
     about: dict[str, str | int] = {
         "name": config.name,
         "model": config.model.name,
@@ -303,13 +306,11 @@ def _checkpoints(model: TDFormer, config: Config) -> tuple[Section, int, float]:
     return section, size, size / COPY
 
 
-def _every(config: Config, step: float | None, epoch: int) -> float:
-    """Seconds from one checkpoint to the next: after each epoch, by the clock, and by steps. step: None: not known, so
-    by the clock alone; inf where there is no knowing."""
+def _every(config: Config, step: float, epoch: int) -> float:
+    """Seconds from one checkpoint to the next: by steps, after each epoch, and by the clock."""
     asked = config.checkpoint
-    by_clock = [60 * asked.every_minutes] if asked.every_minutes else []
-    by_steps = [] if step is None else [step * min(epoch, asked.every_steps or epoch)]
-    return min([*by_steps, *by_clock], default=math.inf)
+    by_clock = 60 * asked.every_minutes if asked.every_minutes else math.inf
+    return min(step * min(epoch, asked.every_steps or epoch), by_clock)
 
 
 def _between(shape: Shape, mtbf: float) -> float:
@@ -317,9 +318,8 @@ def _between(shape: Shape, mtbf: float) -> float:
     return 3600 * mtbf / (shape.nodes * shape.gpus or shape.nodes)
 
 
-def _intervals(config: Config, shape: Shape, terms: Terms, stall: float, every: float) -> Section:
-    known = every / 60 if math.isfinite(every) else None
-    found = {"interval": Figure(known, "minutes", "checkpoint.every_minutes, every_steps, or an epoch")}
+def _intervals(shape: Shape, terms: Terms, stall: float, every: Figure) -> Section:
+    found = {"interval": every}
     if terms.mtbf is None:
         return found | {"best_interval": Figure(None, "minutes", "not known without --mtbf HOURS")}
     between = _between(shape, terms.mtbf)

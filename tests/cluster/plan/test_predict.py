@@ -231,9 +231,9 @@ def test_a_launch_says_its_plan(cli: Callable[..., Any], tmp_path: Path) -> None
     gpus = (*launch, "--where", "slurm", "--gpus-per-node", "2", "site.gpu=h100")
     done = cli(*gpus, "site.minutes=11")
     assert re.search(r"^plan: .* s a step, [\d.]+ h, [\d.]+ GPU-hours$", done.stdout, re.M), done.stdout + done.stderr
-    assert "site.minutes=11 is shorter than" not in done.stderr  # an epoch is over before, and keeps one
-    done = cli(*gpus, "site.minutes=11", "train.epochs=1", "site.gpu=null")
-    assert "site.minutes=11 is shorter than a start (120 s, assumed) and the 10 minutes to a checkpoint" in done.stderr
+    assert "is shorter than" not in done.stderr  # an epoch is over soon, and keeps one
+    done = cli(*gpus, "site.minutes=2", "site.signal_seconds=10")
+    assert "warning: site.minutes=2 is shorter than a start (120 s, assumed) and the 0.0" in done.stderr
     done = cli(*gpus, "site.gpu=h1000")
     assert done.returncode == 2 and "no GPU is called 'h1000'" in done.stderr
     done = cli(*gpus, "recompute.memory=0.001")
