@@ -34,7 +34,7 @@ config: digits
 settings:
   model.feedback: all
   data: {{root: {data}, share: 0.2}}
-  train: {{epochs: 6, global_batch: 60, threads: 1, eval_every_epochs: 6, warmup_epochs: 0}}
+  train: {{epochs: 10, global_batch: 60, threads: 1, eval_every_epochs: 10, warmup_epochs: 0}}
   recompute.policy: none
   checkpoint: {{every_steps: 2, every_minutes: null}}
   log.every_steps: 1
@@ -87,12 +87,11 @@ class Killed:
     def run(self, kills: int) -> None:
         """Raises AssertionError where it does not end well."""
         began, running = time.monotonic(), self.begin()
-        for kill in range(kills):
-            wait = self.rng.uniform(3, 14)
-            end = time.monotonic() + wait
-            while time.monotonic() < end and running.poll() is None:
-                time.sleep(0.05)
+        for kill, share in enumerate(sorted(self.rng.uniform(0, 0.95) for _ in range(kills))):
+            while self.done() < share and running.poll() is None:
+                time.sleep(0.1)
                 self.most = max(self.most, self.spent())
+            time.sleep(self.rng.uniform(0, 3))
             ranks = self.slurm.ranks_of("cluster.study.element")
             who = "the study" if kill % 2 == 0 or not ranks else "a cell"
             if who == "a cell":
@@ -109,6 +108,11 @@ class Killed:
         out, _ = running.communicate(900)
         self.most = max(self.most, self.spent())
         assert running.returncode == 0, out
+
+    def done(self) -> float:
+        """Of all steps of the study, the share that is."""
+        cells = self.study.cells
+        return sum(cell.done() for cell in cells) / max(1, sum((cell.facts or {})["steps"] for cell in cells))
 
     def spent(self) -> float:
         return sum(device_seconds(cell.path) for cell in self.study.cells)
