@@ -33,6 +33,7 @@ def report(
     file = section or (schema.find(study) if study.is_dir() else None)
     spec = (schema.read(file).report or {}) if file else {}
     reports.check(spec)
+    fits.check(spec.get("fits", []))
     of = rows(study) if study.is_dir() else table.read(study)
     of = table.without_clock(of) if no_clock else of
     found = [fits.fit(of, one).as_json() for one in spec.get("fits", [])]

@@ -46,12 +46,13 @@ class Display:
             self._bar = None
 
 
-def peak_memory() -> str:
-    """The most memory that this process has held so far: tensors of its GPU where it computes on one, else all."""
+def peak_memory() -> tuple[float, bool]:
+    """The most memory that this process has held so far, in GiB, and whether that is of a GPU: tensors there where it
+    computes on one, else all that is resident, with some 0.5 GiB of libraries."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        return f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory"
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"  # Linux counts it in KiB
+        return torch.cuda.max_memory_allocated() / 2**30, True
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, False  # Linux counts it in KiB
 
 
 class _Bar(Progress):

@@ -100,7 +100,8 @@ class Monitor:
         timed = self._timed or [worded("images_per_second", lap.rate)]
         left = "" if seconds is None else f"{duration(seconds)} left"
         of = f"epoch {epoch + 1}/{self.config.train.epochs}"
-        self.display.show(step, of, self._measured, [*timed, peak_memory()], left)
+        peak, gpu = peak_memory()
+        self.display.show(step, of, self._measured, [*timed, f"{peak:.2f} GiB{' of GPU memory' * gpu}"], left)
 
     def evaluation(self, metrics: Mapping[str, Any]) -> None:
         """An evaluation is done: `step`, `epoch`, and `eval_accuracy`, `eval_loss`, ... . Draws the curves."""

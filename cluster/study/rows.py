@@ -83,5 +83,5 @@ def _speed(cell: CellFolder, facts: dict[str, Any]) -> Row:
     batch, seconds = facts["images"] // max(1, facts["steps"]), found["seconds_step"]
     rates = cell.run.speed.whole("step")[0]
     last = rates[-1] if rates else {}
-    known = {key: last.get(key) for key in ("tflops", "mfu", "hfu")}
+    known = {key: last.get(key) for key in ("tflops", "mfu", "hfu", "peak_gib")}
     return {**found, "images_second": batch / seconds if seconds else None, **known}

@@ -19,7 +19,7 @@ from ..jobs import request
 from ..jobs.launch import on_slurm, place
 from ..run.lock import exclusive
 from ..slurm import State
-from . import grid, schema
+from . import fits, grid, report, schema
 from .cost import Costs
 from .folder import CALM, ENDED, STATES, CellFolder, StudyFolder
 from .grid import Cell
@@ -42,6 +42,9 @@ def run(given: str | Path, overrides: Sequence[str] = (), site: Path | None = No
     where all cells are finished or were stopped by a rule, 1 where some are not, 143 after a signal. Raises RunError
     for what can be seen before anything starts."""
     study = schema.read(schema.find(given), overrides, site)
+    if study.report is not None:  # a wrong word there costs nothing now
+        report.check(study.report)
+        fits.check(study.report.get("fits", []))
     place(study.base)
     queued = on_slurm(study.options.where)
     folder = StudyFolder(study.path)

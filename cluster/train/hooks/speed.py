@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from ...config import Config
+from ...run.console import peak_memory
 from ...run.monitor import sound
 from ...run.speed import Lap
 from ..step import Step
@@ -45,7 +46,7 @@ class Speed(Hook):
         self.lap += step.lap
         if step.logs:
             self.rates = self.utilisation.row(self.lap)
-            step.speed = self.lap.row() | self.rates
+            step.speed = self.lap.row() | self.rates | {"peak_gib": round(peak_memory()[0], 4)}
 
     def logged(self, step: Step) -> None:
         if self.run.rank == 0:
