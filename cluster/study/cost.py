@@ -26,9 +26,10 @@ class Costs:
         return sum(map(self.of, self.cells))
 
     def left(self, states: Mapping[str, str]) -> dict[str, float | None]:
-        """Of each cell that is not ended, what is to come; None: no sibling is finished yet.
+        """Of each cell that is not ended, what is to come; None: it is not known.
 
-        An image costs what it did in those finished cells that have the most axes in common with it.
+        An image costs what it did in those finished cells that have the most axes in common with it; before there are
+        some, what the plan says.
         """
         rates = {n: self.of(n) / self.facts[n]["images"] for n, state in states.items() if state == "finished"}
         found: dict[str, float | None] = {}
@@ -39,5 +40,11 @@ class Costs:
             common = {n: sum(self.facts[n]["axes"].get(key) == value for key, value in axes) for n in rates}
             near = [rates[n] for n in rates if common[n] == max(common.values())]
             share = 1 - min(1.0, self.cells[name].done() / max(1, self.facts[name]["steps"]))
-            found[name] = share * self.facts[name]["images"] * median(near) if near else None
+            found[name] = share * self.facts[name]["images"] * median(near) if near else self._planned(name, share)
         return found
+
+    def _planned(self, name: str, share: float) -> float | None:
+        """So much of all its steps, as its plan has them."""
+        seconds = self.facts[name].get("plan", {}).get("predicted.seconds_step")
+        world = self.cells[name].shape.world
+        return None if seconds is None else share * self.facts[name]["steps"] * seconds * world

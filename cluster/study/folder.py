@@ -41,7 +41,7 @@ ENDED = ("finished", "stopped")
 class CellFolder:
     """A cell as it lies on the disk: a run folder with more in it.
 
-    cell.json       what the cell is: digest, axes, shape, steps and images of the whole run
+    cell.json       what the cell is: digest, axes, shape, steps and images of the whole run, its plan
     usage/          what each start has cost: see usage.py
     attempts.jsonl  how each start ended: exit code, newest checkpoint
     """
@@ -197,8 +197,8 @@ class StudyFolder:
         for cell in cells:
             self._keep_cell(study, cell, sizes.get(cell.name))
 
-    def _keep_cell(self, study: Study, cell: Cell, size: dict[str, int] | None) -> None:
-        """size: steps and images of a cell that is new."""
+    def _keep_cell(self, study: Study, cell: Cell, size: dict[str, Any] | None) -> None:
+        """size: steps, images and plan of a cell that is new."""
         path, config = self.path / "cells" / cell.name, cell.config
         config.plugins = [name_of(plugin) for plugin in config.plugins]  # as they are found in the snapshot
         config.site.restarts = study.options.tries - 1

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ..config import NEUTRAL, Config, flat, norm_batch, resolve, show, stored
 from ..config.plugins import name_of
 from ..config.shape import Shape
 from ..errors import RunError, user_errors
+from ..plan.chips import chip
+from ..plan.predict import predict
 from .schema import CASE, SHAPE, SHARE, Point, Study, overrides
 
 LONGEST = 100
@@ -146,17 +149,26 @@ def flop_image(setup: Setup) -> float:
     return cost.flops / setup.plan.micro_batch
 
 
-def sized(cell: Cell) -> dict[str, int]:
-    """Steps and images of a cell. Raises RunError, naming it, where it cannot be trained."""
-    config = cell.config
+def sized(cell: Cell) -> dict[str, Any]:
+    """Steps and images of a cell, and its plan: columns `predicted` of the table, those that are known before a machine
+    is measured. Raises RunError, naming it, where it cannot be trained."""
+    config, shape = cell.config, cell.shape
     try:
-        setup = Setup.to_train(config, cell.shape.world, trusted=True)
+        setup = Setup.to_train(config, shape.world, trusted=True)
         setup.check()
+        gpu = chip(config.site.gpu) if shape.gpus and config.site.gpu else None
     except user_errors() as error:
         raise RunError(f"cell {cell.name}: {error}") from error
-    epoch = len(setup.samples) // config.train.global_batch
-    steps = config.train.epochs * epoch
-    return {"steps": steps, "images": steps * config.train.global_batch}
+    with suppress(RunError):  # where a step cannot be counted, it is trained all the same
+        planned = {key: value for key, value in predict(setup, shape, gpu).row().items() if value is not None}
+        return _length(setup) | {"plan": planned}
+    return _length(setup)
+
+
+def _length(setup: Setup) -> dict[str, Any]:
+    train = setup.config.train
+    steps = train.epochs * (len(setup.samples) // train.global_batch)
+    return {"steps": steps, "images": steps * train.global_batch}
 
 
 class _Read:

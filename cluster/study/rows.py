@@ -43,7 +43,7 @@ def row(cell: CellFolder, tries: int, job: slurm.State | None) -> Row:
         "date": str(last["time"])[:10] if "time" in last else None,
         "world": cell.shape.world,
     }
-    found |= account(cell.run).row() | _speed(cell, facts)
+    found |= facts.get("plan", {}) | account(cell.run).row() | _speed(cell, facts)
     found["gpu_hours"] = round(device_seconds(cell.path) / 3600, 6)  # as the budget counts them
     found |= {key: last.get(key) for key in ("parameters", "flop_image", "flop_image_done")}
     return found | _learned(cell, facts)

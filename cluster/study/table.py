@@ -17,7 +17,7 @@ seconds_step, seconds_step_low, seconds_step_high
                             median and quartiles of a step, without the first three of each start
 seconds.PART                of which spent in a part: data, compute, other
 images_second, tflops, mfu, hfu
-peak_gib                    of one process: tensors on its GPU, on a CPU its resident set, with some 0.5 GiB of libraries
+peak_gib                    of one process: tensors on its GPU, on a CPU its resident set, libraries too
 gpu_hours                   of all starts, from their beginning to their end, times world
 good, bad.CAUSE             shares of these and of the waits in queues, which sum to 1: good, and by cause start, data,
                             checkpoint, recomputed, evaluation, queue, other
