@@ -18,8 +18,8 @@ from ..plan.predict import RESTART, predict
 
 
 def tell(setup: Setup, shape: Shape, queued: bool, to: TextIO) -> Iterator[str]:
-    """Print the plan in a line; gives warnings of little memory, and of a time limit that makes no sense. Raises RunError for
-    what does not fit, where its memory is known."""
+    """Print the plan in a line; gives warnings of little memory, and of a time limit that makes no sense. Raises
+    RunError for what does not fit, where its memory is known."""
     machine = _machine(setup.config, shape, queued)
     if math.isfinite(machine.memory.size) and (warning := setup.check_memory(machine.memory)):
         yield warning
