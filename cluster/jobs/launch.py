@@ -164,7 +164,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     if there and not dry_run:
         with folder.lock():  # refuses where a process trains in it
             pass
-    for warning in planned.tell(setup, shape, queued):
+    for warning in planned.tell(setup, shape, queued, sys.stderr if dry_run else sys.stdout):  # where no script goes
         warn(warning)
     if dry_run and not queued:
         print(f"{shape.processes} processes on this machine:\n{submission.Slurm(folder.path / 'logs').command}")

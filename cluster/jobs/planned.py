@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TextIO
 
 from ..build import memory
 from ..build.setup import Setup
@@ -16,9 +17,9 @@ from ..plan.machine import Machine
 from ..plan.predict import RESTART, predict
 
 
-def tell(setup: Setup, shape: Shape, queued: bool) -> Iterator[str]:
-    """Print the plan in a line; warnings of little memory, and of a time limit that makes no sense. Raises RunError for
-    what does not fit, where its memory is known."""
+def tell(setup: Setup, shape: Shape, queued: bool, to: TextIO) -> Iterator[str]:
+    """Print the plan in a line; gives warnings of little memory, and of a time limit that makes no sense. Raises
+    RunError for what does not fit, where its memory is known."""
     machine = _machine(setup.config, shape, queued)
     if math.isfinite(machine.memory.size) and (warning := setup.check_memory(machine.memory)):
         yield warning
@@ -26,7 +27,7 @@ def tell(setup: Setup, shape: Shape, queued: bool) -> Iterator[str]:
         plan = predict(setup, shape, None, machine)
     except RunError:  # it cannot be counted, as the check has told
         return
-    print(plan.line(), flush=True)
+    print(plan.line(), file=to, flush=True)
     if queued:
         yield from _of_limits(setup.config, plan)
 

@@ -224,8 +224,8 @@ def test_the_text_settings_are_these():
     assert [
         *("data.augment.rand_augment", "data.cache", "data.dataset", "data.root", "data.source", "log.wandb_project"),
         *("model.name", "model.weights", "model.weights_sha256", "name", "runs_dir"),
-        *("site.account", "site.constraint", "site.mail", "site.mail_on", "site.partition", "site.python"),
-        "site.qos",
+        *("site.account", "site.constraint", "site.gpu", "site.mail", "site.mail_on", "site.partition"),
+        *("site.python", "site.qos"),
     ] == TEXT_SETTINGS
     lists = ["data.augment.rand_augment_ops", "plugins", "site.sbatch", "site.setup", "site.srun", "train.freeze"]
     assert lists == TEXT_LISTS

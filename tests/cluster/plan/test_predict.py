@@ -227,10 +227,11 @@ def test_a_launch_says_its_plan(cli: Callable[..., Any], tmp_path: Path) -> None
     write_shards("digits", tmp_path / "data" / "digits")
     launch = ("launch", "digits", "--dry-run")
     done = cli(*launch, "--where", "local")
-    assert done.returncode == 0 and re.search(r"^plan: [\d.]+ GiB a process of [\d.]+; time is not", done.stdout, re.M)
+    assert done.returncode == 0 and re.search(r"^plan: [\d.]+ GiB a process of [\d.]+; time is not", done.stderr, re.M)
     gpus = (*launch, "--where", "slurm", "--gpus-per-node", "2", "site.gpu=h100")
     done = cli(*gpus, "site.minutes=11")
-    assert re.search(r"^plan: .* s a step, [\d.]+ h, [\d.]+ GPU-hours$", done.stdout, re.M), done.stdout + done.stderr
+    assert re.search(r"^plan: .* s a step, [\d.]+ h, [\d.]+ GPU-hours$", done.stderr, re.M), done.stderr
+    assert done.stdout.startswith("#!")
     assert "is shorter than" not in done.stderr  # an epoch is over soon, and keeps one
     done = cli(*gpus, "site.minutes=2", "site.signal_seconds=10")
     assert "warning: site.minutes=2 is shorter than a start (120 s, assumed) and the 0.0" in done.stderr
