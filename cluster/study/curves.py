@@ -12,13 +12,11 @@ import numpy as np
 from scipy import stats
 
 from ..plan.interval import daly
-from .fitted import Estimate, Fit, Point, Refused, Spec, enough, number, usable
+from .fitted import LEVEL, Estimate, Fit, Point, Refused, Spec, enough, interval, number, usable
 from .separable import Array, Form, Solution, at_limit, solve
 from .table import Row
 
 RESAMPLES = 200
-LEVEL = 0.9
-"""Of the intervals."""
 SPARE = 2
 """Cells beyond the number of parameters, or their scatter tells nothing."""
 
@@ -80,9 +78,7 @@ class Curve(Spec):
         draws = _resampled(self, form, x[kept], y[kept], found)
         values = _named(self, form, x, found)
         spread = [_named(self, form, x, one) for one in draws]
-        parameters = {
-            name: Estimate(value, *_interval([one[name] for one in spread])) for name, value in values.items()
-        }
+        parameters = {name: Estimate(value, *interval([one[name] for one in spread])) for name, value in values.items()}
         points = [
             Point(str(row.get("cell")), _plain(at), float(value), float(fitted), bool(out))
             for row, at, value, fitted, out in zip(rows, x, y, found(form, x), held, strict=True)
@@ -119,11 +115,6 @@ def _plain(x: Array) -> float | list[float]:
 
 def _named(curve: Curve, form: Form, x: Array, found: Solution) -> dict[str, float]:
     return dict(zip(form.names, map(float, found.values), strict=True)) | curve.derived(x, found)
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def _resampled(curve: Curve, form: Form, x: Array, y: Array, found: Solution) -> list[Solution]:
@@ -318,7 +309,8 @@ class Amdahl(Parallel):
 
     def derived(self, x: Array, found: Solution) -> dict[str, float]:
         serial, parallel, _ = map(float, found.factors)
-        return {"serial share": serial / (serial + parallel), **super().derived(x, found)}
+        share = serial / (serial + parallel) if serial else 0.0
+        return {"serial share": share, **super().derived(x, found)}
 
 
 class Efficiency(Parallel):

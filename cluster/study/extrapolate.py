@@ -22,13 +22,11 @@ from ..config.words import first_line
 from ..plan.chips import chip
 from ..plan.interval import daly, lost
 from ..plan.network import COUNTED, AlphaBeta, Model, Network, Rule, exposed
-from .fitted import Assumed, Estimate, Fit, Point, Refused, Spec, number, usable
+from .fitted import Assumed, Estimate, Fit, Point, Refused, Spec, interval, number, usable
 from .table import Row
 
 DRAWS = 200
 """Of all that is uncertain together."""
-LEVEL = 0.9
-"""Of the intervals."""
 LEAST = 0.1
 """Of the time, below which what failures cost is not of first order and nothing is told."""
 HOST = (0.8, 1.2)
@@ -142,7 +140,7 @@ class Extrapolate(Spec):
             for place, (p, row) in enumerate(zip(self.gpus, self._told(rule, values, found, cells), strict=True))
         ]
         parameters = {
-            _WORDS[name]: Estimate(getattr(found, name), *_interval([getattr(one, name) for one in times]))
+            _WORDS[name]: Estimate(getattr(found, name), *interval([getattr(one, name) for one in times]))
             for name in self._free(cells)
         }
         for row in curve:
@@ -325,16 +323,11 @@ def slowest(ranks: int) -> tuple[float, float]:
     return mean, math.sqrt(float(np.trapezoid((z - mean) ** 2 * density, z)))
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
 def _drawn(row: Mapping[str, float], draws: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Each figure with its interval; images/s are also y, low and high."""
     found: dict[str, float] = {}
     for name, value in row.items():
-        low, high = _interval([draw[name] for draw in draws])
+        low, high = interval([draw[name] for draw in draws])
         found |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return found | {"y": found["images_second"], "low": found["images_second_low"], "high": found["images_second_high"]}
 

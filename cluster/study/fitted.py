@@ -7,13 +7,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..config.words import either, nearest, show
 from ..errors import RunError
 from .table import Row
 
+LEVEL = 0.9
+"""Of all intervals."""
+
+
+def interval(draws: Sequence[float]) -> tuple[float, float]:
+    """The middle of them, LEVEL of all."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
 
 class Estimate(NamedTuple):
-    """low, high: the interval in which 90 % are; None where there is none."""
+    """low, high: of the interval; None where there is none."""
 
     value: float
     low: float | None = None

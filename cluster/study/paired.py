@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .fitted import Estimate, Fit, Point, Refused, Spec, enough, number, usable
+from .fitted import LEVEL, Estimate, Fit, Point, Refused, Spec, enough, number, usable
 from .table import Row
 
-LEVEL = 0.9
-"""Of the intervals."""
 RESAMPLES = 2000
 PAIRS = 3
 """Below which nothing is tested."""

@@ -19,7 +19,8 @@ from scipy.optimize import least_squares, nnls
 Array = np.ndarray
 
 LIMITS = (1e-3, 10.0)
-"""Of exponents that must be positive. Nearer to 0, A x^-alpha is a constant and a logarithm, and E is anything."""
+"""Of exponents that must be positive; the others are no further from 0. Nearer to 0, A x^-alpha is a constant and a
+logarithm, and E is anything."""
 GRID = (0.1, 0.25, 0.6, 1.5)
 """Where positive exponents are begun; free ones at their like in both directions."""
 STARTS = 4
@@ -118,7 +119,8 @@ def _search(form: Form, x: Array, y: Array, weights: Array, start: Array) -> Sol
 
     def exponents(searched: Array) -> Array:
         """Positive ones are searched by their logarithm."""
-        return np.concatenate([np.exp(np.clip(searched[:plain], *np.log(LIMITS))), searched[plain:]])
+        signed = np.clip(searched[plain:], -LIMITS[1], LIMITS[1])
+        return np.concatenate([np.exp(np.clip(searched[:plain], *np.log(LIMITS))), signed])
 
     def rest(searched: Array) -> Array:
         return _project(form, exponents(searched), x, y, weights).rest
