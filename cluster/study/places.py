@@ -178,7 +178,8 @@ class Arrays:
             most -= alive[array]
             if self.limits.get(array) != limit:
                 with suppress(slurm.NoAnswer):
-                    slurm.asked("scontrol", "update", f"jobid={array}", f"arraytaskthrottle={limit}")
+                    change = ("scontrol", "update", f"jobid={array}", f"arraytaskthrottle={limit}")
+                    slurm.asked(*change, unless="already finished")  # as it says of elements that are
                     self.limits[array] = limit
 
     def _cell(self, name: str) -> CellFolder:
