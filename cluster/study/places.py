@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,10 @@ class Place(Protocol):
 
     def start(self, cells: Sequence[Cell], most: int) -> list[str]:
         """Start cells, of which `most` may run at once; returns the names of those that are now running or queued."""
+        ...
+
+    def spread(self, names: Sequence[str], most: int) -> None:
+        """Of these cells, which are running or queued, let `most` run at once."""
         ...
 
     def withdraw(self, names: Sequence[str]) -> None:
@@ -96,6 +101,9 @@ class Local:
             self.running[cell.name] = begin(words, self.study.code, self.study.logs / f"{cell.name}.out")
         return [cell.name for cell in cells[:most]]
 
+    def spread(self, names: Sequence[str], most: int) -> None:
+        """Here none waits."""
+
     def withdraw(self, names: Sequence[str]) -> None:
         """Here none waits."""
 
@@ -121,6 +129,7 @@ class Arrays:
 
     def __init__(self, study: StudyFolder) -> None:
         self.study = study
+        self.limits: dict[str, int] = {}  # of each array that runs: elements at once
         with disk_errors(study.arrays):
             self.lock = (study.arrays / "lock").open("w")
         # An sbatch that outlives its study has it: what it has submitted is known to Slurm once it ends.
@@ -142,7 +151,7 @@ class Arrays:
     def _note(self, file: Path, facts: dict[str, Any], job: str) -> None:
         """An array is queued: each of its cells is the job of its run folder."""
         for number, name in enumerate(facts["cells"]):
-            cell = CellFolder(self.study.path / "cells" / name)
+            cell = self._cell(name)
             note(cell.run, f"{job}_{number}", cell.shape, queued=True)
         write_atomic(file, (json.dumps(facts | {"id": job}) + "\n").encode())
 
@@ -162,9 +171,23 @@ class Arrays:
                 queued += [cell.name for cell in group]
         return queued
 
+    def spread(self, names: Sequence[str], most: int) -> None:
+        alive = Counter(job.id.partition("_")[0] for name in names if (job := self._cell(name).job()) is not None)
+        for array in sorted(alive, key=int):  # an older one leaves what it has no elements for to the next
+            limit = max(1, most)
+            most -= alive[array]
+            if self.limits.get(array) != limit:
+                with suppress(slurm.NoAnswer):
+                    change = ("scontrol", "update", f"jobid={array}", f"arraytaskthrottle={limit}")
+                    slurm.asked(*change, unless="already finished")  # as it says of elements that are
+                    self.limits[array] = limit
+
+    def _cell(self, name: str) -> CellFolder:
+        return CellFolder(self.study.path / "cells" / name)
+
     def withdraw(self, names: Sequence[str]) -> None:
         for name in names:
-            if (job := CellFolder(self.study.path / "cells" / name).job()) is not None:
+            if (job := self._cell(name).job()) is not None:
                 slurm.cancel(job.id)
 
     def busy(self) -> bool:

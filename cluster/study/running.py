@@ -105,6 +105,7 @@ class Runner:
         if reached(self.folder.path, self.budget):
             self.where.withdraw([name for name in live if states[name] == "queued"])
             return bool(live) or self.where.busy()
+        self.where.spread(live, self.study.options.at_once)
         for name in self.begun.keys() - {*live}:
             self.ended(name, jobs.get(name))
         open_ = [name for name, state in states.items() if state in ("waiting", "saved") and name not in self.left]
