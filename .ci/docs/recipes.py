@@ -90,11 +90,11 @@ def network(options: str) -> tuple[int, float]:
 
     import tdformer
     from cluster.build.model import example
-    from tdformer.measure import forward_flops
+    from tdformer.measure import measure_evaluation
 
     with torch.device("meta"):
         model = tdformer.create_model(**json.loads(options))
-        flop = forward_flops(model, example(model, 1, "meta"))
+        flop = measure_evaluation(model, example(model, 1, "meta")).flops
     return sum(parameter.numel() for parameter in model.parameters()), flop / 1e9
 
 

@@ -38,13 +38,13 @@ def rows() -> Iterator[list[str]]:
     from cluster.build.model import example
     from cluster.build.planner import state_bytes
     from cluster.config import load, resolve
-    from tdformer.measure import forward_flops
+    from tdformer.measure import measure_evaluation
 
     for name, *settings in SIZES:
         config = load(None, [f"model.name={name}", "model.segments=2", "model.feedback=last", *settings])
         with torch.device("meta"):
             model = tdformer.create_model(name, **config.model.options())
-            flop = forward_flops(model, example(model, 1, "meta"))
+            flop = measure_evaluation(model, example(model, 1, "meta")).flops
         plan, memory = resolve(config, GPUS), []
         for stage in range(4):
             config.engine = replace(config.engine, zero_stage=stage)

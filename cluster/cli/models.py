@@ -94,12 +94,12 @@ def _models() -> list[dict[str, Any]]:
 
 def _gflop(model: TDFormer) -> float | None:
     """Of a pass of one image; None: a backbone from outside may not run on the meta device."""
-    from tdformer.measure import forward_flops
+    from tdformer.measure import measure_evaluation
 
     from ..build.model import example
 
     try:
-        return forward_flops(model, example(model, 1, "meta")) / 1e9
+        return measure_evaluation(model, example(model, 1, "meta")).flops / 1e9
     except RuntimeError:
         return None
 

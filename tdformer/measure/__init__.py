@@ -1,7 +1,6 @@
 """What a spiking network does and costs: measured from outside, without changing the model."""
 
 from .firing import Firing, measure_firing, measure_rates, spiking
-from .flops import forward_flops
 from .memory import Cost, LiveBytes, Work, live_bytes, measure_evaluation, measure_step
 
 __all__ = [
@@ -9,7 +8,6 @@ __all__ = [
     "Firing",
     "LiveBytes",
     "Work",
-    "forward_flops",
     "live_bytes",
     "measure_evaluation",
     "measure_firing",

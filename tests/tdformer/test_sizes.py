@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tdformer import ModelError, TDFormer, create_model, from_pretrained, load_pretrained, save_pretrained, segment_loss
 from tdformer.attention import borrowed
 from tdformer.backbones import MODELS, Size
 from tdformer.backbones.size import OPTIONS
-from tdformer.measure import forward_flops
+from tdformer.measure import measure_evaluation
 from tdformer.policies import POLICIES
 
 FAMILIES = {
@@ -129,7 +129,8 @@ def test_every_policy_computes_a_resized_network_alike(tiny: Callable[..., TDFor
         gradients = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
         found[policy] = {"logits": logits, **gradients, **dict(model.named_buffers())}
         found[policy] = {key: value.detach().clone() for key, value in found[policy].items()}
-    assert float((found["none"]["logits"] - found["none"]["logits"].mean(1, keepdim=True)).abs().max()) > 1e-3
+    logits = found["none"]["logits"]
+    assume(float((logits - logits.mean(1, keepdim=True)).abs().max()) > 1e-3)  # in some, all that fires always does
     for policy, values in found.items():
         assert values.keys() == found["none"].keys()
         assert [key for key, value in values.items() if not torch.equal(value, found["none"][key])] == [], policy
@@ -141,7 +142,7 @@ def test_every_policy_computes_a_resized_network_alike(tiny: Callable[..., TDFor
     assert held <= {id(parameter) for parameter in model.parameters()}
     with torch.device("meta"):
         outline = create_model(**model.config)
-    assert forward_flops(outline, images.to("meta")) == forward_flops(model, images) > 0
+    assert measure_evaluation(outline, images.to("meta")).flops == measure_evaluation(model, images).flops > 0
 
 
 def test_a_name_s_own_values_change_nothing(tmp_path: Path) -> None:

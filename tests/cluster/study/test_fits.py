@@ -31,7 +31,7 @@ def test_what_a_study_says_is_read() -> None:
 @pytest.mark.parametrize(
     ("fits", "said"),
     [
-        ({"name": "p"}, "report.fits is {'name': 'p'}; it takes a list of fits, each with a name and a kind"),
+        ({"name": "p"}, "report.fits is {name: p}; it takes a list of fits, each with a name and a kind"),
         (["p"], "report.fits[0] is p; a fit has a name, a kind, x and y"),
         ([POWER, POWER], "report.fits has two of the name p; give each its own"),
         ([POWER | {"kind": "powre"}], "report.fits[0] (p): kind is powre; did you mean power?"),
