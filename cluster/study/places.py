@@ -133,7 +133,8 @@ class Arrays:
         with disk_errors(study.arrays):
             self.lock = (study.arrays / "lock").open("w")
         # An sbatch that outlives its study has it: what it has submitted is known to Slurm once it ends.
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system may have no flock: then that is taken to have ended by now
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
         for file in self._files():
             facts = self._read(file)
             if facts["id"] is None and (job := slurm.called(facts["name"])) is not None:
