@@ -158,7 +158,7 @@ def test_all_starts_arrive_as_one_run(tmp_path: Path, server: Server) -> None:
     firing = {row["_step"] for row in rows if any(key.startswith("firing/") for key in row)}
     assert firing >= {*range(1, stopped + 1), *range(saved + 1, 17)}
     given = {key: entry["value"] for key, entry in server.configs[run].items() if key != "_wandb"}
-    resolved = flat(folder.config())
+    resolved = {key: value for key, value in flat(folder.config()).items() if value != {}}  # which wandb leaves out
     assert {key: given[key] for key in resolved} == json.loads(json.dumps(resolved))
     slurm = {"start.job_id": "7", "start.restart_count": "1", "start.job_partition": "gpu"}
     revised = {f"start.{key}": value for key, value in revision().items() if value is not None}

@@ -105,6 +105,7 @@ OTHERS = {
     "train.freeze": "[head]",
     "train.hooks": "[firing]",
     "log.figures": "[curves]",
+    "log.profile_steps": "[2]",
     "recompute.policy": "block",
     "train.optimizer": "sgd",
     "train.schedule": "linear",

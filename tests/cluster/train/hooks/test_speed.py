@@ -42,7 +42,8 @@ def steps(run: RunFolder, first: int, last: int, every: int = 2) -> dict[str, An
 def test_rows_are_of_the_steps_since_the_last_one(run: RunFolder) -> None:
     steps(run, 1, 5)
     rows = run.speed.read()
-    assert [list(row) for row in rows] == [["step", "images", "seconds", "images_per_second", "data_wait_seconds"]] * 2
+    keys = ["step", "images", "seconds", "images_per_second", "data_wait_seconds", "peak_gib"]
+    assert [list(row) for row in rows] == [keys] * 2
     assert [(row["step"], row["images"], row["data_wait_seconds"]) for row in rows] == [(2, 256, 0.2), (4, 256, 0.2)]
     assert all(row["seconds"] >= 1.0 and row["images_per_second"] <= 256 for row in rows)
 
