@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import RunError
-from ..run.provenance import REVISION, revision
+from ..run.provenance import PACKAGES, REVISION, revision
 from ..run.records import record
-
-PACKAGES = ("tdformer", "pipelines", "cluster")
 
 
 def check(folder: Path) -> None:

@@ -15,12 +15,15 @@ from typing import Any
 from ..config import Config, show
 from .records import record
 
+PACKAGES = ("tdformer", "pipelines", "cluster")
+"""The folders of the code that runs; of these cluster/recipes is a link to configs."""
 REVISION = "revision.json"
 """In a snapshot of the code: what `revision` said where it was taken."""
 
 
 def revision() -> dict[str, Any]:
-    """The commit of the code that runs, and whether files differ from it; None where it is not in git."""
+    """The commit of the code that runs, and whether the packages' files differ from it (a page that does is no other
+    code); None where it is not in git."""
     here = Path(__file__).resolve().parents[2]
     if (here / REVISION).exists():  # a snapshot, which knows what it was taken from
         kinds = {"commit": str | None, "dirty": bool | None}
@@ -34,7 +37,7 @@ def revision() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit, changes = git("rev-parse", "--verify", "HEAD"), git("status", "--porcelain")
+    commit, changes = git("rev-parse", "--verify", "HEAD"), git("status", "--porcelain", "--", *PACKAGES, "configs")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 

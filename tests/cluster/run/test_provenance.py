@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from cluster.config import BatchPlan, load
@@ -11,14 +15,41 @@ from cluster.run.surroundings import surroundings
 from tdformer import kernels
 
 
-def test_the_revision_is_that_of_the_code() -> None:
+def test_the_revision_is_that_of_the_code(tmp_path: Path) -> None:
+    """A page that was changed is no other code, a package's file or a recipe is."""
     root = Path(__file__).parents[3]
-    head = subprocess.run(["git", "-C", root, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True)
-    changes = subprocess.run(["git", "-C", root, "status", "--porcelain"], capture_output=True, text=True)
-    assert revision() == {
-        "commit": head.stdout.strip() if head.returncode == 0 else None,
-        "dirty": bool(changes.stdout) if changes.returncode == 0 else None,
-    }
+    files = ["cluster/__init__.py", "cluster/errors.py", "cluster/signals.py", "cluster/config", "cluster/run"]
+    for name in (*files, "cluster/slurm", "pipelines", "tdformer", "configs"):
+        copy = shutil.copytree if (root / name).is_dir() else shutil.copy
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(root / name, tmp_path / name)
+    (tmp_path / ".gitignore").write_text("__pycache__/\n")
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=x", "-c", "user.email=x@localhost"]
+        done = subprocess.run(["git", *who, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def said() -> dict[str, object]:
+        program = "import json; from cluster.run.provenance import revision; print(json.dumps(revision()))"
+        env = os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, object] = json.loads(done.stdout)
+        return found
+
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "code")
+    (tmp_path / "README.md").write_text("A page\n")
+    head = git("rev-parse", "HEAD")
+    assert said() == {"commit": head, "dirty": False}
+    for name in ("cluster/errors.py", "configs/digits.yaml"):
+        before = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(before + "# more\n")
+        assert said() == {"commit": head, "dirty": True}, name
+        (tmp_path / name).write_text(before)
+    assert revision().keys() == {"commit", "dirty"}
 
 
 def test_kernels_of_another_arithmetic_are_told() -> None:
