@@ -43,6 +43,9 @@ def run(
     overrides: Overrides = None,
     site: Site = None,
     again: Annotated[bool, typer.Option("--again", help="Try cells that have failed anew.")] = False,
+    where: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="slurm, local or auto, instead of what the study says.")
+    ] = None,
 ) -> None:
     """Run the cells of a study, on Slurm or here, until nothing is left to do. The same command goes on where it was
     killed."""
@@ -51,7 +54,7 @@ def run(
     waits("loading PyTorch, the study and its data")
     from ..study.running import run as go
 
-    raise typer.Exit(go(study, overrides or (), site, again))
+    raise typer.Exit(go(study, overrides or (), site, again, where))
 
 
 @scale.add("How far a study is.")

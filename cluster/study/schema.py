@@ -89,6 +89,11 @@ class Study:
         """Its folder."""
         return Path(self.base.runs_dir) / self.options.name
 
+    def at(self, where: str) -> Study:
+        """The same study elsewhere. Raises RunError for a place that is none."""
+        check_limits("--where", where, _known()["where"][1])
+        return replace(self, options=replace(self.options, where=where))
+
     def to_yaml(self, base: str) -> str:
         """A study's file that gives the same, over the configuration in the file `base`."""
         usual = flat(Options())
