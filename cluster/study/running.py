@@ -45,8 +45,8 @@ def run(
     where: str | None = None,
 ) -> int:
     """Run a study until nothing is left to do. again: cells that have failed are tried anew; where: instead of what the
-    study says. Returns the exit code: 0 where all cells are finished or were stopped by a rule, 1 where some are not, 143 after a signal. Raises RunError
-    for what can be seen before anything starts."""
+    study says. Returns the exit code: 0 where all cells are finished or were stopped by a rule, 1 where some are not,
+    143 after a signal. Raises RunError for what can be seen before anything starts."""
     study = schema.read(schema.find(given), overrides, site)
     study = study if where is None else study.at(where)
     if study.report is not None:  # a wrong word there costs nothing now
