@@ -141,3 +141,10 @@ def test_the_studies_that_come_with_us_have_cells(name: str, shards: Path) -> No
     cells = grid.cells(found, "r")
     assert 1 < len(cells) == len(list(grid.points_of(found))) < 100
     assert f"tdformer scale run {name}" in find(name).read_text().splitlines()[0]
+
+
+def test_a_study_goes_elsewhere_than_its_file_says(tmp_path: Path) -> None:
+    asked = read(study(tmp_path, GRID + "seeds: [1]\nwhere: slurm"))
+    assert asked.at("local").options.where == "local" and asked.options.where == "slurm"
+    with pytest.raises(RunError, match="--where is here; choose auto, slurm or local"):
+        asked.at("here")
