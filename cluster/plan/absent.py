@@ -77,5 +77,6 @@ def setup_of(config: Config, world: int, images: int | None = None) -> Setup:
                 f"how many {what} {config.data.dataset} has is not known before its shards are there ({folder}); give "
                 f"it with {way}"
             )
-    train, test = (Absent(config, split, n, classes or 0) for split, n in zip(SPLITS, (*counts, 0)[:2], strict=True))
+    counts = (round(config.data.share * counts[0]), *counts[1:], 0)[:2]
+    train, test = (Absent(config, split, n, classes or 0) for split, n in zip(SPLITS, counts, strict=True))
     return Setup(config, world, train, test)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..slurm.job import this_job
 from .lock import started
 from .records import Rows
 
@@ -33,7 +34,7 @@ class Clock:
     def begin(cls, rows: Rows, start: int, began: float, world: int, facts: Mapping[str, Any]) -> Clock:
         """With its first row: when it began, and what tells a copy's starts, its job and its process."""
         clock = cls(rows, start, began, world)
-        job = {"job": os.environ.get("SLURM_JOB_ID"), "restarts": os.environ.get("SLURM_RESTART_COUNT")}
+        job = {"job": this_job(), "restarts": os.environ.get("SLURM_RESTART_COUNT")}
         clock.tell(monotonic=began, host=socket.gethostname(), pid=os.getpid(), **job, **facts)
         return clock
 

@@ -14,6 +14,7 @@ from typing import Any
 from .. import config as configs
 from ..config import Config
 from ..errors import RunError, disk_errors
+from ..slurm.job import this_job
 from .clock import Clock
 from .lock import check, exclusive, heard
 from .provenance import changes, this_start
@@ -217,7 +218,7 @@ class RunFolder:
         """When the Slurm job that this process is of was; None: it is of none."""
         with suppress(RunError):
             job = record(self.path / "job.json", "", {"id": str, "time": int | float | None}) or {}
-            return job["time"] if job and job["id"] == os.environ.get("SLURM_JOB_ID") else None
+            return job["time"] if job and job["id"] == this_job() else None
         return None
 
     def config(self) -> Config | None:

@@ -42,8 +42,9 @@ def rank(cell: CellFolder) -> int:
         return 0
     job = this_job()
     assert job is not None
-    if first:
-        note(cell.run, job, cell.shape, queued=True)  # also where who submitted it was killed before that
+    known = cell.job()
+    if first and (known is None or known.id != job):  # who submitted it was killed before it could
+        note(cell.run, job, cell.shape, queued=True)
     with Meter(cell.path, cell.shape.world) if first else nullcontext():
         return Job(cell.path).run()
 

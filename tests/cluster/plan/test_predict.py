@@ -149,6 +149,8 @@ def test_what_nobody_knows(tmp_path: Path) -> None:
         setup_of(config, 1)
     with pytest.raises(RunError, match=r"how many classes folder has is not known.*model.num_classes=N"):
         setup_of(config, 1, images=500)
+    shared = configs.load(None, [*words, "model.num_classes=7", "data.share=0.1"])
+    assert len(setup_of(shared, 1, images=500).samples) == 50
     setup = setup_of(configs.load(None, [*words, "model.num_classes=7"]), 1, images=500)
     plan = predict(setup, Shape(1, 1, 1), None)
     assert plan.run["steps"].value == 62 and plan.about["parameters"] > 10**5  # type: ignore[operator]

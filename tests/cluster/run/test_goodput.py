@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from cluster.config import Config
+from cluster.config import Config, load
+from cluster.config.shape import Shape
+from cluster.jobs.launch import note
 from cluster.run import clock
 from cluster.run.clock import PARTS, Clock, process_began
 from cluster.run.folder import RunFolder
@@ -115,6 +117,18 @@ def test_a_job_waits_from_its_submission_and_from_the_start_before(run: RunFolde
     hours = account(run).device_hours
     start(run, 3, 12, 16, world=2, at=1e9 + 10**6, **job | {"job": None})  # by hand: nothing waited for that
     assert seconds(run)["queue"] == 2 * (100 + 30) and hours < account(run).device_hours < 2 * hours
+
+
+def test_an_element_of_a_job_array_waits_as_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm gives each element a number of its own beside the array's."""
+    for name, value in (("JOB_ID", "15"), ("ARRAY_JOB_ID", "12"), ("ARRAY_TASK_ID", "3")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    folder, config = RunFolder(tmp_path / "run"), load("digits", [f"runs_dir={tmp_path}", "name=run"])
+    folder.open(config)
+    note(folder, "12_3", Shape(1, 1, 0), queued=True)
+    folder.open(config)
+    row = folder.clock.read()[-1]
+    assert row["job"] == "12_3" and row["submitted"] == json.loads((folder.path / "job.json").read_bytes())["time"]
 
 
 @pytest.mark.parametrize("jump", [-(10**8), 10**8])
