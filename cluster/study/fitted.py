@@ -11,6 +11,7 @@ import numpy as np
 
 from ..config.words import either, nearest, show
 from ..errors import RunError
+from . import table
 from .table import Row
 
 LEVEL = 0.9
@@ -162,10 +163,8 @@ def read(kind: type[Spec], given: Mapping[str, Any], place: str) -> Spec:
 def number(row: Row, column: str) -> float | None:
     """A value of a row as a number; `1 - COLUMN` is one less the column's. None: it has none, or no finite one."""
     turned = column.removeprefix("1 - ")
-    value = row.get(turned)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return 1.0 - value if turned != column else float(value)
+    value = table.number(row, turned)
+    return 1.0 - value if value is not None and turned != column else value
 
 
 def usable(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[Row], str | None]:

@@ -129,7 +129,7 @@ class StudyFolder:
     code/          the code that all cells run: a copy of what ran when the study was begun
     cells/CELL/    the run folder of each cell
     arrays/        the job arrays that were asked of Slurm, logs/ what their jobs and local cells print
-    limits.json    the budget; budget.json: where it ended cells
+    budget.json    the budget; reached.json: where it ended cells
     lock.N         who runs it: see run/lock.py
     """
 
@@ -192,8 +192,8 @@ class StudyFolder:
                 folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.base, to_yaml(study.base).encode())
         write_atomic(self.file, study.to_yaml(self.base.name).encode())
-        limits = {"budget_gpu_hours": study.options.budget_gpu_hours}
-        write_atomic(self.path / "limits.json", (json.dumps(limits) + "\n").encode())
+        allowed = {"budget_gpu_hours": study.options.budget_gpu_hours}
+        write_atomic(self.path / "budget.json", (json.dumps(allowed) + "\n").encode())
         for cell in cells:
             self._keep_cell(study, cell, sizes.get(cell.name))
 

@@ -30,6 +30,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,14 @@ Row = dict[str, Any]
 FIRST = ("cell", "digest", "state", "simulated", "revision")
 CLOCK = ("date", "machine", "seconds", "images_second", "tflops", "mfu", "hfu", "peak_gib", "gpu_hours", "good", "bad")
 """A column that is called so, or begins so before a dot or an underscore, is of a clock or a machine."""
+
+
+def number(row: Mapping[str, Any], column: str) -> float | None:
+    """A value of a row as a number; None: it has none, or no finite one."""
+    value = row.get(column)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def of_clock(column: str) -> bool:

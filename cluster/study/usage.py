@@ -84,7 +84,7 @@ def device_seconds(cell: Path) -> float:
 def reached(study: Path, budget: float | None) -> bool:
     """Whether the cells of a study were stopped for a budget, in device-seconds, that was no less than this one."""
     try:
-        told = json.loads((study / "budget.json").read_bytes())["budget"]
+        told = json.loads((study / "reached.json").read_bytes())["budget"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return budget is not None and budget <= told
@@ -93,7 +93,7 @@ def reached(study: Path, budget: float | None) -> bool:
 def budget(study: Path) -> float | None:
     """In device-seconds; None: no limit."""
     try:
-        hours = json.loads((study / "limits.json").read_bytes())["budget_gpu_hours"]
+        hours = json.loads((study / "budget.json").read_bytes())["budget_gpu_hours"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return None if hours is None else 3600 * float(hours)
@@ -151,7 +151,7 @@ class Meter:
 
     def _tell(self, limit: float, spent: float) -> None:
         said = {"budget": limit, "spent": round(spent, 1)}
-        write_atomic(self.study / "budget.json", json.dumps(said).encode())
+        write_atomic(self.study / "reached.json", json.dumps(said).encode())
         print(f"the study's budget of {limit / 3600:g} GPU-hours is reached: saving", flush=True)
 
     def saving(self) -> float:

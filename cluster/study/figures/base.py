@@ -13,7 +13,6 @@ given. Registered in FIGURES it can be named in a study:
 from __future__ import annotations
 
 import dataclasses
-import math
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from tdformer.plugins import Registry
 from ...config.words import either, nearest, show
 from ...errors import RunError
 from ...results.page import text as escaped
-from ..table import Row
+from ..table import Row, number
 
 Trace = dict[str, Any]
 
@@ -164,14 +163,6 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if plain is tuple or not isinstance(value, wanted):
         raise RunError(f"{where} is {show(value)}; expected {_WORDS[wanted]}")
     return value
-
-
-def number(row: Row, column: str) -> float | None:
-    """A finite number, or None."""
-    value = row.get(column)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def shown(value: Any) -> str:

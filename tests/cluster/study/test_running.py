@@ -158,7 +158,7 @@ def test_the_budget_is_never_exceeded(tmp_path: Path, begin: Callable[..., Comma
     assert done.returncode == 1 and "budget reached: 0 cells finished, 3 not" in done.stdout, done.stdout
     spent = sum(device_seconds(cell.path) for cell in study.cells)
     assert 0 < spent <= 0.003 * 3600
-    assert json.loads((study.path / "budget.json").read_text())["budget"] == pytest.approx(0.003 * 3600)
+    assert json.loads((study.path / "reached.json").read_text())["budget"] == pytest.approx(0.003 * 3600)
     assert status(study.path)["budget_reached"]
     again = begin("budget", text, "train.epochs=9999").completed(100)
     assert again.returncode == 1 and "running" not in again.stdout
