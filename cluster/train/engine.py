@@ -145,7 +145,7 @@ def start(model: TDFormer, config: Config, plan: BatchPlan) -> Any:
 
 def _import_muon() -> None:
     """ZeRO of DeepSpeed 0.19.8 imports its optimizer Muon, to see that ours is another, and that one torch.compile,
-    which imports torch's whole compiler: 1.6 s of each rank's start. Imported here without."""
+    which imports torch's whole compiler. Imported here without."""
     compile_of = compiler.compile
     compiler.compile = lambda: lambda function: function
     try:
