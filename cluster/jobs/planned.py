@@ -24,7 +24,7 @@ def tell(setup: Setup, shape: Shape, queued: bool, to: TextIO) -> Iterator[str]:
     if math.isfinite(machine.memory.size) and (warning := setup.check_memory(machine.memory)):
         yield warning
     try:
-        plan = predict(setup, shape, None, machine)
+        plan = predict(setup, shape, None, machine, search=False)
     except RunError:  # it cannot be counted, as the check has told
         return
     print(plan.line(), file=to, flush=True)

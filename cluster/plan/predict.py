@@ -51,10 +51,16 @@ class Terms:
 
 
 def predict(
-    setup: Setup, shape: Shape, chip: Chip | None, machine: Machine | None = None, terms: Terms | None = None
+    setup: Setup,
+    shape: Shape,
+    chip: Chip | None,
+    machine: Machine | None = None,
+    terms: Terms | None = None,
+    search: bool = True,
 ) -> Plan:
     """The plan of a run on so many processes. chip: of which kind the GPUs are; machine: what was measured instead, or
-    what is known of a machine without. Raises RunError, ModelError or DataError for what could not be begun, and where
+    what is known of a machine without; search: whether to look for the largest micro-batch also where the run's own
+    fits, which prices some. Raises RunError, ModelError or DataError for what could not be begun, and where
     the memory of a step cannot be counted; what does not fit is told in the plan."""
     config = setup.config
     if machine is None:
@@ -63,15 +69,20 @@ def predict(
     with torch.device("meta"):
         try:
             chosen = settled(model, config, plan, machine.memory)
-            largest = _largest(model, config, plan, machine.memory)
+            fits = chosen.total <= machine.memory.size * machine.memory.usable
+            searched = search or not fits
+            largest = _largest(model, config, plan, machine.memory) if searched else None
         except RuntimeError as error:
             raise RunError(f"the memory of a step is not known beforehand ({first_line(error)})") from error
         assert chosen.cost is not None
-        fits = chosen.total <= machine.memory.size * machine.memory.usable
         step = _step(setup, machine, chosen.cost.work)
         once = planner.price(model, config, plan, choices(model.segments)[0].policy, 1).cost
         test = _evaluation(setup, machine)
     assert once is not None
+    memory = _memory(model, config, plan, chosen, machine.memory)
+    if searched:
+        source = "counted, of those that divide" if largest else "counted: not even the smallest that divides fits"
+        memory["largest_micro_batch"] = Figure(largest, "images", source)
     checkpoint, size, stall = _checkpoints(model, config)
     run = _run(setup, shape, machine, terms, step["total"], test, stall, once.flops / plan.micro_batch)
     epoch = steps_per_epoch(len(setup.samples), plan.global_batch)
@@ -91,7 +102,7 @@ def predict(
     return Plan(
         about,
         fits,
-        _memory(model, config, plan, chosen, machine.memory, largest),
+        memory,
         _host(setup, size),
         step,
         run,
@@ -146,9 +157,7 @@ def _largest(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -
     return ways[low - 1].micro_batch if low else None
 
 
-def _memory(
-    model: TDFormer, config: Config, plan: BatchPlan, chosen: Recompute, memory: Memory, largest: int | None
-) -> Section:
+def _memory(model: TDFormer, config: Config, plan: BatchPlan, chosen: Recompute, memory: Memory) -> Section:
     cost = chosen.cost
     assert cost is not None
     beside = planner.activations(config, cost)
@@ -159,8 +168,6 @@ def _memory(
     found["total"] = Figure(chosen.total / GIB, "GiB", "sum of these")
     room = memory.size * memory.usable
     found["available"] = Figure(room / GIB if math.isfinite(room) else None, "GiB", memory.whose)
-    source = "counted, of those that divide" if largest else "counted: not even the smallest that divides fits"
-    found["largest_micro_batch"] = Figure(largest, "images", source)
     return found
 
 

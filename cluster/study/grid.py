@@ -160,7 +160,9 @@ def sized(cell: Cell) -> dict[str, Any]:
     except user_errors() as error:
         raise RunError(f"cell {cell.name}: {error}") from error
     with suppress(RunError):  # where a step cannot be counted, it is trained all the same
-        planned = {key: value for key, value in predict(setup, shape, gpu).row().items() if value is not None}
+        planned = {
+            key: value for key, value in predict(setup, shape, gpu, search=False).row().items() if value is not None
+        }
         return _length(setup) | {"plan": planned}
     return _length(setup)
 
