@@ -75,6 +75,11 @@ def test_a_study_of_job_arrays_survives_kills(slurm, tmp_path: Path) -> None:
     assert calm.completed(600).returncode == 0
     assert without_clock(study.path) == without_clock(tmp_path / "runs" / "calm")
     kept.check()
+    for cell in study.cells:  # each start has waited in the queue since its array was submitted, not since it began
+        begun = [row for row in cell.run.clock.read() if "host" in row]
+        job = jobs.of(cell.run)
+        assert job is not None and {row["job"] for row in begun} == {job.id}
+        assert len({row["submitted"] for row in begun}) == 1 and begun[0]["submitted"] < begun[0]["time"]
     # Each cell was queued once: a kill of the study's process queues nothing again.
     files = [json.loads(file.read_text()) for file in study.arrays.glob("*.json")]
     assert sorted(name for file in files if file["id"] for name in file["cells"]) == [c.path.name for c in study.cells]
