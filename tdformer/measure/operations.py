@@ -337,16 +337,16 @@ class _Recorder(TorchDispatchMode):
         tensor `[steps L]`, or a number that is the same at each step; once: `parameters` and `stored`."""
         first, number = self.state.segment * (self.state.steps or 1), max(1, steps)
         kind = next((counts["kind"] for counts in found if "kind" in counts), SPIKES)
-        sums: list[dict[str, int]] = [{} for _ in range(number)]
+        sums: list[dict[str, Any]] = [{} for _ in range(number)]
         for counts in found:
             for key, value in counts.items():
                 if key != "kind":
                     for of_step, own in zip(sums, _split(value, number), strict=True):
                         of_step[key] = of_step.get(key, 0) + own
-        place = unit, self.part_of(unit), operation, self.state.segment
+        part, segment = self.part_of(unit), self.state.segment
         for t, of_step in enumerate(sums):
-            once = {**(once or {}), **({"parameters": 0} if t else {})}
-            self.rows.append(Row(*place, first + t if steps else None, kind, **of_step, **once))
+            of_step |= (once or {}) | ({"parameters": 0} if t else {})
+            self.rows.append(Row(unit, part, operation, segment, first + t if steps else None, kind, **of_step))
 
 
 def _drive(inputs: Any, state: State, call: Any = None, weights: tuple[Tensor, ...] = (), decay: Any = None) -> None:
