@@ -8,7 +8,7 @@ A row says what came in (how many numbers, how many that are not zero, what kind
 | several | where a sum of k > 1 spikes meets a weight; `additions` are the k additions each of them is |
 | mul | a multiplication alone: a leak, a scale |
 | compare | with a threshold or a bound, or of two numbers in a pooling |
-| logic | AND or OR of spikes, or a number that a spike lets through as it is |
+| logic | AND or OR of spikes, or a number that a 1 lets through as it is |
 
 Only what is not zero is counted: what a zero reaches costs nothing, and what reaches into the padding is not done.
 Biases and the shift of a folded BatchNorm are what an accumulator starts from, and free; its scale is in the weights.
@@ -16,7 +16,7 @@ Biases and the shift of a folded BatchNorm are what an accumulator starts from, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +45,8 @@ _aten = torch.ops.aten
 
 class Row(NamedTuple):
     """One operation of one unit at one time step, over all images that were given: see the table above.
+
+    All counts are of all images, but `parameters` and `stored`, which are of one.
 
     unit: a module's dotted name; part: the backbone's part that it is in, "feedback" or "head"; step: from 0, over all
     segments; None for what is done once a segment. kind, inputs, events: of what comes in, how many numbers and how
@@ -77,7 +79,7 @@ class Row(NamedTuple):
     norm: int = 0
     """Values that a BatchNorm would scale and shift if it were not folded."""
     parameters: int = 0
-    """Read, once a segment: a unit computes all its steps with them."""
+    """Read for an image, once a segment: a unit computes all its steps with them."""
     stored: int = 0
     """Numbers that the other factor has for an image: weights, or the second of two activations."""
     potentials: int = 0
@@ -87,13 +89,8 @@ class Row(NamedTuple):
     reals: int = 0
     """Real numbers that are read or written."""
 
-    @property
-    def synapses(self) -> int:
-        """Of spikes and sums of spikes, each meeting counted once."""
-        return self.ac + self.several
 
-
-COUNTS = tuple(name for name in Row._fields if name not in ("unit", "part", "operation", "segment", "step", "kind"))
+COUNTS = tuple(name for name in Row._fields if isinstance(Row._field_defaults.get(name), int))
 
 
 class Counted(NamedTuple):
@@ -103,6 +100,16 @@ class Counted(NamedTuple):
     rows: list[Row]
     images: int
     unknown: list[str]
+
+    def joined(self, other: Counted) -> Counted:
+        """With the same model's counts of other images."""
+        rows = [_joined(a, b) for a, b in zip(self.rows, other.rows, strict=True)]
+        return Counted(rows, self.images + other.images, list(dict.fromkeys([*self.unknown, *other.unknown])))
+
+
+def _joined(a: Row, b: Row) -> Row:
+    sums = {name: getattr(a, name) + getattr(b, name) for name in COUNTS if name not in ("parameters", "stored")}
+    return a._replace(kind=max(a.kind, b.kind, key=KINDS.index), **sums)
 
 
 @torch.no_grad()
@@ -121,11 +128,6 @@ def count(model: TDFormer, images: Tensor) -> Counted:
     return Counted(recorder.rows, images.shape[-4], list(recorder.unknown))
 
 
-def total(rows: Iterable[Row], name: str) -> int:
-    """The sum of one of `COUNTS`."""
-    return sum(getattr(row, name) for row in rows)
-
-
 def kind_of(x: Tensor) -> str:
     """Which of `KINDS` a tensor's numbers are."""
     if not x.numel():
@@ -134,14 +136,6 @@ def kind_of(x: Tensor) -> str:
     if not (low >= 0 and high < LARGEST) or not bool((x == x.floor()).all()):
         return REAL
     return SPIKES if high <= 1 else INTEGERS
-
-
-def _bits(x: Tensor, kind: str) -> int:
-    """Of a number of spikes or integers, 0 of real ones."""
-    if kind == REAL:
-        return 0
-    largest = int(x.max()) if x.numel() else 0
-    return next(width for width in (*WIDTHS, 16, 32) if largest < 1 << width)
 
 
 def _each(x: Tensor) -> Tensor:
@@ -191,30 +185,15 @@ def products(a: Tensor, b: Tensor) -> dict[str, Any]:
     found["outputs"] = a.shape[0] * a.shape[1] * b.shape[2]
     if kind == REAL:
         return found | {"mac": met(lambda x: x != 0)}
-    ones = met(lambda x: x == 1)
-    found |= {"ac": ones, "taps": met(lambda x: x != 0) / b.shape[2]}
-    if kinds == (SPIKES, SPIKES):
-        return found | {"logic": ones}
-    return found | (
-        {"several": met(lambda x: x > 1), "additions": met(lambda x: x * (x > 1))} if kind == INTEGERS else {}
-    )
+    found |= {"ac": met(lambda x: x == 1), "taps": met(lambda x: x != 0) / b.shape[2]}
+    more = {"several": met(lambda x: x > 1), "additions": met(lambda x: x * (x > 1))} if kind == INTEGERS else {}
+    return found | more
 
 
 def elementwise(a: Tensor, b: Tensor) -> dict[str, Any]:
-    """What the product of two tensors `[L, ...]`, number by number, does, `[L]` each. A spike lets a number through;
-    k times a number is a multiplication, or k - 1 additions."""
-    kinds = kind_of(a), kind_of(b)
-    low = a if KINDS.index(kinds[0]) <= KINDS.index(kinds[1]) else b
-    both = (a != 0) & (b != 0)
-    found: dict[str, Any] = {"kind": max(kinds, key=KINDS.index), "dense": both.numel(), "outputs": both.numel()}
-    kind = min(kinds, key=KINDS.index)
-    if kind == REAL:
-        return found | {"mul": _each(both)}
-    found["logic"] = _each(both & (low == 1))
-    if kind == INTEGERS:
-        more = both & (low > 1)
-        found |= {"several": _each(more), "additions": _each((low - 1) * more)}
-    return found
+    """What the product of two tensors `[L, ...]`, number by number, does, `[L]` each: a 1 lets the other through."""
+    both, through = (a != 0) & (b != 0), (a == 1) | (b == 1)
+    return {"outputs": both.numel(), "logic": _each(both & through), "mul": _each(both & ~through)}
 
 
 class _Recorder(TorchDispatchMode):
@@ -313,22 +292,26 @@ class _Recorder(TorchDispatchMode):
         if packet in _COPIES or not (any(_storage(x) not in given for x in made) or func._schema.is_mutable):
             return
         where = self.inside[-1] if self.inside else ""
-        rule = _RULES.get(packet)
-        counted = None if rule is None else rule(made[0], *args, **kwargs)
+        rule, weights = _RULES.get(packet), _Weights(self.owners)
+        counted = None if rule is None else rule(made[0], *map(weights.stand_in, args), **kwargs)
         if counted is None:
             self.unknown[f"{where or 'the model'} computes {packet.__name__}, which is in no row"] = None
             return
         operation, operands, found = counted
         steps = self.state.steps or 1
         timed = where.startswith("backbone") and len(operands[0]) % steps == 0
-        weights = [x for x in operands if _storage(x) in self.owners]
-        once = {"parameters": sum(x.numel() for x in weights)}
+        read = [x for x in operands if weights.owner(x) is None]
+        own = [x for x in operands if weights.owner(x) is not None]
+        once = {"parameters": sum(x.numel() for x in own)}
         if len(operands) > 1:
-            other = weights[0].numel() if weights else operands[1].numel() // (self.images * (steps if timed else 1))
-            once["stored"] = other
-        unit = self.owners[_storage(weights[0])] if weights else where
-        readings = [_read(x) for x in operands if _storage(x) not in self.owners]
-        self.add(unit, operation, steps if timed else 0, [found, *readings, _written(made[0])], once)
+            once["stored"] = once["parameters"] or operands[1].numel() // (self.images * (steps if timed else 1))
+        unit = next((owner for owner in map(weights.owner, own) if owner is not None), where)
+        if operation == "product" and own:
+            operation = "linear"
+        elif operation == "product":
+            found["logic"] = found.get("ac", 0)  # whether both are there
+        readings = [_read(x) for x in read]
+        self.add(unit, operation, steps if timed else 0, [found, *readings, _stored(made[0])], once)
 
     def add(
         self, unit: str, operation: str, steps: int, found: list[dict[str, Any]], once: dict[str, int] | None = None
@@ -347,6 +330,24 @@ class _Recorder(TorchDispatchMode):
         for t, of_step in enumerate(sums):
             of_step |= (once or {}) | ({"parameters": 0} if t else {})
             self.rows.append(Row(unit, part, operation, segment, first + t if steps else None, kind, **of_step))
+
+
+class _Weights:
+    """Parameters that an operator is given: whatever their values are, they are real and not zero."""
+
+    def __init__(self, owners: dict[int, str]) -> None:
+        self.owners, self.found = owners, dict[int, str]()
+
+    def stand_in(self, x: Any) -> Any:
+        if not isinstance(x, Tensor) or _storage(x) not in self.owners:
+            return x
+        weight = torch.full_like(x, 0.5)
+        self.found[_storage(weight)] = self.owners[_storage(x)]
+        return weight
+
+    def owner(self, x: Tensor) -> str | None:
+        """The module that a stand-in's parameter is of; None: it is an activation."""
+        return self.found.get(_storage(x))
 
 
 def _drive(inputs: Any, state: State, call: Any = None, weights: tuple[Tensor, ...] = (), decay: Any = None) -> None:
@@ -384,12 +385,20 @@ def _tensors(tree: Any) -> list[Tensor]:
 def _read(x: Tensor) -> dict[str, Any]:
     """What comes in with a tensor `[L, ...]`."""
     found = {"kind": kind_of(x), "inputs": x.numel(), "events": _each(x != 0)}
-    return found | ({} if found["kind"] == REAL else {"values": _each(x)}) | _written(x)
+    return found | ({} if found["kind"] == REAL else {"values": _each(x)}) | _stored(x)
 
 
-def _written(x: Tensor) -> dict[str, int]:
-    kind = kind_of(x)
-    return {"bits": _bits(x, kind) * x.numel(), "reals": x.numel() if kind == REAL else 0}
+def _stored(x: Tensor) -> dict[str, Tensor]:
+    """Bits of integers in as few as each image needs, and how many numbers are real: of `[T, B, C, H, W]`, `[T, B, C]`
+    or a product's `[L, M, N]` for all of the first two dimensions, else of the first. So an image counts the same
+    whatever is beside it."""
+    by = x.flatten(0, 1).flatten(1) if x.dim() in (3, 5) else x.reshape(len(x), -1)
+    whole = (by.amin(1) >= 0) & (by.amax(1) < LARGEST) & (by == by.floor()).all(1)
+    largest, bits = by.amax(1), torch.full_like(by[:, 0], 32)
+    for width in (16, *reversed(WIDTHS)):
+        bits[largest < 1 << width] = width
+    each = by.shape[1]
+    return {"bits": (bits * whole * each).double(), "reals": (~whole * each).double()}
 
 
 def _split(value: Any, steps: int) -> list[int]:
