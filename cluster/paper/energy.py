@@ -49,11 +49,7 @@ def as_json(run: Run, found: Counted) -> dict[str, Any]:
         "parts": _by(rows, found, "part", _part),
         "units": _by(rows, found, "unit", _unit),
         "steps": [
-            {
-                "step": step,
-                **_sums(own, found),
-                "parts": {p: _mj(part, found) for p, part in _groups(own, _part).items()},
-            }
+            {"step": step, **_sums(own, found), "mj_by_part": _mj_by_part(own, found)}
             for step, own in _groups(rows, lambda row: _step(row, run)).items()
         ],
         "prices": [_under(found, ann, prices) for prices in PRICES],

@@ -90,6 +90,8 @@ def by_event(counted: Counted) -> Cost:
     return cost
 
 
+AC, MAC = 0.9, 4.6
+"""pJ of an addition and a multiply-add in the papers on spiking networks: those of `PRICES[0]`."""
 LAYERS = ("convolution", "linear", "product")
 """Operations whose multiply-adds are the network's; the factors of a product are both activations."""
 
@@ -110,43 +112,39 @@ def arithmetic(row: Row, prices: Prices, by_additions: bool = True) -> float:
     return macs * (prices.multiply + prices.add) + adds * prices.add + row.mul * prices.multiply
 
 
-def energies(counted: Counted, prices: Prices, by_additions: bool = True) -> list[tuple[float, float]]:
+def energies(counted: Counted, prices: Prices) -> list[tuple[float, float]]:
     """Of each row: pJ of an image, of its operations and of its memory traffic."""
-    return _energies(counted.rows, counted, prices, by_additions)
+    return _energies(counted.rows, counted, prices)
 
 
-def _energies(
-    rows: Sequence[Row], counted: Counted, prices: Prices, by_additions: bool = True
-) -> list[tuple[float, float]]:
+def _energies(rows: Sequence[Row], counted: Counted, prices: Prices) -> list[tuple[float, float]]:
     memory = prices.memory(counted) if prices.memory is not None else lambda row: 0.0
-    return [(arithmetic(r, prices, by_additions) / counted.images, memory(r) / counted.images) for r in rows]
+    return [(arithmetic(row, prices) / counted.images, memory(row) / counted.images) for row in rows]
 
 
 def as_ann(counted: Counted) -> Counted:
-    """The same network with real activations, in one pass: each of its products once, dense. Nothing else is counted of
-    it: no pooling, no activation functions, no residual sums."""
+    """The same network with real activations, in one pass: each of its layers and products once, dense. Nothing else is
+    counted of it: no pooling, no activation functions, no residual sums."""
     passes: dict[tuple[str, str, int], Row] = {}
     seen: Counter[tuple[str, str, int, int | None]] = Counter()
     for row in counted.rows:
         if row.operation in LAYERS:
             seen[now := (row.unit, row.operation, row.segment, row.step)] += 1
-            number = seen[now]
-            dense = Row(row.unit, row.part, row.operation, 0, 0, REAL, row.inputs, row.inputs, outputs=row.outputs)
-            dense = dense._replace(dense=row.dense, mac=row.dense, stored=row.stored, reals=row.inputs + row.outputs)
-            first = passes.setdefault((row.unit, row.operation, number), dense)
-            if row.parameters:
-                passes[row.unit, row.operation, number] = first._replace(parameters=row.parameters)
+            ann = Row(row.unit, row.part, row.operation, 0, 0, REAL, row.inputs, row.inputs, outputs=row.outputs)
+            ann = ann._replace(dense=row.dense, mac=row.dense, stored=row.stored, parameters=row.parameters)
+            ann = ann._replace(reals=row.inputs + row.outputs)
+            passes.setdefault((row.unit, row.operation, seen[now]), ann)
     return Counted(list(passes.values()), counted.images, [])
 
 
 def conventional(counted: Counted) -> float:
-    """pJ of an image by Eqs 109-110: firing rate x multiply-adds x 0.9 pJ of every layer and product at every step, the
-    mean of a sum of spikes for a rate, and 4.6 pJ a multiply-add of real numbers; nothing else."""
+    """pJ of an image by Eqs 109-110: firing rate x multiply-adds x AC of every layer and product at every step, the
+    mean of a sum of spikes for a rate, and MAC for real numbers; nothing else."""
     found = 0.0
     for row in counted.rows:
         if row.operation in LAYERS:
             rate = row.values / row.inputs if row.inputs else 0.0
-            found += 4.6 * row.dense if row.mac else 0.9 * rate * row.dense
+            found += MAC * row.dense if row.mac else AC * rate * row.dense
     return found / counted.images
 
 
