@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from tdformer.measure import Counted, Row, count
 from tdformer.measure.energy import PRICES, Prices, arithmetic, as_ann, break_even, conventional, energies, firing_rate
 from tdformer.measure.operations import FEEDBACK, HEAD
 
-from ..errors import RunError
 from ..results import page
 from ..run.folder import write_atomic
 from .opening import Run
@@ -25,13 +25,7 @@ membranes; residual sums, pooling, means, scales."""
 
 def counted(run: Run, images: int) -> Counted:
     """Of so many samples of the test set, or all if it has fewer, that lie evenly in it."""
-    found: Counted | None = None
-    for batch, _ in run.batches(images):
-        one = count(run.model, batch)
-        found = one if found is None else found.joined(one)
-    if found is None:
-        raise RunError(f"{run.data.folder} has no sample to count operations on; name another with data.root=...")
-    return found
+    return reduce(Counted.joined, (count(run.model, batch) for batch, _ in run.batches(images)))
 
 
 def as_json(run: Run, found: Counted) -> dict[str, Any]:
