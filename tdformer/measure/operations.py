@@ -208,6 +208,8 @@ class _Recorder(TorchDispatchMode):
         self.names = {module: name for name, module in model.named_modules()}
         self.part_of = _parts(model)
         self.owners = {_storage(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
+        self.copies: list[Tensor] = []
+        """Of parameters."""
         self.state = State(steps=model.time_steps // model.segments)
         self.inside: list[str] = []
         """Names of the modules that are running, the innermost last."""
@@ -287,8 +289,11 @@ class _Recorder(TorchDispatchMode):
 
     def operator(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Count one that ran between units, unless it only looks at a tensor in another shape, or copies it."""
-        packet, made = func._overloadpacket, _tensors(result)
-        given = {_storage(x) for x in _tensors((args, kwargs))}
+        packet, made, read = func._overloadpacket, _tensors(result), _tensors((args, kwargs))
+        given = {_storage(x) for x in read}
+        if packet in _COPIES and len(read) == 1 and _storage(read[0]) in self.owners:  # in another type, under autocast
+            self.owners[_storage(made[0])] = self.owners[_storage(read[0])]
+            self.copies.append(made[0])  # so that its place stays its own
         if packet in _COPIES or not (any(_storage(x) not in given for x in made) or func._schema.is_mutable):
             return
         where = self.inside[-1] if self.inside else ""
@@ -300,7 +305,6 @@ class _Recorder(TorchDispatchMode):
         operation, operands, found = counted
         steps = self.state.steps or 1
         timed = where.startswith("backbone") and len(operands[0]) % steps == 0
-        read = [x for x in operands if weights.owner(x) is None]
         own = [x for x in operands if weights.owner(x) is not None]
         once = {"parameters": sum(x.numel() for x in own)}
         if len(operands) > 1:
@@ -310,7 +314,7 @@ class _Recorder(TorchDispatchMode):
             operation = "linear"
         elif operation == "product":
             found["logic"] = found.get("ac", 0)  # whether both are there
-        readings = [_read(x) for x in read]
+        readings = [_read(x) for x in operands if weights.owner(x) is None]
         self.add(unit, operation, steps if timed else 0, [found, *readings, _stored(made[0])], once)
 
     def add(
@@ -397,8 +401,7 @@ def _stored(x: Tensor) -> dict[str, Tensor]:
     largest, bits = by.amax(1), torch.full_like(by[:, 0], 32)
     for width in (16, *reversed(WIDTHS)):
         bits[largest < 1 << width] = width
-    each = by.shape[1]
-    return {"bits": (bits * whole * each).double(), "reals": (~whole * each).double()}
+    return {"bits": bits.double() * whole * by.shape[1], "reals": (~whole).double() * by.shape[1]}
 
 
 def _split(value: Any, steps: int) -> list[int]:

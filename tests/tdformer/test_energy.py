@@ -152,6 +152,19 @@ def test_an_image_counts_the_same_whatever_is_beside_it(tiny, calibrate) -> None
     assert [row.step for row in pixels] == [0, 1, 2, 3]  # frames differ, a picture is convolved once a segment
 
 
+def test_in_bf16_the_same_operations_are_counted(tiny, calibrate) -> None:
+    """Weights come as copies then; feedback's projection is an operator between units."""
+    model = tiny("tiny_spikformer", torch.float32, segments=2, feedback="all", cm=3)
+    calibrate(model, torch.rand(4, 3, 16, 16))
+    x = torch.rand(2, 3, 16, 16)
+    whole = count(model, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = count(model, x)
+    for a, b in zip(whole.rows, half.rows, strict=True):
+        assert a[:3] == b[:3] and (a.dense, a.parameters, a.outputs) == (b.dense, b.parameters, b.outputs)
+    assert {row.unit for row in half.rows if row.operation == "linear"} > {"head"}
+
+
 @dataclass(frozen=True)
 class Sizes:
     depth: int = 1
