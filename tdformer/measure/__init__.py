@@ -2,12 +2,16 @@
 
 from .firing import Firing, measure_firing, measure_rates, spiking
 from .memory import Cost, LiveBytes, Work, live_bytes, measure_evaluation, measure_step
+from .operations import Counted, Row, count
 
 __all__ = [
     "Cost",
+    "Counted",
     "Firing",
     "LiveBytes",
+    "Row",
     "Work",
+    "count",
     "live_bytes",
     "measure_evaluation",
     "measure_firing",
