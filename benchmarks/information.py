@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tdformer.measure.information import information, plug_in
+from tdformer.measure.information import mutual_information, plug_in
 
 from . import machine, table
 
@@ -92,7 +92,7 @@ def possible(counts: NDArray[np.float64]) -> int:
 def estimates(spikes: Tensor, group: int, rng: np.random.Generator) -> dict[str, float]:
     """Bits of a feature by each correction."""
     tables = counted(spikes, group)
-    found = information(spikes, rng, 0, group)
+    found = mutual_information(spikes, rng, 0, group)
     plain = float(found.plain[0, 1])
     order = np.argsort(rng.random(spikes.shape[1]))
     shuffled = plug_in(torch.from_numpy(counted(torch.stack([spikes[0][order], spikes[1]]), group))[:, None, :, None])

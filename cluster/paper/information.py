@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipelines.draws import NULL
-from tdformer.measure import information, off_diagonal, spikes_of
+from tdformer.measure import mutual_information, off_diagonal, spikes_of
 
 from ..config.schema import setting
 from ..errors import RunError
@@ -98,7 +98,7 @@ class MutualInformation(Figure):
 
     def _measure(self, run: Run) -> Measured:
         spikes = torch.cat([spikes_of(run.model, images, self.unit).cpu() for images, _ in run.batches(self.images)], 1)
-        got = information(spikes, NULL.rng(run.config.seed), self.shuffles, self.group)
+        got = mutual_information(spikes, NULL.rng(run.config.seed), self.shuffles, self.group)
         tables = (got.bits.numpy(), got.plain.numpy(), got.error.numpy(), got.null.numpy())
         t, b, c = spikes.shape[:3]
         return Measured(run, *tables, c // self.group, spikes.numel() // (t * b * c), b)

@@ -1,7 +1,7 @@
 """What a spiking network does and costs: measured from outside, without changing the model."""
 
 from .firing import Firing, measure_firing, measure_rates, spiking
-from .information import Information, information, off_diagonal
+from .information import Information, mutual_information, off_diagonal
 from .memory import Cost, LiveBytes, Work, live_bytes, measure_evaluation, measure_step
 from .spikes import record_outputs, spikes_of
 
@@ -11,12 +11,12 @@ __all__ = [
     "Information",
     "LiveBytes",
     "Work",
-    "information",
     "live_bytes",
     "measure_evaluation",
     "measure_firing",
     "measure_rates",
     "measure_step",
+    "mutual_information",
     "off_diagonal",
     "record_outputs",
     "spikes_of",

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ModelError
 
 FOLDS = 20
 """Parts of the images, of which the jackknife leaves out one at a time."""
+AT_ONCE = 2**24
+"""Numbers, about, that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,9 @@ class Information:
     null: Tensor
 
 
-def information(spikes: Tensor, rng: np.random.Generator, shuffles: int = 40, group: int = 1) -> Information:
+def mutual_information(
+    spikes: Tensor, rng: np.random.Generator | None = None, shuffles: int = 40, group: int = 1
+) -> Information:
     """Mutual information I(X_s; X_t) of a feature at time steps s and t.
 
     spikes: whether a neuron fired, `[T, B, C, ...]` bool; all dimensions behind C are positions. A feature X is one
@@ -47,7 +52,7 @@ def information(spikes: Tensor, rng: np.random.Generator, shuffles: int = 40, gr
     (benchmarks/results/information.md). What is left falls as 1/B^2. An estimate can be below 0.
 
     The null: images of step s are permuted, whole, so that image and step have no part in what X_s and X_t share. What
-    is left in it is what positions tell. rng: for the permutations; the same draws give the same bits.
+    is left in it is what positions tell. rng: for the permutations; the same draws give the same bits. None: no null.
 
     Raises ModelError where the images are too few for a correction: less than 2, or than (2^g - 1)^2, the degrees of
     freedom of a table.
@@ -59,10 +64,11 @@ def information(spikes: Tensor, rng: np.random.Generator, shuffles: int = 40, gr
             f"give at least {least} images and {group} channels, or smaller groups"
         )
     values, states = _values(spikes, group), 2**group
-    plain, bits, error = _corrected(*_tables(values, values, states))
-    null = bits.new_empty(shuffles, *bits.shape)
+    plain, bits, error = _corrected(values, values, states)
+    null = bits.new_empty(0 if rng is None else shuffles, *bits.shape)
     for own in null:
-        own.copy_(_corrected(*_tables(_permuted(values, rng), values, states))[1])
+        assert rng is not None
+        own.copy_(_corrected(_permuted(values, rng), values, states)[1])
     # Of s and t there is one estimate in bits, so one is taken here of the two: their mean would spread less.
     return Information(bits, plain, error, null.triu() + null.triu(1).mT)
 
@@ -90,43 +96,53 @@ def _permuted(values: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.stack([step.index_select(1, own) for step, own in zip(values.unbind(1), order, strict=True)], 1)
 
 
-def _tables(one: Tensor, other: Tensor, states: int) -> tuple[Tensor, Tensor]:
-    """Of values `[F, T, B, P]` each -> the counts `[J, F, T, K, T, K]` of each part of the images, and how many images
-    these have, `[J]`."""
-    parts = torch.arange(one.shape[2], device=one.device).tensor_split(min(FOLDS, one.shape[2]))
-    tables = torch.stack([_counts(one[:, :, part], other[:, :, part], states) for part in parts])
-    return tables, torch.tensor([len(part) for part in parts], device=one.device, dtype=torch.float64)
-
-
-def _counts(one: Tensor, other: Tensor, states: int) -> Tensor:
-    """Values `[F, T, b, P]` each -> their joint counts `[F, T, K, T, K]`. Exact below 2^24 samples. Counted are values
-    above 0; what is left of the samples has 0."""
-    a, b = (
-        torch.stack([values.flatten(2) == k for k in range(1, states)], 2).float().flatten(1, 2)
-        for values in (one, other)
-    )  # [F, T (K - 1), b P]
-    steps = one.shape[1]
-    both = (a @ b.mT).double().unflatten(2, (steps, -1)).unflatten(1, (steps, -1))
-    first, second = (x.sum(-1).double().unflatten(1, (steps, -1)) for x in (a, b))
-    table: Tensor = both.new_zeros(len(both), steps, states, steps, states)
-    table[:, :, 1:, :, 1:] = both
-    table[:, :, 1:, :, 0] = first[..., None] - both.sum(-1)
-    table[:, :, 0, :, 1:] = second[:, None] - both.sum(2)
-    table[:, :, 0, :, 0] = a.shape[-1] - table.sum((2, 4))
-    return table
-
-
-def _corrected(tables: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Counts `[J, F, T, K, T, K]` of parts with so many images `[J]` -> the plug-in estimate, the jackknife's and its
-    standard error, `[T, T]` each: means over features. The jackknife of parts of unequal size (Busing et al. 1999)."""
-    whole = tables.sum(0)
-    plain = plug_in(whole).mean(0)
-    without = torch.stack([plug_in(whole - table).mean(0) for table in tables])
-    share = (images / images.sum()).view(-1, 1, 1)
-    bits = len(tables) * plain - ((1 - share) * without).sum(0)
+def _corrected(one: Tensor, other: Tensor, states: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Values `[F, T, B, P]` each -> the plug-in estimate, the jackknife's and its standard error, `[T, T]` each: means
+    over features. The parts have the same number of images but for the last (Busing et al. 1999 on unequal ones)."""
+    features, steps, images, positions = one.shape
+    each = -(-images // FOLDS)
+    parts = -(-images // each)
+    size = steps * images * positions * states + parts * (steps * states) ** 2
+    plain, without = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for a, b in zip(one.split(max(1, AT_ONCE // size)), other.split(max(1, AT_ONCE // size)), strict=True):
+        tables = _counts(a, b, each, states)
+        whole = tables.sum(0)
+        plain = plain + plug_in(whole).sum(0) / features
+        without = without + plug_in(whole - tables).sum(1) / features
+    share = torch.full((parts, 1, 1), each / images, dtype=torch.float64, device=one.device)
+    share[-1] = (images - (parts - 1) * each) / images
+    bits = parts * plain - ((1 - share) * without).sum(0)
     pseudo = plain / share - (1 / share - 1) * without
     error = ((pseudo - bits).square() / (1 / share - 1)).mean(0).sqrt()
     return plain, bits, error
+
+
+def _counts(one: Tensor, other: Tensor, each: int, states: int) -> Tensor:
+    """Values `[F, T, B, P]` each -> the joint counts `[J, F, T, K, T, K]` of parts of `each` images. Exact below 2^24
+    samples. Counted are values above 0; what is left of the samples has 0."""
+    steps, (images, positions) = one.shape[1], one.shape[2:]
+    parts = -(-images // each)
+    a, b = (
+        torch.stack([_in_parts(values == k, each) for k in range(1, states)], 3).flatten(2, 3).float()
+        for values in (one, other)
+    )  # [J, F, T (K - 1), each P]
+    both = (a @ b.mT).double().unflatten(3, (steps, -1)).unflatten(2, (steps, -1))
+    first, second = (x.sum(-1).double().unflatten(2, (steps, -1)) for x in (a, b))
+    samples = torch.full((parts, 1, 1, 1), each * positions, dtype=torch.float64, device=one.device)
+    samples[-1] = (images - (parts - 1) * each) * positions
+    table: Tensor = both.new_zeros(*both.shape[:2], steps, states, steps, states)
+    table[:, :, :, 1:, :, 1:] = both
+    table[:, :, :, 1:, :, 0] = first[..., None] - both.sum(-1)
+    table[:, :, :, 0, :, 1:] = second[:, :, None] - both.sum(3)
+    table[:, :, :, 0, :, 0] = samples - table.sum((3, 5))
+    return table
+
+
+def _in_parts(hits: Tensor, each: int) -> Tensor:
+    """`[F, T, B, P]` -> `[J, F, T, each P]`; images that the last part lacks are False."""
+    short = -hits.shape[2] % each
+    padded: Tensor = F.pad(hits, (0, 0, 0, short)).unflatten(2, (-1, each))
+    return padded.permute(2, 0, 1, 3, 4).flatten(3)
 
 
 def plug_in(tables: Tensor) -> Tensor:

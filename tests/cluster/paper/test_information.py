@@ -21,7 +21,7 @@ from cluster.paper.figure import made
 from cluster.paper.opening import Run
 from pipelines.draws import NULL
 from tdformer.errors import ModelError
-from tdformer.measure import information, spikes_of
+from tdformer.measure import mutual_information, spikes_of
 
 RECIPE = """\
 name: run
@@ -83,7 +83,7 @@ def test_its_numbers_are_those_of_its_runs(folder: Path) -> None:
     assert files[".pdf"].startswith(b"%PDF") and files[".png"].startswith(b"\x89PNG")
     run = Run.open(str(folder / "run"))
     spikes = torch.cat([spikes_of(run.model, images) for images, _ in run.batches(40)], 1)
-    expected = information(spikes, NULL.rng(0), 20)
+    expected = mutual_information(spikes, NULL.rng(0), 20)
     own = [row for row in rows if row["run"] == str(folder / "run")]
     for key, values in (
         ("bits", expected.bits),
