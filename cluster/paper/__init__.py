@@ -1,5 +1,6 @@
 """The paper's figures, and others of their kind, drawn from what runs have learned: a registry, and a file for each."""
 
+from . import network  # noqa: F401 - registers itself
 from .figure import FIGURES, Drawn, Figure
 from .making import make
 
