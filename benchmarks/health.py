@@ -84,7 +84,6 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     given = parser.parse_args(words)
-    torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{machine()}; {given.rounds} rounds\n")
     head = [
@@ -99,4 +98,5 @@ def main(words: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()

@@ -60,7 +60,14 @@ def fired(model: TDFormer, outputs: Sequence[Tensor]) -> Tensor:
 
 
 def spikes_of(model: TDFormer, images: Tensor, unit: str | None = None) -> Tensor:
-    """`fired` of one forward pass in evaluation: images `[B, C, H, W]` or frames `[T, B, C, H, W]` -> `[T, B, ...]`."""
+    """`fired` of one forward pass in evaluation: images `[B, C, H, W]` or frames `[T, B, C, H, W]` -> `[T, B, ...]`.
+    Raises ModelError for a unit that is none, or that does not run at each time step."""
     with record_outputs(model, unit) as outputs, torch.no_grad():
         model.eval()(images)
-    return fired(model, outputs)
+    spikes = fired(model, outputs)
+    if len(spikes) != model.time_steps:
+        raise ModelError(
+            f"{unit} runs at {len(spikes)} of {model.time_steps} time steps, since the first segment has no feedback; "
+            "choose a unit outside of feedback"
+        )
+    return spikes

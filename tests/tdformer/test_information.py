@@ -157,3 +157,6 @@ def test_another_unit_and_recomputation(tiny, calibrate) -> None:
     assert len(outputs) == 2 and fired(model, outputs).shape[:2] == (4, 2)
     with pytest.raises(ModelError, match="'nowhere' is no unit of tiny_spikformer; one is backbone.stem"):
         spikes_of(model, x, "nowhere")
+    fed = "backbone.blocks.0.attention.control.processing.neuron"
+    with pytest.raises(ModelError, match=f"{fed} runs at 2 of 4 time steps, since the first segment has no feedback"):
+        spikes_of(model, x, fed)

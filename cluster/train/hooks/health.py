@@ -99,6 +99,7 @@ class Health(Hook):
         self.rates, self.quiet, self.lived = (tensors[name].clone() for name in ("rates", "quiet", "lived"))
 
     def tensors(self) -> dict[str, Tensor]:
+        """Of the first rank, which writes them; the others keep none."""
         kept = {"rates": self.rates, "quiet": self.quiet, "lived": self.lived}
         return {name: value.clone() for name, value in kept.items()} if len(self.lived) else {}
 
