@@ -86,11 +86,12 @@ class MutualInformation(Figure):
         found = {label: [self._measure(run) for run in own] for label, own in grouped(runs).items()}
         segments = max(run.model.segments for run in runs)
         top = max(float(np.mean([m.bits for m in own], 0).max()) for own in found.values())
-        figure = Canvas(figsize=(PAGE, PAGE / (len(found) + 1.4)))
+        figure = Canvas(figsize=(PAGE, PAGE / (len(found) + 1.4) + 0.4))
         axes = figure.subplots(1, len(found) + 1, squeeze=False, width_ratios=[1] * len(found) + [0.8])[0]
         for axis, (label, own) in zip(axes, found.items(), strict=False):
             image = _matrix(axis, np.mean([m.bits for m in own], 0), top, segments)
             axis.set_title(label)
+        axes[0].set(ylabel="time step")
         figure.colorbar(image, ax=list(axes[:-1]), label="bits a feature", shrink=0.8)
         _each(axes[-1], found)
         rows = [row for own in found.values() for m in own for row in _rows(m)]
@@ -112,7 +113,7 @@ class MutualInformation(Figure):
             f"A feature is whether {feature} of {unit} fired. Its joint distribution is over {one.images} test images "
             f"and {_counted(one.positions, 'position')} together; shown is the mean of "
             f"{_counted(one.features, 'feature')}. "
-            "Plug-in estimates, corrected by a jackknife over images. White lines: where segments meet."
+            "Plug-in estimates, corrected by a jackknife over images. White lines: where segments meet, with feedback."
         ]
         for label, own in found.items():
             lines.append(f"{label[0].upper()}{label[1:]}, {_counted(len(own), 'run')}: {_sentence(own, segments)}")
@@ -168,10 +169,10 @@ def _matrix(axis: Axes, bits: NDArray[np.float64], top: float, segments: int) ->
         axis.axvline(at, color="white")
     for s, t in np.ndindex(bits.shape) if len(bits) <= WRITTEN else ():
         colour = "black" if bits[s, t] > 0.6 * top else "white"
-        axis.text(t + 1, s + 1, f"{bits[s, t]:.3f}", color=colour, ha="center", va="center", fontsize=6)
+        axis.text(t + 1, s + 1, f"{bits[s, t]:.3f}".lstrip("0"), color=colour, ha="center", va="center", fontsize=5.5)
     if len(bits) <= 2 * WRITTEN:
         axis.set(xticks=steps, yticks=steps)
-    axis.set(xlabel="time step", ylabel="time step")
+    axis.set(xlabel="time step")
     axis.tick_params(length=0)
     return image
 
@@ -186,9 +187,9 @@ def _each(axis: Axes, found: Mapping[str, Sequence[Measured]]) -> None:
         axis.plot([place - 0.25, place + 0.25], [np.mean(shared)] * 2, color=COLOURS[place % len(COLOURS)])
         low, high = np.quantile(chance, ENDS)
         axis.fill_between([place - 0.3, place + 0.3], low, high, color=GREY, linewidth=0.5)
-    axis.set(xticks=range(len(found)), xlim=(-0.5, len(found) - 0.5), ylabel="bits a feature")
-    axis.set_title("between two steps, each run; grey: shuffled", fontsize=6)
-    axis.set_xticklabels([label.replace(" (", "\n(").replace("no f", "no\nf") for label in found])
+    axis.text(0, high, "shuffled", color=GREY, ha="center", va="bottom", fontsize=5.5)
+    axis.set(xticks=range(len(found)), xlim=(-0.5, len(found) - 0.5), ylabel="bits, mean over pairs")
+    axis.set_xticklabels(found, rotation=20, ha="right", rotation_mode="anchor")
     axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
 
 
