@@ -23,7 +23,7 @@ from .speed import Lap, Pace
 from .words import duration, worded
 
 ORDER = ("step", "epoch", "loss", "lr", "grad_norm", "accuracy", "firing_rate", "silent")
-SHOWN = ("loss", "accuracy", "lr", "loss_scale", "firing_rate")
+SHOWN = ("loss", "accuracy", "lr", "loss_scale", "firing_rate", "dead")
 
 
 class Monitor:
