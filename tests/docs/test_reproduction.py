@@ -72,6 +72,14 @@ def test_a_command_makes_the_run_that_its_row_says() -> None:
         assert (model.segments > 1) == fed == any(".control." in n for n, _ in model.named_parameters())
 
 
+def test_a_size_that_is_written_out_is_the_names() -> None:
+    row = OURS["3/dvs-tdformer-hst-2-256"]
+    recipe = configs.recipes()["cifar10_dvs"]
+    size = ["model.width=256", "model.depths=[1, 1]", "model.heads=16", "model.mlp_ratio=1"]
+    assert reproduction.differences(row, configs.load(recipe, size)) == {}
+    assert reproduction.differences(row, configs.load(recipe, ["model.width=128"])) == {"model.width": 256}
+
+
 def finished(folder: Path, recipe: str, *words: str) -> Path:
     """A run folder as a finished run leaves it, but for its weights."""
     config = configs.load(configs.recipes()[recipe], [*words, f"runs_dir={folder}"])

@@ -52,6 +52,17 @@ def test_the_block_of_a_start_is_as_printed(tmp_path: Path, monkeypatch: pytest.
         assert before == after or before.startswith(of_machine)
 
 
+def test_a_start_says_the_size_that_is_not_the_names(few_digits: Path) -> None:
+    words = [f"data.root={few_digits}", "train.global_batch=10"]
+    for more, said in (
+        ([], "quickstart, "),
+        (["model.width=96", "model.heads=4"], "quickstart, "),
+        (["model.width=48", "model.depths=[1,2,1]"], "quickstart width=48 depths=[1, 2, 1], "),
+    ):
+        setup = Setup.to_train(configs.load("digits", [*words, *more]), 1)
+        assert opening.block(setup, here(setup.config, 1), 1).splitlines()[0].startswith(f"model   {said}")
+
+
 def test_a_line_of_progress_is_as_printed(tmp_path: Path) -> None:
     config, said = configs.load("digits", ["train.epochs=1", f"runs_dir={tmp_path}"]), io.StringIO()
     run = RunFolder(config.run_path)
