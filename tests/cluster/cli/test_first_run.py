@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from firing import few_digits
 from forked import Command
 from rich.console import Console
 
@@ -52,8 +53,9 @@ def test_the_block_of_a_start_is_as_printed(tmp_path: Path, monkeypatch: pytest.
         assert before == after or before.startswith(of_machine)
 
 
-def test_a_start_says_the_size_that_is_not_the_names(few_digits: Path) -> None:
-    words = [f"data.root={few_digits}", "train.global_batch=10"]
+def test_a_start_says_the_size_that_is_not_the_names(tmp_path: Path) -> None:
+    few_digits(tmp_path)
+    words = [f"data.root={tmp_path}", "train.global_batch=10"]
     for more, said in (
         ([], "quickstart, "),
         (["model.width=96", "model.heads=4"], "quickstart, "),
