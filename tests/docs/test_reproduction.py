@@ -112,6 +112,7 @@ def test_the_page_shows_what_was_gathered(
     assert ours[2].startswith("62.50 (106 epochs, seed 0, as the recipe); 62.50 (50 ") and ours[3] == "nothing"
     assert gather([str(finished(tmp_path, "quickstart")), "--note", "half of the data"]) == 0
     (other,) = cells(PAGE.tables(), "quickstart")
+    assert PAGE.feedback() in PAGE.tables()
     assert other[1:6] == ["fashion_mnist", "62.50", "0", "14 x 64, 3", "half of the data"]
     written = json.loads((tmp_path / "results" / "short.json").read_text())
     assert written["accuracy_by_epoch"] == [0.5, 0.625] and written["settings"]["train.epochs"] == 50
