@@ -127,8 +127,8 @@ def feedback() -> str:
     lines += [
         f"{done} of {len(cells)} cells of [the study](../configs/studies/feedback.yaml) are finished, of {images} "
         f"images; {'; '.join(', '.join(fact) for fact in facts)}. Accuracy on the test set after the last epoch: mean "
-        "and deviation over the seeds. Differences to no feedback are of pairs of one seed; p is of Student's t-test, by "
-        "Holm over all lines; d_z is the mean difference over its deviation.",
+        "and deviation over the seeds. Differences to no feedback are of pairs of one seed; p is of Student's t-test, "
+        "by Holm over all lines; d_z is the mean difference over its deviation.",
         "",
         table(study.HEAD, study.lines(cells)),
         "",
