@@ -55,7 +55,7 @@ def _loaded(run: RunFolder) -> Any:
         place = run.path / "wandb" / "tmp"
         with disk_errors(place):
             shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
+            place.mkdir(parents=True, exist_ok=True)
         usual, tempfile.tempdir = tempfile.tempdir, str(place)
         try:
             import wandb  # noqa: F401 - taken from where it is then

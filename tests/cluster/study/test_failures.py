@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from forked import Command
+from forked import Command, apart
 from forked_study import FORKED, SETTINGS, STEPS
 
 from cluster.build.shards import write_shards
 from cluster.errors import RunError
-from cluster.study.failures import drawn
-from cluster.study.folder import StudyFolder
+from cluster.study.failures import drawn, injected
+from cluster.study.folder import CellFolder, StudyFolder
 from cluster.study.rows import rows
 from cluster.study.running import run
 from cluster.study.table import Row, without_clock
@@ -70,6 +73,28 @@ def test_times_are_exponential_and_the_same_for_the_same_start() -> None:
     assert drawn(0, {"seed": 1}, 5, MEAN)[0] == times[5]
     others = {drawn(*key, MEAN)[0] for key in ((1, {"seed": 1}, 5), (0, {"seed": 2}, 5), (0, {"seed": 1}, 6))}
     assert len(others) == 3 and times[5] not in others
+
+
+def held(cell: Path) -> None:
+    """A start that would take a minute."""
+    with injected(CellFolder(cell), time.monotonic()):
+        time.sleep(60)
+
+
+def test_a_kill_is_noted_and_is_none_of_the_tries(tmp_path: Path) -> None:
+    cell, facts = CellFolder(tmp_path), {"digest": "0", "axes": {}, "nodes": 1, "processes": 1, "gpus": 0}
+    facts |= {"steps": 1, "images": 1, "failures": {"mtbf_hours": 1e-5, "kills": "all", "seed": 0}}
+    cell.run.cell_file.write_text(json.dumps(facts))
+    with pytest.raises(AssertionError):  # it does not end well
+        apart(held, tmp_path)
+    [row] = cell.failures.read()
+    assert row["killed"] == row["pid"]
+    cell.tried(-signal.SIGKILL, row["pid"])
+    assert cell.attempts.read()[0]["injected"] and cell.crashes() == 0
+    cell.tried(2, row["pid"])  # a rank saw another one go, and ended with what looks like a user's error
+    assert not cell.wrong()
+    cell.tried(-signal.SIGKILL, row["pid"] + 1)  # of another start: nobody knows who did that
+    assert cell.crashes() == 1 and len(cell.attempts.read()) == 3
 
 
 def test_a_cell_that_is_killed_twice_has_the_row_of_one_that_was_not(
