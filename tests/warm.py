@@ -18,6 +18,7 @@ for name in (
     *("cluster.jobs.processes", "cluster.jobs.opening", "cluster.train.loop", "pipelines.views.augment"),
     *("deepspeed.comm.mori", "deepspeed.module_inject.auto_ep_layer"),
     *("deepspeed.runtime.zero.muon.muon_optimizer", "rich._emoji_codes", "torch._dynamo", "typer._adapters"),
+    *("sklearn.datasets", "timm.data.auto_augment", "webdataset"),
     *("functorch.compile", "torch.export._trace", "torch.export.pt2_archive._package"),  # of an export
 ):
     import_module(name)
