@@ -12,8 +12,10 @@ from deepspeed.ops import __compatible_ops__  # noqa: F401 - computed when it is
 import tdformer
 from cluster.run import curves
 from cluster.train import engine
+from pipelines.views.vision import torchvision
 
 engine._import_muon()
+torchvision()
 for name in (
     *("cluster.jobs.processes", "cluster.jobs.opening", "cluster.train.loop", "pipelines.views.augment"),
     *("deepspeed.comm.mori", "deepspeed.module_inject.auto_ep_layer"),

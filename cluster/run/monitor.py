@@ -104,8 +104,8 @@ class Monitor:
         self.display.show(step, of, self._measured, [*timed, f"{peak:.2f} GiB{' of GPU memory' * gpu}"], left)
 
     def evaluation(self, metrics: Mapping[str, Any]) -> None:
-        """An evaluation is done: `step`, `epoch`, and `eval_accuracy`, `eval_loss`, ... . Draws the curves, unless they are
-        new: that takes as long as an epoch of few pictures."""
+        """An evaluation is done: `step`, `epoch`, and `eval_accuracy`, `eval_loss`, ... . Draws the curves now and
+        then: that takes as long as an epoch of few pictures."""
         if not self.active:
             return
         row = ordered(metrics)
