@@ -39,5 +39,10 @@ def exact(x: Tensor) -> AbstractContextManager[None]:
     return autocast(x, None)
 
 
+def typed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in a type: itself where it has it, for `x.to` would be two operators of an exported program."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 def _device(x: Tensor) -> str:
     return "cuda" if x.is_meta else x.device.type

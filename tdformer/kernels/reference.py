@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..options import NeuronOptions
+from ..precision import typed
 from ..surrogate import SURROGATES
 from .protocol import Drive, Gradients, Means, Norm
 
@@ -81,7 +82,7 @@ def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool)
 
 
 def _affine(y: Tensor, norm: Norm | None) -> Tensor:
-    x = y.to(real(y))
+    x = typed(y, real(y))
     if norm is None:
         return x
     return torch.addcmul(norm.shift.view(-1, 1, 1), x, norm.scale.view(-1, 1, 1))  # on CPU in one rounding
