@@ -23,8 +23,9 @@ def make(names: Sequence[str], sources: Sequence[str], words: Sequence[str], out
     takes them. Raises RunError, ModelError or DataError, in one line, for what cannot be drawn, before anything is
     written.
     """
-    if repeated := next((name for name in names if names.count(name) > 1), None):
-        raise RunError(f"figure {repeated} is named twice; name it once")
+    for what, all_of in (("figure", names), ("run", sources)):
+        if repeated := next((one for one in all_of if all_of.count(one) > 1), None):
+            raise RunError(f"{what} {repeated} is named twice; name it once")
     plugins = [word for word in words if _key(word) == "plugins"]
     take_given(merged(map(of_override, plugins)), plugins)  # its figures are there from now on
     known = {key for name in names for key in options(FIGURES.get(name))}

@@ -58,7 +58,7 @@ class Sensitivities(Figure):
         found = {run.given: measured(run, self.images) for run in runs}
         common = set.intersection(*({one.unit for one in of} for of in found.values()))
         steps, reached = _steps(runs), _reached(runs, common)
-        sheet = Sheet(figsize=(style.PAGE, 2.3))
+        sheet = Sheet(figsize=(style.PAGE, 2.5))
         depth, lag, level = sheet.subplots(1, 3)
         said = []
         for number, (label, same) in enumerate(grouped(runs).items()):
@@ -79,7 +79,7 @@ class Sensitivities(Figure):
         lag.xaxis.get_major_locator().set_params(integer=True)
         level.set(xlabel="sensitivity", ylabel="share above it", xscale="log", ylim=(0, 1))
         level.set_title(f"step {steps} to {2 * steps}")
-        depth.legend()
+        sheet.legend(*depth.get_legend_handles_labels(), loc="outside lower center", ncols=3)
         rows = [row for run in runs for row in _rows(run, found[run.given])]
         return Drawn(sheet, self._caption(runs, reached, steps, said), rows)
 

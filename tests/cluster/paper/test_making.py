@@ -90,6 +90,7 @@ def test_a_file_that_is_not_ours_stays(drawn: Any, tmp_path: Path) -> None:
     ("name", "sources", "words", "message"),
     [
         ("brightness", ["run", "other"], [], "figure brightness: other and run .* model.time_steps is 4 and 2"),
+        ("brightness", ["run", "run"], [], "run run is named twice; name it once"),
         ("brightness", ["none"], [], "none: no such run folder"),
         ("brightness", ["run@8"], [], "run has no checkpoint of step 8; it has those of step 7"),
         ("brightness", ["run"], ["images=0"], "images of figure brightness is 0; it must be at least 1"),
