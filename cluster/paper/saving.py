@@ -1,0 +1,123 @@
+"""A figure as files: NAME.pdf, NAME.png, its numbers as NAME.csv, and NAME.md with the caption and where it is from.
+
+The page has the digests of all four, by which they are known again. Equal numbers give equal bytes: no file has a clock
+in it, or the version of what drew it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError, disk_errors
+from ..results.page import printable
+from ..run.records import write_atomic
+from .figure import Drawn
+from .opening import Run
+
+SUFFIXES = (".pdf", ".png", ".csv")
+_OWN = re.compile(r"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
+_BESIDE = re.compile(r"^<!-- beside ([0-9a-f ]*) -->$", re.MULTILINE)
+
+
+def contents(drawn: Drawn) -> dict[str, bytes]:
+    """The drawing by the suffix of its files: .pdf with its fonts, .png, and .csv with its rows. Called with the style
+    applied."""
+    files = {".csv": _csv(drawn.rows).encode()}
+    for suffix, nothing in ((".pdf", ("Creator", "Producer", "CreationDate")), (".png", ("Software",))):
+        out = io.BytesIO()
+        drawn.figure.savefig(out, format=suffix[1:], metadata=dict.fromkeys(nothing))
+        files[suffix] = out.getvalue()
+    return files
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Columns in the order in which rows first have them; lists and the like as JSON, None as nothing."""
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_word(row.get(name)) for name in names] for row in rows)
+    return out.getvalue()
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+
+
+def check_place(folder: Path, name: str) -> None:
+    """Raises RunError where a figure of that name would go over a file that we did not write, or that was changed."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is there and no folder; name another one with --out")
+    page = folder / f"{name}.md"
+    with disk_errors(folder):
+        found = {p: p.read_bytes() for p in (page, *map(page.with_suffix, SUFFIXES)) if p.exists()}
+    text, known = found.pop(page, None), ""
+    theirs = [page] if text is not None and not _is_ours(text) else []
+    if text is not None and not theirs and (beside := _BESIDE.search(text.decode())):
+        known = beside[1]
+    theirs += [path for path, content in found.items() if _digest(content) not in known.split()]
+    if theirs:
+        raise RunError(
+            f"{theirs[0]} is there, and not as figures left it; name another folder with --out, or remove it"
+        )
+
+
+def write(folder: Path, name: str, files: Mapping[str, bytes], page: str) -> None:
+    """Write the files, then the page with their digests; see `check_place`. Raises RunError for a full disk."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for suffix, content in files.items():
+        write_atomic(folder / f"{name}{suffix}", content)
+    text = f"{page}\n<!-- beside {' '.join(_digest(content) for content in files.values())} -->\n"
+    write_atomic(folder / f"{name}.md", f"{text}<!-- sha256 {_digest(text.encode())} -->\n".encode())
+
+
+def _is_ours(page: bytes) -> bool:
+    try:
+        text = page.decode()
+    except UnicodeDecodeError:
+        return False
+    own = _OWN.search(text)
+    return own is not None and _digest(text[: own.start()].encode()) == own[1]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def page(name: str, title: str, caption: str, rows: int, runs: Sequence[Run], command: str) -> str:
+    """The caption as a page of Markdown, with what it was drawn from: runs, steps, revisions, data and dates."""
+    head = ("run", "", "step", "test accuracy", "begun", "code", "data")
+    lines = [head, ("---",) * len(head), *(_provenance(run) for run in runs)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        f"# {title}\n\n![{title}]({name}.png)\n\n{caption}\n\n"
+        f"As vectors: [{name}.pdf]({name}.pdf); its numbers: [{name}.csv]({name}.csv), {rows:,} rows. Drawn by\n\n"
+        f"    {_plain(command)}\n\nfrom\n\n{table}\n"
+    )
+
+
+def _provenance(run: Run) -> Sequence[str]:
+    facts, data = run.facts, run.data
+    accuracy = "not measured" if facts["accuracy"] is None else f"{facts['accuracy']:.2%}"
+    code = ", ".join(_short(commit) for commit in facts["code"] or ()) or "not kept"
+    seed = f"{run.label}, seed {run.config.seed}"
+    of = f"{run.config.data.dataset}, {len(data):,} test samples, `{data.digest[:12]}`"
+    return f"`{_plain(run.given)}`", seed, str(facts["step"]), accuracy, facts["began"] or "not kept", code, of
+
+
+def _short(commit: str) -> str:
+    """A revision by its beginning; + where files differed from it."""
+    return f"`{commit[:12]}{'+' if commit.endswith('+') else ''}`"
+
+
+def _plain(words: str) -> str:
+    """Without what would end a code span, or a cell of a table."""
+    return printable(words).replace("`", "'").replace("|", "\\|")
