@@ -47,7 +47,8 @@ class Asked:
 
 
 class Measured:
-    """One run, and what is known of it. accuracies: shares of the pictures, by kind and severity; CLEAN is one."""
+    """One run, and what is known of it. config: as it was trained; accuracies: shares of the pictures, by kind and
+    severity, of which CLEAN is one."""
 
     def __init__(self, path: Path, asked: Asked, overrides: Sequence[str]) -> None:
         self.of = Evaluation(path, overrides)
@@ -57,9 +58,9 @@ class Measured:
         if run.resolve() == path.resolve() and self.folder.summary() is None:
             step = self.of.trained.step
             raise RunError(f"{path} is not finished (step {step}); wait, or give {path}@{step} for how it is now")
-        self.config, self.options, self.step = self.of.config, self.of.options, self.of.trained.step
+        self.config, self.options, self.step = self.of.trained.config(overrides), self.of.options, self.of.trained.step
         self.weights = self.of.trained.digest
-        how = {"options": self.options, "precision": self.config.train.precision, "tf32": self.config.train.tf32}
+        how = {"options": self.options, "precision": self.of.config.train.precision, "tf32": self.of.config.train.tf32}
         how |= {"view": repr(self.of.view), "arithmetic": ARITHMETIC, "classes": self.of.numbers}
         self._key = {"weights": self.weights, "how": _digest(to_json(how))}
         self._rows = Rows(asked.keep or run / KEPT)
