@@ -20,7 +20,7 @@ from ..paper.opening import FEEDBACK
 from ..results.corruption import CLEAN, Measured, Results
 from .fitted import Estimate, Refused
 from .folder import StudyFolder
-from .paired import Paired, holm, mean_of
+from .paired import PAIRS, Paired, holm, mean_of
 
 Value = Callable[[Measured], float]
 """A number of a run."""
@@ -235,6 +235,8 @@ def table(results: Results, notes: Sequence[str] = ()) -> dict[str, Any]:
         said.append(
             "against T=1: one step twice, the second steered by the first, which is how T = 1 in two stages is read"
         )
+    if any(len(group.runs) < PAIRS for group in found):
+        said.append(f"fewer than {PAIRS} seeds have no interval")
     if not pairs:
         said.append("no two groups are the same network with and without feedback")
     return {
