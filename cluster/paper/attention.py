@@ -143,12 +143,13 @@ class _Attention(Figure):
         return (
             f"{self._about(base, fed)} Spike activation maps of test picture {self.image} of {self.images}, "
             f"{len(kinds)} kinds of corruption at severity {self.severity}, made here, not CIFAR-10-C{grey}. "
-            "In each group from left to right: the picture, the map without feedback, that of the first segment and that "
-            "of the last. A map is M = sum_k N_k S_k of the spikes S that enter the output projection of the last "
-            f"attention, on its grid of {grid} tokens, N a neuron's spikes so far, each weighted exp(-{self.gamma:g} dt) "
-            "(Kim and Panda 2021); the mean over a segment's steps, scaled to its own least and largest value; a picture "
-            "without a map has no spike there. How alike the map of a corrupted picture is to that of the original "
-            f"(cosine, mean over {self.images} pictures and {len(kinds)} kinds): {', '.join(means)}."
+            "In each group from left to right: the picture, the map without feedback, that of the first segment and "
+            "that of the last. A map is M = sum_k N_k S_k of the spikes S that enter the output projection of the last "
+            f"attention, on its grid of {grid} tokens, N a neuron's spikes so far, each weighted "
+            f"exp(-{self.gamma:g} dt) (Kim and Panda 2021); the mean over a segment's steps, from 0 to its own largest "
+            "value; a picture without a map has no spike there. How alike the map of a corrupted picture is to that of "
+            f"the original (cosine, where both have spikes, mean over {self.images} pictures and {len(kinds)} kinds): "
+            f"{', '.join(means)}."
         )
 
     def _about(self, base: Run, fed: Run) -> str:
@@ -229,8 +230,9 @@ def _drawn(seen: Mapping[str, _Seen], number: int) -> Any:
                 )
             elif of.maps[panel][number].any():
                 found = of.maps[panel][number]
-                scaled = (found - found.min()) / (np.ptp(found) or 1.0)
-                one.imshow(scaled, alpha=0.6, vmin=0, vmax=1, extent=(-0.5, size[1] - 0.5, size[0] - 0.5, -0.5))
+                one.imshow(
+                    found, alpha=0.6, vmin=0, vmax=found.max(), extent=(-0.5, size[1] - 0.5, size[0] - 0.5, -0.5)
+                )
             if row == 0:
                 one.set_title("picture" if panel is None else panel.replace(" ", "\n"), size=5)
     return drawing
