@@ -5,7 +5,8 @@
 Writes benchmarks/results/runs/NAME.json, NAME the run's, from what the finished run itself wrote: its configuration,
 its summary, its metrics and its starts. ROW is a row of docs/paper.yaml, and the run has to be of its data and its
 model; a run without is shown below the tables. FILE, for rows of corrupted pictures, is what `tdformer eval RUN
---corrupted-set CIFAR-10-C` printed, or what `tdformer robustness RUN ... --corrupted-set CIFAR-10-C --out FILE` wrote. TEXT: what else has to be known, such as that only a part of the data was there.
+--corrupted-set CIFAR-10-C` printed, or what `tdformer robustness RUN ... --corrupted-set CIFAR-10-C --out FILE` wrote.
+TEXT: what else has to be known, such as that only a part of the data was there.
 """
 
 from __future__ import annotations
@@ -155,10 +156,8 @@ def _mean(evaluated: Path, run: Path) -> float:
 def _of_table(table: Mapping[str, Any], evaluated: Path, run: Path) -> float:
     """The mean of one run of a table that `tdformer robustness` wrote."""
     if not table["published"] or len(table["kinds"]) < len(KINDS) or len(table["severities"]) < len(SEVERITIES):
-        raise RunError(
-            f"{evaluated}: {len(table['kinds'])} kinds at {len(table['severities'])} severities of {table['pictures']}; "
-            "the paper's rows are of all of CIFAR-10-C"
-        )
+        what = f"{len(table['kinds'])} kinds at {len(table['severities'])} severities of {table['pictures']}"
+        raise RunError(f"{evaluated}: {what}; the paper's rows are of all of CIFAR-10-C")
     means = [one["mean"] for group in table["groups"] for one in group["runs"] if Path(one["run"]).name == run.name]
     if len(means) != 1:
         raise RunError(f"{evaluated}: {len(means)} runs are called {run.name}; write one that has it once")
