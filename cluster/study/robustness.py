@@ -91,7 +91,7 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        return f"{self.fed.name} - {self.base.name}"
+        return f"{self.fed.name} - {self.base.name.removeprefix(str(self.fed.settings['model.name'])).strip()}"
 
     @property
     def stages(self) -> bool:

@@ -40,8 +40,8 @@ def markdown(of: Mapping[str, Any]) -> str:
         ]
         lines += [
             "",
-            f"Of the mean of {len(of['kinds'])} kinds; mCE in percent of the errors of the same seed without feedback, "
-            "below 100 where feedback has fewer.",
+            "Differences of the mean over kinds; mCE in percent of the errors of the same seed without feedback, below "
+            "100 where feedback has fewer.",
             "",
             *_lines(head, body),
         ]
