@@ -26,17 +26,16 @@ from .style import PAGE
 
 CLEAN = "original"
 BLOCKS = 2
-"""Side by side on the page: rows of kinds in as many columns of panels."""
+"""Columns of kinds on the page, each of a picture and its maps."""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """Of some pictures, all of one kind of corruption: as they are shown, `[n, H, W]` or `[n, H, W, 3]` of 0 to 1, the
-    maps `[n, h, w]` and the classes `[n]` that each of the panels has of them."""
+    """Of some pictures, all of one kind of corruption: as they are shown, `[n, H, W]` or `[n, H, W, 3]` of 0 to 1, and
+    the maps `[n, h, w]` of each panel."""
 
     shown: np.ndarray
     maps: Mapping[str, np.ndarray]
-    classes: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,59 +76,34 @@ class _Attention(Figure):
         sets: dict[str, Samples] = {CLEAN: base.data}
         sets |= {kind: source.read(kind, self.severity) for kind in source.kinds}
         seen = {kind: self._seen(base, fed, Some(samples, self.images)) for kind, samples in sets.items()}
-        labels = Some(base.data, self.images).labels
-        rows = [
-            self._row(base, seen[CLEAN], kind, one, panel, labels) for kind, one in seen.items() for panel in one.maps
-        ]
+        rows = [_row(seen[CLEAN], kind, one, panel, self.image) for kind, one in seen.items() for panel in one.maps]
         return Drawn(_drawn(seen, self.image), self._caption(base, fed, seen, rows), rows)
 
     def _seen(self, base: Run, fed: Run, samples: Samples) -> _Seen:
         """What both runs make of some pictures. The maps of a segment are the means over its steps; spikes before it
         count in them."""
-        one = base.setup
-        batches = eval_loader(samples, batch_size=one.plan.micro_batch, workers=0, view=one.view)
+        batches = eval_loader(samples, batch_size=base.setup.plan.micro_batch, view=base.setup.view)
         images = torch.cat([batch.images for batch in batches])
-        maps, classes = {}, {}
-        [whole], classes["no feedback"] = self._maps(base, samples, images, 1)
-        maps["no feedback"] = whole
-        (maps["first segment"], *_, maps["last segment"]), classes["last segment"] = self._maps(
-            fed, samples, images, fed.model.segments
-        )
+        [whole] = self._maps(base, samples, images, 1)
+        first, *_, last = self._maps(fed, samples, images, fed.model.segments)
+        maps = {"no feedback": whole, "first segment": first, "last segment": last}
         shown = images.numpy().transpose(0, 2, 3, 1) / 255
-        return _Seen(shown[..., 0] if shown.shape[-1] == 1 else shown, maps, classes)
+        shown = shown[..., 0] if shown.shape[-1] == 1 else shown
+        return _Seen(shown, maps)
 
     @torch.no_grad()
-    def _maps(self, run: Run, samples: Samples, images: Tensor, parts: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Of so many equal parts of time the map of each picture, `[n, h, w]`; and the pictures' classes."""
+    def _maps(self, run: Run, samples: Samples, images: Tensor, parts: int) -> list[np.ndarray]:
+        """Of so many equal parts of time the map of each picture, `[n, h, w]`."""
         name = list(attentions(run.model))[-1]
         found: list[list[np.ndarray]] = [[] for _ in range(parts)]
-        classes = []
         with computing(run.config, run.device):
             for batch in images.split(run.setup.plan.micro_batch):
                 with measure_attention(run.model, name) as segments:
-                    logits = run.model(to_device(batch, samples.mean, samples.std, run.device))
+                    run.model(to_device(batch, samples.mean, samples.std, run.device))
                 maps = activation_map(torch.cat(segments), self.gamma)
                 for part, of_part in zip(found, maps.chunk(parts), strict=True):
-                    part.append(of_part.mean(0).cpu().numpy())
-                classes.append(logits.argmax(1).cpu().numpy())
-        return [np.concatenate(part) for part in found], np.concatenate(classes)
-
-    def _row(self, base: Run, clean: _Seen, kind: str, one: _Seen, panel: str, labels: np.ndarray) -> dict[str, Any]:
-        """Of a kind and a panel: how alike its maps are to those of the original, and how often it fired at all."""
-        alike = [_alike(a, b) for a, b in zip(clean.maps[panel], one.maps[panel], strict=True)]
-        known = [value for value in alike if value is not None]
-        right = None
-        if panel in one.classes:
-            right = float((one.classes[panel] == labels).mean())
-        return {
-            "corruption": kind,
-            "panel": panel,
-            "likeness": float(np.mean(known)) if known else None,
-            "pictures": len(known),
-            "silent": float(np.mean([not found.any() for found in one.maps[panel]])),
-            "accuracy": right,
-            "map": one.maps[panel][self.image].round(4).tolist(),
-        }
+                    part.append(of_part.mean(0).double().cpu().numpy())
+        return [np.concatenate(part) for part in found]
 
     def _caption(self, base: Run, fed: Run, seen: Mapping[str, _Seen], rows: Sequence[Mapping[str, Any]]) -> str:
         kinds = [kind for kind in seen if kind != CLEAN]
@@ -199,6 +173,21 @@ class Segments(_Attention):
 
     def _about(self, base: Run, fed: Run) -> str:
         return f"T = {fed.model.time_steps}, with feedback in {fed.model.segments} segments."
+
+
+def _row(clean: _Seen, kind: str, one: _Seen, panel: str, shown: int) -> dict[str, Any]:
+    """Of a kind and a panel: how alike its maps are to those of the original, how many pictures that is of, the share
+    of all without a spike, and the map that is shown."""
+    alike = [_alike(a, b) for a, b in zip(clean.maps[panel], one.maps[panel], strict=True)]
+    known = [value for value in alike if value is not None]
+    return {
+        "corruption": kind,
+        "panel": panel,
+        "likeness": float(np.mean(known)) if known else None,
+        "pictures": len(known),
+        "silent": float(np.mean([not found.any() for found in one.maps[panel]])),
+        "map": one.maps[panel][shown].round(4).tolist(),
+    }
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> float | None:
