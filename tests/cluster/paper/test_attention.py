@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from cluster.build.data import opened
 from cluster.config import load
 from cluster.errors import RunError
 from cluster.paper import making
+from cluster.paper.figure import made
 from cluster.paper.opening import Run
 from tdformer.measure import spiking
 from tdformer.measure.activation import activation_map
@@ -55,23 +54,32 @@ def fired(run: Run, neurons: str) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("name", "base"), [("4", "one"), ("5", "two")])
-def test_the_maps_are_those_of_the_runs(name: str, base: str, folder: Path, tmp_path: Path) -> None:
-    sources = [str(folder / base), str(folder / "run")]
-    [page] = making.make([name], sources, ["images=2", "image=1", "severity=2", "gamma=0.3"], tmp_path)
-    with page.with_suffix(".csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == (1 + KINDS) * 3 and {row["corruption"] for row in rows} >= {"original", "fog", "spatter"}
-    for source, panels in zip(sources, (["no feedback"], ["first segment", "last segment"]), strict=True):
-        run = Run.open(source)
+def test_the_maps_are_those_of_the_runs(name: str, base: str, folder: Path) -> None:
+    runs = [Run.open(str(folder / source)) for source in (base, "run")]
+    figure = made(name, {"images": "2", "image": "1", "severity": "2", "gamma": "0.3"})
+    figure.check(runs)
+    drawn = figure.draw(runs)
+    assert len(drawn.rows) == (1 + KINDS) * 3
+    assert {row["corruption"] for row in drawn.rows} >= {"original", "fog", "spatter"}
+    for run, panels in zip(runs, (["no feedback"], ["first segment", "last segment"]), strict=True):
         product = next(key for key in reversed(spiking(run.model)) if key.endswith("attention.product"))
         maps = activation_map(torch.cat(fired(run, product)), 0.3)[:, 1]
         for panel, expected in zip(panels, maps.chunk(len(panels)), strict=True):
-            [row] = [row for row in rows if (row["corruption"], row["panel"]) == ("original", panel)]
-            assert np.allclose(json.loads(row["map"]), expected.mean(0), atol=1e-4) and expected.any()
-            assert float(row["likeness"]) == pytest.approx(1)
-    text = page.read_text()
-    assert f"{KINDS} kinds of corruption at severity 2" in text and "`saturate` is left out" in text
-    assert ("two passes over one step" in text) == (name == "4")
+            [row] = [row for row in drawn.rows if (row["corruption"], row["panel"]) == ("original", panel)]
+            assert np.allclose(row["map"], expected.mean(0), atol=1e-4) and expected.any()
+            assert row["likeness"] == pytest.approx(1)
+    assert f"{KINDS} kinds of corruption at severity 2" in drawn.caption and "`saturate` is left out" in drawn.caption
+    assert ("two passes over one step" in drawn.caption) == (name == "4")
+    if name == "5":  # what shows is the picture and, over it, the map
+        panels = [axes.get_images() for axes in drawn.figure.axes]
+        shown = [images for images in panels if images]
+        assert len(shown) == (1 + KINDS) * 4 and all(len(images) in (1, 2) for images in shown)
+        [row] = [row for row in drawn.rows if (row["corruption"], row["panel"]) == ("fog", "last segment")]
+        place = list(dict.fromkeys(row["corruption"] for row in drawn.rows)).index("fog")
+        rows = -(-(1 + KINDS) // 2)
+        images = panels[place % rows * 8 + place // rows * 4 + 3]
+        assert np.any(row["map"]) == (len(images) == 2)
+        assert len(images) == 1 or np.allclose(images[1].get_array(), row["map"], atol=1e-4)
 
 
 @pytest.mark.parametrize(
