@@ -82,10 +82,16 @@ class Unit(nn.Module):
 
         more, layer: another input and its convolution without bias, added before the BatchNorm.
         """
-        pairs = [(x, self.current.conv.weight)]
-        if more is not None and layer is not None:
-            pairs.append((more, layer.weight))
-        return bounded(_run(self.current, self.neuron, state, pairs), 1)
+        return bounded(_run(self.current, self.neuron, state, self._pairs(x, more, layer)), 1)
+
+    def drive(self, x: Tensor, state: State, more: Tensor | None = None, layer: nn.Conv2d | None = None) -> Tensor:
+        """The current that drives the neuron, of the inputs of `forward`; `[S, B, C', H', W']`, S as in x."""
+        return _run(self.current, None, state, self._pairs(x, more, layer))
+
+    def _pairs(self, x: Tensor, more: Tensor | None, layer: nn.Conv2d | None) -> list[tuple[Tensor, Tensor]]:
+        """Inputs with their weights."""
+        own = [(x, self.current.conv.weight)]
+        return own if more is None or layer is None else [*own, (more, layer.weight)]
 
     def borrows(self) -> Iterator[tuple[nn.Module, nn.Parameter]]:
         """See `Current.borrows`."""

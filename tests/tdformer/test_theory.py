@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from tdformer.attention import SelfAttention
 from tdformer.feedback import FeedbackOptions, attention_map
+from tdformer.measure.potentials import potentials as measured
+from tdformer.measure.sensitivity import sensitivities
 from tdformer.neuron import NeuronOptions, lif
 from tdformer.state import State, name_units
 from tdformer.unit import UnitOptions
@@ -104,6 +106,21 @@ def test_with_feedback_it_is_the_slope_of_the_feedback(v: float, tau: float, pm:
     torch.testing.assert_close(gradient[inside], d_phi[inside] / v)
     torch.testing.assert_close(gradient[~inside], torch.full_like(gradient[~inside], 1 - 1 / tau))
     assert d_phi[inside].any()
+
+
+def test_it_is_measured_as_the_theorem_says() -> None:
+    """The figure `sensitivity` takes gradients of potentials that run beside the fused neuron: here the same."""
+    model = attention(1, inside_the_theorem(1.0, 2.0), mix=0.7, w=1.6)
+    h = potentials(1.0)
+    state = State(steps=1)
+    with measured(model) as found:
+        _, high, _ = model.steered((h * 2).view(1, 1, 1, 1, -1), None, state)
+        state.segment = 1
+        model.steered(torch.full_like(high, -100.0), high, state)
+    [one] = sensitivities(found, ["k.neuron"], torch.ones_like)
+    expected = slope(h, state.membrane["k.neuron"])
+    assert (one.source, one.target) == (1, 2) and expected.unique().numel() > 2
+    torch.testing.assert_close(one.values.flatten(), expected.abs())
 
 
 # ------------------------------------------------------------------------------------------------ Proposition 4.1

@@ -9,57 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from firing import digits_run, save
 
-from cluster.build.data import opened
-from cluster.config import load
 from cluster.errors import RunError
 from cluster.paper import making
 from cluster.paper.figure import FIGURES
 from cluster.results.export import export
 from tdformer.errors import ModelError
-
-RECIPE = """\
-name: run
-model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
-data: {dataset: digits}
-train: {global_batch: 50, threads: 1}
-"""
-PLUGIN = '''\
-from dataclasses import dataclass, field
-from cluster.config.schema import setting
-from cluster.paper import FIGURES, Drawn, Figure
-
-@FIGURES.register("brightness")
-@dataclass(frozen=True, kw_only=True)
-class Brightness(Figure):
-    """The mean of each picture."""
-    title = "How bright"
-    images: int = setting(3, least=1)
-    share: float = 0.5
-    marks: list[str] = field(default_factory=list)
-
-    def draw(self, runs):
-        from matplotlib.figure import Figure
-        means = [float(image.mean()) for run in runs for images, _ in run.batches(self.images) for image in images]
-        figure = Figure(figsize=(3.3, 2))
-        figure.subplots().plot(means, label=", ".join(self.marks) or "mean")
-        rows = [{"image": i, "mean": mean} for i, mean in enumerate(means)]
-        return Drawn(figure, f"{len(means)} pictures.", rows)
-'''
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with feedback, one without, and one of another model."""
-    place = tmp_path_factory.mktemp("figures")
-    digits_run(place, RECIPE)
-    (place / "brightness.py").write_text(PLUGIN)
-    for name, changes in {"off": ["model.segments=1", "model.feedback=none"], "other": ["model.time_steps=4"]}.items():
-        config = load(place / "recipe.yaml", [f"data.root={place / 'shards'}", f"name={name}", "seed=1", *changes])
-        data = opened(config, "test")
-        save(place / name, config, data, classes=data.class_names)
-    return place
 
 
 @pytest.fixture
