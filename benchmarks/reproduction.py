@@ -31,6 +31,7 @@ from cluster.run.folder import RunFolder
 from cluster.run.records import to_json, write_atomic
 from pipelines.views.corruptions import KINDS, SEVERITIES
 from tdformer.backbones import MODELS
+from tdformer.backbones.size import OPTIONS, at
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "docs" / "paper.yaml"
@@ -65,8 +66,10 @@ def _defaults() -> dict[str, Any]:
 def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `create_model` that make a difference to what a row says, with the defaults of those not given."""
     all_of = _defaults() | dict(MODELS.get(name).backbone.options if name in MODELS else {}) | dict(given)
-    if all_of["time_steps"] is None and name in MODELS:
-        all_of["time_steps"] = MODELS.get(name).time_steps
+    if name in MODELS:
+        entry = MODELS.get(name)
+        all_of |= at(entry.sizes, {option: all_of[option] for option in OPTIONS}, name)[1].options()
+        all_of["time_steps"] = all_of["time_steps"] or entry.time_steps
     if all_of["feedback"] in ("none", []):
         all_of |= {"feedback": "none", "cm": 1, "pm": 1, "mixer": "concat", "clamp": (0.0, 1.0)}
     all_of["clamp"] = tuple(all_of["clamp"])

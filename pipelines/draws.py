@@ -64,3 +64,5 @@ RECORDINGS = Stream(0x6D697865, ("zero",))
 """The order in which recordings of CIFAR10-DVS are written into shards."""
 SHARE = Stream(0x70617274, ("zero",))
 """Which samples a share of a data set has: the first ones in this order, so that a smaller share lies in a larger."""
+NULL = Stream(0x6E756C6C, ("seed",))
+"""The orders of images in which a measurement looks for what is there by chance."""

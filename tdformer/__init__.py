@@ -1,9 +1,25 @@
-"""TDFormer: a spiking vision transformer with top-down feedback through time. Pure PyTorch: no processes."""
+"""TDFormer: a spiking vision transformer with top-down feedback through time. Pure PyTorch: no processes.
+
+A name is imported when it is asked for: a program that needs no model, such as a study's report, does without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError
-from .model import TDFormer, default_alphas, segment_loss
-from .pretrained import from_pretrained, load_pretrained, save_pretrained
-from .registry import create_model, list_models
+
+if TYPE_CHECKING:
+    from .model import TDFormer, default_alphas, segment_loss
+    from .pretrained import from_pretrained, load_pretrained, save_pretrained
+    from .registry import create_model, list_models
+
+_PLACES = {
+    "model": ("TDFormer", "default_alphas", "segment_loss"),
+    "pretrained": ("from_pretrained", "load_pretrained", "save_pretrained"),
+    "registry": ("create_model", "list_models"),
+}
 
 __all__ = [
     "ModelError",
@@ -16,3 +32,14 @@ __all__ = [
     "save_pretrained",
     "segment_loss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _PLACES.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,6 +14,7 @@ from . import kernels
 from .kernels import Drive
 from .options import NeuronOptions
 from .packing import bounded
+from .precision import typed
 from .recompute import Tensors, again
 from .state import State, Stateful
 
@@ -46,7 +47,7 @@ def decay_of(o: NeuronOptions, channels: int, like: Tensor, decay: Tensor | None
     """1 / tau of each channel `[C]`, from the options or from one learned value or one a channel."""
     if decay is None:
         return torch.full((channels,), 1 / o.tau, dtype=kernels.real(like), device=like.device)
-    return decay.flatten().expand(channels).to(kernels.real(like))
+    return typed(decay.flatten().expand(channels), kernels.real(like))
 
 
 def lif(

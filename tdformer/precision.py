@@ -18,6 +18,9 @@ def autocast_type(x: Tensor) -> torch.dtype | None:
 @contextmanager
 def autocast(x: Tensor, dtype: torch.dtype | None) -> Iterator[None]:
     """Autocast as `autocast_type` found it, for x's device."""
+    if dtype is None and not torch.is_autocast_enabled(_device(x)):
+        yield  # as it is: each that is entered is a graph of its own in an exported program
+        return
     if not x.is_meta:
         with torch.autocast(_device(x), dtype, enabled=dtype is not None):
             yield
@@ -34,6 +37,11 @@ def autocast(x: Tensor, dtype: torch.dtype | None) -> Iterator[None]:
 def exact(x: Tensor) -> AbstractContextManager[None]:
     """No autocast: what is inside says its types itself."""
     return autocast(x, None)
+
+
+def typed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in a type: itself where it has it, for `x.to` would be two operators of an exported program."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _device(x: Tensor) -> str:

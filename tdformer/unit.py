@@ -21,7 +21,7 @@ from .neuron import Neuron, decay_of
 from .norm import BatchNorm
 from .options import NeuronOptions
 from .packing import Layout, bounded, pack
-from .precision import autocast_type, exact
+from .precision import autocast_type, exact, typed
 from .recompute import Border, carry
 from .state import State
 
@@ -155,12 +155,11 @@ class _Plan:
 
     def convolve(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
         """Each `[S, b, C, H, W]` -> the sum of their convolutions `[S, b, C', H', W']`."""
-        bias = None if bias is None else bias.to(self.dtype)
+        bias = None if bias is None else typed(bias, self.dtype)
         y: Tensor | None = None
         for x, w in zip(inputs, weights, strict=True):
-            own = kernels.convolve(
-                x.flatten(0, 1).to(self.dtype), w.to(self.dtype), bias if y is None else None, self.stride, self.padding
-            )
+            x, w = typed(x.flatten(0, 1), self.dtype), typed(w, self.dtype)
+            own = kernels.convolve(x, w, bias if y is None else None, self.stride, self.padding)
             y = own if y is None else y.add_(own)
         assert y is not None
         output: Tensor = y.unflatten(0, inputs[0].shape[:2])

@@ -89,7 +89,10 @@ class Reader:
             (self.folder / block.file).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / block.file).write_text(block.text)
             return ""
-        return self.shell(block.text) if not block.language else self._run(sys.executable, "-c", block.text)
+        if not block.language:
+            return self.shell(block.text)
+        (self.folder / ".block.py").write_text(block.text)
+        return self._run(str(self.bin / "python"), ".block.py")
 
     def shell(self, commands: str) -> str:
         return self._run("bash", "-euo", "pipefail", "-c", commands)

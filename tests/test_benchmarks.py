@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import tdformer
-from benchmarks import checkpoint, collectives, loader, order, parity, peer
+from benchmarks import checkpoint, collectives, health, information, loader, order, parity, peer
 from benchmarks.published import Published
 from cluster.plan import network
 from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
@@ -173,3 +175,26 @@ def test_a_loaded_model_is_compared_with_its_network(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(tdformer, "load_pretrained", otherwise)
     assert parity.compared("spikformer_2_384", make)[1].startswith("1 (")
+
+
+def test_corrections_are_compared_where_the_truth_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    full, rare = np.full((2, 2), 50.0), np.array([[190.0, 0.0], [9.0, 1.0]])
+    assert information.miller_madow(full) == information.panzeri_treves(full) == 1 / (400 * math.log(2))
+    assert information.miller_madow(rare) == 0  # of four cells one is empty
+    assert information.truth(information.law("identical, rate 0.1")) == pytest.approx(0.4690, abs=1e-4)
+    information.main(["--repeats", "4", "--images", "64"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ind")]
+    assert len(rows) == 2
+    for row in rows:
+        errors = [abs(float(cell.split()[0])) for cell in row[3:]]
+        assert min(errors) == errors[4] < 0.6 * errors[0]  # the jackknife's, against that of no correction
+
+
+def test_the_cost_of_health_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    health.main(["--rounds", "2", "--models", "spikformer_2_256"])
+    step, own, share, ratio, all_steps = re.findall(
+        r"[\d.]+", capsys.readouterr().out.splitlines()[-1].split("images")[1]
+    )
+    assert float(step) > float(own) > 0 and float(ratio) > 0
+    assert float(share) == pytest.approx(100 * float(own) / float(step), rel=0.05)
+    assert float(all_steps) == pytest.approx(float(share) / 10, abs=0.01)

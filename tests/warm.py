@@ -12,12 +12,15 @@ from deepspeed.ops import __compatible_ops__  # noqa: F401 - computed when it is
 import tdformer
 from cluster.run import curves
 from cluster.train import engine
+from pipelines.views.vision import torchvision
 
 engine._import_muon()
+torchvision()
 for name in (
     *("cluster.jobs.processes", "cluster.jobs.opening", "cluster.train.loop", "pipelines.views.augment"),
     *("deepspeed.comm.mori", "deepspeed.module_inject.auto_ep_layer"),
     *("deepspeed.runtime.zero.muon.muon_optimizer", "rich._emoji_codes", "torch._dynamo", "typer._adapters"),
+    *("sklearn.datasets", "timm.data.auto_augment", "webdataset"),
     *("functorch.compile", "torch.export._trace", "torch.export.pt2_archive._package"),  # of an export
 ):
     import_module(name)

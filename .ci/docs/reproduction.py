@@ -16,12 +16,14 @@ import recipes  # noqa: E402
 
 
 def tables() -> str:
-    """A section for each table, one for the figures and one for runs that are of no row."""
+    """A section for each table, one for the figures, one for the study of feedback and one for runs that are of no
+    row."""
     from benchmarks import reproduction
 
     paper, results = reproduction.paper(), reproduction.results()
     sections = [_table(table, results) for table in paper["tables"]]
-    return "\n".join([*sections, _figures(paper["figures"]), _others([r for r in results if r["row"] is None])])
+    others = _others([r for r in results if r["row"] is None])
+    return "\n".join([*sections, _figures(paper["figures"]), feedback(), others])
 
 
 def _table(table: Mapping[str, Any], results: list[dict[str, Any]]) -> str:
@@ -109,6 +111,29 @@ def _owed(row: Mapping[str, Any], own: list[dict[str, Any]], its: recipes.Row) -
 def _figures(figures: list[dict[str, Any]]) -> str:
     lines = ["## Figures", "", "| figure | what it shows | owed |", "|---|---|---|"]
     return "\n".join([*lines, *(_line([str(f["figure"]), f["what"], f["owed"]]) for f in figures), ""])
+
+
+def feedback() -> str:
+    """The study `feedback`, as far as it was run."""
+    from benchmarks import feedback as study
+    from benchmarks import table
+
+    lines, cells = ["## Feedback on Fashion-MNIST", ""], study.rows()
+    if not cells:
+        return "\n".join([*lines, "The study `feedback` was not run; `tdformer scale run feedback`.", ""])
+    done = sum(row["state"] == "finished" for row in cells)
+    facts = [sorted({str(row[key]) for row in cells if row.get(key)}) for key in ("date", "machine", "revision")]
+    images = ", ".join(sorted({f"{row['images']:,}" for row in cells if row.get("images")}))
+    lines += [
+        f"{done} of {len(cells)} cells of [the study](../configs/studies/feedback.yaml) are finished, of {images} "
+        f"images; {'; '.join(', '.join(fact) for fact in facts)}. Accuracy on the test set after the last epoch: mean "
+        "and deviation over the seeds. Differences to no feedback are of pairs of one seed; p is of Student's t-test, "
+        "by Holm over all lines; d_z is the mean difference over its deviation.",
+        "",
+        table(study.HEAD, study.lines(cells)),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _others(results: list[dict[str, Any]]) -> str:

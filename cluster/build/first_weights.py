@@ -52,17 +52,19 @@ def _parts(names: Sequence[str] | dict[str, str]) -> list[str]:
     return list(dict.fromkeys(next((kind for part, kind in kinds.items() if part in name), name) for name in names))
 
 
-def begin(model: TDFormer, config: Config, data: Samples) -> Begun:
+def begin(model: TDFormer, config: Config, data: Samples, verified: bool = False) -> Begun:
     """Load `model.weights` into `model`, which is to train on `data`; into one on meta nothing but what does not fit is
-    found. Raises RunError or ModelError for weights that are not there or not those of `model.weights_sha256`, that are
+    found. verified: this process or another one of the machine compares their digest, `model.weights_sha256`. Raises
+    RunError or ModelError for weights that are not there or not those of `model.weights_sha256`, that are
     damaged, or of another architecture.
 
     The head: rows whose classes are found there by their names, all or none. Where nobody has said the names, the rows
     by their numbers, if there are as many.
     """
     assert config.model.weights is not None
-    trained = read(located(config.model.weights))
-    digest, asked = trained.digest, config.model.weights_sha256
+    asked = config.model.weights_sha256
+    trained = read(located(config.model.weights), verified)
+    digest = asked if verified and asked else trained.digest
     if asked not in (None, digest):
         raise RunError(
             f"{trained.source} has SHA-256 {digest} here, the run begins with {asked}; copy those weights here"

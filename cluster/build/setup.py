@@ -68,9 +68,9 @@ class Setup:
         """The model to train, with its first weights: another one each time."""
         return build_model(self.config, self.samples)
 
-    def begin(self, model: TDFormer) -> Begun:
+    def begin(self, model: TDFormer, verified: bool = False) -> Begun:
         """Put `model.weights` into a model to train, or see on meta whether they fit; see `first_weights.begin`."""
-        return begin(model, self.config, self.samples)
+        return begin(model, self.config, self.samples, verified)
 
     def trained(self, options: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path) -> TDFormer:
         """The model of trained weights, from the checkpoint or file `where`, in evaluation mode."""

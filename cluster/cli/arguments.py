@@ -49,7 +49,7 @@ def data_sets(incomplete: str) -> list[str]:
 def not_a_setting(ctx: typer.Context, path: Path | None) -> Path | None:
     """Raises RunError for a setting where a file or a folder comes first."""
     if path is not None and "=" in str(path) and not path.exists():
-        what = "the run" if ctx.command.name in ("eval", "predict", "resume") else "the configuration"
+        what = "the run" if ctx.command.name in ("eval", "predict", "resume", "energy") else "the configuration"
         first = "runs/quickstart" if what == "the run" else "quickstart"
         raise RunError(f"{path} is a setting, and {what} comes first: tdformer {ctx.command.name} {first} {path}")
     return path

@@ -25,7 +25,7 @@ def report(
 ) -> None:
     """Draw a study: DIR/index.html, a page that needs nothing else, and cells.csv and fits.json beside it. What else
     lies there under these names stays, and is named."""
-    waits_here("loading PyTorch, whose registry figures are in")
+    waits_here("reading the study")
     from ..study import fits, schema, table
     from ..study import report as reports
     from ..study.rows import rows

@@ -7,11 +7,13 @@ import torch
 from pipelines.order import steps_per_epoch
 from pipelines.samples import Samples
 from tdformer import TDFormer
+from tdformer.backbones import MODELS
+from tdformer.backbones.size import of
 
 from ..build import planner
 from ..build.memory import GIB, Memory
 from ..build.setup import Setup
-from ..config import BatchPlan, Config
+from ..config import BatchPlan, Config, show
 
 
 def block(setup: Setup, memory: Memory, threads: int) -> str:
@@ -35,7 +37,9 @@ def _model(model: TDFormer) -> str:
     cut = f"T = {model.time_steps} in {model.segments} segment{'s' * (model.segments > 1)}"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     only = f" ({trained / 1e6:.2f} M trained)" if trained < count else ""
-    return f"{asked['name']}, {count / 1e6:.2f} M parameters{only}, {cut}, {fed}"
+    usual = of(MODELS.get(asked["name"]).sizes).options()
+    sized = "".join(f" {key}={show(asked[key])}" for key, value in usual.items() if asked[key] != value)
+    return f"{asked['name']}{sized}, {count / 1e6:.2f} M parameters{only}, {cut}, {fed}"
 
 
 def _data(config: Config, train: Samples, test: Samples, model: TDFormer) -> str:

@@ -57,13 +57,13 @@ def start(config: Config, processes: int = 0, began: float | None = None) -> int
     rank, world = place or (0, processes or torch.cuda.device_count() or 1)
     ranks = planner.ranks_here(world)
     folder.settle(config)
-    settle(folder, config)
     done = folder.summary()
     if launched and not planner.first_here(rank):  # the first one of a machine looks at what is the same for all there
         # An FFCV file may take longer to compare than ranks wait for each other: all of them do it at once.
         if done is not None:
             return 0
         return worker(rank, world, None, Setup.to_train(config, world, trusted=config.data.format != "ffcv"))
+    settle(folder, config)
     speaks = not rank and done is None
     if speaks:
         waits(f"reading {config.data.folder}")

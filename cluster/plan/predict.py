@@ -23,9 +23,9 @@ from ..config.batches import split
 from ..config.shape import Shape
 from ..config.words import first_line
 from ..errors import RunError
+from . import interval
 from .chips import Chip
 from .figures import Figure, Plan, Section
-from .interval import daly, lost
 from .machine import Machine
 from .network import COUNTED, Rule, exposed
 
@@ -87,8 +87,8 @@ def predict(
     run = _run(setup, shape, machine, terms, step["total"], test, stall, once.flops / plan.micro_batch)
     epoch = steps_per_epoch(len(setup.samples), plan.global_batch)
     seconds = step["total"].value
-    every = None if seconds is None else _every(config, seconds, epoch)
-    checkpoint |= _intervals(shape, terms, stall, Figure(every and every / 60, "minutes", INTERVAL))
+    apart = None if seconds is None else interval.every(config, seconds, epoch)
+    checkpoint |= _intervals(shape, terms, stall, Figure(apart and apart / 60, "minutes", INTERVAL))
     about: dict[str, str | int] = {
         "name": config.name,
         "model": config.model.name,
@@ -276,7 +276,7 @@ def _run(
         found["mfu"] = Figure(flops * rate / plan.world / machine.peak, "of the peak", "from these and the datasheet")
     training = steps * step.value
     tests = -(-config.train.epochs // config.train.eval_every_epochs)
-    every = _every(config, step.value, each)
+    every = interval.every(config, step.value, each)
     saving = stall * training / every
     found["training_hours"] = Figure(training / 3600, "h", "steps times a step's seconds")
     found["evaluation_hours"] = Figure(tests * evaluation.value / 3600, "h", f"{tests} times; {evaluation.source}")
@@ -284,7 +284,7 @@ def _run(
     seconds = training + tests * evaluation.value + saving
     good, source = training / seconds, "training over all of it; failures are not in it: --mtbf HOURS"
     if terms.mtbf is not None:
-        failing = lost(every, 0.0, _between(shape, terms.mtbf), RESTART)
+        failing = interval.lost(every, 0.0, interval.between(shape, terms.mtbf), RESTART)
         good, source = good * (1 - failing), f"with failures; a restart takes {RESTART:.0f} s (assumed)"
     hours = training / good / 3600 if good else None
     found["goodput"] = Figure(good, "of the time", source)
@@ -313,26 +313,16 @@ def _checkpoints(model: TDFormer, config: Config) -> tuple[Section, int, float]:
     return section, size, size / COPY
 
 
-def _every(config: Config, step: float, epoch: int) -> float:
-    """Seconds from one checkpoint to the next: by steps, after each epoch, and by the clock."""
-    asked = config.checkpoint
-    by_clock = 60 * asked.every_minutes if asked.every_minutes else math.inf
-    return min(step * min(epoch, asked.every_steps or epoch), by_clock)
-
-
-def _between(shape: Shape, mtbf: float) -> float:
-    """Mean seconds from one failure of the run to the next."""
-    return 3600 * mtbf / (shape.nodes * shape.gpus or shape.nodes)
-
-
 def _intervals(shape: Shape, terms: Terms, stall: float, every: Figure) -> Section:
     found = {"interval": every}
     if terms.mtbf is None:
         return found | {"best_interval": Figure(None, "minutes", "not known without --mtbf HOURS")}
-    between = _between(shape, terms.mtbf)
+    between = interval.between(shape, terms.mtbf)
     return found | {
         "failures": Figure(between / 3600, "h between two", "--mtbf over the GPUs, or the machines"),
-        "best_interval": Figure(daly(stall, between) / 60, "minutes", "Young and Daly, from stall and failures"),
+        "best_interval": Figure(
+            interval.daly(stall, between) / 60, "minutes", "Young and Daly, from stall and failures"
+        ),
     }
 
 

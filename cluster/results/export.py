@@ -101,18 +101,31 @@ def export(source: str | Path, out: Path, batch: int = 1, overrides: Sequence[st
 
 
 def program(model: tdformer.TDFormer, batch: int) -> torch.export.ExportedProgram:
-    """The evaluation of a model as a graph of plain PyTorch operators, for `batch` images or as many frames."""
+    """The evaluation of a model as a graph of plain PyTorch operators, for `batch` images or as many frames: in one
+    region without autocast, so that its numbers are the same wherever it runs, and without notes on lines of code."""
     model = fold(model.eval())
+    inside = model.forward
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return inside(images)
+
+    model.forward = forward  # type: ignore[method-assign]
     before = os.environ.get("TDFORMER_KERNELS")
     os.environ["TDFORMER_KERNELS"] = "reference"
     try:
         with torch.no_grad():
-            return torch.export.export(model, (example(model, batch),), strict=False)
+            exported = torch.export.export(model, (example(model, batch),), strict=False)
     finally:
         if before is None:
             del os.environ["TDFORMER_KERNELS"]
         else:
             os.environ["TDFORMER_KERNELS"] = before
+    for part in exported.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            for note in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn"):
+                node.meta.pop(note, None)
+    return exported
 
 
 def evaluate_export(path: Path, overrides: Sequence[str] = (), tally: Tally | None = None) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _assert_tensor_metadata.default add.Tensor add_.Tensor addcmul.default alias.def
 contiguous.default conv2d.default copy_.default einsum.default empty_like.default expand.default
 flatten.using_ints full.default full_like.default gather.default ge.Scalar linear.default masked_fill.Scalar
 matmul.default max_pool2d.default max_pool2d_with_indices.default mean.dim mul.Tensor new_empty.default
-reshape.default select.int sigmoid.default slice.Tensor sub.Tensor sum.dim_IntList to.dtype transpose.int
+reshape.default select.int sigmoid.default slice.Tensor stack.default sub.Tensor sum.dim_IntList to.dtype transpose.int
 unflatten.int unsqueeze.default view.default view_as.default
 """
 OPERATORS = frozenset(f"torch.ops.aten.{name}" for name in _ATEN.split()) | {

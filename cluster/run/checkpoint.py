@@ -244,9 +244,9 @@ def load(path: Path, verified: bool = False) -> tuple[dict[str, Tensors], dict[s
     return _parts(path), state
 
 
-def load_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:
+def load_weights(path: Path, verified: bool = False) -> tuple[Tensors, dict[str, Any]]:
     """What evaluation needs of a checkpoint: the averaged weights where there are some, else the model's; the state."""
-    parts, state = load(path)
+    parts, state = load(path, verified)
     weights = parts.get("ema") or parts.get("model")
     if not weights or not isinstance(state.get("model"), dict):
         raise RunError(f"checkpoint {path} holds no model; use another one")

@@ -27,7 +27,9 @@ def draw(rows: Iterable[Mapping[str, Any]], title: str, epoch_steps: float) -> b
     from matplotlib.figure import Figure
 
     rows = list(rows)
-    figure = Figure(figsize=(14, 7), layout="constrained")
+    figure = Figure(figsize=(14, 7))
+    # Layouts that matplotlib finds by itself take half as long again.
+    figure.subplots_adjust(0.06, 0.07, 0.985, 0.89, wspace=0.3, hspace=0.12)
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3, sharex=True)
     for axis, (key, label) in zip(axes.flatten(), PLOTS.items(), strict=True):

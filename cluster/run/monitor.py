@@ -23,7 +23,7 @@ from .speed import Lap, Pace
 from .words import duration, worded
 
 ORDER = ("step", "epoch", "loss", "lr", "grad_norm", "accuracy", "firing_rate", "silent")
-SHOWN = ("loss", "accuracy", "lr", "loss_scale", "firing_rate")
+SHOWN = ("loss", "accuracy", "lr", "loss_scale", "firing_rate", "dead")
 
 
 class Monitor:
@@ -44,7 +44,7 @@ class Monitor:
         line_seconds: float = 10.0,
     ) -> None:
         """total_steps: optimizer steps of the whole run; start: those done before; line_seconds: between lines,
-        where there is no terminal."""
+        where there is no terminal, and at least between drawings."""
         self.run, self.config, self.total_steps, self.active = run, config, total_steps, rank == 0
         self.line_seconds = line_seconds
         if not self.active:
@@ -55,7 +55,7 @@ class Monitor:
         self._measured: list[str] = []
         self._timed: list[str] = []
         self._facts: dict[str, Any] = {}
-        self._drawn = -1
+        self._drawn, self._drew = -1, time.monotonic()
         self._told, self._warned = 0.0, len(sound(run.health, self.say))
         self.tell("running", start)
 
@@ -104,7 +104,8 @@ class Monitor:
         self.display.show(step, of, self._measured, [*timed, f"{peak:.2f} GiB{' of GPU memory' * gpu}"], left)
 
     def evaluation(self, metrics: Mapping[str, Any]) -> None:
-        """An evaluation is done: `step`, `epoch`, and `eval_accuracy`, `eval_loss`, ... . Draws the curves."""
+        """An evaluation is done: `step`, `epoch`, and `eval_accuracy`, `eval_loss`, ... . Draws the curves now and
+        then: that takes as long as an epoch of few pictures."""
         if not self.active:
             return
         row = ordered(metrics)
@@ -112,7 +113,8 @@ class Monitor:
         self.run.metrics.append(row)
         values = {k.removeprefix("eval_"): v for k, v in row.items() if k.startswith("eval_")}
         self.say(f"step {row['step']}: test " + ", ".join(worded(k, v) for k, v in values.items()))
-        self.draw()
+        if time.monotonic() - self._drew >= self.line_seconds:
+            self.draw()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """The run is done: the last curves, summary.json, and the final line."""
@@ -174,7 +176,7 @@ class Monitor:
                 return
             for name in dict.fromkeys(["curves", *self.config.log.figures]):
                 write_atomic(self.run.figure(name), FIGURES.get(name)(rows, self.config.name, epoch))
-            self._drawn = len(rows)
+            self._drawn, self._drew = len(rows), time.monotonic()
 
 
 def sound(rows: Rows, say: Callable[[str], None], *numbers: str) -> list[dict[str, Any]]:

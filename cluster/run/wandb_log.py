@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..config import Config, flat
-from ..errors import RunError
+from ..errors import RunError, disk_errors
 from .folder import RunFolder
 from .provenance import revision
 from .wandb_id import identity
@@ -20,8 +22,7 @@ from .wandb_id import identity
 def start(run: RunFolder, config: Config, say: Callable[[str], None]) -> Any:
     """A run of wandb's; without a key it is kept in the run folder, to be sent later. Raises RunError where wandb does
     not start."""
-    import wandb
-
+    wandb = _loaded(run)
     *entity, project = config.log.wandb_project.split("/")
     online = config.log.wandb == "online"
     if online and (why := _no_wandb()):
@@ -45,6 +46,22 @@ def start(run: RunFolder, config: Config, say: Callable[[str], None]) -> Any:
     # After a kill some steps are sent again; against our own step they lie over each other.
     started.define_metric("*", step_metric="step")
     return started
+
+
+def _loaded(run: RunFolder) -> Any:
+    """wandb. As it is imported it makes folders where other programs make theirs, and processes that are killed or end
+    as ours do leave them behind: these are in the run folder, and go at its next start. Under the run's lock."""
+    if "wandb" not in sys.modules:
+        place = run.path / "wandb" / "tmp"
+        with disk_errors(place):
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True, exist_ok=True)
+        usual, tempfile.tempdir = tempfile.tempdir, str(place)
+        try:
+            import wandb  # noqa: F401 - taken from where it is then
+        finally:
+            tempfile.tempdir = usual
+    return sys.modules["wandb"]
 
 
 def finish(started: Any) -> None:

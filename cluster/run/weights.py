@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,12 +106,12 @@ def located(given: str | Path) -> Source:
     return Source(there[int(step)], Path(run))
 
 
-def read(source: Source) -> Trained:
-    """The weights, compared with their digests where they have some. Raises RunError or ModelError where they are
-    damaged, or would run code."""
+def read(source: Source, verified: bool = False) -> Trained:
+    """The weights, compared with their digests where they have some; those of a checkpoint that is `verified` are not.
+    Raises RunError or ModelError where they are damaged, or would run code."""
     path = source.path
     if source.run is not None:
-        weights, saved = checkpoint.load_weights(path)
+        weights, saved = checkpoint.load_weights(path, verified)
         known = saved["model"], _names(saved.get("classes")), saved.get("frames"), checkpoint.step_of(path)
         return Trained(source, weights, *known, source.settings, about=saved)
     if path.suffix in PROGRAMS:
@@ -133,7 +133,8 @@ def _names(said: Any) -> list[str] | None:
 
 
 def settle(folder: RunFolder, config: Config) -> None:
-    """Fill in which weights a run begins with, or has begun with: RUN becomes RUN@STEP, and the digest is theirs.
+    """Fill in which weights a run begins with, has begun with, or was launched with: RUN becomes RUN@STEP, and the
+    digest is theirs.
 
     A run that has a checkpoint goes on from that, so its first weights may be gone; where they are there, they are
     looked at. Raises RunError or ModelError where weights that are needed are not there, or are not those of
@@ -142,22 +143,26 @@ def settle(folder: RunFolder, config: Config) -> None:
     asked = config.model
     if asked.weights is None:
         return
-    before = folder.config()
-    known = None if before is None or before.model.weights is None else before.model
-    begun = not folder.unsaved()
-    if known is not None and known.weights is not None and _same(asked.weights, known.weights):
+    known = next((noted for noted in _noted(folder) if _same(asked.weights, noted.weights or "")), None)
+    if known is not None and known.weights is not None:
         try:
             found = read(located(known.weights)).digest
         except (RunError, ModelError):
-            if begun:
-                asked.weights, found = known.weights, known.weights_sha256 or ""
-                asked.weights_sha256 = asked.weights_sha256 or found
+            if not folder.unsaved():
+                asked.weights, asked.weights_sha256 = known.weights, asked.weights_sha256 or known.weights_sha256
                 return
         else:
             _pin(asked, known.weights, found)
             return
     source = located(asked.weights)
     _pin(asked, str(source), read(source).digest)
+
+
+def _noted(folder: RunFolder) -> Iterator[configs.ModelConfig]:
+    """Where it says with which weights, of which digest, it was begun or launched."""
+    for file in (folder.config_file, folder.path / "launch.yaml"):
+        if file.exists() and (noted := folder.stored(file.name).model).weights_sha256 is not None:
+            yield noted
 
 
 def _pin(asked: configs.ModelConfig, weights: str, digest: str) -> None:

@@ -11,6 +11,8 @@ def worded(key: str, value: Any) -> str:
     name = {"lr": "learning rate"}.get(key, key.replace("_", " "))
     if key.endswith("accuracy") and value is not None:
         return f"{name} {100 * value:.2f} %"
+    if key == "dead":
+        return f"dead channels {100 * value:.1f} %"
     if key.endswith("seconds"):
         return f"{name.removesuffix(' seconds')} {duration(value)}"
     if key == "loss_scale" and math.frexp(value)[0] == 0.5:

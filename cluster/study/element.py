@@ -13,6 +13,7 @@ from ..jobs.aftermath import main as aftermath
 from ..jobs.launch import Job, attempted, launched, note
 from ..run.clock import process_began
 from ..slurm import this_job
+from .failures import injected
 from .folder import CellFolder
 from .usage import Meter, budget, reached
 
@@ -31,7 +32,7 @@ def local(cell: CellFolder) -> int:
             pass
         return start(launched(cell.run), cell.shape.world, process_began())
 
-    with Meter(cell.path, cell.shape.world):
+    with Meter(cell.path, cell.shape.world), injected(cell, process_began()):
         return attempted(cell.run, train)
 
 

@@ -5,24 +5,31 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 from ..config.words import either, show
 from ..errors import RunError
-from . import curves, extrapolate, paired
 from .fitted import Fit, Refused, Spec, read
 from .table import Row
 
-KINDS: dict[str, type[Spec]] = {
-    "power": curves.Power,
-    "scaling_law": curves.ScalingLaw,
-    "linear": curves.Linear,
-    "amdahl": curves.Amdahl,
-    "efficiency": curves.Efficiency,
-    "checkpoint": curves.Checkpoint,
-    "paired": paired.Paired,
-    "extrapolate": extrapolate.Extrapolate,
+KINDS = {
+    "power": "curves.Power",
+    "scaling_law": "curves.ScalingLaw",
+    "linear": "curves.Linear",
+    "amdahl": "curves.Amdahl",
+    "efficiency": "curves.Efficiency",
+    "checkpoint": "curves.Checkpoint",
+    "paired": "paired.Paired",
+    "extrapolate": "extrapolate.Extrapolate",
 }
+"""By name, the module and the class, which is imported where a study asks for it: they take seconds."""
+
+
+def kind_of(name: str) -> type[Spec]:
+    module, _, its = KINDS[name].partition(".")
+    found: type[Spec] = getattr(import_module(f".{module}", __package__), its)
+    return found
 
 
 def check(fits: Any) -> list[Spec]:
@@ -46,7 +53,7 @@ def _spec(given: Any, place: str) -> Spec:
         near = difflib.get_close_matches(str(kind), KINDS, 1)
         known = f"did you mean {near[0]}?" if near else f"choose from {either(list(KINDS))}"
         raise RunError(f"{place}: kind is {show(kind)}; {known}")
-    return read(KINDS[kind], {key: value for key, value in given.items() if key != "kind"}, place)
+    return read(kind_of(kind), {key: value for key, value in given.items() if key != "kind"}, place)
 
 
 def fit(rows: Sequence[Row], given: Mapping[str, Any]) -> Fit:

@@ -43,12 +43,13 @@ class CellFolder:
 
     cell.json       what the cell is: digest, axes, shape, steps and images of the whole run, its plan
     usage/          what each start has cost: see usage.py
-    attempts.jsonl  how each start ended: exit code, newest checkpoint
+    attempts.jsonl  how each start ended: exit code, newest checkpoint; injected: by a failure that the study asked for
+    failures.jsonl  those: see failures.py
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.run = path, RunFolder(path)
-        self.attempts = Rows(path / "attempts.jsonl")
+        self.attempts, self.failures = Rows(path / "attempts.jsonl"), Rows(path / "failures.jsonl")
 
     @property
     def facts(self) -> dict[str, Any] | None:
@@ -62,9 +63,11 @@ class CellFolder:
         assert facts is not None
         return Shape(facts["nodes"], facts["processes"], facts["gpus"])
 
-    def tried(self, code: int) -> None:
-        """A start has ended with this exit code."""
-        self.attempts.append({"time": time.time(), "exit_code": code, "checkpoint": self.run.saved_step() or 0})
+    def tried(self, code: int, pid: int | None = None) -> None:
+        """A start has ended with this exit code. pid: of its first process, where that is known."""
+        row = {"time": time.time(), "exit_code": code, "checkpoint": self.run.saved_step() or 0}
+        failures = self.failures.whole("pid")[0][-1:]
+        self.attempts.append(row | ({"injected": True} if failures and failures[0]["pid"] == pid else {}))
 
     def forgive(self) -> None:
         """What has failed so far counts no more."""
@@ -72,7 +75,7 @@ class CellFolder:
 
     def ends(self) -> list[int]:
         """The exit codes of starts that ended by themselves, since the last `forgive`."""
-        codes = [row.get("exit_code") for row in self.attempts.whole()[0]]
+        codes = [row.get("exit_code") for row in self.attempts.whole()[0] if not row.get("injected")]
         since = max((i for i, code in enumerate(codes) if code is None), default=-1) + 1
         return [code for code in codes[since:] if isinstance(code, int)]
 
@@ -215,4 +218,6 @@ class StudyFolder:
             write_atomic(path / "limits.json", (json.dumps(asdict(study.options.stop)) + "\n").encode())
         facts = {"digest": cell.digest, "axes": dict(cell.axes), **cell.shape.__dict__, **size}
         facts |= {"revision": self.revision()}
+        if study.options.failures:
+            facts["failures"] = asdict(study.options.failures)
         write_atomic(path / "cell.json", (json.dumps(facts) + "\n").encode())

@@ -102,7 +102,8 @@ def _derived(config: Config) -> dict[str, Any]:
 
 def _identity(settings: Mapping[str, Any], axes: Mapping[str, Any], shape: Shape, study: Study, revision: str) -> str:
     """SHA-256, in hexadecimal, of what two runs of the same numbers and the same measurements have in common: settings
-    that decide numbers, or are an axis, where they are not the default's; processes; when it stops; the code."""
+    that decide numbers, or are an axis, where they are not the default's; processes; when it stops; the code; which
+    failures it has."""
     usual = flat(Config())
     varied = {"data.share" if key == SHARE else key for key in axes}
     deciding = {
@@ -114,6 +115,7 @@ def _identity(settings: Mapping[str, Any], axes: Mapping[str, Any], shape: Shape
         "repeat": axes.get(REPEAT, 0),
         "stop": asdict(study.options.stop) if study.options.stop else None,
         "revision": revision,
+        **({"failures": asdict(study.options.failures)} if study.options.failures else {}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

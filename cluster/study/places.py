@@ -89,7 +89,7 @@ class Local:
         for name, process in list(self.running.items()):
             if (code := process.poll()) is not None:
                 del self.running[name]
-                CellFolder(self.study.path / "cells" / name).tried(code)
+                CellFolder(self.study.path / "cells" / name).tried(code, process.pid)
 
     def jobs(self, cells: Sequence[CellFolder]) -> dict[str, State]:
         return {name: State("RUNNING") for name in self.running}

@@ -6,9 +6,7 @@ Nothing in it depends on when or where it was made: equal rows give equal bytes.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -33,17 +31,6 @@ _STYLE = """
 body { max-width: 76em } .line { color: #444 } .missing { color: #222; background: #f4f4f4; padding: .4em .8em }
 tr:target { background: #fff3c4 } .plot { break-inside: avoid } table { font-size: 13px }
 @media print { .modebar { display: none } } footer { border-top: 1px solid #ccc; color: #444 }
-"""
-_SCRIPT = """
-const config = {
-  displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]
-};
-for (const place of document.querySelectorAll(".plot")) {
-  const figure = JSON.parse(document.getElementById(place.id + "-data").textContent);
-  Plotly.newPlot(place, figure.data, figure.layout, config).then(() => {
-    place.on("plotly_click", (event) => { location.hash = "cell-" + event.points[0].customdata; });
-  });
-}
 """
 
 
@@ -132,13 +119,13 @@ def _page(
     cells: Cells, figures: Sequence[Figure], spec: Mapping[str, Any], beside: Mapping[str, bytes], command: str
 ) -> str:
     title = page.text(spec.get("title") or "Study")
-    scripts = [_plotly(), _SCRIPT]
+    scripts = [page.plotly(), page.SCRIPT]
     index = next(one for one in figures if _is_index(one))
     body = "".join(_section(cells, one, number, one is index) for number, one in enumerate(figures, 1))
     digests = " ".join(_digest(content) for content in beside.values())
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}"/>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{page.policy(scripts)}"/>\n'
         '<meta name="viewport" content="width=device-width"/>\n<meta name="generator" content="tdformer"/>\n'
         f'<meta name="beside" content="{digests}"/>\n'
         f"<title>{title}</title>\n<style>{page.STYLE}{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
@@ -149,27 +136,6 @@ def _page(
         + "".join(f"<script>{script}</script>\n" for script in scripts)
         + "</body>\n</html>\n"
     )
-
-
-def _policy(scripts: Sequence[str]) -> str:
-    """Nothing is fetched, and no script runs but ours."""
-    digests = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
-    )
-    return f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; img-src data: blob:"
-
-
-def _plotly() -> str:
-    """Plotly's script, all of it: the package has no smaller one. Found without an import, which takes a second."""
-    found = importlib.util.find_spec("plotly")
-    places = list(found.submodule_search_locations or []) if found else []
-    script = Path(places[0]) / "package_data" / "plotly.min.js" if places else Path("plotly")
-    try:
-        return script.read_text("utf-8")
-    except OSError as e:
-        raise RunError(
-            f"the script of plotly cannot be read ({script}: {e.strerror}); install that package again"
-        ) from e
 
 
 def _about(cells: Cells) -> str:
@@ -193,14 +159,8 @@ def _section(cells: Cells, one: Figure, number: int, index: bool) -> str:
 
 
 def _plot(drawn: Plot, title: str, number: int) -> str:
-    name = f"figure-{number}"
-    data = page.embedded({"data": drawn.traces, "layout": drawn.layout})
     note = f'<p class="line">{page.text(drawn.note)}</p>\n' if drawn.note else ""
-    return (
-        f'<div class="plot" id="{name}" role="img" aria-label="{page.text(title)}" '
-        f'style="height: {drawn.height}px"></div>\n{note}'
-        f'<script type="application/json" id="{name}-data">{data}</script>\n'
-    )
+    return page.plot(f"figure-{number}", title, {"data": drawn.traces, "layout": drawn.layout}, drawn.height, note)
 
 
 def _table(drawn: Table, index: bool) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from .. import slurm
 from ..errors import RunError
 from ..run.goodput import account, steps
-from . import schema
+from . import failures, schema
 from .folder import CellFolder, StudyFolder
 from .table import Row
 from .usage import device_seconds
@@ -43,7 +43,8 @@ def row(cell: CellFolder, tries: int, job: slurm.State | None) -> Row:
         "date": str(last["time"])[:10] if "time" in last else None,
         "world": cell.shape.world,
     }
-    found |= facts.get("plan", {}) | account(cell.run).row() | _speed(cell, facts)
+    spent, speed = account(cell.run), _speed(cell, facts)
+    found |= facts.get("plan", {}) | spent.row() | speed | failures.columns(cell, spent, speed["seconds_step"])
     found["gpu_hours"] = round(device_seconds(cell.path) / 3600, 6)  # as the budget counts them
     found |= {key: last.get(key) for key in ("parameters", "flop_image", "flop_image_done")}
     return found | _learned(cell, facts)

@@ -54,6 +54,8 @@ def run(
         fits.check(study.report.get("fits", []))
     place(study.base)
     queued = on_slurm(study.options.where)
+    if queued and study.options.failures:
+        raise RunError(f"study {study.options.name}: failures are of cells on this machine; --where local")
     folder = StudyFolder(study.path)
     folder.check()
     with exclusive(folder.path, wait=5):  # of a process that was just killed, cells may have to end
@@ -135,6 +137,8 @@ class Runner:
         if cell.run.summary() is not None or cell.stopped() is not None:
             return
         rows = cell.attempts.whole()[0][before:]
+        if rows and rows[-1].get("injected"):
+            return
         if not rows and job is not None and job.word != "CANCELLED":
             cell.tried(1)  # it ended without a word
         elif not rows or rows[-1].get("exit_code") in CALM:

@@ -54,6 +54,19 @@ class Stop:
 
 
 @dataclass
+class Failures:
+    """Kills that are asked for. mtbf_hours: mean hours between failures of one GPU, or without GPUs of one machine;
+    kills: all processes of a cell, or one of them; seed: of the times."""
+
+    mtbf_hours: float | None = setting(None, above=0)
+    kills: str = setting("all", choices=("all", "one"))
+    seed: int = setting(0, least=0)
+
+    def __bool__(self) -> bool:
+        return self.mtbf_hours is not None
+
+
+@dataclass
 class Options:
     """The plain keys of a study. budget_gpu_hours: of all cells, a process an hour without GPUs; None: no limit.
     at_once: cells that run at the same time; tries: of a cell that crashes."""
@@ -68,6 +81,7 @@ class Options:
     tries: int = setting(3, least=1)
     constraints: Constraints = field(default_factory=Constraints)
     stop: Stop = field(default_factory=Stop)
+    failures: Failures = field(default_factory=Failures)
 
 
 Point = Mapping[str, str]
@@ -251,7 +265,15 @@ def _options(plain: Mapping[str, Any], where: str) -> Options:
     stop, kept = Stop(**parts.get("stop", {})), Constraints(**parts.get("constraints", {}))
     if stop.after_step and stop.loss_above is None:
         raise RunError(f"{where}: stop.after_step is of stop.loss_above; set that too")
-    return Options(**parts.get("", {}), stop=stop, constraints=kept)
+    failures = Failures(**parts.get("failures", {}))
+    options = Options(**parts.get("", {}), stop=stop, constraints=kept, failures=failures)
+    if failures != Failures() and not failures:
+        raise RunError(f"{where}: failures is without failures.mtbf_hours; set that too")
+    if failures and options.budget_gpu_hours is None:
+        raise RunError(
+            f"{where}: failures need budget_gpu_hours: a cell that is killed before each checkpoint would never end"
+        )
+    return options
 
 
 @functools.cache

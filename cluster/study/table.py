@@ -21,6 +21,9 @@ peak_gib                    of one process: tensors on its GPU, on a CPU its res
 gpu_hours                   of all starts, from their beginning to their end, times world
 good, bad.CAUSE             shares of these and of the waits in queues, which sum to 1: good, and by cause start, data,
                             checkpoint, recomputed, evaluation, queue, other
+failures, again             kills that the study asked for, steps done again
+predicted.good, predicted.failures, predicted.again, predicted.best_every
+                            the same by the plan's formula, and the steps between saves that it holds best: failures.py
 predicted.seconds_step, predicted.peak_gib, predicted.seconds.PART, predicted.gib.PART
                             what `tdformer plan` says
 """
@@ -41,7 +44,10 @@ from ..run.records import check_file
 Row = dict[str, Any]
 
 FIRST = ("cell", "digest", "state", "simulated", "revision")
-CLOCK = ("date", "machine", "seconds", "images_second", "tflops", "mfu", "hfu", "peak_gib", "gpu_hours", "good", "bad")
+CLOCK = (
+    *("date", "machine", "seconds", "images_second", "tflops", "mfu", "hfu", "peak_gib", "gpu_hours", "good", "bad"),
+    *("failures", "again", "predicted.good", "predicted.failures", "predicted.again", "predicted.best_every"),
+)
 """A column that is called so, or begins so before a dot or an underscore, is of a clock or a machine."""
 
 

@@ -87,7 +87,7 @@ class Trainer:
             load_weights(model, resumed.parts["model"], resumed.where)
         self.begun: Begun | None = None  # with weights of another model, just now
         if resumed is None and config.model.weights is not None:
-            self.begun = begun = by_all(lambda: setup.begin(model))
+            self.begun = begun = by_all(lambda: setup.begin(model, verified=not first_here))
             by_first(lambda: write_atomic(folder.weights_file, (json.dumps(begun.row(), indent=1) + "\n").encode()))
         if config.train.precision == "fp16":
             self.state.scale = self.state.scale or LossScale(config.train.loss_scale)

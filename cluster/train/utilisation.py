@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..build.planner import Recompute
 from ..config import Config
 from ..plan.chips import recognised
 from ..run.speed import Lap
@@ -28,12 +29,20 @@ class Utilisation:
     """Operations a second; None: of no device in the table."""
 
     @classmethod
-    def of(cls, start: Mapping[str, Any], config: Config) -> Utilisation:
-        """start: its row of starts.jsonl. Different devices have no peak in common."""
+    def of(cls, start: Mapping[str, Any], config: Config, chosen: Recompute | None = None) -> Utilisation:
+        """start: its row of starts.jsonl, which the first rank wrote before it knew the others' memory. chosen: what
+        all of them compute again, where they have agreed. Different devices have no peak in common."""
         device = str(start.get("device"))
         chip = None if "," in device else recognised(device)
         peak = None if chip is None else chip.peak(config.train.precision, config.train.tf32)
-        return cls(start.get("flop_image"), start.get("flop_image_done"), start.get("world", 1), peak)
+        image, done = start.get("flop_image"), start.get("flop_image_done")
+        if (
+            chosen is not None
+            and image
+            and (chosen.policy, chosen.borders) != (start.get("policy"), start.get("borders"))
+        ):
+            done = round(chosen.cost.flops / start["micro_batch"]) if chosen.cost else image  # unpriced: nothing again
+        return cls(image, done, start.get("world", 1), peak)
 
     def row(self, lap: Lap) -> dict[str, float]:
         """As speed.jsonl has it, what of it is known, to four digits."""

@@ -42,10 +42,15 @@ class Resizable(Protocol):
         ModelError for one that there cannot be."""
 
 
+def of(sizes: Any) -> Size:
+    """The point that a backbone's sizes are; of a family without such a choice, none."""
+    return sizes.size if isinstance(sizes, Resizable) else Size()
+
+
 def at(sizes: Any, given: Mapping[str, Any], name: str) -> tuple[Any, Size]:
     """The sizes of the model `name` with those `given` by option, and their size; None: the name's own. Raises
     ModelError for what is no size, or none of this family."""
-    own = sizes.size if isinstance(sizes, Resizable) else Size()
+    own = of(sizes)
     asked = {option: value for option, value in given.items() if value is not None}
     for option in asked:
         if getattr(own, option) is None:

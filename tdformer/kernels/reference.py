@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..options import NeuronOptions
+from ..precision import typed
 from ..surrogate import SURROGATES
 from .protocol import Drive, Gradients, Means, Norm
 
@@ -24,9 +27,13 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
 
 def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
     """See `protocol.Backend`."""
-    x, _ = _current(drive.y, drive.norm, drive.pool)
-    _, spikes, v = _potentials(x, drive.membrane, drive.decay, drive.neuron, steps)
-    return spikes.to(drive.y.dtype), v
+    y, norm, membrane, decay, o, pool = drive
+    x = _winners(y, norm)[0] if pool else _affine(y, norm)
+    spikes = []
+    for _, fired, v in _walk(x, membrane, decay, o, steps):
+        spikes.append(fired)
+        after = v
+    return torch.stack(spikes).to(y.dtype), after
 
 
 def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
@@ -34,7 +41,10 @@ def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | Non
     y, norm, membrane, decay, o, pool = drive
     x, normal = _current(y, norm, pool)
     steps, same = len(grad_spikes), len(x) == 1
-    h, spikes, _ = _potentials(x, membrane, decay, o, steps)
+    h = x.new_empty(steps, *x.shape[1:])
+    spikes = torch.empty_like(h, dtype=torch.bool)
+    for t, (potential, fired, _) in enumerate(_walk(x, membrane, decay, o, steps)):
+        h[t], spikes[t] = potential, fired
     slope = SURROGATES[o.surrogate](h - o.threshold, o.alpha)
     rest, rate = o.v_reset or 0.0, decay.view(-1, 1, 1)
     grad_x, grad_decay, grad_v = torch.zeros_like(x), torch.zeros_like(decay), grad_membrane
@@ -72,7 +82,7 @@ def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool)
 
 
 def _affine(y: Tensor, norm: Norm | None) -> Tensor:
-    x = y.to(real(y))
+    x = typed(y, real(y))
     if norm is None:
         return x
     return torch.addcmul(norm.shift.view(-1, 1, 1), x, norm.scale.view(-1, 1, 1))  # on CPU in one rounding
@@ -95,19 +105,18 @@ def _current(y: Tensor, norm: Norm | None, pool: bool) -> tuple[Tensor, Tensor |
     return x, (winner.to(x.dtype) - norm.mean.view(-1, 1, 1)) * norm.invstd.view(-1, 1, 1)
 
 
-def _potentials(
+def _walk(
     x: Tensor, membrane: Tensor | None, decay: Tensor, o: NeuronOptions, steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """H before the spike, the spikes (bool), both `[steps, B, C, h, w]`, and V after the last one (Eqs 1-3)."""
-    h = x.new_empty(steps, *x.shape[1:])
-    spikes = torch.empty_like(h, dtype=torch.bool)
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each step H before the spike, the spikes (bool), and V after it (Eqs 1-3), all `[B, C, h, w]`. No step is
+    written into a tensor of all: each write is two operators of an exported program."""
     rest, rate = o.v_reset or 0.0, decay.view(-1, 1, 1)
     v = torch.full_like(x[0], rest) if membrane is None else membrane
     for t in range(steps):
-        h[t] = v + (x[t if len(x) > 1 else 0] - (v - rest)) * rate
-        spikes[t] = h[t] >= o.threshold
-        v = _reset(h[t], spikes[t], o)
-    return h, spikes, v
+        h = v + (x[t if len(x) > 1 else 0] - (v - rest)) * rate
+        fired = h >= o.threshold
+        v = _reset(h, fired, o)
+        yield h, fired, v
 
 
 def _reset(h: Tensor, fired: Tensor, o: NeuronOptions) -> Tensor:

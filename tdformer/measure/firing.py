@@ -15,10 +15,12 @@ from ..unit import Unit
 
 
 class Firing(NamedTuple):
-    """rate: spikes per neuron and time step; silent: the share of channels that did not fire at all."""
+    """rate: spikes per neuron and time step; silent: the share of channels that did not fire at all; channels: the rate
+    of each, `[C]`."""
 
     rate: float
     silent: float
+    channels: Tensor = torch.empty(0)
 
 
 def spiking(model: nn.Module) -> dict[str, nn.Module]:
@@ -38,7 +40,7 @@ def measure_firing(model: nn.Module) -> Iterator[dict[str, Firing]]:
         yield firing
     for name, values in runs.items():
         channels = torch.stack(values).mean(0)
-        firing[name] = Firing(float(channels.mean()), float((channels == 0).float().mean()))
+        firing[name] = Firing(float(channels.mean()), float((channels == 0).float().mean()), channels)
 
 
 @contextmanager

@@ -80,11 +80,11 @@ def test_a_wrong_command_is_seen() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_options_in_a_sentence_are_there(page: Path) -> None:
-    wrong = []
+    wrong, program = [], typer.main.get_command(app)
     for where, span in SPANS:
         if where != page or not span.startswith("tdformer ") or span.startswith("tdformer --") or "COMMAND" in span:
             continue
-        command = typer.main.get_command(app)
+        command = program
         words = shlex.split(span)[1:]
         while words and hasattr(command, "commands"):
             command = command.commands.get(words[0], command.commands.get("write"))

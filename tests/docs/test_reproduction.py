@@ -74,6 +74,14 @@ def test_a_command_makes_the_run_that_its_row_says() -> None:
         assert (model.segments > 1) == fed == any(".control." in n for n, _ in model.named_parameters())
 
 
+def test_a_size_that_is_written_out_is_the_names() -> None:
+    row = OURS["3/dvs-tdformer-hst-2-256"]
+    recipe = configs.recipes()["cifar10_dvs"]
+    size = ["model.width=256", "model.depths=[1, 1]", "model.heads=16", "model.mlp_ratio=1"]
+    assert reproduction.differences(row, configs.load(recipe, size)) == {}
+    assert reproduction.differences(row, configs.load(recipe, ["model.width=128"])) == {"model.width": 256}
+
+
 def finished(folder: Path, recipe: str, *words: str) -> Path:
     """A run folder as a finished run leaves it, but for its weights."""
     config = configs.load(configs.recipes()[recipe], [*words, f"runs_dir={folder}"])
@@ -106,6 +114,7 @@ def test_the_page_shows_what_was_gathered(
     assert ours[2].startswith("62.50 (106 epochs, seed 0, as the recipe); 62.50 (50 ") and ours[3] == "nothing"
     assert gather([str(finished(tmp_path, "quickstart")), "--note", "half of the data"]) == 0
     (other,) = cells(PAGE.tables(), "quickstart")
+    assert PAGE.feedback() in PAGE.tables()
     assert other[1:6] == ["fashion_mnist", "62.50", "0", "14 x 64, 3", "half of the data"]
     written = json.loads((tmp_path / "results" / "short.json").read_text())
     assert written["accuracy_by_epoch"] == [0.5, 0.625] and written["settings"]["train.epochs"] == 50

@@ -96,9 +96,15 @@ def test_what_leads_nowhere_fails(tmp_path: Path) -> None:
     for path in ROOT.iterdir():
         if path.name not in ("docs", ".ci", ".git", "build"):
             (tree / path.name).symlink_to(path)
-    for name in ("docs", ".ci"):
-        shutil.copytree(ROOT / name, tree / name)
+    shutil.copytree(ROOT / ".ci", tree / ".ci")
+    rows = "| Page | |\n|---|---|\n| [Model](model.md) | |\n| [Memory](memory.md) | |\n"
+    good = {"index.md": f"# Pages\n\n## Some\n\n{rows}", "model.md": "# Model\n", "memory.md": "# Memory\n"}
     wrong = {"model.md": "[gone](nowhere.md) [gone](memory.md#no-such-title)", "lost.md": "# In no table of index.md"}
+    (tree / "docs").mkdir()
+    for page, of_it in good.items():
+        (tree / "docs" / page).write_text(of_it)
+    done = build(tmp_path / "site", tree)
+    assert done.returncode == 0, done.stderr
     for page, line in wrong.items():
         with (tree / "docs" / page).open("a") as file:
             file.write(f"\n{line}\n")

@@ -14,6 +14,8 @@ PACKAGES = ("tdformer", "pipelines", "cluster")
 PICTURES = "test_a_run_meets_what_its_settings_say[pictures]"
 EVENTS = "test_a_run_meets_what_its_settings_say[events]"
 SCALED = "test_steps_are_those_of_torch_s_gradscaler"
+COUNTED = ("test_a_model_does_what_is_counted_by_hand[tiny_spikformer-options0]",)
+FED = ("test_a_model_does_what_is_counted_by_hand[tiny_hst-options10]",)
 LEFT = "test_left_after_a_step_that_was_left_out_and_resumed"
 
 
@@ -426,6 +428,17 @@ EDITS = (
         "seconds += last",
         "test_what_computing_hides",
     ),
+    # Energy, with the mistakes that the field's counters are known for
+    _edit("the layer of the pixels is left out", '{"mac": reached(x != 0)}', "{}", *COUNTED),
+    _edit("attention is counted on one side", "pairs(low(a), b != 0)", "pairs(low(a), b >= 0)", *COUNTED),
+    _edit(
+        "a sum of spikes is taken for a spike",
+        '"additions": reached(x * (x > 1))',
+        '"additions": reached(x > 1)',
+        *COUNTED,
+    ),
+    _edit("feedback's projection is left out", "self.convolution(layer, more)", "pass", *FED),
+    _edit("membranes cost nothing to keep", "2 * row.potentials * of_potential", "0", "test_memory_by_layer"),
 )
 
 

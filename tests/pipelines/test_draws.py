@@ -63,6 +63,7 @@ def test_draws_never_change() -> None:
         "PICTURES": 4057511,
         "RECORDINGS": 4685087,
         "SHARE": 12858816,
+        "NULL": 6082901,
     }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tdformer.plugins import Registry
 
+from ...build.planner import Recompute
 from ...config import Config
 from ...run.folder import RunFolder
 from ...run.monitor import Monitor
@@ -21,8 +22,8 @@ from ..step import Step
 
 
 class Training(Protocol):
-    """What a hook sees of its run. hosts: of each rank; engine: DeepSpeed's, with the model as its `module`; monitor:
-    there from the first step on; notice: what this rank was asked."""
+    """What a hook sees of its run. hosts: of each rank; recompute: what `auto` has chosen for all; engine: DeepSpeed's,
+    with the model as its `module`; monitor: there from the first step on; notice: what this rank was asked."""
 
     config: Config
     folder: RunFolder
@@ -32,6 +33,7 @@ class Training(Protocol):
     hosts: list[str]
     total_steps: int
     epoch_steps: int
+    recompute: Recompute | None
     engine: Any
     state: TrainState
     monitor: Monitor

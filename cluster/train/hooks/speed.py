@@ -39,7 +39,7 @@ class Speed(Hook):
             said = partial(print, flush=True)
             self.whole = Lap.of(sound(run.folder.speed, said, "step", "images", "seconds", "data_wait_seconds"))
             starts, _ = run.folder.starts.whole()
-            self.utilisation = Utilisation.of(starts[-1] if starts else {}, self.config)
+            self.utilisation = Utilisation.of(starts[-1] if starts else {}, self.config, run.recompute)
 
     def step(self, step: Step) -> None:
         step.lap = Lap(step.images, time.perf_counter() - step.begun, step.waited)

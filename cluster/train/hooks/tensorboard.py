@@ -56,5 +56,5 @@ class TensorBoard(Hook):
 
     def _add(self, row: Mapping[str, Any], group: str) -> None:
         for key, value in row.items():
-            if self.writer is not None and key != "step" and value is not None:
+            if self.writer is not None and key != "step" and isinstance(value, int | float):
                 self.writer.add_scalar(f"{group}/{key}", value, row["step"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ import tdformer
 from cluster.build.first_weights import Begun, begin
 from cluster.build.model import build_model
 from cluster.build.setup import Setup
-from cluster.config import Config, load
+from cluster.config import Config, load, to_yaml
 from cluster.config.shape import Shape
 from cluster.errors import RunError
 from cluster.jobs.launch import launch
 from cluster.jobs.processes import check_inputs
 from cluster.results.export import export
+from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
 from cluster.run.weights import located, read, settle
 from pipelines.loader import eval_loader, time_first, to_device
@@ -331,6 +333,32 @@ def test_a_launch_takes_the_weights_that_a_job_finds(
         with pytest.raises((RunError, ModelError), match="no such run folder|choose the model it is of"):
             launch(config, Shape(1, 1, 0), "local")
         assert not config.run_path.exists()
+
+
+def test_a_run_that_was_launched_begins_with_what_was_noted_then(
+    place: Path, source: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where its source has saved again before its job has started, and the same command is given again."""
+    run = Path(shutil.copytree(source(), tmp_path / "source"))
+    words = (f"runs_dir={tmp_path}", "name=queued", f"model.weights={run}", f"data.root={place}/digits")
+
+    def launched() -> Config:
+        config = load(place / "recipe.yaml", words)
+        assert launch(config, Shape(1, 1, 0), "local", dry_run=True) == 0
+        return config
+
+    first = launched()
+    assert first.model.weights == f"{run}@7"
+    (tmp_path / "queued" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "queued" / "launch.yaml").write_text(to_yaml(first))
+    parts, state = checkpoint.load(run / "checkpoints" / "step-00000007")
+    parts["model"]["head.bias"] += 1
+    checkpoint.save(run / "checkpoints", 9, parts, state, keep=2)
+    assert located(run).path.name == "step-00000009" and launched() == first
+    shutil.rmtree(run / "checkpoints" / "step-00000007")  # as checkpoint.keep does: what is there now
+    assert launched().model.weights == f"{run}@9"
+    with pytest.raises(RunError, match=f"{run} has no checkpoint of step 7; it has those of step 9"):
+        settle(RunFolder(first.run_path), first)  # as the job does that was queued
 
 
 def test_what_a_run_begins_with_is_settled_once(place: Path, source: Callable[..., Path], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ log: {every_steps: 1}
 """
 COUNTING = """\
 import os
-from cluster.run import checkpoint
+from cluster.run import checkpoint, weights
 from cluster.train import loop
 from pipelines.store import index
 
@@ -44,6 +44,7 @@ def maps():
 told(index, "read_facts", lambda folder: "open")
 told(index, "table_digest", lambda columns: "digest")
 told(checkpoint, "_facts", lambda path, *_: "write" if path.parent.name.startswith(".") else path.parent.name)
+told(weights, "of_tensors", lambda *_: "tensors")
 told(loop.Trainer, "step", lambda *given: "mapped" if maps() else "step")
 """
 DAMAGED = """\
@@ -119,6 +120,19 @@ def test_the_first_rank_of_a_machine_checks(killed: Path) -> None:
     found = calls(killed)
     assert found[first.pid] == {"open": 2, "digest": 2, "step-00000006": 4, "step": 2, "write": 4}
     assert found[second.pid] == {"open": 2, "step": 2}
+
+
+def test_the_first_rank_of_a_machine_compares_the_weights_to_begin_with(killed: Path) -> None:
+    text = (killed / "recipe.yaml").read_text().replace("name: run", "name: tuned", 1)
+    text = text.replace("model: {", "model: {weights: runs/run, ").replace("data: {", "data: {share: 0.3, ")
+    (killed / "recipe.yaml").write_text(text)
+    first, second = ranks(killed, (0, 1), DAMAGED)
+    output = first.communicate()[0]
+    second.communicate()
+    assert "begins with runs/run@6" in output and (first.returncode, second.returncode) == (0, 0), output
+    found = calls(killed)
+    assert found[first.pid]["step-00000006"] and found[first.pid]["tensors"]
+    assert found[second.pid] == {"open": 2, "step": found[first.pid]["step"]}
 
 
 def test_what_one_machine_finds_damaged_none_uses(killed: Path) -> None:

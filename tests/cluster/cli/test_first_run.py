@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from firing import few_digits
 from forked import Command
 from rich.console import Console
 
@@ -50,6 +51,18 @@ def test_the_block_of_a_start_is_as_printed(tmp_path: Path, monkeypatch: pytest.
     of_machine = ("memory",)
     for before, after in zip(then, now, strict=True):
         assert before == after or before.startswith(of_machine)
+
+
+def test_a_start_says_the_size_that_is_not_the_names(tmp_path: Path) -> None:
+    few_digits(tmp_path)
+    words = [f"data.root={tmp_path}", "train.global_batch=10"]
+    for more, said in (
+        ([], "quickstart, "),
+        (["model.width=96", "model.heads=4"], "quickstart, "),
+        (["model.width=48", "model.depths=[1,2,1]"], "quickstart width=48 depths=[1, 2, 1], "),
+    ):
+        setup = Setup.to_train(configs.load("digits", [*words, *more]), 1)
+        assert opening.block(setup, here(setup.config, 1), 1).splitlines()[0].startswith(f"model   {said}")
 
 
 def test_a_line_of_progress_is_as_printed(tmp_path: Path) -> None:

@@ -189,7 +189,11 @@ def test_the_other_backbones_are_read(tmp_path: Path, name: str, options: dict[s
     torch.export.save(program(model, 2), tmp_path / "m.pt2")
     images = torch.rand_like(example(model, 2))
     with torch.no_grad():
-        torch.testing.assert_close(read_program(tmp_path / "m.pt2")(images), model(images))
+        read = read_program(tmp_path / "m.pt2")
+        torch.testing.assert_close(read(images), model(images))
+        with torch.autocast("cpu", torch.bfloat16):
+            under = read(images)
+        assert torch.equal(under, read(images))
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

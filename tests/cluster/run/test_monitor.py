@@ -143,6 +143,17 @@ def test_the_end_is_a_summary_and_a_line(run: RunFolder):
     assert last == f"finished {run.path}: accuracy 87.50 %, step 24, epochs 2, train 12 s, 256 images/s"
 
 
+def test_curves_are_drawn_now_and_then_and_at_the_end(run: RunFolder):
+    curves = run.figure("curves")
+    monitor = train(run, 0, 12, line_seconds=1000.0)
+    assert not curves.exists()
+    monitor.finish({"step": 12})
+    at_the_end = curves.read_bytes()
+    curves.unlink()
+    train(run, 12, STEPS, line_seconds=0.0)
+    assert curves.read_bytes() not in (b"", at_the_end)
+
+
 def test_a_loss_that_is_not_a_number_is_null(run: RunFolder):
     monitor = Monitor(run, Config(), STEPS, console=Console(file=io.StringIO()), line_seconds=0.0)
     monitor.row({"step": 1, "epoch": 0, "loss": float("nan"), "lr": 0.1})

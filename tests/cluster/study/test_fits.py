@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from cluster.errors import RunError
-from cluster.study.fits import KINDS, check, fit
+from cluster.study.fits import check, fit, kind_of
 
 POWER = {"name": "p", "kind": "power", "y": "loss", "x": "images"}
 
@@ -24,7 +24,7 @@ def test_what_a_study_says_is_read() -> None:
     - {name: feedback, kind: paired, y: accuracy, x: axis.model.feedback, base: none, over: axis.seed}
     """
     specs = check(yaml.safe_load(text.replace("2e-5", "0.00002")))
-    assert [type(spec) for spec in specs[:2]] == [KINDS["scaling_law"], KINDS["power"]]
+    assert [type(spec) for spec in specs[:2]] == [kind_of("scaling_law"), kind_of("power")]
     assert specs[0].x == ("parameters", "images") and specs[1].x == ("images",) and specs[2].x == ("world",)
 
 

@@ -52,6 +52,9 @@ def study(folder: Path, text: str) -> Path:
         (GRID + "seeds: [1]\nconstraints: {images: 3, flop: 1e9}", "both decide the epochs; keep one"),
         (GRID + "grid: {train.epochs: [1]}\nconstraints: {images: 9}", "train.epochs is an axis, and the constraints"),
         (GRID + "seeds: [1]\nstop: {after_step: 3}", "stop.after_step is of stop.loss_above; set that too"),
+        (GRID + "seeds: [1]\nfailures: {mtbf_hours: 0}", "failures.mtbf_hours is 0.0; it must be above 0"),
+        (GRID + "seeds: [1]\nfailures: {kills: one}", "failures is without failures.mtbf_hours; set that too"),
+        (GRID + "seeds: [1]\nfailures: {mtbf_hours: 1}", "failures need budget_gpu_hours: a cell that is killed"),
         (GRID + "seeds: [1]\nseeds: [2]", "seeds is set twice; keep one"),
         (GRID + "settings: {train.lr: x}\nseeds: [1]", "settings: train.lr is x; expected a number"),
         (GRID + "seeds: !!python/object:os.system [1]", "YAML tag"),
@@ -91,6 +94,7 @@ at_once: 3
 budget_gpu_hours: 0.5
 constraints: {global_batch: per_process}
 stop: {loss_above: 3.5, after_step: 10}
+failures: {mtbf_hours: 0.5, kills: one}
 grid:
   model.feedback: [none, all, [0, 1]]
   processes: [1, 2]

@@ -100,6 +100,19 @@ def test_shares_are_of_the_peak_of_the_precision(settings: list[str], peak: floa
     assert found["hfu"] == pytest.approx(4 / 3 * found["mfu"], rel=1e-3)
 
 
+def test_what_all_ranks_compute_again_is_what_is_done(few_digits: Path) -> None:
+    """Also where the first rank, which has more memory than another, has noted that it computes nothing again."""
+    made = setup(few_digits, "recompute.policy=none")
+    noted = operations(made, MEMORY) | {"device": "NVIDIA H100 80GB HBM3"}
+    kinds = {policy: planner.price(made.outline, made.config, made.plan, policy, 1) for policy in ("none", "unit")}
+    found = {policy: Utilisation.of(noted, made.config, chosen) for policy, chosen in kinds.items()}
+    assert found["none"] == Utilisation.of(noted, made.config) and found["none"].done == noted["flop_image"]
+    assert found["unit"].done == noted["flop_image"] + FORWARD + PRODUCTS
+    bound = planner.Recompute("none", 1, 1.0)  # fits whatever it costs, so it was not priced
+    again = operations(setup(few_digits, "recompute.policy=unit"), MEMORY)
+    assert Utilisation.of(again, made.config, bound).done == noted["flop_image"]
+
+
 @pytest.mark.parametrize("device", ["CPU", "NVIDIA H100 80GB HBM3, NVIDIA A100-SXM4-80GB", None])
 def test_of_a_device_in_no_table_there_are_no_shares(device: str | None) -> None:
     row = {"device": device, "world": 1, "flop_image": 10**9, "flop_image_done": 10**9}

@@ -27,7 +27,7 @@ def steps(run: RunFolder, first: int, last: int, every: int = 2) -> dict[str, An
     """Steps that began 0.5 s ago each, of which 0.1 s was a wait; the summary at their end."""
     speed = Speed(Config())
     monitor = Monitor(run, Config(), 8, line_seconds=1000.0)
-    speed.begin(SimpleNamespace(rank=0, folder=run, monitor=monitor), [])  # type: ignore[arg-type] # all that it looks at
+    speed.begin(SimpleNamespace(rank=0, folder=run, monitor=monitor, recompute=None), [])  # type: ignore[arg-type]
     for number in range(first, last + 1):
         step = Step(number, 0, 0.1, number % every == 0, images=128, begun=time.perf_counter() - 0.5, waited=0.1)
         speed.step(step)
