@@ -4,8 +4,9 @@
 
 Writes benchmarks/results/runs/NAME.json, NAME the run's, from what the finished run itself wrote: its configuration,
 its summary, its metrics and its starts. ROW is a row of docs/paper.yaml, and the run has to be of its data and its
-model; a run without is shown below the tables. FILE is what `tdformer eval RUN --corrupted-set CIFAR-10-C` printed, for
-rows of corrupted pictures. TEXT: what else has to be known, such as that only a part of the data was there.
+model; a run without is shown below the tables. FILE, for rows of corrupted pictures, is what `tdformer eval RUN
+--corrupted-set CIFAR-10-C` printed, or what `tdformer robustness RUN ... --corrupted-set CIFAR-10-C --out FILE` wrote.
+TEXT: what else has to be known, such as that only a part of the data was there.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from cluster.config import Config
 from cluster.errors import RunError
 from cluster.run.folder import RunFolder
 from cluster.run.records import to_json, write_atomic
+from pipelines.views.corruptions import KINDS, SEVERITIES
 from tdformer.backbones import MODELS
 from tdformer.backbones.size import OPTIONS, at
 
@@ -122,7 +124,7 @@ def gathered(run: Path, row: str | None, evaluated: Path | None = None, note: st
             raise RunError(f"{run} is not of row {row}, which has {words}")
         if (known[row].get("measure") == "corruptions") != (evaluated is not None):
             raise RunError(f"--row {row}: --eval is for rows of corrupted pictures, and they need it")
-    accuracy = summary["accuracy"] if evaluated is None else _mean(evaluated)
+    accuracy = summary["accuracy"] if evaluated is None else _mean(evaluated, run)
     epochs = [line["eval_accuracy"] for line in folder.metrics.read() if "eval_accuracy" in line]
     starts = folder.starts.read()
     first = starts[0] if starts else {}
@@ -144,12 +146,25 @@ def gathered(run: Path, row: str | None, evaluated: Path | None = None, note: st
     }
 
 
-def _mean(evaluated: Path) -> float:
+def _mean(evaluated: Path, run: Path) -> float:
     lines = [json.loads(line) for line in evaluated.read_text().splitlines() if line.strip()]
+    if lines and lines[0].get("table") == "robustness":
+        return _of_table(lines[0], evaluated, run)
     means = [line["accuracy"] for line in lines if line.get("corruption") == "mean"]
     if not means:
         raise RunError(f"{evaluated}: no mean over corruptions; write what tdformer eval RUN --corrupted-set prints")
     return float(means[-1])
+
+
+def _of_table(table: Mapping[str, Any], evaluated: Path, run: Path) -> float:
+    """The mean of one run of a table that `tdformer robustness` wrote."""
+    if not table["published"] or len(table["kinds"]) < len(KINDS) or len(table["severities"]) < len(SEVERITIES):
+        what = f"{len(table['kinds'])} kinds at {len(table['severities'])} severities of {table['pictures']}"
+        raise RunError(f"{evaluated}: {what}; the paper's rows are of all of CIFAR-10-C")
+    means = [one["mean"] for group in table["groups"] for one in group["runs"] if Path(one["run"]).name == run.name]
+    if len(means) != 1:
+        raise RunError(f"{evaluated}: {len(means)} runs are called {run.name}; write one that has it once")
+    return float(means[0])
 
 
 def results() -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import typer
 from ..errors import RunError
 from ..jobs.waiting import waits_here
 from .pages import Group
+from .robustness import robustness
 
 group = Group("Paper")
 
@@ -50,3 +51,6 @@ def figures(
 
     for page in make(asked, runs, words, out):
         print(page, flush=True)
+
+
+group.add("Compare runs on corrupted pictures, as Table 7 does.")(robustness)

@@ -40,6 +40,7 @@ class RunFolder:
     health.jsonl    what it warned of; steps left out, with the ids of their batch
     starts.jsonl    each start: code revision, versions, machine, operations of a step
     clock.jsonl     what the time of each start went into: see clock.py
+    corrupted.jsonl what `tdformer robustness` measured of its weights
     profile/        traces of the steps that log.profile_steps names
     crashes.jsonl   each crash of a job: its exit code, and the newest checkpoint there was
     status.json     what the run last said of itself; see `RunFolder.tell`

@@ -82,24 +82,30 @@ class Paired(Spec):
         return Fit(self.name, *axes, formula, _finite(parameters), points, "; ".join(notes) or None)
 
 
+def mean_of(found: np.ndarray | Sequence[float], name: str) -> Estimate:
+    """With its interval (BCa bootstrap), which fewer than PAIRS, and such as are all the same, have not. name: what the
+    draws begin with."""
+    if len(found) < PAIRS or np.ptp(found) == 0:
+        return Estimate(float(np.mean(found)))
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    ends = stats.bootstrap(
+        (np.asarray(found),), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", rng=random
+    ).confidence_interval
+    return Estimate(float(np.mean(found)), float(ends.low), float(ends.high))
+
+
 def _figures(found: np.ndarray, name: str) -> dict[str, Estimate]:
-    """Of differences [n]: mean with its interval (BCa bootstrap), deviation, Cohen's d_z and Hedges' g_z of it, t-test,
-    Wilcoxon's test. What cannot be said is NaN."""
+    """Of differences [n]: mean with its interval, deviation, Cohen's d_z and Hedges' g_z of it, t-test, Wilcoxon's
+    test. What cannot be said is NaN."""
     count, deviation = len(found), float(found.std(ddof=1))
-    low = high = math.nan
     p = ranks = size = math.nan
     if deviation > 0:
-        random = np.random.default_rng(zlib.crc32(name.encode()))
-        ends = stats.bootstrap(
-            (found,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", rng=random
-        ).confidence_interval
-        low, high = float(ends.low), float(ends.high)
         p = float(stats.ttest_1samp(found, 0.0).pvalue)
         size = float(found.mean()) / deviation
         if count >= RANKED:
             ranks = float(stats.wilcoxon(found).pvalue)
     return {
-        "difference, {}": Estimate(float(found.mean()), low, high),
+        "difference, {}": mean_of(found, name),
         "pairs, {}": Estimate(count),
         "deviation, {}": Estimate(deviation),
         "d_z, {}": Estimate(size),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from pipelines.classes import mapping
 from pipelines.loader import NOT_COUNTED, eval_loader, time_first, to_device
 from pipelines.samples import Samples, Seen
 from pipelines.views.boxes import View
-from pipelines.views.corrupted import Made, published
+from pipelines.views.corrupted import CorruptedSet, Made, published
 from pipelines.views.corruptions import BENCHMARK, SEVERITIES
 from pipelines.workers import Workers
+from tdformer import TDFormer
 
 from ..build import devices
 from ..build.setup import Setup
@@ -83,6 +85,59 @@ def class_numbers(classes: Sequence[str] | None, data: Samples, of: Path) -> lis
     return mapping(classes, data.class_names, str(of), str(data.folder))
 
 
+class Evaluation:
+    """The weights of RUN (its newest good checkpoint), RUN@STEP or one checkpoint, and the run's test set.
+
+    seed: whether `overrides` may have one, of corruptions that are made. Raises RunError when there is no checkpoint,
+    or it is damaged, or for an override that would have no effect; DataError for data of other classes or shapes.
+    """
+
+    def __init__(self, path: str | Path, overrides: Sequence[str] = (), seed: bool = False) -> None:
+        self.place = place = located(path)
+        if place.run is None:
+            raise RunError(f"{path} is a file, neither a run folder nor a checkpoint; give runs/NAME or runs/NAME@STEP")
+        check_commands(
+            stored(place.settings, [*UNBOUND, *overrides]), place.settings, overrides, ["plugins", "data.root"]
+        )
+        self.trained = trained = read(place)
+        assert trained.options is not None  # of a checkpoint they are known
+        self.config, self.options = for_evaluation(trained.config, overrides, trained.options, corruptions=seed)
+        self.setup = Setup.to_evaluate(self.config)
+        self.data, self.view = self.setup.samples, self.setup.view
+        self.numbers = class_numbers(trained.classes, self.data, place.path)
+
+    @cached_property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def model(self) -> TDFormer:
+        """On the device, in evaluation mode."""
+        return self.setup.trained(self.options, self.trained.weights, self.place.path).to(self.device)
+
+    def corrupted(self, folder: Path | None, seed: int) -> CorruptedSet:
+        """The corrupted set in a folder, or, None, made of the test set. Raises DataError for a folder that holds none,
+        RunError for a test set of events."""
+        if not self.data.kind.pictures:
+            what = f"the samples in {self.data.folder} are {self.data.kind.name}"
+            raise RunError(f"--corruptions are of pictures, and {what}; leave them out")
+        return published(folder, self.data) if folder else Made(self.data, seed)
+
+    def seen(self, source: CorruptedSet) -> Seen | None:
+        """How the pictures of a corrupted set are brought to one size: those that were cropped are taken whole."""
+        if isinstance(self.view, View) and source.cropped:
+            return replace(self.view, crop_ratio=1.0)
+        return self.view
+
+    def of(self, samples: Samples, view: Seen | None, tally: Tally, workers: int | None = None) -> dict[str, Any]:
+        """What `evaluate` and a tally say of samples. workers: None: those of the configuration."""
+        workers = self.config.data.workers if workers is None else workers
+        model, batch = self.model, self.setup.plan.micro_batch
+        with computing(self.config, self.device):
+            row = evaluate(model, samples, self.device, batch, workers, view=view, numbers=self.numbers, tally=tally)
+        return row | tally.row()
+
+
 def evaluate_run(
     path: str | Path,
     overrides: Sequence[str] = (),
@@ -90,54 +145,29 @@ def evaluate_run(
     corrupted_set: Path | None = None,
     tally: Tally | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Evaluate RUN (its newest good checkpoint), RUN@STEP or one checkpoint on the run's test set; then with each of
-    `corruptions` (kinds, or `all`) at severities 1 to 5, made here or read from `corrupted_set`, and their mean. tally:
-    an empty one, which gets the names of the classes and counts the first of these.
-
-    Raises RunError when there is no checkpoint, or it is damaged, or for an override that would have no effect;
-    DataError for a set that is not whole, or has other classes or shapes than the run.
-    """
-    place = located(path)
-    if place.run is None:
-        raise RunError(f"{path} is a file, neither a run folder nor a checkpoint; give runs/NAME or runs/NAME@STEP")
-    check_commands(stored(place.settings, [*UNBOUND, *overrides]), place.settings, overrides, ["plugins", "data.root"])
-    trained, found = read(place), place.path
-    assert trained.options is not None  # of a checkpoint they are known
-    made = bool(corruptions) and corrupted_set is None
-    config, options = for_evaluation(trained.config, overrides, trained.options, corruptions=made)
-    setup = Setup.to_evaluate(config)
-    data, seen = setup.samples, setup.view
-    numbers = class_numbers(trained.classes, data, found)
-    if corruptions and not data.kind.pictures:
-        what = f"the samples in {data.folder} are {data.kind.name}"
-        raise RunError(f"--corruptions are of pictures, and {what}; leave them out")
-    source = published(corrupted_set, data) if corrupted_set else Made(data, config.seed)
-    kinds = source.kinds if list(corruptions) == ["all"] else tuple(corruptions)
-    for kind in kinds:
-        source.read(kind, SEVERITIES[0])  # what is wrong with it shows before the first evaluation
-    uncropped = replace(seen, crop_ratio=1.0) if isinstance(seen, View) and source.cropped else seen
-    model = setup.trained(options, trained.weights, found)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with computing(config, device):
-        model.to(device)
-        batch = setup.plan.micro_batch
-
-        def result(samples: Samples, view: Seen | None, tally: Tally) -> dict[str, float]:
-            row = evaluate(model, samples, device, batch, config.data.workers, view=view, numbers=numbers, tally=tally)
-            return row | tally.row()
-
-        tally = Tally() if tally is None else tally
-        tally.names = list(trained.classes or data.class_names)
-        yield {"checkpoint": str(found), "samples": len(data)} | result(data, seen, tally)
-        accuracies: dict[str, list[float]] = {kind: [] for kind in kinds}
-        for kind, severity in product(kinds, SEVERITIES):
-            row = result(source.read(kind, severity), uncropped, Tally())
-            accuracies[kind].append(row["accuracy"])
-            yield {"corruption": kind, "severity": severity} | row
-        if kinds:
-            yield _mean(accuracies)
-        if set(BENCHMARK) < set(kinds):
-            yield _mean({kind: accuracies[kind] for kind in BENCHMARK})
+    """Evaluate a run, see `Evaluation`, on its test set; then with each of `corruptions` (kinds, or `all`) at
+    severities 1 to 5, made here or read from `corrupted_set`, and their mean. tally: an empty one, which gets the names
+    of the classes and counts the first of these. Raises what `Evaluation` does, and DataError for a set that is not
+    whole."""
+    of = Evaluation(path, overrides, seed=bool(corruptions) and corrupted_set is None)
+    kinds: tuple[str, ...] = ()
+    if corruptions or corrupted_set:
+        source = of.corrupted(corrupted_set, of.config.seed)
+        kinds = source.kinds if list(corruptions) == ["all"] else tuple(corruptions)
+        for kind in kinds:
+            source.read(kind, SEVERITIES[0])  # what is wrong with it shows before the first evaluation
+    tally = Tally() if tally is None else tally
+    tally.names = list(of.trained.classes or of.data.class_names)
+    yield {"checkpoint": str(of.place.path), "samples": len(of.data)} | of.of(of.data, of.view, tally)
+    accuracies: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for kind, severity in product(kinds, SEVERITIES):
+        row = of.of(source.read(kind, severity), of.seen(source), Tally())
+        accuracies[kind].append(row["accuracy"])
+        yield {"corruption": kind, "severity": severity} | row
+    if kinds:
+        yield _mean(accuracies)
+    if set(BENCHMARK) < set(kinds):
+        yield _mean({kind: accuracies[kind] for kind in BENCHMARK})
 
 
 def _mean(accuracies: dict[str, list[float]]) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +19,9 @@ from ..raw.arrays import Arrays
 from ..raw.folders import EXTENSIONS, Files
 from ..raw.listing import listed
 from ..raw.source import Source
-from ..remote import Remote
 from ..samples import Box, Pixels, Samples
-from .corruptions import KINDS, SEVERITIES, check, corrupt, corruption_rng
+from .corruptions import KINDS, OF_COLOURS, SEVERITIES, check, corrupt, corruption_rng, library
+from .like import Like
 from .pictures import crop, decode
 
 AGAIN = "unpack its archive again"
@@ -81,7 +83,8 @@ class CifarC:
         pictures = Arrays(tuple(self.clean.class_names), images, self.labels.astype(np.int64))
         _, channels, height, width = images.shape
         name = self.folder / f"{kind}.npy severity {severity}"
-        return _Stored(self.clean, name, pictures, self.labels, (channels, height, width))
+        own = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
+        return _Stored(self.clean, name, pictures, self.labels, (channels, height, width), own)
 
     def _load(self, name: str) -> NDArray[np.uint8]:
         path = self.folder / f"{name}.npy"
@@ -126,54 +129,44 @@ class ImageNetC:
                 raise DataError(f"{place / name} has {count} pictures instead of {self.A_CLASS}; {AGAIN}")
         pictures = Files(place, tuple(self.clean.class_names), names, labels)
         channels, height, width = decode(pictures[0].content, 3).shape
-        return _Stored(self.clean, place, pictures, labels, (channels, height, width))
+        files = (
+            place / self.clean.class_names[label] / os.fsdecode(name) for label, name in zip(labels, names, strict=True)
+        )
+        sizes = "".join(f"{file.name} {file.stat().st_size}\n" for file in files)
+        own = f"{kind} {severity} {hashlib.sha256(sizes.encode(errors='surrogateescape')).hexdigest()}"
+        return _Stored(self.clean, place, pictures, labels, (channels, height, width), own)
 
 
 class Made:
-    """Every kind, made of the clean pictures as they are seen; draws are keyed by (seed, kind, severity, sample)."""
+    """Every kind that pictures of so many channels can have, made of the clean ones as they are seen; draws are keyed
+    by (seed, kind, severity, sample)."""
 
-    kinds, cropped = KINDS, False
+    cropped = False
 
     def __init__(self, clean: Samples, seed: int) -> None:
         self.clean, self.seed = clean, seed
+        self.kinds = tuple(kind for kind in KINDS if clean.shape[0] != 1 or kind not in OF_COLOURS)
 
     def read(self, kind: str, severity: int) -> Samples:
         check(kind, severity)
         return _Made(self.clean, kind, severity, self.seed)
 
 
-class _Like:
-    """Samples that have classes, mean and std of `clean`."""
-
-    def __init__(
-        self, clean: Samples, folder: Path | Remote, labels: NDArray[np.int32], shape: tuple[int, int, int]
-    ) -> None:
-        self.kind = clean.kind
-        self.folder, self.digest, self.columns = folder, f"{clean.digest} {folder}", clean.columns
-        self.class_names, self.class_titles, self.classes = clean.class_names, clean.class_titles, clean.classes
-        self.mean, self.std, self.labels, self.shape = clean.mean, clean.std, labels, shape
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def shard_of(self) -> NDArray[np.int32]:
-        return np.zeros(len(self), np.int32)
-
-    def following(self, batches: Any, windows: Any) -> AbstractContextManager[Callable[[int], None]]:
-        """See `Samples`; there is nothing to fetch."""
-        return nullcontext(lambda number: None)
-
-
-class _Stored(_Like):
+class _Stored(Like):
     """Pictures of one size, as PNG or JPEG in `source`."""
 
     def __init__(
-        self, clean: Samples, folder: Path, source: Source, labels: NDArray[np.int32], shape: tuple[int, int, int]
+        self,
+        clean: Samples,
+        folder: Path,
+        source: Source,
+        labels: NDArray[np.int32],
+        shape: tuple[int, int, int],
+        own: str,
     ) -> None:
         if any(wanted not in (0, found) for wanted, found in zip(clean.shape, shape, strict=True)):
             raise DataError(f"{folder} has pictures {list(shape)}, the run {list(clean.shape)}; {OTHER}")
-        super().__init__(clean, folder, labels, shape)
+        super().__init__(clean, folder, labels, shape, own)
         self.source = source
 
     def size(self, i: int) -> tuple[int, int]:
@@ -198,9 +191,10 @@ class _Stored(_Like):
         return pixels
 
 
-class _Made(_Like):
+class _Made(Like):
     def __init__(self, clean: Samples, kind: str, severity: int, seed: int) -> None:
-        super().__init__(clean, clean.folder, clean.labels, clean.shape)
+        own = f"{kind} {severity}, seed {seed}, {library()}"
+        super().__init__(clean, clean.folder, clean.labels, clean.shape, own)
         self.clean, self.corruption, self.severity, self.seed = clean, kind, severity, seed
 
     @property

@@ -13,6 +13,7 @@ import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ KINDS = (
 )
 SEVERITIES = (1, 2, 3, 4, 5)
 BENCHMARK = KINDS[:15]
+OF_COLOURS = ("saturate",)  # grey pictures have none
 _SEEDED = ("impulse_noise", "glass_blur")  # draw from generators of their own
 
 
@@ -50,8 +52,8 @@ def corrupt(image: Pixels, kind: str, severity: int, rng: np.random.Generator) -
     if image.dtype != np.uint8 or image.ndim != 3 or len(image) not in (1, 3):
         raise DataError(f"a picture is {image.dtype} {list(image.shape)}; give uint8 [C, H, W] with C 1 or 3")
     grey = len(image) == 1
-    if grey and kind == "saturate":
-        raise DataError("saturate changes colours, and the pictures have 1 channel; leave it out")
+    if grey and kind in OF_COLOURS:
+        raise DataError(f"{kind} changes colours, and the pictures have 1 channel; leave it out")
     rows = np.repeat(image, 3, 0) if grey else image
     picture = Image.fromarray(np.ascontiguousarray(rows.transpose(1, 2, 0)))
     seed = int(rng.integers(2**32))
@@ -70,6 +72,14 @@ def check(kind: str, severity: int) -> None:
         raise DataError(f"corruption {kind!r} is unknown; did you mean {' or '.join(near)}?")
     if severity not in SEVERITIES:
         raise DataError(f"severity is {severity}; choose 1, 2, 3, 4 or 5")
+
+
+def library() -> str:
+    """The library and its version, which decide pixels."""
+    try:
+        return f"imagecorruptions-imaug {version('imagecorruptions-imaug')}"
+    except PackageNotFoundError:  # whoever makes a picture is told
+        return "imagecorruptions-imaug, not installed"
 
 
 @lru_cache

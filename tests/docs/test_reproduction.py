@@ -15,6 +15,8 @@ import cluster.config as configs
 import tdformer
 from benchmarks import reproduction
 from cluster.run.folder import RunFolder
+from cluster.study import robustness_page
+from pipelines.views.corruptions import KINDS
 
 ROOT = Path(__file__).parents[2]
 UNUSED = {"spikformer_4_384": 6144, "sdt_2_256": 128}
@@ -131,6 +133,33 @@ def test_the_page_shows_what_was_gathered(
         assert gather(words) == 2
         assert said in (line := capsys.readouterr().err) and line.count("\n") == 1
         assert sorted((tmp_path / "results").iterdir()) == before
+
+
+def test_a_row_of_corrupted_pictures_takes_a_table_of_robustness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reproduction, "RESULTS", tmp_path / "results")
+    gather: Any = reproduction.main
+    run = finished(tmp_path, "cifar/cifar10_spikformer_4_384")
+    file = tmp_path / "table.json"
+    runs = [{"run": f"elsewhere/{name}", "mean": mean} for name, mean in (("other", 0.5), (run.name, 0.8125))]
+    table = {"table": "robustness", "published": True, "pictures": "CIFAR-10-C", "groups": [{"runs": runs}]}
+    table |= {"kinds": list(KINDS), "severities": [1, 2, 3, 4, 5]}
+    words = [str(run), "--row", "7/spikformer-4-384-t4", "--eval", str(file)]
+    robustness_page.write(file, table)
+    assert gather(words) == 0
+    assert json.loads((tmp_path / "results" / f"{run.name}.json").read_text())["accuracy"] == 0.8125
+    for wrong, said in (
+        (
+            {"published": False, "pictures": "pictures corrupted here"},
+            "5 severities of pictures corrupted here; the paper",
+        ),
+        ({"severities": [1, 5]}, "19 kinds at 2 severities of CIFAR-10-C; the paper"),
+        ({"groups": [{"runs": runs[:1]}]}, "0 runs are called cifar10_spikformer_4_384"),
+    ):
+        file.unlink()
+        robustness_page.write(file, table | wrong)
+        assert gather(words) == 2 and said in capsys.readouterr().err
 
 
 def test_what_is_in_the_repository_is_of_rows_that_are_there() -> None:
