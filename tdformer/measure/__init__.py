@@ -3,18 +3,21 @@
 from .firing import Firing, measure_firing, measure_rates, spiking
 from .memory import Cost, LiveBytes, Work, live_bytes, measure_evaluation, measure_step
 from .operations import Counted, Row, count
+from .rated import Rated, measure_rated
 
 __all__ = [
     "Cost",
     "Counted",
     "Firing",
     "LiveBytes",
+    "Rated",
     "Row",
     "Work",
     "count",
     "live_bytes",
     "measure_evaluation",
     "measure_firing",
+    "measure_rated",
     "measure_rates",
     "measure_step",
     "spiking",
