@@ -61,7 +61,7 @@ def few_digits(
 def fire(model: tdformer.TDFormer, images: torch.Tensor, labels: torch.Tensor, classes: int) -> None:
     """Give it weights and statistics with which every layer fires and the classes are told apart."""
     with torch.no_grad():
-        for norm in (m for m in model.modules() if isinstance(m, BatchNorm)):
+        for norm in (m for m in model.modules() if isinstance(m, BatchNorm) and m.weight is not None):
             norm.weight.uniform_(1.0, 2.0)
             norm.bias.uniform_(0.0, 1.0)
             norm.momentum = 1.0

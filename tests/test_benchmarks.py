@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 import tdformer
-from benchmarks import checkpoint, collectives, health, information, loader, order, parity, peer
+from benchmarks import checkpoint, collectives, dense, health, information, loader, order, paper_energy, parity, peer
 from benchmarks.published import Published
 from cluster.plan import network
 from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
 from tdformer.kernels import sparse
-from tdformer.measure import live_bytes, measure_step
+from tdformer.measure import live_bytes, measure_evaluation, measure_step
 
 
 @pytest.fixture(autouse=True)
@@ -198,3 +198,44 @@ def test_the_cost_of_health_is_measured(capsys: pytest.CaptureFixture[str]) -> N
     assert float(step) > float(own) > 0 and float(ratio) > 0
     assert float(share) == pytest.approx(100 * float(own) / float(step), rel=0.05)
     assert float(all_steps) == pytest.approx(float(share) / 10, abs=0.01)
+
+
+def test_dense_counts_are_those_of_the_counter_that_others_used() -> None:
+    """To the operation, what it told of Spikformer-4-384: products, biases of linear layers once a step, two a value of
+    BatchNorm, one a value of neurons and poolings."""
+    c, layers = dense.count("spikformer_4_384")
+    assert c.first + c.products + c.bias_columns + 2 * c.norm + c.neurons + c.pooled == paper_energy.COUNTER
+    # Its "MACs": the picture's convolution at each step, and the head.
+    assert c.first + layers["head"].products + layers["head"].bias_columns == 5_312_266
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("tiny", {}),
+        ("tiny", {"cm": 2, "pm": 3}),
+        ("spikformer_2_256", {"cm": 3, "width": 32, "image_size": 32}),
+        ("sdt_2_256", {"cm": 1, "width": 32, "mixer": "processing"}),
+    ],
+)
+def test_dense_counts_are_what_the_step_multiplies(name: str, options: dict[str, object]) -> None:
+    """Against torch's count of the operators that run, which have a picture's convolution once a segment."""
+    options = {"feedback": "all", "segments": 2, "time_steps": 4, **options}
+    c, _ = dense.count(name, **options)
+    with torch.device("meta"):
+        model = tdformer.create_model(name, **options)  # type: ignore[arg-type]
+        shape = model.config["in_channels"], *model.config["image_size"]
+        work = measure_evaluation(model, torch.empty(1, *shape))
+    heads = model.head.weight.numel()  # it runs in each segment
+    assert work.matrix_flops / 2 == c.products + heads + c.first * 2 / 4
+    assert work.attention_flops / 2 == pytest.approx(min(c.linear, c.quadratic) + c.core / 2)
+
+
+def test_the_page_has_what_the_paper_s_figures_are_held_against() -> None:
+    page = Path("benchmarks/results/paper_energy.md").read_text()
+    sizes = {pixels: dense.count("hst_10_768", image_size=pixels) for pixels in paper_energy.POWER}
+    assert paper_energy.power({pixels: whole for pixels, (whole, _) in sizes.items()}) in page
+    assert paper_energy.stages({pixels: layers for pixels, (_, layers) in sizes.items()}) in page
+    base = {name: dense.count(name)[0] for name in paper_energy.BASELINES}
+    for made in (paper_energy.baselines(base), paper_energy.matrices(), paper_energy.feedback_energy()):
+        assert made in page

@@ -71,6 +71,7 @@ def _learned(cell: CellFolder, facts: dict[str, Any]) -> Row:
         "loss": _last(told, "loss"),
         "accuracy": _last(told, "eval_accuracy"),
         "eval_loss": _last(told, "eval_loss"),
+        **({"energy_mj": energy} if (energy := _last(told, "energy_mj")) is not None else {}),
     }
 
 

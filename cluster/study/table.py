@@ -12,6 +12,7 @@ world, parameters, images, steps, flop_image, flop_image_done
                             ranks; of the model; samples seen; optimizer steps; operations of a training step for one
                             image (2 a multiply-add), and those done with recomputation
 loss, accuracy, eval_loss   of the last row of metrics.jsonl, of the last evaluation
+energy_mj                   of an image, by Eqs 109-110, of the last row; where train.hooks names energy
 CLOCK                       columns that a clock has decided: two runs of a study differ in these alone
 seconds_step, seconds_step_low, seconds_step_high
                             median and quartiles of a step, without the first three of each start

@@ -439,6 +439,18 @@ EDITS = (
     ),
     _edit("feedback's projection is left out", "self.convolution(layer, more)", "pass", *FED),
     _edit("membranes cost nothing to keep", "2 * row.potentials * of_potential", "0", "test_memory_by_layer"),
+    _edit(
+        "feedback's projection costs nothing in training",
+        "self.layer(more[0], more[1])",
+        "pass",
+        "test_it_is_the_figure_of_the_counted_operations",
+    ),
+    _edit(
+        "what backward computes again costs energy",
+        "        if is_recomputing():\n            return\n        x, _, *more = args\n",
+        "        x, _, *more = args\n",
+        "test_recomputation_costs_nothing_and_micro_batches_add_up",
+    ),
 )
 
 

@@ -39,6 +39,7 @@ NAMES = {
     "loss": "training loss",
     "eval_loss": "loss on the test set",
     "accuracy": "accuracy on the test set",
+    "energy_mj": "energy of an image by Eqs 109-110 (mJ)",
     "seconds_step": "time of a step (s)",
     "images_second": "images/s",
     "tflops": "TFLOP/s of a process",
