@@ -12,15 +12,15 @@ from deepspeed.ops import __compatible_ops__  # noqa: F401 - computed when it is
 import tdformer
 from cluster.run import curves
 from cluster.train import engine
-from pipelines.views.vision import torchvision
+from pipelines.views.augment import auto_augment
 
 engine._import_muon()
-torchvision()
+auto_augment()
 for name in (
-    *("cluster.jobs.processes", "cluster.jobs.opening", "cluster.train.loop", "pipelines.views.augment"),
+    *("cluster.jobs.processes", "cluster.jobs.opening", "cluster.train.loop"),
     *("deepspeed.comm.mori", "deepspeed.module_inject.auto_ep_layer"),
     *("deepspeed.runtime.zero.muon.muon_optimizer", "rich._emoji_codes", "torch._dynamo", "typer._adapters"),
-    *("sklearn.datasets", "timm.data.auto_augment", "webdataset"),
+    *("sklearn.datasets", "webdataset"),
     *("functorch.compile", "torch.export._trace", "torch.export.pt2_archive._package"),  # of an export
 ):
     import_module(name)

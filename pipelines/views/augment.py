@@ -7,8 +7,10 @@ and mixup 0.5, without crops; Spikformer's is the same with the operations SPIKF
 
 from __future__ import annotations
 
+import importlib
 import random
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,19 +146,33 @@ def _blank(image: Pixels, draws: Draws) -> None:
     image[:, top : top + h, left : left + w] = 0
 
 
+def auto_augment() -> Any:
+    """timm's module of that name. Raises DataError, naming what to install, where it is missing.
+
+    timm imports wandb where it is installed, for a log of its own: that takes time in each process that reads, and
+    leaves two folders among the system's temporary files. So there is none meanwhile.
+    """
+    torchvision()  # timm needs it
+    loaded = "wandb" in sys.modules
+    if not loaded:
+        sys.modules["wandb"] = None  # type: ignore[assignment]  # to import it is an ImportError then
+    try:
+        return importlib.import_module("timm.data.auto_augment")
+    except ImportError as error:
+        raise DataError("rand_augment needs timm; pip install 'tdformer[augment]'") from error
+    finally:
+        if not loaded:
+            del sys.modules["wandb"]
+
+
 @lru_cache
 def _parsed(recipe: str, ops: tuple[str, ...] | None, fill: tuple[int, ...], size: int) -> Any:
     """timm's RandAugment, for its operations; size: the shorter side of a picture."""
-    torchvision()  # timm needs it
-    try:
-        from timm.data.auto_augment import rand_augment_transform
-    except ImportError as error:
-        raise DataError("rand_augment needs timm; pip install 'tdformer[augment]'") from error
     options = {"translate_const": int(size * 0.45), "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
     try:
         if not re.fullmatch(r"rand(-(m|n|p|mstd|mmax|inc)[\d.]+|-t(weights|3aw?))*", recipe):
             raise ValueError("unknown part")  # timm passes over some
-        made = rand_augment_transform(recipe, options, transforms=list(ops) if ops else None)
+        made = auto_augment().rand_augment_transform(recipe, options, transforms=list(ops) if ops else None)
     except (AssertionError, ValueError, KeyError) as error:
         raise DataError(
             f"timm does not know rand_augment={recipe}{' of ' + ', '.join(ops) if ops else ''} ({error!r}); "
