@@ -125,7 +125,7 @@ def feedback() -> str:
     facts = [sorted({str(row[key]) for row in cells if row.get(key)}) for key in ("date", "machine", "revision")]
     images = ", ".join(sorted({f"{row['images']:,}" for row in cells if row.get("images")}))
     lines += [
-        f"{done} of {len(cells)} cells of [the study](../configs/studies/feedback.yaml) are finished, of {images} "
+        f"{done} of {len(cells)} cells of [the study](evidence.md) are finished, of {images} "
         f"images; {'; '.join(', '.join(fact) for fact in facts)}. Accuracy on the test set after the last epoch: mean "
         "and deviation over the seeds. Differences to no feedback are of pairs of one seed; p is of Student's t-test, "
         "by Holm over all lines; d_z is the mean difference over its deviation.",
