@@ -131,3 +131,15 @@ class Neuron(Stateful):
             return spikes.unflatten(0, current.shape[:2]), v
 
         return bounded(again(fire, state, self.key, tensors, learned), 1)
+
+    def drive(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        state: State,
+        call: Callable[..., Tensor] | None = None,
+        weights: tuple[Tensor, ...] = (),
+        decay: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
+        """The current that drives it, of the arguments of `forward`; `[T, B, ...]`."""
+        tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+        return tensors[0] if call is None else call(*tensors, *weights)

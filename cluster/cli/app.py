@@ -14,7 +14,7 @@ import typer
 from pipelines.errors import too_many_files
 
 from ..errors import NO_SPACE, NOT_ALLOWED, RunError, no_memory, user_errors
-from . import data, energy, figures, jobs, models, runs, scale, settings
+from . import data, energy, figures, jobs, models, robustness, runs, scale, settings
 from .pages import Contents
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
     },
 )
-for part in (runs, jobs, scale, figures, energy, data, models, settings):
+for part in (runs, jobs, scale, figures, robustness, energy, data, models, settings):
     app.add_typer(part.group)
 
 

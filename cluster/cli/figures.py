@@ -10,7 +10,6 @@ import typer
 from ..errors import RunError
 from ..jobs.waiting import waits_here
 from .pages import Group
-from .robustness import robustness
 
 group = Group("Paper")
 
@@ -51,6 +50,3 @@ def figures(
 
     for page in make(asked, runs, words, out):
         print(page, flush=True)
-
-
-group.add("Compare runs on corrupted pictures, as Table 7 does.")(robustness)

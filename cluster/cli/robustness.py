@@ -11,8 +11,12 @@ import typer
 from ..errors import RunError, memory_errors
 from ..jobs.waiting import waits_here
 from .arguments import count
+from .pages import Group
+
+group = Group("Paper")
 
 
+@group.add("Compare runs on corrupted pictures, as Table 7 does.")
 def robustness(
     runs: Annotated[
         list[str],

@@ -12,7 +12,7 @@ from tdformer.measure.energy import PRICES, Prices, arithmetic, as_ann, break_ev
 from tdformer.measure.operations import FEEDBACK, HEAD
 
 from ..results import page
-from ..run.folder import write_atomic
+from ..run.records import write_atomic
 from .opening import Run
 from .style import COLOURS
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tdformer import TDFormer
 from tdformer.feedback import Control
 from tdformer.measure.sensitivity import sensitivity
 
@@ -101,9 +102,10 @@ class Sensitivities(Figure):
 def measured(run: Run, images: int) -> list[Measured]:
     """Of all units that every segment runs, in the order in which they run."""
     found: dict[tuple[str, int, int], list[torch.Tensor]] = {}
+    controls = tuple(f"{name}." for name, module in run.model.named_modules() if isinstance(module, Control))
     for batch, _ in run.batches(images):
         for one in sensitivity(run.model, batch, run.config.seed):
-            if ".control." not in one.unit:
+            if not one.unit.startswith(controls):
                 found.setdefault((one.unit, one.source, one.target), []).append(one.values.flatten().double().cpu())
     rows = []
     for key, values in found.items():
@@ -121,14 +123,14 @@ def _steps(runs: Sequence[Run]) -> int:
 
 def _reached(runs: Sequence[Run], units: set[str]) -> set[str]:
     """Of these units those of blocks that are fed back in some run; without feedback all."""
-    blocks = {
-        name.rpartition(".attention.control")[0]
-        for run in runs
-        if run.fed
-        for name, module in run.model.named_modules()
-        if isinstance(module, Control)
-    }
+    blocks = {block for run in runs if run.fed for block in _fed_back(run.model)}
     return {unit for unit in units if any(unit.startswith(f"{block}.") for block in blocks)} if blocks else units
+
+
+def _fed_back(model: TDFormer) -> list[str]:
+    """The names of the backbone's parts that have a control module."""
+    names = {module: name for name, module in model.named_modules()}
+    return [names[part] for part in model.backbone.parts() if any(isinstance(m, Control) for m in part.modules())]
 
 
 def _by_lag(each: Sequence[list[Measured]], units: set[str], steps: int) -> tuple[list[int], list[list[float]]]:

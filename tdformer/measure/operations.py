@@ -224,7 +224,7 @@ class _Recorder(TorchDispatchMode):
             self.inside.append(name)
             self.state = next((x for x in (*args, *kwargs.values()) if isinstance(x, State)), self.state)
             if isinstance(module, Neuron):
-                _drive(*args, **kwargs)
+                module.drive(*args, **kwargs)  # the operators that make its current, which run inside
             self.fused += whole
 
         def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -352,12 +352,6 @@ class _Weights:
     def owner(self, x: Tensor) -> str | None:
         """The module that a stand-in's parameter is of; None: it is an activation."""
         return self.found.get(_storage(x))
-
-
-def _drive(inputs: Any, state: State, call: Any = None, weights: tuple[Tensor, ...] = (), decay: Any = None) -> None:
-    """What makes a neuron's current of its inputs, which it does inside."""
-    if call is not None:
-        call(*(inputs if isinstance(inputs, tuple) else (inputs,)), *weights)
 
 
 def _parts(model: TDFormer) -> Callable[[str], str]:

@@ -62,7 +62,8 @@ class _Beside:
 
     def after(self, module: nn.Module, inputs: tuple[Any, ...], spikes: Tensor) -> Tensor:
         state: State = inputs[1]
-        current = module.drive(*inputs) if isinstance(module, Unit) else _current(*inputs)
+        assert isinstance(module, Unit | Neuron)
+        current = module.drive(*inputs)
         learned = _rate(self.neuron, *inputs[2:]) if module is self.neuron else self.neuron.decay()
         o, v, fired = self.neuron.options, self.membrane, spikes.detach()
         x = current.to(torch.float64 if current.dtype == torch.float64 else torch.float32)
@@ -120,15 +121,6 @@ class _Shown(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
-
-
-def _current(
-    inputs: Any, state: State, call: Any = None, weights: tuple[Tensor, ...] = (), decay: Any = None
-) -> Tensor:
-    """See `Neuron.forward`."""
-    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-    current: Tensor = tensors[0] if call is None else call(*tensors, *weights)
-    return current
 
 
 def _rate(neuron: Neuron, call: Any = None, weights: tuple[Tensor, ...] = (), decay: Any = None) -> Tensor | None:

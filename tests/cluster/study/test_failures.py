@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forked import Command, apart
-from forked_study import FORKED, SETTINGS, STEPS
+from forked_study import FORKED, STEPS
 
-from cluster.build.shards import write_shards
 from cluster.errors import RunError
 from cluster.study.failures import drawn, injected
 from cluster.study.folder import CellFolder, StudyFolder
@@ -39,13 +38,6 @@ class Hold(Hook):
             started = len(failures.read_text().splitlines()) if failures.exists() else 0
 """
 """A hook that holds the first two starts of a cell until they are killed."""
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("shards")
-    write_shards("digits", folder)
-    return SETTINGS.replace("SHARDS", str(folder))
 
 
 @pytest.fixture

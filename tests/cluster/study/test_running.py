@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 from forked import Command, children
-from forked_study import FORKED, SETTINGS, STEPS, Kept, without_clock
+from forked_study import FORKED, STEPS, Kept, without_clock
 
-from cluster.build.shards import write_shards
 from cluster.study.folder import CellFolder, StudyFolder
 from cluster.study.rows import rows
 from cluster.study.status import status
@@ -23,13 +22,6 @@ from cluster.study.table import Row
 from cluster.study.usage import device_seconds
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("shards")
-    write_shards("digits", folder)
-    return SETTINGS.replace("SHARDS", str(folder))
 
 
 @pytest.fixture
