@@ -2,9 +2,9 @@
 
 The checks are those of `tdformer train`, with the recipe's own settings, on made-up data with the shape, the classes
 and the kind of the real ones, and enough of it for a global batch. The steps are two by the command itself with all
-that a recipe sets, but for these: the network has a width of 32, few blocks, and no weights to begin with, the global
-batch is 2, loader workers are one, and ImageNet's pictures are 32 x 32. Networks of the tables at their own width are
-compared with the published ones in `tests/tdformer/test_pretrained.py`.
+that a recipe sets, its pictures' size too, but for these: the network has a width of 32, few blocks, and no weights to
+begin with, the global batch is 2, and loader workers are one. Networks of the tables at their own width are compared
+with the published ones in `tests/tdformer/test_pretrained.py`.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def test_a_recipe_takes_two_steps(name: str, few: Path, tmp_path: Path, cli: Any
     words = ["train.epochs=1", "train.global_batch=2", "train.norm_batch=null", "train.warmup_epochs=0.5"]
     words += [f"model.{key}={value}".replace(" ", "") for key, value in sizes.items()]
     words += ["train.threads=1", "log.every_steps=1", "name=run"]
-    words += ["data.size=32"] * (dataset == "imagenet") + ["data.workers=1"] * (config.data.workers > 0)
+    words += ["data.workers=1"] * (config.data.workers > 0)
     done = cli("train", name, f"data.root={few / dataset}", *words, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = RunFolder(tmp_path / "runs" / "run").metrics.read()
