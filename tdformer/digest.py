@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +36,7 @@ def of_tensors(options: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def of_file(path: Path, about: Mapping[str, Any]) -> str:
+def of_file(path: Path, about: Mapping[str, object]) -> str:
     """The digest of a file and of its description, however that is spaced and sorted."""
     said = json.dumps({key: value for key, value in about.items() if key != DIGEST}, sort_keys=True)
     with path.open("rb") as file:
@@ -49,7 +48,7 @@ def beside(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def described(path: Path) -> dict[str, Any] | None:
+def described(path: Path) -> dict[str, object] | None:
     """The description beside an exported file; None where there is none, or one that is not ours.
 
     Its `model` is all options of the model. Raises ModelError where it cannot be read or used, or the two are not what
