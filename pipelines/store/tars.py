@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from ..samples import Box, Pixels
 from ..views.pictures import crop, decode
 from .ahead import Ahead
 from .cache import Cache, Item
-from .index import AGAIN, TABLE, Index, readable
+from .index import AGAIN, TABLE, Index, ShardFacts, readable
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class _Tars(Index):
     def _place(self, i: int) -> str:
         return f"{self._shard(int(self.table['shard'][i]))}: sample {i}"
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_files": {}}  # a spawned worker opens its own
 
     def _close(self) -> None:
@@ -185,7 +185,7 @@ class RemoteTarDataset(_Tars):
         with os.fdopen(self.cache.open(self._item({"name": TABLE, **self.facts["table"]})), "rb") as file:
             return file.read()
 
-    def _item(self, fact: dict[str, Any]) -> Item:
+    def _item(self, fact: ShardFacts) -> Item:
         """Raises DataError for a SHA-256 that is none: it becomes the name of a file in the cache."""
         name, digest = str(fact["name"]), str(fact["sha256"])
         if not re.fullmatch("[0-9a-f]{64}", digest):
