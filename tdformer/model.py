@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ class TDFormer(nn.Module):
 
     frames: bool | None = None
     """Whether its data are frames in time and no pictures; None: nobody has said it. It computes the same with both."""
-    card: dict[str, object] | None = None
+    card: Mapping[str, object] | None = None
     """What is known of its weights, as an exported file says it: `classes`, `input` with mean and std, and more."""
 
     def __init__(self, backbone: Backbone[Sizes], config: Options) -> None:

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from ..config.words import first_line
+from tdformer.errors import first_line
+
 from ..errors import RunError
 
 NO_GPU = ("", "-1", "NoDevFiles")
@@ -134,7 +134,7 @@ def agreed(store: dist.Store, rank: int, world: int, wanted: str) -> torch.devic
         raise
 
 
-def _told(store: dist.Store, rank: int, world: int, value: Any, key: str = "seen") -> list[Any]:
+def _told(store: dist.Store, rank: int, world: int, value: object, key: str = "seen") -> list[object]:
     """What each rank says."""
     store.set(f"{key}/{rank}", json.dumps(value))
     return [json.loads(said) for said in store.multi_get([f"{key}/{r}" for r in range(world)])]
@@ -178,5 +178,5 @@ def exact(tf32: bool, deterministic: bool) -> None:
 
 
 def _address(number: int) -> str:
-    gpu: Any = torch.cuda.get_device_properties(number)
+    gpu = torch.cuda.get_device_properties(number)
     return f"{gpu.pci_domain_id:04x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}"

@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import nn
 
 from tdformer import TDFormer
+from tdformer.errors import first_line
 from tdformer.measure import Cost, measure_step
 from tdformer.norm import norm_batch
 from tdformer.policies import POLICIES, Choice, choices, smallest
 
 from ..config import BatchPlan, Config, either
-from ..config.words import first_line
 from ..errors import RunError
 from .memory import GIB, RESERVE, Memory, here
 from .model import example

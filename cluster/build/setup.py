@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipelines.samples import Augmentation, Samples, Seen
 from tdformer import TDFormer
+from tdformer.options import Options
 
 from ..config import BatchPlan, Config, resolve
 from ..errors import RunError
@@ -72,7 +72,7 @@ class Setup:
         """Put `model.weights` into a model to train, or see on meta whether they fit; see `first_weights.begin`."""
         return begin(model, self.config, self.samples, verified)
 
-    def trained(self, options: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path) -> TDFormer:
+    def trained(self, options: Options, weights: Mapping[str, Tensor], where: Path) -> TDFormer:
         """The model of trained weights, from the checkpoint or file `where`, in evaluation mode."""
         return trained_model(options, weights, self.config, self.samples, where)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tdformer.plugins import Registry
 
@@ -38,7 +38,7 @@ class Drawn:
 
     figure: matplotlib.figure.Figure
     caption: str
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Figure:
 FIGURES: Registry[type[Figure]] = Registry("figure of the paper")
 
 
-def options(kind: type[Figure]) -> dict[str, dataclasses.Field[Any]]:
+def options(kind: type[Figure]) -> dict[str, dataclasses.Field[object]]:
     """The options of a figure by name."""
     return {field.name: field for field in dataclasses.fields(kind)}
 
@@ -79,8 +79,8 @@ def made(name: str, given: Mapping[str, str]) -> Figure:
     return kind(**values)
 
 
-def _value(name: str, text: str, field: dataclasses.Field[Any]) -> Any:
-    kind: Any = field.type  # a text where the module has `from __future__ import annotations`
+def _value(name: str, text: str, field: dataclasses.Field[object]) -> object:
+    kind: object = field.type  # a text where the module has `from __future__ import annotations`
     kind = kind.__name__ if isinstance(kind, type) else str(kind)
     written = [Word(word.strip()) for word in text.split(",")] if kind.startswith("list") else Word(text.strip())
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tdformer import TDFormer
 from tdformer.measure.outline import BEHIND, Box, Edge, Outline, Part, outline
@@ -69,7 +69,7 @@ class Group:
 def groups(parts: Sequence[Part]) -> list[Group]:
     """One above the other, in the order of the parts."""
 
-    def alike(part: Part) -> Any:
+    def alike(part: Part) -> object:
         return [[(_within(box, part), box.kind, box.shape, box.parameters) for box in row] for row in part.rows]
 
     found: list[Group] = []
@@ -217,7 +217,7 @@ def _shape(shape: Sequence[int] | None) -> str:
     return "" if shape is None else "×".join(map(str, shape))
 
 
-_MIDDLE: dict[str, Any] = {"ha": "center", "va": "center"}
+_MIDDLE: dict[str, object] = {"ha": "center", "va": "center"}
 
 
 def _column(axes: Axes, found: Sequence[Group], left: float, right: float, image: str) -> None:
@@ -268,7 +268,7 @@ def _caption(model: TDFormer, seen: Outline, found: Sequence[Group]) -> str:
     )
 
 
-def _table(seen: Outline) -> list[dict[str, Any]]:
+def _table(seen: Outline) -> list[dict[str, object]]:
     units = [
         {
             "part": part.name,

@@ -9,6 +9,7 @@ import torch
 
 from pipelines.order import steps_per_epoch
 from tdformer import TDFormer
+from tdformer.errors import first_line
 from tdformer.measure import Work, measure_evaluation
 from tdformer.policies import choices
 
@@ -21,7 +22,6 @@ from ..build.setup import Setup
 from ..config import BatchPlan, Config
 from ..config.batches import split
 from ..config.shape import Shape
-from ..config.words import first_line
 from ..errors import RunError
 from . import interval
 from .chips import Chip

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -57,7 +56,7 @@ class Rates:
 
 
 @cache
-def measured() -> dict[str, dict[str, Any]]:
+def measured() -> dict[str, dict[str, object]]:
     """What rates.yaml says, by GPU."""
     return {row["chip"]: row for row in yaml.safe_load(Path(__file__).with_name("rates.yaml").read_text())}
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from pipelines.errors import DataError
 from pipelines.loader import time_first, to_device
+from pipelines.samples import Array
 from pipelines.views.files import FileSamples
+from tdformer.digest import Described
 from tdformer.measure import measure_rates
 
 from ..build.data import as_samples, check_kind, input_facts
@@ -37,7 +39,7 @@ class _Trained:
 
     where: Path
     config: Config
-    stored: Mapping[str, Any]
+    stored: Described
     make: Callable[[Setup], tuple[Model, int]]
     device: torch.device
 
@@ -48,7 +50,7 @@ def predict(
     overrides: Sequence[str] = (),
     firing: bool | None = None,
     fault: Callable[[str], None] = lambda line: None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """What the model of RUN, RUN@STEP, a checkpoint or an exported file says of pictures or recordings, a row for each:
     `image`, its path; `top`, the likeliest classes, each with `class`, `number` and `probability`; `logits` of all;
     `firing`, the spikes per neuron and time step of each layer, by its name.
@@ -78,7 +80,7 @@ def predict(
     looked_into = isinstance(model, nn.Module) and firing is not False
     with computing(trained.config, trained.device):
         waiting: list[int] = []
-        samples: list[Any] = []
+        samples: list[Array] = []
         for i in range(len(data)):
             try:
                 samples.append(data.image(i) if view is None else view.see(data, i, None))
@@ -93,8 +95,8 @@ def predict(
 
 @torch.no_grad()
 def _rows(
-    model: Model, data: FileSamples, ids: Sequence[int], samples: Sequence[Any], device: torch.device, firing: bool
-) -> list[dict[str, Any]]:
+    model: Model, data: FileSamples, ids: Sequence[int], samples: Sequence[Array], device: torch.device, firing: bool
+) -> list[dict[str, object]]:
     """The rows of a batch. Here the gradients are off, and not in `predict`, whose caller runs in between."""
     images = to_device(torch.from_numpy(np.stack(samples)), data.mean, data.std, device)
     looked: AbstractContextManager[dict[str, Tensor]] = nullcontext({})

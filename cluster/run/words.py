@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 
-def worded(key: str, value: Any) -> str:
+def worded(key: str, value: object) -> str:
     """A measurement and its name: `accuracy 93.10 %`, `loss 0.25`, `12 images/s`, `loss scale 2^16`."""
     name = {"lr": "learning rate"}.get(key, key.replace("_", " "))
     if key.endswith("accuracy") and value is not None:

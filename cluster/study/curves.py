@@ -6,7 +6,6 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -137,7 +136,7 @@ def _resampled(curve: Curve, form: Form, x: Array, y: Array, found: Solution) ->
     return draws
 
 
-def _curve(form: Form, x: Array, found: Solution, draws: Sequence[Solution]) -> list[dict[str, Any]]:
+def _curve(form: Form, x: Array, found: Solution, draws: Sequence[Solution]) -> list[dict[str, float]]:
     """Rows to draw, where there is one axis."""
     if x.shape[1] > 1:
         return []

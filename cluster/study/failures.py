@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from ..run.goodput import Goodput
 from .folder import CellFolder
 
 
-def drawn(seed: int, axes: Mapping[str, Any], start: int, mean: float) -> tuple[float, np.random.Generator]:
+def drawn(seed: int, axes: Mapping[str, object], start: int, mean: float) -> tuple[float, np.random.Generator]:
     """Seconds to the failure of a cell's start, whose number counts from 1; and what else is drawn of it."""
     digest = hashlib.sha256(json.dumps(dict(axes), sort_keys=True).encode()).digest()
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, start, *digest))))

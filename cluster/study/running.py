@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ..errors import RunError
 from ..jobs import request
@@ -214,7 +214,7 @@ def _signals() -> Iterator[None]:
     all_kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     kinds = [kind for kind in all_kinds if signal.getsignal(kind) != signal.SIG_IGN]
 
-    def ask(*_: Any) -> NoReturn:
+    def ask(*_: object) -> NoReturn:
         for kind in kinds:
             signal.signal(kind, signal.SIG_IGN)
         raise Asked

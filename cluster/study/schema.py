@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -96,7 +95,7 @@ class Study:
     options: Options
     base: Config
     axes: Mapping[str, Sequence[Point]]
-    report: Any
+    report: object
 
     @property
     def path(self) -> Path:
@@ -125,8 +124,8 @@ class Study:
         return "".join(lines)
 
 
-def _nested(plain: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
+def _nested(plain: Mapping[str, object]) -> dict[str, object]:
+    tree: dict[str, object] = {}
     for key, value in plain.items():
         section, _, last = key.rpartition(".")
         (tree.setdefault(section, {}) if section else tree)[last] = value
@@ -162,7 +161,7 @@ def read(path: Path, overrides: Sequence[str] = (), site: Path | None = None) ->
     root = documents.compose(text, where)
     if not isinstance(root, yaml.MappingNode):
         raise RunError(f"{where}: a study is a mapping of keys to values; it has at least name, config and grid")
-    plain: dict[str, Any] = {}
+    plain: dict[str, object] = {}
     settings: list[str] = []
     axes: dict[str, Sequence[Point]] = {}
     seen: set[str] = set()
@@ -185,7 +184,12 @@ def read(path: Path, overrides: Sequence[str] = (), site: Path | None = None) ->
 
 
 def _study(
-    path: Path, options: Options, settings: list[str], axes: dict[str, Sequence[Point]], report: Any, site: Path | None
+    path: Path,
+    options: Options,
+    settings: list[str],
+    axes: dict[str, Sequence[Point]],
+    report: object,
+    site: Path | None,
 ) -> Study:
     if not options.config:
         raise RunError(f"{path}: config is missing: the recipe or file that all cells build on, such as quickstart")
@@ -230,7 +234,7 @@ def _checked(axes: dict[str, Sequence[Point]], options: Options, where: str) -> 
     return axes
 
 
-def _plain(key: str, node: yaml.Node, where: str) -> Iterator[tuple[str, Any]]:
+def _plain(key: str, node: yaml.Node, where: str) -> Iterator[tuple[str, object]]:
     """The plain keys that stand below `key`, each with its value."""
     known = _known()
     if any(name.startswith(f"{key}.") for name in known):
@@ -257,8 +261,8 @@ def _plain(key: str, node: yaml.Node, where: str) -> Iterator[tuple[str, Any]]:
     yield key, value
 
 
-def _options(plain: Mapping[str, Any], where: str) -> Options:
-    parts: dict[str, dict[str, Any]] = {}
+def _options(plain: Mapping[str, object], where: str) -> Options:
+    parts: dict[str, dict[str, object]] = {}
     for key, value in plain.items():
         section, _, last = key.rpartition(".")
         parts.setdefault(section, {})[last] = value
@@ -277,13 +281,13 @@ def _options(plain: Mapping[str, Any], where: str) -> Options:
 
 
 @functools.cache
-def _known() -> dict[str, tuple[str, Mapping[str, Any]]]:
+def _known() -> dict[str, tuple[str, Mapping[str, object]]]:
     """The plain keys, with type and limits."""
 
     return {key: (str(f.type), f.metadata) for key, _, f in each(Options())}
 
 
-def _first(keys: Mapping[str, Any], section: str) -> str:
+def _first(keys: Mapping[str, object], section: str) -> str:
     return next(key for key in keys if key.startswith(f"{section}."))
 
 
@@ -356,7 +360,7 @@ def _word(word: Word) -> str:
     return json.dumps(word.text) if word.quoted or re.search(r"[\[\]{},:#&*!|>'\"%@`]|^\s*$", word.text) else word.text
 
 
-def _report(text: str, where: str) -> Any:
+def _report(text: str, where: str) -> object:
     try:
         return (yaml.safe_load(text) or {}).get("report")
     except yaml.YAMLError as error:

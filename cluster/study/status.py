@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from .. import slurm
 from ..errors import RunError
@@ -15,7 +14,7 @@ from .folder import STATES, StudyFolder
 from .usage import budget, reached
 
 
-def status(path: Path) -> dict[str, Any]:
+def status(path: Path) -> dict[str, object]:
     """Of the study in a folder: cells by state, steps done and in all, GPU-hours used and allowed, seconds left (None:
     not known before a cell is finished), and why cells have failed or were stopped. Raises RunError where there is no
     study."""
