@@ -108,13 +108,7 @@ def described(path: Path) -> Described | None:
     elif said[DIGEST] != of_file(path, said):
         raise ModelError(f"{path} and {file.name} are not what was exported (SHA-256): one is damaged; export it again")
     step, batch = said["step"], said.get("batch", None if path.suffix in PROGRAMS else 1)
-    if (
-        type(step) is not int
-        or type(batch) is not int
-        or step < 0
-        or batch < 1
-        or not isinstance(said["config"], dict)
-    ):
+    if type(step) is not int or type(batch) is not int or step < 0 or batch < 1 or not isinstance(said["config"], dict):
         raise ModelError(f"{file} says step {step!r:.40}, batch {batch!r:.40}; export {path.name} again")
     try:
         with torch.device("meta"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 NULL = ("", "~", "null", "Null", "NULL")
 ANY = "any"
@@ -55,6 +57,11 @@ MINUTES = Form(_minutes, "minutes, or a time as sbatch takes it, such as 12:00:0
 days-hours:minutes:seconds."""
 FOLDER = Form(_folder, "a path, in which ~/ and ~user/ are home folders")
 """A path or URL."""
+
+
+def filled(kind: Callable[..., T], values: Mapping[str, object]) -> T:
+    """A `kind` of values that were looked at before: each is of the type that its field has."""
+    return kind(**values)
 
 
 def as_type(written: Raw, kind: str, form: Form | None) -> object:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..config.values import filled
 from ..config.words import either, nearest, show
 from ..errors import RunError
 from . import table
@@ -161,8 +162,7 @@ def read(kind: type[Spec], given: Mapping[str, object], place: str) -> Spec:
     if missing:
         raise RunError(f"{place}: {either(missing)} is missing")
     try:
-        make: Callable[..., Spec] = kind
-        return make(**values)
+        return filled(kind, values)
     except ValueError as e:
         raise RunError(f"{place}: {e}") from None
 

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from ..config.plugins import take
 from ..config.words import nearest, show
@@ -33,7 +34,17 @@ tr:target { background: #fff3c4 } .plot { break-inside: avoid } table { font-siz
 """
 
 
-def check(spec: Mapping[str, object], where: str = "report") -> list[Figure] | None:
+class Asked(TypedDict, total=False):
+    """The section `report` of a study, once it was checked."""
+
+    title: str
+    text: str
+    figures: list[object]
+    fits: list[Mapping[str, object]]
+    plugins: list[object]
+
+
+def check(spec: Asked, where: str = "report") -> list[Figure] | None:
     """The figures that the section `report` of a study names; None: it leaves them to us. Raises RunError, in one line,
     for a key, a kind or a value that is not one. where: what a message calls the section."""
     if not isinstance(spec, Mapping):
@@ -43,10 +54,10 @@ def check(spec: Mapping[str, object], where: str = "report") -> list[Figure] | N
             raise RunError(f"{where}.{key} is no key of a report; the nearest is {nearest(str(key), list(KEYS))}")
     for key in ("title", "text"):
         if not isinstance(spec.get(key, ""), str):
-            raise RunError(f"{where}.{key} is {show(spec[key])}; expected text")
+            raise RunError(f"{where}.{key} is {show(spec.get(key))}; expected text")
     for key in ("figures", "fits", "plugins"):
         if not isinstance(spec.get(key, []), list):
-            raise RunError(f"{where}.{key} is {show(spec[key])}; expected a list")
+            raise RunError(f"{where}.{key} is {show(spec.get(key))}; expected a list")
     take([str(entry) for entry in spec.get("plugins", [])], where)
     if "figures" not in spec:
         return None
@@ -54,7 +65,7 @@ def check(spec: Mapping[str, object], where: str = "report") -> list[Figure] | N
 
 
 def report(
-    rows: Sequence[Row], fits: Sequence[Mapping[str, object]], spec: Mapping[str, object], out: Path, command: str = ""
+    rows: Sequence[Row], fits: Sequence[Mapping[str, object]], spec: Asked, out: Path, command: str = ""
 ) -> None:
     """Write index.html, cells.csv and fits.json to the folder `out`. spec: the study's section `report`; command: what
     the page says that made it. Raises RunError for a section that is not one, and for files in the folder that are not
@@ -114,9 +125,7 @@ def _check_place(out: Path, beside: Mapping[str, bytes]) -> None:
             )
 
 
-def _page(
-    cells: Cells, figures: Sequence[Figure], spec: Mapping[str, object], beside: Mapping[str, bytes], command: str
-) -> str:
+def _page(cells: Cells, figures: Sequence[Figure], spec: Asked, beside: Mapping[str, bytes], command: str) -> str:
     title = page.text(spec.get("title") or "Study")
     scripts = [page.plotly(), page.SCRIPT]
     index = next(one for one in figures if _is_index(one))

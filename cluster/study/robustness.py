@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.views.corruptions import BENCHMARK
+from tdformer.options import Options
 
 from ..config import NEUTRAL, flat, norm_batch, show
 from ..errors import RunError
@@ -57,16 +58,21 @@ class Group:
     settings: Mapping[str, object]
 
     @property
+    def options(self) -> Options:
+        """Of their models."""
+        return next(iter(self.runs.values())).options
+
+    @property
     def steps(self) -> int:
-        return int(self.settings["model.time_steps"])
+        return int(self.options["time_steps"])
 
     @property
     def segments(self) -> int:
-        return int(self.settings["model.segments"])
+        return int(self.options["segments"])
 
     @property
     def fed(self) -> bool:
-        return bool(self.settings["model.feedback"]) and self.segments > 1
+        return bool(self.options["feedback"]) and self.segments > 1
 
     def estimate(self, of: Value, name: str) -> Estimate:
         """The mean over the seeds."""
@@ -92,7 +98,7 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        return f"{self.fed.name} - {self.base.name.removeprefix(str(self.fed.settings['model.name'])).strip()}"
+        return f"{self.fed.name} - {self.base.name.removeprefix(str(self.fed.options['name'])).strip()}"
 
     @property
     def stages(self) -> bool:

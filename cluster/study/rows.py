@@ -11,7 +11,7 @@ from ..run.goodput import account, steps
 from ..run.kept import Speed, Start
 from . import failures, schema
 from .folder import CellFolder, Facts, StudyFolder
-from .table import Row
+from .table import Row, number
 from .usage import device_seconds
 
 
@@ -44,7 +44,7 @@ def row(cell: CellFolder, tries: int, job: slurm.State | None) -> Row:
         "world": cell.shape.world,
     }
     spent, speed = account(cell.run), _speed(cell, facts)
-    found |= facts.get("plan", {}) | spent.row() | speed | failures.columns(cell, spent, speed["seconds_step"])
+    found |= facts.get("plan", {}) | spent.row() | speed | failures.columns(cell, spent, number(speed, "seconds_step"))
     found["gpu_hours"] = round(device_seconds(cell.path) / 3600, 6)  # as the budget counts them
     found |= {key: last.get(key) for key in ("parameters", "flop_image", "flop_image_done")}
     return found | _learned(cell, facts)

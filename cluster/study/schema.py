@@ -16,8 +16,8 @@ from ..config import document as documents
 from ..config.check import check_limits
 from ..config.layers import of_node
 from ..config.recipes import STUDIES, recipe
-from ..config.schema import each, flat, setting, types
-from ..config.values import Raw, Word, as_type
+from ..config.schema import Limits, each, flat, setting, types
+from ..config.values import Raw, Word, as_type, filled
 from ..config.words import either, expected, nearest
 from ..errors import RunError
 
@@ -126,9 +126,12 @@ class Study:
 
 def _nested(plain: Mapping[str, object]) -> dict[str, object]:
     tree: dict[str, object] = {}
+    sections = {"": tree}
     for key, value in plain.items():
         section, _, last = key.rpartition(".")
-        (tree.setdefault(section, {}) if section else tree)[last] = value
+        if section not in sections:
+            tree[section] = sections[section] = {}
+        sections[section][last] = value
     return tree
 
 
@@ -262,15 +265,15 @@ def _plain(key: str, node: yaml.Node, where: str) -> Iterator[tuple[str, object]
 
 
 def _options(plain: Mapping[str, object], where: str) -> Options:
-    parts: dict[str, dict[str, object]] = {}
+    parts: dict[str, dict[str, object]] = {"": {}}
     for key, value in plain.items():
         section, _, last = key.rpartition(".")
         parts.setdefault(section, {})[last] = value
-    stop, kept = Stop(**parts.get("stop", {})), Constraints(**parts.get("constraints", {}))
+    stop, kept = filled(Stop, parts.get("stop", {})), filled(Constraints, parts.get("constraints", {}))
     if stop.after_step and stop.loss_above is None:
         raise RunError(f"{where}: stop.after_step is of stop.loss_above; set that too")
-    failures = Failures(**parts.get("failures", {}))
-    options = Options(**parts.get("", {}), stop=stop, constraints=kept, failures=failures)
+    failures = filled(Failures, parts.get("failures", {}))
+    options = filled(Options, {**parts[""], "stop": stop, "constraints": kept, "failures": failures})
     if failures != Failures() and not failures:
         raise RunError(f"{where}: failures is without failures.mtbf_hours; set that too")
     if failures and options.budget_gpu_hours is None:
@@ -281,9 +284,8 @@ def _options(plain: Mapping[str, object], where: str) -> Options:
 
 
 @functools.cache
-def _known() -> dict[str, tuple[str, Mapping[str, object]]]:
+def _known() -> dict[str, tuple[str, Limits]]:
     """The plain keys, with type and limits."""
-
     return {key: (str(f.type), f.metadata) for key, _, f in each(Options())}
 
 
@@ -333,6 +335,7 @@ def _point(key: str, node: yaml.Node, where: str) -> Point:
             number = as_type(documents.raw(node, where), "int", None)
         except ValueError as error:
             raise RunError(f"{where}: {key} is {show(node)}; expected {expected('int', None)}") from error
+        assert isinstance(number, int)
         if number < (least := 0 if key == "gpus" else 1):
             raise RunError(f"{where}: {key} is {number}; it must be at least {least}")
         return {key: str(number)}

@@ -128,7 +128,7 @@ class Evaluation:
             return replace(self.view, crop_ratio=1.0)
         return self.view
 
-    def of(self, samples: Samples, view: Seen | None, tally: Tally, workers: int | None = None) -> dict[str, object]:
+    def of(self, samples: Samples, view: Seen | None, tally: Tally, workers: int | None = None) -> dict[str, float]:
         """What `evaluate` and a tally say of samples. workers: None: those of the configuration."""
         workers = self.config.data.workers if workers is None else workers
         model, batch = self.model, self.setup.plan.micro_batch

@@ -22,6 +22,7 @@ from typing import ClassVar, Literal
 from tdformer.errors import ModelError
 from tdformer.plugins import Registry
 
+from ...config.values import filled
 from ...config.words import either, nearest, show
 from ...errors import RunError
 from ...results.page import text as escaped
@@ -149,8 +150,7 @@ def figure(given: object, where: str) -> Figure:
     for name, f in fields.items():
         if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise RunError(f"{where}: the figure {kind} needs {name}; give a column of cells.csv")
-    make: Callable[..., Figure] = cls
-    return make(**values)
+    return filled(cls, values)
 
 
 def _value(kind: object, value: object, where: str) -> object:
