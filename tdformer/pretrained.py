@@ -334,7 +334,7 @@ def _weights(contents: Mapping[str, object], where: str) -> dict[str, Tensor]:
     weights = {k: v for k, v in given.items() if _plain(v)}
     other = next((k for k in given if k not in weights), None)
     if other is not None or not weights:
-        found = f"{other!r} is no tensor of real numbers" if weights else "it is empty"
+        found = f"{other!r} is no tensor of real numbers" if given else "it is empty"
         raise ModelError(f"{where}: holds no weights ({found}); give a state dict, alone or under model or state_dict")
     return weights
 

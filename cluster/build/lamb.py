@@ -5,7 +5,8 @@ A parameter w with the direction u = m / (sqrt(v) + eps) + decay w moves by -lr 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -44,11 +45,10 @@ class Lamb(timm.Lamb):
         self._pieces, self._parameters = pieces, parameters
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:
         """timm's; over shares, of those that are in the groups now, on all ranks together."""
         if not self._pieces:
-            moved: float | None = super().step(closure)
-            return moved
+            return super().step(closure)
         for group in self.param_groups:
             for share in group["params"]:
                 self._move(share, group)

@@ -136,7 +136,8 @@ def at_most(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     height, width = model.config["image_size"]
     channels = sum(p.shape[0] for p in model.parameters() if p.dim() > 1)
     activations = 4 * channels * height * width * model.time_steps * plan.micro_batch
-    return 2 * activations + state_bytes(model, config, plan)
+    most: int = 2 * activations + state_bytes(model, config, plan)
+    return most
 
 
 _priced: dict[str, Cost] = {}

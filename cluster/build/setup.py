@@ -18,6 +18,7 @@ from ..errors import RunError
 from . import planner
 from .data import augmentation, check_kind, opened, training_data, view
 from .first_weights import Begun, begin
+from .memory import Memory
 from .model import build_model, trained_model
 from .optimizers import OPTIMIZERS
 
@@ -80,7 +81,7 @@ class Setup:
         """What `recompute.policy: auto` chooses; None where the configuration says it. All ranks call it together."""
         return planner.planned(self.outline, self.config, self.plan)
 
-    def check_memory(self, memory: planner.Memory) -> str | None:
+    def check_memory(self, memory: Memory) -> str | None:
         """Compare a step with the memory there is; see `planner.check`."""
         return planner.check(self.outline, self.config, self.plan, memory)
 

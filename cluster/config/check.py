@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
+import operator
 import re
 from collections.abc import Iterable, Sequence
 
@@ -124,10 +125,10 @@ def check_limits(key: str, value: object, limits: Limits) -> None:
         if not math.isfinite(number):
             raise RunError(f"{key} is {show(value)}; it must be finite")
         for limit, words, holds in (
-            ("least", "at least", lambda x, y: x >= y),
-            ("above", "above", lambda x, y: x > y),
-            ("most", "at most", lambda x, y: x <= y),
-            ("below", "below", lambda x, y: x < y),
+            ("least", "at least", operator.ge),
+            ("above", "above", operator.gt),
+            ("most", "at most", operator.le),
+            ("below", "below", operator.lt),
         ):
             bound = limits.get(limit)
             if isinstance(bound, int | float) and not holds(number, bound):

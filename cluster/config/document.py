@@ -123,7 +123,7 @@ def refers(written: Raw) -> bool:
     return "${" in "".join(words(written))
 
 
-def resolved(tree: object, key: str, kind: str) -> Raw:
+def resolved(tree: dict[str, object], key: str, kind: str) -> Raw:
     """The value of `key` in `tree`, the settings as nested dicts, with each `${...}` in it replaced. Raises RunError
     where one refers to nothing, ValueError where to a section."""
     from omegaconf import OmegaConf
@@ -151,7 +151,8 @@ def _native(value: object, kind: str) -> Word:
 
 def dump(tree: object) -> str:
     """Nested settings as YAML that reads as the same, with or without `refers` resolved."""
-    return yaml.dump(_escaped(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(_escaped(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _escaped(value: object) -> object:

@@ -266,7 +266,7 @@ def each(config: DataclassInstance, prefix: str = "") -> Iterator[tuple[str, obj
     """Every setting of a configuration or of one section: its key, its value, its field."""
     for f in fields(config):
         value, key = getattr(config, f.name), prefix + f.name
-        if is_dataclass(value):
+        if is_dataclass(value) and not isinstance(value, type):
             yield from each(value, key + ".")
         else:
             yield key, value, f

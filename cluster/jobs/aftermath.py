@@ -73,11 +73,11 @@ def _main(folder: RunFolder, code: int) -> int:
     status = folder.status()
     job, start = slurm.this_job(), os.environ.get("SLURM_RESTART_COUNT")
     assert job is not None
-    if (status.get("job"), status.get("restarts")) != (job, start):
-        status["state"] = None  # an earlier start's words: this one ended without any
-    heard = str(status.get("reason")) if status.get("state") == "saved" else ""
+    ours = (status.get("job"), status.get("restarts")) == (job, start)
+    state = status.get("state") if ours else None  # an earlier start's words: this one ended without any
+    heard = str(status.get("reason")) if state == "saved" else ""
     asked, stray = (heard == f"stopped by {kind.name}" for kind in (signal.SIGUSR2, signal.SIGTERM))
-    if code == 0 or (status.get("state") in ("finished", "saved", "failed") and not asked and not stray):
+    if code == 0 or (state in ("finished", "saved", "failed") and not asked and not stray):
         return code
     if superseded(folder.path):
         return code

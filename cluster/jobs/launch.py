@@ -282,7 +282,7 @@ def _taken_back(folder: RunFolder, new: bool) -> Iterator[None]:
         raise
 
 
-def _submitted(executor: submission.Slurm, folder: RunFolder) -> submitit.core.core.Job[int]:
+def _submitted(executor: submission.Slurm, folder: RunFolder) -> submitit.core.core.Job[None]:
     """Raises RunError where sbatch refuses the job after all."""
     try:
         return executor.submit(Job(folder.path))

@@ -19,7 +19,7 @@ from .. import slurm
 from ..errors import RunError
 from ..run.folder import RunFolder
 from ..run.goodput import account
-from ..run.kept import Launched
+from ..run.kept import Launched, Said
 from ..run.lock import SILENT
 from ..run.records import record
 from ..run.words import duration
@@ -262,7 +262,7 @@ def _tried(read: Callable[[], T], otherwise: T) -> tuple[T, list[str]]:
 
 def _row(folder: RunFolder, job: Job | None, told: dict[str, State], wrong: list[str]) -> Row:
     """told: what Slurm says of its jobs; wrong: with job.json."""
-    (status, unread), (saved, lost) = _tried(folder.said, {}), _tried(folder.saved_step, None)
+    (status, unread), (saved, lost) = _tried(folder.said, Said()), _tried(folder.saved_step, None)
     wrong = [*unread, *wrong]
     now = State()
     if job is not None and job.own:

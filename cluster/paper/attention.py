@@ -114,7 +114,7 @@ class _Attention(Figure):
         means = []
         for panel in seen[CLEAN].maps:
             values = [row["likeness"] for row in rows if row["panel"] == panel and row["corruption"] in kinds]
-            known = [value for value in values if value is not None]
+            known = [value for value in values if isinstance(value, float)]
             means.append(f"{panel} {np.mean(known):.3f}" if known else f"{panel} (silent)")
         grey = "" if "saturate" in kinds else "; the pictures are grey, so `saturate` is left out"
         return (

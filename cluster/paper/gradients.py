@@ -40,7 +40,8 @@ class _Counts:
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        return self.counts / max(1, self.counts.sum())
+        shares: NDArray[np.float64] = self.counts / max(1, self.counts.sum())
+        return shares
 
     @property
     def edges(self) -> NDArray[np.float64]:

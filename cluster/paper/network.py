@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tdformer import TDFormer
 from tdformer.measure.outline import BEHIND, Box, Edge, Outline, Part, outline
@@ -217,7 +217,7 @@ def _shape(shape: Sequence[int] | None) -> str:
     return "" if shape is None else "×".join(map(str, shape))
 
 
-_MIDDLE: dict[str, object] = {"ha": "center", "va": "center"}
+_MIDDLE: dict[str, Any] = {"ha": "center", "va": "center"}
 
 
 def _column(axes: Axes, found: Sequence[Group], left: float, right: float, image: str) -> None:

@@ -75,7 +75,7 @@ def page(name: str, about: Described) -> str:
     channels, (height, width) = model["in_channels"], model["image_size"]
     blocks = ", ".join(map(str, model["feedback"]))
     given = f"{channels} x {height} x {width}"
-    which = {True: "; the average of the weights", False: "; the weights themselves"}.get(about["averaged"], "")
+    which = {True: "; the average of the weights", False: "; the weights themselves", None: ""}[about["averaged"]]
     rows = {
         "Model": f"`{model['name']}`, {about['parameters']:,} parameters",
         "Size": _of_size(model),

@@ -32,7 +32,7 @@ from ..config.layers import merged, of_override
 from ..config.load import take_given
 from ..config.plugins import name_of
 from ..errors import RunError, disk_errors
-from ..run.folder import write_atomic
+from ..run.records import write_atomic
 from ..run.weights import located, read
 from ..train.evaluate import class_numbers, computing, evaluate
 from ..train.tally import Tally
@@ -142,7 +142,7 @@ def evaluate_export(path: Path, overrides: Sequence[str] = (), tally: Tally | No
         result = evaluate(
             model, data, device, batch, found.config.data.workers, view=setup.view, numbers=numbers, tally=tally
         )
-    return {"file": str(path), "step": found.about["step"], "samples": len(data)} | result | tally.row()
+    return {"file": str(path), "step": found.about["step"], "samples": len(data), **result, **tally.row()}
 
 
 def _page(path: Path) -> Path:

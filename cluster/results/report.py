@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import RunError
-from ..run.folder import write_atomic
+from ..run.records import write_atomic
 from ..train.tally import Tally
 from . import page
 

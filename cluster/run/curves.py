@@ -67,5 +67,11 @@ def _points(rows: Iterable[Mapping[str, object]], key: str) -> tuple[list[int], 
     """Steps, and what was measured after each; shares in percent, as the terminal has them."""
     scale = 100 if key.endswith("accuracy") else 1
     # A run that went on from an earlier step has some rows of speed.jsonl twice.
-    found = sorted({row["step"]: scale * row[key] for row in rows if row.get(key) is not None}.items())
+    found = sorted(
+        {
+            step: scale * value
+            for row in rows
+            if isinstance(value := row.get(key), int | float) and isinstance(step := row["step"], int)
+        }.items()
+    )
     return [step for step, _ in found], [value for _, value in found]

@@ -180,7 +180,7 @@ def _starts(folder: RunFolder) -> list[_Start]:
     found: list[_Start] = []
     following: list[list[Beat] | None] = [*list(groups.values())[1:], None]
     for rows, later in zip(groups.values(), following, strict=False):
-        begun: Beat = next((row for row in rows if isinstance(row.get("host"), str) and "monotonic" in row), {})
+        begun: Beat = next((row for row in rows if isinstance(row.get("host"), str) and "monotonic" in row), Beat())
         if isinstance(begun.get("folder"), str) and not folder.made(begun):
             continue
         told = _whole(rows)

@@ -67,7 +67,7 @@ class Heard(TypedDict):
 
     pid: int
     host: str
-    time: float
+    time: float | None
 
 
 class Beat(Mark, total=False):
@@ -93,6 +93,8 @@ class Said(Mark, total=False):
     time: int | float
     step: int | None
     total: int | None
+    started_at: int | None
+    pid: int | None
     loss: int | float | None
     images_per_second: int | float | None
     tflops: int | float | None

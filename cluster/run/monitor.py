@@ -17,7 +17,7 @@ from ..slurm.job import this_job
 from .console import Display, peak_memory
 from .figures import FIGURES
 from .folder import RunFolder
-from .records import Rows, write_atomic
+from .records import R, Rows, write_atomic
 from .speed import Lap, Pace
 from .words import duration, worded
 
@@ -122,7 +122,9 @@ class Monitor:
         self.draw()
         self.run.check_lock()
         self.run.finish(summary)
-        self.tell("finished", int(summary["step"]))
+        step = summary["step"]
+        assert isinstance(step, int)
+        self.tell("finished", step)
         self.close()
         self.say(f"finished {self.run.path}: {', '.join(worded(k, v) for k, v in summary.items())}")
 
@@ -178,7 +180,7 @@ class Monitor:
             self._drawn, self._drew = len(rows), time.monotonic()
 
 
-def sound(rows: Rows, say: Callable[[str], None], *numbers: str) -> list[dict[str, object]]:
+def sound(rows: Rows[R], say: Callable[[str], None], *numbers: str) -> list[R]:
     """Rows that no result depends on: those that are damaged are counted in a line to `say`, and left out."""
     whole, damaged = rows.whole(*numbers)
     if damaged:

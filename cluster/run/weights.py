@@ -123,8 +123,8 @@ def read(source: Source, verified: bool = False) -> Trained:
     weights = file.weights(str(path))
     if about is None:
         return Trained(source, weights, file.model, unread=file.unread)
-    known = about["model"], _names(about.get("classes")), about.get("frames"), about["step"]
-    return Trained(source, weights, *known, beside(path), about["config"], about, file.unread)
+    said = about["model"], _names(about.get("classes")), about.get("frames"), about["step"]
+    return Trained(source, weights, *said, beside(path), about["config"], about, file.unread)
 
 
 def _names(said: object) -> list[str] | None:

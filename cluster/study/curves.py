@@ -179,7 +179,8 @@ class ScalingLaw(Curve):
         def basis(theta: Array, x: Array) -> Array:
             powers = x[:, :terms] ** -theta[:terms]
             gain = np.prod(x[:, terms:] ** theta[terms:], axis=1)
-            return np.column_stack([np.ones(len(x)), powers]) * gain[:, None]
+            columns: Array = np.column_stack([np.ones(len(x)), powers]) * gain[:, None]
+            return columns
 
         return Form(
             f"{self.y} = ({law}){gains}" if gains else f"{self.y} = {law}",

@@ -17,6 +17,7 @@ from scipy.optimize import OptimizeResult, least_squares
 
 import tdformer
 from tdformer.errors import ModelError, first_line
+from tdformer.options import Options
 
 from ..plan.chips import chip
 from ..plan.interval import daly, lost
@@ -153,7 +154,7 @@ class Extrapolate(Spec):
     def _rule(self, rows: Sequence[Row]) -> Rule:
         """What passes between the ranks in a step."""
         if self.model:
-            options = {key: value for key, value in self.model.items() if key != "name"}
+            options: Options = {key: value for key, value in self.model.items() if key != "name"}
             try:
                 with torch.device("meta"):
                     model = tdformer.create_model(str(self.model.get("name")), **options)

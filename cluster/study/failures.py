@@ -36,8 +36,8 @@ def injected(cell: CellFolder, began: float) -> Iterator[None]:
     """Kill this start of a cell when its time has come, if the block lasts so long. began: `time.monotonic()` when it
     did. Does nothing in a study without failures."""
     facts = cell.facts
-    asked = facts and facts.get("failures")
-    if not facts or not asked:
+    asked = None if facts is None else facts.get("failures")
+    if facts is None or asked is None:
         yield
         return
     start = len([*cell.path.glob("usage/[!.]*.json")])
@@ -64,8 +64,8 @@ def columns(cell: CellFolder, found: Goodput, step: float | None) -> dict[str, f
     """Of a row: what failures did, and what `tdformer plan --mtbf` would say with the cell's own seconds of a step, a
     save, a start and evaluations, where it assumes some, and with the first start. step: its seconds."""
     facts = cell.facts
-    asked = facts and facts.get("failures")
-    if not facts or not asked:
+    asked = None if facts is None else facts.get("failures")
+    if facts is None or asked is None:
         return {}
     told: dict[str, float | int] = {"failures": len(cell.failures.whole()[0]), "again": found.again}
     spent = {cause: seconds / cell.shape.world for cause, seconds in found.spent.items()}

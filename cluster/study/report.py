@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
 
 from ..config.plugins import take
 from ..config.words import nearest, show
@@ -21,6 +20,7 @@ from ..run.records import to_json, write_atomic
 from .figures import FIGURES
 from .figures.base import Cells, Figure, Nothing, Plot, Table, figure, is_seed
 from .figures.summary import Summary
+from .schema import Report
 from .table import Row, to_csv
 
 KEYS = ("title", "text", "figures", "fits", "plugins")
@@ -34,17 +34,7 @@ tr:target { background: #fff3c4 } .plot { break-inside: avoid } table { font-siz
 """
 
 
-class Asked(TypedDict, total=False):
-    """The section `report` of a study, once it was checked."""
-
-    title: str
-    text: str
-    figures: list[object]
-    fits: list[Mapping[str, object]]
-    plugins: list[object]
-
-
-def check(spec: Asked, where: str = "report") -> list[Figure] | None:
+def check(spec: Report, where: str = "report") -> list[Figure] | None:
     """The figures that the section `report` of a study names; None: it leaves them to us. Raises RunError, in one line,
     for a key, a kind or a value that is not one. where: what a message calls the section."""
     if not isinstance(spec, Mapping):
@@ -65,7 +55,7 @@ def check(spec: Asked, where: str = "report") -> list[Figure] | None:
 
 
 def report(
-    rows: Sequence[Row], fits: Sequence[Mapping[str, object]], spec: Asked, out: Path, command: str = ""
+    rows: Sequence[Row], fits: Sequence[Mapping[str, object]], spec: Report, out: Path, command: str = ""
 ) -> None:
     """Write index.html, cells.csv and fits.json to the folder `out`. spec: the study's section `report`; command: what
     the page says that made it. Raises RunError for a section that is not one, and for files in the folder that are not
@@ -125,7 +115,7 @@ def _check_place(out: Path, beside: Mapping[str, bytes]) -> None:
             )
 
 
-def _page(cells: Cells, figures: Sequence[Figure], spec: Asked, beside: Mapping[str, bytes], command: str) -> str:
+def _page(cells: Cells, figures: Sequence[Figure], spec: Report, beside: Mapping[str, bytes], command: str) -> str:
     title = page.text(spec.get("title") or "Study")
     scripts = [page.plotly(), page.SCRIPT]
     index = next(one for one in figures if _is_index(one))

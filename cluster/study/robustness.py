@@ -176,9 +176,9 @@ def _names(sets: Sequence[Mapping[str, object]]) -> list[str]:
     mixers = {one["model.mixer"] for one, so in zip(sets, fed, strict=True) if so}
     names = []
     for one, so in zip(sets, fed, strict=True):
-        words = [one["model.name"]] * (len(models) > 1) + [f"T={one['model.time_steps']}"]
-        words += [f"N={one['model.segments']}"] * (one["model.segments"] > 1)
-        names.append(" ".join(words + ["feedback"] * so + [one["model.mixer"]] * (so and len(mixers) > 1)))
+        words = [str(one["model.name"])] * (len(models) > 1) + [f"T={one['model.time_steps']}"]
+        words += [f"N={one['model.segments']}"] * (one["model.segments"] != 1)
+        names.append(" ".join(words + ["feedback"] * so + [str(one["model.mixer"])] * (so and len(mixers) > 1)))
     for name in {name for name in names if names.count(name) > 1}:
         same = [i for i, other in enumerate(names) if other == name]
         keys = [key for key in sets[same[0]] if len({repr(sets[i].get(key)) for i in same}) > 1]

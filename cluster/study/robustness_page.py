@@ -175,6 +175,6 @@ def _ours(path: Path) -> bool:
         if path.suffix == ".md":
             return text == _marked(".md", text.rpartition("\n<!--")[0])
         content = json.loads(text)
-        return content.pop("sha256", None) == hashlib.sha256(to_json(content).encode()).hexdigest()
+        return bool(content.pop("sha256", None) == hashlib.sha256(to_json(content).encode()).hexdigest())
     except (OSError, ValueError, AttributeError, RecursionError):
         return False

@@ -153,7 +153,8 @@ class Runner:
         crashes = cell.crashes()
         if not crashes:
             return 0.0
-        return float(cell.attempts.whole("time")[0][-1]["time"]) + min(LONGEST, BACKOFF * 2 ** (crashes - 1))
+        pause: float = min(LONGEST, BACKOFF * 2 ** (crashes - 1))
+        return float(cell.attempts.whole("time")[0][-1]["time"]) + pause
 
     def affordable(self, todo: Sequence[str], states: Mapping[str, str]) -> list[str]:
         """Those of `todo` that fit into what is left of the budget, beside those that run; and those whose cost nobody

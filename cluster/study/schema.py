@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypedDict
 
 import yaml
 
@@ -87,6 +88,16 @@ Point = Mapping[str, str]
 """What an axis sets at one of its places: keys, and each value as it is written."""
 
 
+class Report(TypedDict, total=False):
+    """The section `report`, as it is where `report.check` has looked at it."""
+
+    title: str
+    text: str
+    figures: list[object]
+    fits: list[Mapping[str, object]]
+    plugins: list[object]
+
+
 @dataclass(frozen=True)
 class Study:
     """A study as its file gives it. base: the configuration of all cells; axes: by name, the points of each; `report`
@@ -95,7 +106,7 @@ class Study:
     options: Options
     base: Config
     axes: Mapping[str, Sequence[Point]]
-    report: object
+    report: Report | None
 
     @property
     def path(self) -> Path:
@@ -191,7 +202,7 @@ def _study(
     options: Options,
     settings: list[str],
     axes: dict[str, Sequence[Point]],
-    report: object,
+    report: Report | None,
     site: Path | None,
 ) -> Study:
     if not options.config:
@@ -363,7 +374,7 @@ def _word(word: Word) -> str:
     return json.dumps(word.text) if word.quoted or re.search(r"[\[\]{},:#&*!|>'\"%@`]|^\s*$", word.text) else word.text
 
 
-def _report(text: str, where: str) -> object:
+def _report(text: str, where: str) -> Report | None:
     try:
         return (yaml.safe_load(text) or {}).get("report")
     except yaml.YAMLError as error:

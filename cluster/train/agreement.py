@@ -86,4 +86,5 @@ def neighbours(ranks: int, minutes: float) -> dist.ProcessGroup | None:
         return None
     if ranks == dist.get_world_size():
         return dist.group.WORLD
-    return dist.new_subgroups(ranks, timeout=timedelta(minutes=minutes))[0]
+    own: dist.ProcessGroup = dist.new_subgroups(ranks, timeout=timedelta(minutes=minutes))[0]
+    return own

@@ -263,7 +263,8 @@ def set_lr(engine: DeepSpeedEngine, lr: float) -> None:
 def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
     """Whole parameters to read on every rank: ZeRO-3 keeps only a share of each between uses."""
     if any(hasattr(p, "ds_id") for p in parameters):
-        return deepspeed.zero.GatheredParameters(parameters)
+        whole: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(parameters)
+        return whole
     return nullcontext()
 
 
@@ -376,7 +377,8 @@ def _share(value: Tensor, parameter: nn.Parameter) -> Tensor:
 
 def _inner(engine: DeepSpeedEngine) -> torch.optim.Optimizer:
     """The optimizer itself, which ZeRO wraps and gives flat shares of the parameters."""
-    return engine.optimizer.optimizer if engine.zero_optimization() else engine.optimizer
+    inner: torch.optim.Optimizer = engine.optimizer.optimizer if engine.zero_optimization() else engine.optimizer
+    return inner
 
 
 def _steps(engine: DeepSpeedEngine) -> list[Tensor]:

@@ -116,7 +116,7 @@ class Trainer:
         Raises Leave after a signal, once the step is done and saved."""
         self.watchdog.alive()  # making this was no step
         self.monitor = monitor
-        summary = None
+        summary: dict[str, object] | None = None
         try:
             if self.end_epoch():  # it was stopped at its epoch's end, before this
                 self.save()

@@ -91,7 +91,8 @@ class Checkpoints:
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise RunError(f"{found} has a state of another version ({error}); use the one that wrote it") from error
         # Another name is another digest too; this says which.
-        mapping(saved.get("classes", data.class_names), data.class_names, str(found), str(data.folder))
+        if (classes := saved.get("classes")) is not None:
+            mapping(classes, data.class_names, str(found), str(data.folder))
         state.cursor = state.cursor.check(data.digest, data.columns)
         return Resumed(parts, state, found)
 

@@ -30,7 +30,7 @@ class Stopwatch:
         """Seconds in all blocks since the last call."""
         if self.cuda:
             torch.cuda.current_stream().synchronize()
-            seconds = sum(begun.elapsed_time(done) for begun, done in _pairs(self._events)) / 1000
+            seconds: float = sum(begun.elapsed_time(done) for begun, done in _pairs(self._events)) / 1000
         else:
             seconds = sum(done - begun for begun, done in _pairs(self._marks))
         self._events.clear()

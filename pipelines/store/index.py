@@ -47,7 +47,7 @@ class FileFacts(TypedDict):
 
 class ShardFacts(FileFacts):
     name: str
-    count: NotRequired[int]
+    count: int
 
 
 class Facts(TypedDict):

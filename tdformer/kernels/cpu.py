@@ -175,11 +175,11 @@ def _fused(typing: Any, x: Any, y: Any, z: Any) -> Any:
     return x(x, x, x), lambda context, builder, signature, values: builder.fma(*values)
 
 
-_fma = intrinsic(_fused)
+_fma: Any = intrinsic(_fused)
 
 
 @_summing
-def _sum(x: Array) -> np.float32:
+def _sum(x: Array) -> Any:
     total = np.float32(0)
     for i in range(x.size):
         total += x[i]
@@ -187,7 +187,7 @@ def _sum(x: Array) -> np.float32:
 
 
 @_summing
-def _sum_squares(x: Array, mean: Real) -> np.float32:
+def _sum_squares(x: Array, mean: Real) -> Any:
     total = np.float32(0)
     for i in range(x.size):
         total += (x[i] - mean) * (x[i] - mean)
@@ -195,7 +195,7 @@ def _sum_squares(x: Array, mean: Real) -> np.float32:
 
 
 @_summing
-def _sum_normal(g: Array, y: Array, mean: Real) -> np.float32:
+def _sum_normal(g: Array, y: Array, mean: Real) -> Any:
     total = np.float32(0)
     for i in range(g.size):
         total += g[i] * (y[i] - mean)

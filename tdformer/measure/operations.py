@@ -336,7 +336,7 @@ class _Recorder(TorchDispatchMode):
         operation: str,
         steps: int,
         found: Sequence[Mapping[str, str | Number]],
-        once: Mapping[str, int] | None = None,
+        once: dict[str, int] | None = None,
     ) -> None:
         """Rows of an operation. steps: how many it has, 0 for one that is of no step; found: counts to be added, each a
         tensor `[steps L]`, or a number that is the same at each step; once: `parameters` and `stored`."""
@@ -400,7 +400,7 @@ def _tensors(tree: object) -> list[Tensor]:
 
 def _read(x: Tensor) -> Counts:
     """What comes in with a tensor `[L, ...]`."""
-    found = {"kind": kind_of(x), "inputs": x.numel(), "events": _each(x != 0)}
+    found: Counts = {"kind": kind_of(x), "inputs": x.numel(), "events": _each(x != 0)}
     return found | ({} if found["kind"] == REAL else {"values": _each(x)}) | _stored(x)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from ...results.page import text as escaped
-from ..table import Row
-from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, label, named, number, sentence, shown
+from ..table import Row, number
+from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, label, named, sentence, shown
 from .style import GREY, axis, colour, described, marker, place, side_by_side
 
 WITHOUT = ("none", "off", "false", "0")

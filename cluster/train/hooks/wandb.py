@@ -36,13 +36,16 @@ class Wandb(Hook):
         had, speed = wandb_id.sent(run.folder), {row["step"]: row for row in speeds}
         for row in rows:
             if row["step"] > had:
-                self._send({**row, **speed.get(row["step"], {})})
+                self._send({**row, **speed.get(row["step"], {})}, row["step"])
 
     def logged(self, step: Step) -> None:
-        self._send({**step.row, **step.speed, **{f"firing/{name}": unit.rate for name, unit in step.firing.items()}})
+        self._send(
+            {**step.row, **step.speed, **{f"firing/{name}": unit.rate for name, unit in step.firing.items()}},
+            step.number,
+        )
 
     def evaluated(self, row: Mapping[str, object]) -> None:
-        self._send(row)
+        self._send(row, self.run.state.step)
 
     def end(self, summary: dict[str, object] | None) -> None:
         if self.log is None:
@@ -53,6 +56,6 @@ class Wandb(Hook):
         self.log = None
         wandb_id.note_sent(self.run.folder, self.run.state.step)
 
-    def _send(self, row: Mapping[str, object]) -> None:
+    def _send(self, row: Mapping[str, object], step: int) -> None:
         if self.log is not None:
-            self.log.log(dict(row), step=row["step"])
+            self.log.log(dict(row), step=step)
