@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -109,6 +109,8 @@ class Reader:
         return sample if augment is None or epoch is None else augment(sample, epoch, i)
 
 
+Answer = tuple[Layout, Ids | None, dict[int, str]]
+"""How a worker's batch lies in memory, the ids that were read where they are not those asked for, and damaged ones."""
 _AHEAD = 2
 """Batches that a worker is asked for before one is taken, and for which it has memory."""
 
@@ -129,7 +131,7 @@ class Workers:
         self._memory = mmap.mmap(-1, 1)
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []
-        self._end: Callable[[], Any] = lambda: None
+        self._end: Callable[[], object] = lambda: None
 
     @property
     def pids(self) -> list[int | None]:
@@ -198,11 +200,12 @@ class Workers:
         begin = (k * _AHEAD + turn % _AHEAD) * self._room
         return memoryview(self._memory)[begin : begin + self._room]
 
-    def _send(self, k: int, what: Any) -> None:
+    def _send(self, k: int, what: object) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # `_receive` tells
             self._pipes[k].send(what)
 
-    def _receive(self, k: int) -> Any:
+    def _receive(self, k: int) -> Answer:
+        answer: Answer | DataError | str
         try:
             answer = self._pipes[k].recv()
         except (EOFError, ConnectionResetError):
@@ -248,9 +251,8 @@ def _ended(pipes: list[Connection], processes: list[BaseProcess]) -> None:
             process.join()
 
 
-def _answer(reader: Reader, asked: Ids, memory: memoryview) -> Any:
-    """Layout, the ids that were read where they are not those asked for, and damaged ones; or an error, as a value: a
-    defect's as the text of its traceback."""
+def _answer(reader: Reader, asked: Ids, memory: memoryview) -> Answer | DataError | str:
+    """An error is a value here: a defect's the text of its traceback."""
     try:
         layout, read = reader.read(asked, memory)
     except DataError as error:

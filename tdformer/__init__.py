@@ -6,7 +6,7 @@ A name is imported when it is asked for: a program that needs no model, such as 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import ModelError
 
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     for module, names in _PLACES.items():
         if name in names:
             return getattr(import_module(f".{module}", __name__), name)

@@ -1,11 +1,16 @@
-"""What kind of neuron a model is made of."""
+"""What kind of neuron a model is made of; and the options of a model, by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import ModelError
 from .surrogate import SURROGATES
+
+Options = dict[str, Any]
+"""Keyword arguments of `create_model`: those it names have the types that stand there, those of a backbone from outside
+the types of its defaults."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeGuard
 
 import safetensors
 import torch
@@ -32,6 +32,7 @@ from .digest import DIGEST, described, of_tensors, unverified
 from .errors import ModelError, first_line
 from .feedback import Control
 from .model import TDFormer
+from .options import Options
 from .registry import create_model
 
 METADATA = "tdformer"
@@ -69,7 +70,7 @@ class Head:
     why: str = ""
 
 
-def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> Report:
+def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, object]) -> Report:
     """Load backbone or TDFormer weights into `model`, all or nothing.
 
     source: a `.pth` file or its contents, `{"model" | "state_dict": weights, ...}` or the weights alone, with the
@@ -90,7 +91,7 @@ def fit(
     model: TDFormer,
     weights: Mapping[str, Tensor],
     where: str,
-    origin: Mapping[str, Any] | None = None,
+    origin: Mapping[str, object] | None = None,
     head: Head = Head(),
 ) -> Report:
     """Load weights by name into `model`, all or nothing; of one on meta nothing but the report is made.
@@ -223,13 +224,13 @@ class File:
     """The contents of a file, the options and the card of a safetensors file of ours, and what was not read; see
     `Report`."""
 
-    contents: Mapping[str, Any]
+    contents: Mapping[str, object]
     options: str | None = None
-    card: dict[str, Any] | None = None
+    card: dict[str, object] | None = None
     unread: list[str] = field(default_factory=list)
 
     @property
-    def model(self) -> dict[str, Any] | None:
+    def model(self) -> Options | None:
         """The options, where they are said and can be read."""
         try:
             said = json.loads(self.options or "null")
@@ -267,7 +268,8 @@ def _safetensors(path: Path, verified: bool) -> File:
     return File(tensors, options, _card(said.get(CARD, "null"), path) if options is not None else None)
 
 
-def _card(text: str, path: Path) -> dict[str, Any] | None:
+def _card(text: str, path: Path) -> dict[str, object] | None:
+    card: object
     try:
         card = json.loads(text)
     except (ValueError, RecursionError):
@@ -280,14 +282,14 @@ def _card(text: str, path: Path) -> dict[str, Any] | None:
 class Unread:
     """What stands for an object that a checkpoint holds beside its weights. Nothing of it is imported or called."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: object) -> None:
         pass
 
-    def __setstate__(self, _: Any) -> None:
+    def __setstate__(self, _: object) -> None:
         pass
 
 
-_CONTAINERS: dict[str, Callable[..., Any]] = {
+_CONTAINERS: dict[str, Callable[..., object]] = {
     "collections.defaultdict": lambda *_: {},
     "collections.deque": lambda *_: [],
 }
@@ -297,8 +299,8 @@ _CONTAINERS: dict[str, Callable[..., Any]] = {
 def _checkpoint(path: Path) -> File:
     try:
         unread = _others(path)
-        safe: list[Any] = [(_CONTAINERS.get(name, Unread), name) for name in unread]
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(safe):
+        safe = torch.serialization.safe_globals([(_CONTAINERS.get(name, Unread), name) for name in unread])
+        with warnings.catch_warnings(action="ignore"), safe:
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises almost anything for bytes that are not a checkpoint
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -324,18 +326,20 @@ def _others(path: Path) -> list[str]:
     return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
 
 
-def _weights(contents: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+def _weights(contents: Mapping[str, object], where: str) -> dict[str, Tensor]:
     """The tensors by name, out of a training checkpoint and without the prefix of DataParallel."""
-    inner = next((contents[k] for k in ("model", "state_dict") if isinstance(contents.get(k), Mapping)), contents)
-    weights = {str(k).removeprefix("module."): v for k, v in inner.items()}
-    other = next((k for k, v in weights.items() if not _plain(v)), None)
+    inside = (contents.get(k) for k in ("model", "state_dict"))
+    inner = next((given for given in inside if isinstance(given, Mapping)), contents)
+    given = {str(k).removeprefix("module."): v for k, v in inner.items()}
+    weights = {k: v for k, v in given.items() if _plain(v)}
+    other = next((k for k in given if k not in weights), None)
     if other is not None or not weights:
-        found = f"{other!r} is no tensor of real numbers" if weights else "it is empty"
+        found = f"{other!r} is no tensor of real numbers" if given else "it is empty"
         raise ModelError(f"{where}: holds no weights ({found}); give a state dict, alone or under model or state_dict")
     return weights
 
 
-def _plain(value: Any) -> bool:
+def _plain(value: object) -> TypeGuard[Tensor]:
     """Whether it is a dense tensor that has values."""
     if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested or value.is_meta:
         return False
@@ -398,7 +402,7 @@ def _statistics(name: str) -> bool:
     return name.endswith(("running_mean", "running_var"))
 
 
-def _other_feedback(origin: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
+def _other_feedback(origin: Mapping[str, object], options: Mapping[str, object]) -> str | None:
     """Why the tensors of feedback mean nothing in a model with these options, or None."""
     if origin.get("segments") == 1 != options["segments"]:
         return "feedback that was never used: it had one segment"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from .backbones import MODELS, Backbone, Entry, Given, families
+from .backbones import MODELS, Backbone, Entry, Given, Sizes, families
 from .backbones.size import at
 from .errors import ModelError
 from .feedback import FeedbackOptions
 from .model import TDFormer
-from .options import NeuronOptions
+from .options import NeuronOptions, Options
 from .unit import UnitOptions
 
 
@@ -20,7 +19,7 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
-def entry_of(name: str) -> Entry[Any]:
+def entry_of(name: str) -> Entry[Sizes]:
     """What a name stands for. Raises ModelError with the nearest one for an unknown name."""
     return MODELS.get(name)
 
@@ -52,7 +51,7 @@ def create_model(
     segment_norm: str = "per_segment",
     border_dtype: str = "fp32",
     recompute: str = "unit",
-    **own: Any,
+    **own: object,
 ) -> TDFormer:
     """A TDFormer by name; an option that is None takes the name's own value, or that of the data set the architecture
     was made for.
@@ -82,7 +81,7 @@ def create_model(
     size = image_size if image_size is not None else entry.image_size
     square = [size, size] if isinstance(size, int) else list(size)
     blocks = _fed_back(feedback, sizes.depth, name)
-    config: dict[str, Any] = {
+    config: Options = {
         "name": name,
         **its_size.options(),
         "num_classes": entry.num_classes if num_classes is None else num_classes,
@@ -120,7 +119,7 @@ def create_model(
     return model
 
 
-def _own(backbone: type[Backbone[Any]], given: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _own(backbone: type[Backbone[Sizes]], given: Mapping[str, object], name: str) -> dict[str, object]:
     """The backbone's own options, with defaults for those that are not given. One that only other backbones have may
     be there with their default, as in the configuration of any model. Raises ModelError for all else."""
     own = dict(backbone.options)
@@ -142,7 +141,7 @@ def _own(backbone: type[Backbone[Any]], given: Mapping[str, Any], name: str) -> 
     return own
 
 
-def _as(default: Any, value: Any) -> Any:
+def _as(default: object, value: object) -> object:
     """A value of the type of `default`, where it is written as JSON or YAML have it: 1 for 1.0, a list for a tuple."""
     if isinstance(default, float) and type(value) is int:
         return float(value)

@@ -13,14 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from ..config.words import first_line
+from tdformer.errors import first_line
+
 from ..errors import RunError
 
+T = TypeVar("T")
 NO_GPU = ("", "-1", "NoDevFiles")
 """What CUDA_VISIBLE_DEVICES says where no GPU is to be seen; the last one is Slurm's."""
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -134,7 +136,7 @@ def agreed(store: dist.Store, rank: int, world: int, wanted: str) -> torch.devic
         raise
 
 
-def _told(store: dist.Store, rank: int, world: int, value: Any, key: str = "seen") -> list[Any]:
+def _told(store: dist.Store, rank: int, world: int, value: T, key: str = "seen") -> list[T]:
     """What each rank says."""
     store.set(f"{key}/{rank}", json.dumps(value))
     return [json.loads(said) for said in store.multi_get([f"{key}/{r}" for r in range(world)])]

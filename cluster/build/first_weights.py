@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -29,10 +28,10 @@ class Begun:
     weights: str
     sha256: str
     step: int | None
-    options: dict[str, list[Any]]
+    options: dict[str, list[object]]
     report: Report
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         """The whole of it, for weights.json."""
         return {**self.__dict__, "report": dict(self.report.__dict__)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -75,6 +75,6 @@ RunPath = Annotated[
 Site = Annotated[Path | None, typer.Option(metavar="FILE", help="A YAML file with the keys of the section site.")]
 
 
-def count(text: str, least: int = 1) -> Any:
+def count(text: str, least: int = 1) -> object:
     """An option that is a number."""
     return typer.Option(min=least, metavar="N", help=text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from tdformer import TDFormer
 
 group = Group("Models")
+
+
+class Row(TypedDict):
+    """Of a model, as `--json` has it."""
+
+    name: str
+    parameters: int
+    gflop: float | None
+    input: list[int]
+    classes: int
+    time_steps: int
+    family: str
+    options: dict[str, object]
 
 
 @group.add("A table of the models.")
@@ -65,13 +78,13 @@ def _input(shape: list[int]) -> str:
     return f"{height} x {width} x {channels}"
 
 
-def _models() -> list[dict[str, Any]]:
+def _models() -> list[Row]:
     import torch
 
     import tdformer
     from tdformer.backbones.size import OPTIONS
 
-    rows = []
+    rows: list[Row] = []
     with torch.device("meta"):
         for name in tdformer.list_models():
             model = tdformer.create_model(name)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
+import operator
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from pipelines.remote import Remote
 
 from ..errors import RunError
-from .schema import Config, each, flat
+from .schema import Config, Limits, each, flat
 from .words import either, show
 
 
@@ -90,30 +90,34 @@ def check_registered(config: Config) -> None:
                     raise _not_among(known, key, one)
 
 
-def choices(limits: Mapping[str, Any]) -> list[Any]:
+def choices(limits: Limits) -> list[object]:
     """What a setting with these limits may be: what its schema names, and what its registry has now."""
-    named = list(limits.get("choices", ()))
-    if (place := limits.get("registry")) is not None:
-        module, _, name = place.partition(":")
+    named, place = _named(limits), limits.get("registry")
+    if place is not None:
+        module, _, name = str(place).partition(":")
         named += getattr(importlib.import_module(module), name)
     return named
 
 
-def _not_among(known: Iterable[Any], key: str, value: Any) -> RunError:
+def _named(limits: Limits) -> list[object]:
+    named = limits.get("choices")
+    return [*named] if isinstance(named, Sequence) else []
+
+
+def _not_among(known: Iterable[object], key: str, value: object) -> RunError:
     names = [str(choice) for choice in known]
     near = difflib.get_close_matches(str(value), names, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return RunError(f"{key} is {show(value)}; choose {either(names)}{hint}")
 
 
-def check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
+def check_limits(key: str, value: object, limits: Limits) -> None:
     if value is None:
         return
-    named = limits.get("choices")
-    many = isinstance(value, (list, tuple))
+    named, many = _named(limits), isinstance(value, (list, tuple))
     if named and "registry" not in limits and not many and value not in named:
         raise _not_among(named, key, value)
-    for number in value if many else [value]:
+    for number in value if isinstance(value, (list, tuple)) else [value]:
         if not isinstance(number, (int, float)) or isinstance(number, bool):
             continue
         if isinstance(number, int) and not -(2**63) <= number < 2**63:
@@ -121,10 +125,11 @@ def check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
         if not math.isfinite(number):
             raise RunError(f"{key} is {show(value)}; it must be finite")
         for limit, words, holds in (
-            ("least", "at least", lambda x, y: x >= y),
-            ("above", "above", lambda x, y: x > y),
-            ("most", "at most", lambda x, y: x <= y),
-            ("below", "below", lambda x, y: x < y),
+            ("least", "at least", operator.ge),
+            ("above", "above", operator.gt),
+            ("most", "at most", operator.le),
+            ("below", "below", operator.lt),
         ):
-            if limit in limits and not holds(number, limits[limit]):
-                raise RunError(f"{key} is {show(value)}; it must be {words} {limits[limit]}")
+            bound = limits.get(limit)
+            if isinstance(bound, int | float) and not holds(number, bound):
+                raise RunError(f"{key} is {show(value)}; it must be {words} {bound}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipelines.remote import Remote
 
@@ -13,6 +13,9 @@ from ..errors import RunError
 from .layers import named
 from .schema import FIRST_WEIGHTS, Config, FetchConfig, flat
 from .words import show
+
+if TYPE_CHECKING:
+    from tdformer.options import Options
 
 REMOTE = frozenset(("data.cache", "data.cache_gb", *(f"data.fetch.{f.name}" for f in fields(FetchConfig))))
 """How shards are fetched that are not on this machine."""
@@ -109,10 +112,10 @@ def _has_borders(config: Config) -> bool:
 def for_evaluation(
     read: Callable[[Sequence[str]], Config],
     overrides: Sequence[str],
-    model: Mapping[str, Any],
+    model: Options,
     corruptions: bool = False,
     program: str = "",
-) -> tuple[Config, dict[str, Any]]:
+) -> tuple[Config, Options]:
     """The configuration of an evaluation and the options of its model.
 
     read: the run's configuration with overrides. model: the options that the weights were trained with. corruptions:
@@ -127,7 +130,7 @@ def for_evaluation(
         option = key.removeprefix("model.") if key.startswith("model.") else None
         if option is not None and option in given and given[option] == model.get(option):
             continue
-        if key == "model.own" and all(model.get(own) == value for own, value in after[key].items()):
+        if key == "model.own" and all(model.get(own) == value for own, value in config.model.own.items()):
             continue
         if key not in taken:
             raise RunError(f"{key} {_refusal(key, model, corruptions)}")
@@ -143,7 +146,7 @@ def for_evaluation(
     return config, options
 
 
-def _refusal(key: str, model: Mapping[str, Any], corruptions: bool) -> str:
+def _refusal(key: str, model: Options, corruptions: bool) -> str:
     if key.removeprefix("model.") in FIRST_WEIGHTS:
         return "changes nothing in evaluation: training begins with it; leave it out"
     if key == "model.name":
@@ -162,7 +165,7 @@ def _refusal(key: str, model: Mapping[str, Any], corruptions: bool) -> str:
     return "changes nothing in evaluation; leave it out"
 
 
-def _idle(options: Mapping[str, Any], config: Config, run: Config) -> dict[str, str]:
+def _idle(options: Options, config: Config, run: Config) -> dict[str, str]:
     """The settings of evaluation that have no effect beside the others, and why."""
     micro, alone = config.train.micro_batch, options.get("segments", 1) == 1
     core = options["pm"] <= 2 or options["mixer"] == "processing"

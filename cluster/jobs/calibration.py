@@ -23,7 +23,7 @@ from pipelines.loader import Batch
 from tdformer.measure import live_bytes
 from tdformer.policies import choices
 
-from ..build import planner
+from ..build.memory import here
 from ..build.setup import Setup
 from ..config import BatchPlan, Config
 from ..config.plugins import take
@@ -86,7 +86,7 @@ def without_exchange(setup: Setup, seconds: float, network: AlphaBeta) -> Timed:
     """A step of `setup` that took so long, without what passes between the ranks."""
     config, plan, model = setup.config, setup.plan, setup.outline
     with torch.device("meta"):
-        cost = settled(model, config, plan, planner.here(config, plan.world)).cost
+        cost = settled(model, config, plan, here(config, plan.world)).cost
     assert cost is not None
     rule, counted = Rule.of(model, model.segments), COUNTED[min(config.engine.zero_stage, len(COUNTED) - 1)]
     waited = exposed(rule, network, plan.world, plan.norm_ranks, seconds, counted)

@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import submitit
 
@@ -83,7 +82,7 @@ class Job:
         submitit does not. Before it trains, the first rank alone acts on it: its end is that of the others."""
         folder = RunFolder(self.folder)
 
-        def leave(*_: Any) -> None:
+        def leave(*_: object) -> None:
             known = _known(folder)
             if folder.status().get("state") == "starting":
                 known["started_at"] = known.get("step")  # it has not begun
@@ -283,7 +282,7 @@ def _taken_back(folder: RunFolder, new: bool) -> Iterator[None]:
         raise
 
 
-def _submitted(executor: submission.Slurm, folder: RunFolder) -> Any:
+def _submitted(executor: submission.Slurm, folder: RunFolder) -> submitit.core.core.Job[None]:
     """Raises RunError where sbatch refuses the job after all."""
     try:
         return executor.submit(Job(folder.path))
@@ -293,7 +292,7 @@ def _submitted(executor: submission.Slurm, folder: RunFolder) -> Any:
         raise type(refused)(f"{refused}{more}") from error
 
 
-def _this_start() -> dict[str, Any]:
+def _this_start() -> dict[str, object]:
     """What tells this start's words in the status from an earlier one's."""
     return {"job": slurm.this_job(), "restarts": os.environ.get("SLURM_RESTART_COUNT")}
 
@@ -309,5 +308,5 @@ def launched(folder: RunFolder) -> Config:
     return config
 
 
-def _known(folder: RunFolder) -> dict[str, Any]:
+def _known(folder: RunFolder) -> dict[str, object]:
     return {k: v for k, v in folder.status().items() if k not in ("state", "time", "reason")}

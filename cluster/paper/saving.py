@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import RunError, disk_errors
 from ..results.page import printable
@@ -37,7 +36,7 @@ def contents(drawn: Drawn) -> dict[str, bytes]:
     return files
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
     """Columns in the order in which rows first have them; lists and the like as JSON, None as nothing."""
     names = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO(newline="")
@@ -47,7 +46,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 

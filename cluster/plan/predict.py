@@ -9,11 +9,12 @@ import torch
 
 from pipelines.order import steps_per_epoch
 from tdformer import TDFormer
+from tdformer.errors import first_line
 from tdformer.measure import Work, measure_evaluation
 from tdformer.policies import choices
 
 from ..build import planner
-from ..build.memory import GIB, Memory
+from ..build.memory import GIB, RESERVE, Memory
 from ..build.model import example
 from ..build.optimizers import OPTIMIZERS
 from ..build.planner import AUTO, Recompute
@@ -21,7 +22,6 @@ from ..build.setup import Setup
 from ..config import BatchPlan, Config
 from ..config.batches import split
 from ..config.shape import Shape
-from ..config.words import first_line
 from ..errors import RunError
 from . import interval
 from .chips import Chip
@@ -121,7 +121,7 @@ def settled(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) ->
     """What the run computes again, priced; the least of all where `auto` finds nothing that fits."""
     if config.recompute.policy != AUTO:
         return planner.price(model, config, plan, config.recompute.policy, config.recompute.borders)
-    room, tried = memory.size * (1 - planner.RESERVE), []
+    room, tried = memory.size * (1 - RESERVE), []
     for choice in choices(model.segments):
         tried.append(planner.price(model, config, plan, *choice))
         if tried[-1].total <= room:
@@ -147,7 +147,7 @@ def _largest(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -
     auto = config.recompute.policy == AUTO
     candidates = choices(model.segments)
     choice = candidates[-1] if auto else (config.recompute.policy, config.recompute.borders)
-    room = memory.size * (1 - planner.RESERVE if auto else memory.usable)
+    room = memory.size * (1 - RESERVE if auto else memory.usable)
     ways = micro_batches(config, plan)
     low, high = 0, len(ways)  # the first `low` fit, those from `high` on do not
     while low < high:

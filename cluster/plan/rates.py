@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import yaml
@@ -56,8 +56,23 @@ class Rates:
         return max(0.0, self.launching(work) - sum(self.parts(work).values())) + self.call * work.neuron_calls
 
 
+class Measured(TypedDict):
+    """Of a GPU: the shares of its peaks that were reached, and microseconds of the host."""
+
+    chip: str
+    measured: str
+    matrix_flop: float
+    matrix_byte: float
+    neuron_byte: float
+    other_byte: float
+    packing_byte: float
+    operator_us: float
+    host_operator_us: float
+    host_call_us: float
+
+
 @cache
-def measured() -> dict[str, dict[str, Any]]:
+def measured() -> dict[str, Measured]:
     """What rates.yaml says, by GPU."""
     return {row["chip"]: row for row in yaml.safe_load(Path(__file__).with_name("rates.yaml").read_text())}
 

@@ -16,13 +16,12 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import tdformer
 from pipelines import disk
-from tdformer.digest import DIGEST, PROGRAMS, beside, described, of_file
+from tdformer.digest import DIGEST, PROGRAMS, Described, beside, described, of_file
 from tdformer.errors import ModelError
 from tdformer.norm import fold
 
@@ -33,7 +32,7 @@ from ..config.layers import merged, of_override
 from ..config.load import take_given
 from ..config.plugins import name_of
 from ..errors import RunError, disk_errors
-from ..run.folder import write_atomic
+from ..run.records import write_atomic
 from ..run.weights import located, read
 from ..train.evaluate import class_numbers, computing, evaluate
 from ..train.tally import Tally
@@ -75,27 +74,27 @@ def export(source: str | Path, out: Path, batch: int = 1, overrides: Sequence[st
     model = tdformer.create_model(**trained.options)
     load_weights(model, trained.weights, where.path)
     model.frames = trained.frames
-    model.card = facts(model, trained, config)
+    model.card = known = facts(model, trained, config)
     settled = flat(config) | {"plugins": [name_of(plugin) for plugin in config.plugins]}
-    about: dict[str, Any] = {"model": trained.options, "config": settled, "checkpoint": str(where.path), **model.card}
+    about: Described = {"model": trained.options, "config": settled, "checkpoint": str(where.path), **known}
     about |= {} if trained.frames is None else {"frames": trained.frames}
     about |= {"batch": batch} if out.suffix in PROGRAMS else {}
     about |= {"opset": onnx_graph.OPSET} if out.suffix == ".onnx" else {}
     text = page(out.name, about | {"model": model.config}).encode(errors="replace")
-    about[PAGE] = hashlib.sha256(text).hexdigest()
+    said = {**about, PAGE: hashlib.sha256(text).hexdigest()}
     with disk_errors(out), disk.whole(out, out.suffix) as file:
         if out.suffix == ".safetensors":
             tdformer.save_pretrained(model, file)
         elif out.suffix == ".onnx":
-            onnx_graph.write(program(model, batch), model.card, file)
+            onnx_graph.write(program(model, batch), known, file)
         else:
             with file.open("wb") as stream:  # of a path, its name would be in the file
                 if out.suffix == ".pt":
                     torch.save(model.state_dict(), stream)
                 else:
                     torch.export.save(program(model, batch), stream)
-        about[DIGEST] = of_file(file, about)
-    write_atomic(beside(out), (json.dumps(about, indent=1) + "\n").encode())
+        said[DIGEST] = of_file(file, said)
+    write_atomic(beside(out), (json.dumps(said, indent=1) + "\n").encode())
     write_atomic(_page(out), text)
     return f"{out}: step {trained.step} of {where.run or where.path}, {out.stat().st_size / 2**20:.1f} MiB"
 
@@ -128,7 +127,7 @@ def program(model: tdformer.TDFormer, batch: int) -> torch.export.ExportedProgra
     return exported
 
 
-def evaluate_export(path: Path, overrides: Sequence[str] = (), tally: Tally | None = None) -> dict[str, Any]:
+def evaluate_export(path: Path, overrides: Sequence[str] = (), tally: Tally | None = None) -> dict[str, object]:
     """Evaluate a file that `export` wrote on the test set of the run that it came from. tally: see `evaluate_run`.
     Raises RunError or ModelError for one that is damaged."""
     found = Exported.read(path, overrides)
@@ -143,7 +142,7 @@ def evaluate_export(path: Path, overrides: Sequence[str] = (), tally: Tally | No
         result = evaluate(
             model, data, device, batch, found.config.data.workers, view=setup.view, numbers=numbers, tally=tally
         )
-    return {"file": str(path), "step": found.about["step"], "samples": len(data)} | result | tally.row()
+    return {"file": str(path), "step": found.about["step"], "samples": len(data), **result, **tally.row()}
 
 
 def _page(path: Path) -> Path:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from tdformer.digest import beside, described
+from tdformer.digest import Described, beside, described
 from tdformer.errors import ModelError
+from tdformer.options import Options
 from tdformer.pretrained import read_weights
 
 from ..build.setup import Setup
@@ -35,9 +35,9 @@ class Exported:
     """about: the description that lies beside the file. config, options: of its evaluation, and of the model for it."""
 
     path: Path
-    about: dict[str, Any]
+    about: Described
     config: Config
-    options: dict[str, Any]
+    options: Options
 
     @classmethod
     def read(cls, path: Path, overrides: Sequence[str] = ()) -> Exported:

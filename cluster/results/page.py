@@ -9,7 +9,6 @@ import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import RunError
 from ..run.records import to_json
@@ -63,7 +62,7 @@ def printable(words: str) -> str:
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in words)
 
 
-def embedded(numbers: Mapping[str, Any]) -> str:
+def embedded(numbers: Mapping[str, object]) -> str:
     """JSON that neither ends the element that it is in nor begins another."""
     return to_json(numbers).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -85,7 +84,7 @@ def cell(words: str, kind: str = "") -> str:
     return f'<td class="{kind}">{words}</td>' if kind else f"<td>{words}</td>"
 
 
-def plot(name: str, title: str, figure: Mapping[str, Any], height: int, note: str = "") -> str:
+def plot(name: str, title: str, figure: Mapping[str, object], height: int, note: str = "") -> str:
     """A figure for `SCRIPT`. figure: plotly's `data` and `layout`; note: markup between the two elements."""
     return (
         f'<div class="plot" id="{name}" role="img" aria-label="{text(title)}" style="height: {height}px"></div>\n{note}'

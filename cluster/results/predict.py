@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TypedDict, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from pipelines.errors import DataError
 from pipelines.loader import time_first, to_device
+from pipelines.samples import Array
 from pipelines.views.files import FileSamples
+from tdformer.digest import Described
 from tdformer.measure import measure_rates
 
 from ..build.data import as_samples, check_kind, input_facts
@@ -30,6 +32,18 @@ from .exported import Exported
 Model = Callable[[Tensor], Tensor]
 
 
+Likely = TypedDict("Likely", {"class": str, "number": int, "probability": float})
+
+
+class Row(TypedDict, total=False):
+    """See `predict`."""
+
+    image: str
+    top: list[Likely]
+    logits: list[float]
+    firing: dict[str, float]
+
+
 @dataclass(frozen=True)
 class _Trained:
     """A model to be used, from a run or a file: what is stored of it, and what makes it, fitted to samples, with how
@@ -37,7 +51,7 @@ class _Trained:
 
     where: Path
     config: Config
-    stored: Mapping[str, Any]
+    stored: Described
     make: Callable[[Setup], tuple[Model, int]]
     device: torch.device
 
@@ -48,7 +62,7 @@ def predict(
     overrides: Sequence[str] = (),
     firing: bool | None = None,
     fault: Callable[[str], None] = lambda line: None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """What the model of RUN, RUN@STEP, a checkpoint or an exported file says of pictures or recordings, a row for each:
     `image`, its path; `top`, the likeliest classes, each with `class`, `number` and `probability`; `logits` of all;
     `firing`, the spikes per neuron and time step of each layer, by its name.
@@ -78,7 +92,7 @@ def predict(
     looked_into = isinstance(model, nn.Module) and firing is not False
     with computing(trained.config, trained.device):
         waiting: list[int] = []
-        samples: list[Any] = []
+        samples: list[Array] = []
         for i in range(len(data)):
             try:
                 samples.append(data.image(i) if view is None else view.see(data, i, None))
@@ -93,8 +107,8 @@ def predict(
 
 @torch.no_grad()
 def _rows(
-    model: Model, data: FileSamples, ids: Sequence[int], samples: Sequence[Any], device: torch.device, firing: bool
-) -> list[dict[str, Any]]:
+    model: Model, data: FileSamples, ids: Sequence[int], samples: Sequence[Array], device: torch.device, firing: bool
+) -> list[Row]:
     """The rows of a batch. Here the gradients are off, and not in `predict`, whose caller runs in between."""
     images = to_device(torch.from_numpy(np.stack(samples)), data.mean, data.std, device)
     looked: AbstractContextManager[dict[str, Tensor]] = nullcontext({})
@@ -106,12 +120,14 @@ def _rows(
     rows = []
     for k, i in enumerate(ids):
         best = probabilities[k].topk(min(TOP, logits.shape[1]))
-        top = [
+        top: list[Likely] = [
             {"class": data.class_names[n] if n < data.classes else str(n), "number": n, "probability": p}
             for p, n in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
-        row = {"image": str(data.paths[i]), "top": top, "logits": logits[k].tolist()}
-        rows.append(row | ({"firing": {name: float(rate[k]) for name, rate in rates.items()}} if firing else {}))
+        row: Row = {"image": str(data.paths[i]), "top": top, "logits": logits[k].tolist()}
+        if firing:
+            row["firing"] = {name: float(rate[k]) for name, rate in rates.items()}
+        rows.append(row)
     return rows
 
 

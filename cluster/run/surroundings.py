@@ -10,7 +10,6 @@ import os
 import platform
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,7 +26,7 @@ VARIABLES = (
 )
 
 
-def surroundings(config: Config, plan: BatchPlan, threads: int) -> dict[str, Any]:
+def surroundings(config: Config, plan: BatchPlan, threads: int) -> dict[str, object]:
     """Those of this start, by name; of the machine that asks."""
     gpus = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
     nccl = torch.cuda.nccl.version() if gpus and torch.distributed.is_nccl_available() else None

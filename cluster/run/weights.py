@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from tdformer.digest import PROGRAMS, beside, described, of_tensors
+from tdformer.digest import PROGRAMS, Described, beside, described, of_tensors
 from tdformer.errors import ModelError
+from tdformer.options import Options
 from tdformer.pretrained import read_file
 
 from .. import config as configs
@@ -56,13 +56,13 @@ class Trained:
 
     source: Source
     weights: dict[str, Tensor]
-    options: dict[str, Any] | None = None
+    options: Options | None = None
     classes: list[str] | None = None
     frames: bool | None = None
     step: int | None = None
     settings: Path | None = None
-    kept: Any = None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    kept: object = None
+    about: Described = field(default_factory=Described)
     unread: list[str] = field(default_factory=list)
 
     @property
@@ -123,11 +123,11 @@ def read(source: Source, verified: bool = False) -> Trained:
     weights = file.weights(str(path))
     if about is None:
         return Trained(source, weights, file.model, unread=file.unread)
-    known = about["model"], _names(about.get("classes")), about.get("frames"), about["step"]
-    return Trained(source, weights, *known, beside(path), about["config"], about, file.unread)
+    said = about["model"], _names(about.get("classes")), about.get("frames"), about["step"]
+    return Trained(source, weights, *said, beside(path), about["config"], about, file.unread)
 
 
-def _names(said: Any) -> list[str] | None:
+def _names(said: object) -> list[str] | None:
     """The names of classes, where that is what is said: it may be a stranger's."""
     return said if isinstance(said, list) and all(isinstance(name, str) for name in said) else None
 

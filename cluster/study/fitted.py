@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ..config.values import filled
 from ..config.words import either, nearest, show
 from ..errors import RunError
 from . import table
@@ -65,7 +66,7 @@ class Fit:
     parameters: Mapping[str, Estimate]
     points: Sequence[Point]
     note: str | None = None
-    curve: Sequence[Mapping[str, Any]] = ()
+    curve: Sequence[Mapping[str, object]] = ()
     assumptions: Sequence[Assumed] = ()
 
     @property
@@ -78,7 +79,7 @@ class Fit:
         """The same of those that were held out; None: none was."""
         return _rms(point for point in self.points if point.held_out)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "name": self.name,
             "x": list(self.x),
@@ -111,7 +112,7 @@ class Spec:
     name: str
     y: str = ""
     x: tuple[str, ...] = ()
-    where: Mapping[str, Any]
+    where: Mapping[str, object]
     group: str | None = None
 
     def __post_init__(self) -> None:
@@ -122,24 +123,30 @@ class Spec:
         raise NotImplementedError
 
 
-_READ: dict[str, tuple[Callable[[Any], bool], str]] = {
+_READ: dict[str, tuple[Callable[[object], bool], str]] = {
     "str": (lambda v: isinstance(v, str) and v != "", "text"),
     "str | None": (lambda v: v is None or isinstance(v, str), "text"),
     "bool": (lambda v: isinstance(v, bool), "true or false"),
     "float": (lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v), "a number"),
     "float | None": (lambda v: v is None or _READ["float"][0](v), "a number"),
     "int": (lambda v: isinstance(v, int) and not isinstance(v, bool), "a whole number"),
-    "tuple[str, ...]": (lambda v: all(isinstance(e, str) for e in v), "a column, or a list of them"),
-    "tuple[int, ...]": (lambda v: all(isinstance(e, int) and e > 0 for e in v), "whole numbers above 0"),
-    "Mapping[str, Any]": (lambda v: isinstance(v, Mapping), "values by column"),
+    "tuple[str, ...]": (
+        lambda v: isinstance(v, tuple) and all(isinstance(e, str) for e in v),
+        "a column, or a list of them",
+    ),
+    "tuple[int, ...]": (
+        lambda v: isinstance(v, tuple) and all(isinstance(e, int) and e > 0 for e in v),
+        "whole numbers above 0",
+    ),
+    "Mapping[str, object]": (lambda v: isinstance(v, Mapping), "values by column"),
 }
 """By the type of a field of a Spec: whether a value can be one, and what to say where it cannot."""
 
 
-def read(kind: type[Spec], given: Mapping[str, Any], place: str) -> Spec:
+def read(kind: type[Spec], given: Mapping[str, object], place: str) -> Spec:
     """The Spec of a mapping of YAML without its `kind`. Raises RunError that begins with `place`."""
     known = {field.name: field for field in fields(kind)}
-    values: dict[str, Any] = {"where": {}}
+    values: dict[str, object] = {"where": {}}
     for key, value in given.items():
         if key not in known:
             near = nearest(str(key), list(known))
@@ -155,7 +162,7 @@ def read(kind: type[Spec], given: Mapping[str, Any], place: str) -> Spec:
     if missing:
         raise RunError(f"{place}: {either(missing)} is missing")
     try:
-        return kind(**values)
+        return filled(kind, values)
     except ValueError as e:
         raise RunError(f"{place}: {e}") from None
 

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..config.plugins import take
 from ..config.words import nearest, show
@@ -21,6 +20,7 @@ from ..run.records import to_json, write_atomic
 from .figures import FIGURES
 from .figures.base import Cells, Figure, Nothing, Plot, Table, figure, is_seed
 from .figures.summary import Summary
+from .schema import Report
 from .table import Row, to_csv
 
 KEYS = ("title", "text", "figures", "fits", "plugins")
@@ -34,7 +34,7 @@ tr:target { background: #fff3c4 } .plot { break-inside: avoid } table { font-siz
 """
 
 
-def check(spec: Mapping[str, Any], where: str = "report") -> list[Figure] | None:
+def check(spec: Report, where: str = "report") -> list[Figure] | None:
     """The figures that the section `report` of a study names; None: it leaves them to us. Raises RunError, in one line,
     for a key, a kind or a value that is not one. where: what a message calls the section."""
     if not isinstance(spec, Mapping):
@@ -44,10 +44,10 @@ def check(spec: Mapping[str, Any], where: str = "report") -> list[Figure] | None
             raise RunError(f"{where}.{key} is no key of a report; the nearest is {nearest(str(key), list(KEYS))}")
     for key in ("title", "text"):
         if not isinstance(spec.get(key, ""), str):
-            raise RunError(f"{where}.{key} is {show(spec[key])}; expected text")
+            raise RunError(f"{where}.{key} is {show(spec.get(key))}; expected text")
     for key in ("figures", "fits", "plugins"):
         if not isinstance(spec.get(key, []), list):
-            raise RunError(f"{where}.{key} is {show(spec[key])}; expected a list")
+            raise RunError(f"{where}.{key} is {show(spec.get(key))}; expected a list")
     take([str(entry) for entry in spec.get("plugins", [])], where)
     if "figures" not in spec:
         return None
@@ -55,7 +55,7 @@ def check(spec: Mapping[str, Any], where: str = "report") -> list[Figure] | None
 
 
 def report(
-    rows: Sequence[Row], fits: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], out: Path, command: str = ""
+    rows: Sequence[Row], fits: Sequence[Mapping[str, object]], spec: Report, out: Path, command: str = ""
 ) -> None:
     """Write index.html, cells.csv and fits.json to the folder `out`. spec: the study's section `report`; command: what
     the page says that made it. Raises RunError for a section that is not one, and for files in the folder that are not
@@ -86,7 +86,7 @@ def _is_index(one: Figure) -> bool:
     return isinstance(one, Summary) and not one.where
 
 
-def _json(fits: Sequence[Mapping[str, Any]]) -> bytes:
+def _json(fits: Sequence[Mapping[str, object]]) -> bytes:
     return (json.dumps([json.loads(to_json(fit)) for fit in fits], indent=1) + "\n").encode()
 
 
@@ -115,9 +115,7 @@ def _check_place(out: Path, beside: Mapping[str, bytes]) -> None:
             )
 
 
-def _page(
-    cells: Cells, figures: Sequence[Figure], spec: Mapping[str, Any], beside: Mapping[str, bytes], command: str
-) -> str:
+def _page(cells: Cells, figures: Sequence[Figure], spec: Report, beside: Mapping[str, bytes], command: str) -> str:
     title = page.text(spec.get("title") or "Study")
     scripts = [page.plotly(), page.SCRIPT]
     index = next(one for one in figures if _is_index(one))
@@ -173,7 +171,7 @@ def _table(drawn: Table, index: bool) -> str:
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{"".join(lines)}</table></div>\n'
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return page.cell(page.text("" if value is None else value if isinstance(value, str) else show(value)), "name")
     if isinstance(value, int) and abs(value) < 1e9:

@@ -11,8 +11,10 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from multiprocessing.queues import Queue, SimpleQueue
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +22,13 @@ from numpy.typing import NDArray
 from .. import disk
 from ..errors import DataError
 from . import ours
-from .ffcv_adapter import PAGE, FileWriter
+from .ffcv_adapter import PAGE, Chunk, FileWriter, Told
 from .tars import TarDataset
 
 BLOCK = 1 << 23
 STORED = ("pixels", "files")
+Failed = tuple[bool, str, int | None]
+"""Of what ended a process: whether it is a DataError, its line, and its number."""
 
 
 def path(folder: Path) -> Path:
@@ -169,7 +173,7 @@ def _write(
         for worker in workers:
             worker.start()
         try:
-            allocations: list[Any] = []
+            allocations: list[Told] = []
             while len(allocations) < processes:
                 if not failed.empty():
                     _raise(failed.get())
@@ -187,13 +191,19 @@ def _write(
         writer.finish(allocations)
 
 
-def _work(failed: Any, writer: FileWriter, todo: Any, done: Any, told: Any) -> None:
+def _work(
+    failed: SimpleQueue[Failed],
+    writer: FileWriter,
+    todo: Queue[Chunk | None],
+    done: Synchronized[int],
+    told: Queue[Told],
+) -> None:
     try:
         writer.work(todo, done, told)
     except (DataError, OSError) as error:
         failed.put((type(error) is DataError, str(error), getattr(error, "errno", None)))
 
 
-def _raise(told: tuple[bool, str, int | None]) -> NoReturn:
+def _raise(told: Failed) -> NoReturn:
     of_data, line, number = told
     raise DataError(line) if of_data else OSError(number, line)

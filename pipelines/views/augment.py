@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def _blank(image: Pixels, draws: Draws) -> None:
     image[:, top : top + h, left : left + w] = 0
 
 
-def auto_augment() -> Any:
+def auto_augment() -> ModuleType:
     """timm's module of that name. Raises DataError, naming what to install, where it is missing.
 
     timm imports wandb where it is installed, for a log of its own: that takes time in each process that reads, and
@@ -184,7 +185,7 @@ def _parsed(recipe: str, ops: tuple[str, ...] | None, fill: tuple[int, ...], siz
     return made
 
 
-def _posterize(how: Callable[..., Image.Image], picture: Image.Image, bits: int, **options: Any) -> Image.Image:
+def _posterize(how: Callable[..., Image.Image], picture: Image.Image, bits: int, **options: object) -> Image.Image:
     """timm keeps no bit where a magnitude is drawn at its end; Pillow made that black, and refuses it from 13 on."""
     return how(picture, bits, **options) if bits else Image.new(picture.mode, picture.size)
 

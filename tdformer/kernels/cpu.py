@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .protocol import Drive, Gradients, Means, Norm
 
-Array = NDArray[Any]
+Array = NDArray[np.generic]
 Real = float | np.float32
 Room = tuple[Array, Array, Array]
 
@@ -156,7 +156,7 @@ def _threads(count: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
-def _spread(kernel: Callable[..., None], count: int, work: int, *args: Any) -> None:
+def _spread(kernel: Callable[..., None], count: int, work: int, *args: object) -> None:
     """kernel(first, last, *args) over `count` channels or images, by several threads where there is enough to do."""
     parts = min(torch.get_num_threads(), count) if work > 1 << 15 else 1
     edges = [count * i // parts for i in range(parts + 1)]
@@ -298,7 +298,7 @@ def _pooled(
 
 
 @_exact
-def _start(x: Array, s: int, n: int, c: int) -> Any:
+def _start(x: Array, s: int, n: int, c: int) -> np.uint64:
     """Where a plane begins in x `[S, B, C, ...]`; unsigned, because LLVM vectorises loops over such places only."""
     return np.uint64(((s * x.shape[1] + n) * x.shape[2] + c) * x[0, 0, 0].size)
 
@@ -334,10 +334,11 @@ def _currents(
 
 
 @_exact
-def _gathered(planes: Array, s: int, n: int, count: int, c: int, scratch: Array) -> Any:
+def _gathered(planes: Array, s: int, n: int, count: int, c: int, scratch: Array) -> Array:
     """One channel of `count` images from the n-th, side by side; of one image where it lies."""
     if count == 1:
-        return planes[s, n, c].reshape(-1)
+        plane: Array = planes[s, n, c].reshape(-1)
+        return plane
     size, flat = planes[0, 0, 0].size, planes.reshape(-1)
     for m in range(count):
         at, to = _start(planes, s, n + m, c), np.uint64(m * size)

@@ -98,7 +98,7 @@ class _Follow(TorchDispatchMode):
         self.known: dict[int, tuple[weakref.finalize[..., object], int, bool]] = {}
         """Of a storage, by its place: what is called when it is freed, its bytes, and whether it is a gradient."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.note(func, args, kwargs or {}, result, made)
@@ -107,7 +107,7 @@ class _Follow(TorchDispatchMode):
         self.live.timeline.append(self.live.now)
         return result
 
-    def note(self, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]) -> None:
+    def note(self, func: Any, args: Any, kwargs: Any, result: object, made: list[Tensor]) -> None:
         """Add an operator to the work, unless it only allocates, or looks at a tensor in another shape."""
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         given = {leaf.untyped_storage()._cdata for leaf in read}
