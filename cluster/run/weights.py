@@ -160,8 +160,8 @@ def settle(folder: RunFolder, config: Config) -> None:
 
 def _noted(folder: RunFolder) -> Iterator[configs.ModelConfig]:
     """Where it says with which weights, of which digest, it was begun or launched."""
-    for file in (folder.config_file, folder.path / "launch.yaml"):
-        if file.exists() and (noted := folder.stored(file.name).model).weights_sha256 is not None:
+    for file in (folder.config_file, folder.launch_file):
+        if file.exists() and (noted := folder.stored(file).model).weights_sha256 is not None:
             yield noted
 
 
