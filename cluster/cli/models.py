@@ -135,7 +135,7 @@ def import_weights(
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
     waits_here("loading PyTorch")
     import tdformer
-    from tdformer.pretrained import is_saved
+    from tdformer.weight_files import is_saved
 
     if out.exists() and not is_saved(out):
         raise RunError(f"{out} is there and of no earlier import; name another file, or remove that one")

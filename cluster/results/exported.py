@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tdformer.digest import beside, described
 from tdformer.errors import ModelError
-from tdformer.pretrained import read_weights
+from tdformer.weight_files import read_weights
 
 from ..build.setup import Setup
 from ..config import Config, check_commands, stored

@@ -1,6 +1,6 @@
 """Weights that an argument names: FILE, RUN (a run's newest good checkpoint), RUN@STEP; and those a run begins with.
 
-Of a checkpoint they are the averaged ones, where there are some. Nothing in a file is run: see `tdformer.pretrained`.
+Of a checkpoint they are the averaged ones, where there are some. Nothing in a file is run: see `tdformer.weight_files`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tdformer.digest import PROGRAMS, beside, described, of_tensors
 from tdformer.errors import ModelError
-from tdformer.pretrained import read_file
+from tdformer.weight_files import read_file
 
 from .. import config as configs
 from ..config import Config

@@ -31,7 +31,7 @@ from cluster.run import checkpoint
 from tdformer import ModelError
 from tdformer.digest import DIGEST, beside, described, of_file
 from tdformer.norm import BatchNorm, fold
-from tdformer.pretrained import read_weights
+from tdformer.weight_files import read_weights
 
 pytestmark = pytest.mark.slow  # the exports that all of them take are most of their time
 
