@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.remote import Remote
+from pipelines.store.forms import SHARDS
+from tdformer.plugins import Registry
 
 from ..errors import RunError
 from .schema import Config, each, flat
@@ -36,8 +38,11 @@ def check(config: Config, dataset_size: int | None = None) -> None:
             f"data.root is {folder}, not a local folder, and all its shards cannot be shuffled together; "
             "set data.window, such as data.window=8"
         )
-    if isinstance(folder, Remote) and config.data.format == "ffcv":
-        raise RunError(f"data.root is {folder}, and FFCV files are read from local disks; set data.format=webdataset")
+    if isinstance(folder, Remote) and config.data.form.copy:
+        raise RunError(
+            f"data.root is {folder}, and {config.data.format} is a copy that is read from local disks; set "
+            f"data.format={SHARDS.name}"
+        )
     for key in ("scale", "ratio"):
         low, high = getattr(config.data.augment, key)
         if low > high:
@@ -93,10 +98,14 @@ def check_registered(config: Config) -> None:
 def choices(limits: Mapping[str, Any]) -> list[Any]:
     """What a setting with these limits may be: what its schema names, and what its registry has now."""
     named = list(limits.get("choices", ()))
-    if (place := limits.get("registry")) is not None:
-        module, _, name = place.partition(":")
-        named += getattr(importlib.import_module(module), name)
-    return named
+    return named + list(registry(limits)) if "registry" in limits else named
+
+
+def registry(limits: Mapping[str, Any]) -> Registry[Any]:
+    """That of a setting with these limits."""
+    module, _, name = limits["registry"].partition(":")
+    found: Registry[Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def _not_among(known: Iterable[Any], key: str, value: Any) -> RunError:

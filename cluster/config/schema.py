@@ -12,8 +12,10 @@ from typing import Any
 
 from pipelines.errors import DataError
 from pipelines.remote import Patience, Remote, is_remote
+from pipelines.store.forms import FORMS, SHARDS, Form
 
 from ..errors import RunError
+from .precision import FULL, PRECISIONS, Precision
 from .values import ANY, FOLDER, MINUTES
 
 
@@ -99,7 +101,7 @@ class FetchConfig:
 @dataclass
 class DataConfig:
     dataset: str = "fashion_mnist"
-    format: str = setting("webdataset", choices=("webdataset", "ffcv"))
+    format: str = setting(SHARDS.name, choices=tuple(FORMS))
     root: str | None = setting(None, form=FOLDER)
     source: str | None = setting(None, form=FOLDER)
     size: int | None = setting(None, least=1)
@@ -128,6 +130,11 @@ class DataConfig:
             raise RunError(f"data.root: {e}") from e
 
     @property
+    def form(self) -> Form:
+        """What `format` names."""
+        return FORMS[self.format]
+
+    @property
     def mixes(self) -> bool:
         return self.mixup > 0 or self.cutmix > 0
 
@@ -151,7 +158,7 @@ class TrainConfig:
     clip_grad: float = setting(0.0, least=0)
     ema_decay: float = setting(0.0, least=0, below=1)
     alphas: list[float] | None = field(default=None, metadata={"least": 0})
-    precision: str = setting("fp32", choices=("fp32", "bf16", "fp16"))
+    precision: str = setting(FULL.name, choices=tuple(PRECISIONS))
     loss_scale: float = setting(65536.0, least=1, most=2.0**100)
     growth_interval: int = setting(2000, least=1)
     tf32: bool = False
@@ -160,6 +167,11 @@ class TrainConfig:
     threads: int = setting(0, least=0)
     freeze: list[str] = field(default_factory=list)
     hooks: list[str] = field(default_factory=list, metadata={"registry": "cluster.train.hooks:HOOKS"})
+
+    @property
+    def computes_in(self) -> Precision:
+        """What `precision` names."""
+        return PRECISIONS[self.precision]
 
 
 @dataclass

@@ -22,6 +22,7 @@ from ..config import Config, check_commands, stored
 from ..config.layers import merged, of_override
 from ..config.load import take_given
 from ..config.overrides import for_evaluation
+from ..config.precision import FULL
 from ..errors import RunError
 from . import onnx_graph
 from .program import read_program
@@ -58,7 +59,7 @@ class Exported:
         config, options = for_evaluation(read, overrides, about["model"], program=program)
         check_commands(config, beside(path), overrides, ["plugins", "data.root"])
         if program:
-            config.train.precision = "fp32"  # as its graph says
+            config.train.precision = FULL.name  # as its graph says
         return cls(path, about, config, options)
 
     def model(self, setup: Setup) -> tuple[Callable[[Tensor], Tensor], int]:

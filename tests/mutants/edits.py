@@ -90,11 +90,19 @@ EDITS = (
     _edit("frames are cut by count", ".frames, (size, size)", '.frames and "count", (size, size)', EVENTS),
     _edit("the window is ignored", "config.data.window,", "config.data.window and None,", PICTURES),
     _edit("the model has another seed", "torch.manual_seed(config.seed)\n", "torch.manual_seed(0)\n", PICTURES),
-    _edit("width is ignored", 'asked = {"width": width, ', 'asked = {"width": None, ', PICTURES),
-    _edit("heads are ignored", '"heads": heads, "mlp_ratio"', '"heads": None, "mlp_ratio"', PICTURES),
-    _edit("tau is ignored", "NeuronOptions(neuron, tau, ", "NeuronOptions(neuron, 2.0, ", PICTURES),
+    _edit("width is ignored", "option) for option in OPTIONS}", "option) for option in OPTIONS[1:]}", PICTURES),
     _edit(
-        "reduces in bf16 unasked", 'config.engine.reduce == "fp32"', "False", "test_what_zero_reduces_in_and_clips_at"
+        "heads are ignored",
+        "option) for option in OPTIONS}",
+        'option) for option in OPTIONS if option != "heads"}',
+        PICTURES,
+    ),
+    _edit("tau is ignored", "self.neuron, self.tau, ", "self.neuron, 2.0, ", PICTURES),
+    _edit(
+        "reduces in bf16 unasked",
+        "config.engine.reduce == FULL.name",
+        "False",
+        "test_what_zero_reduces_in_and_clips_at",
     ),
     _edit(
         "ZeRO does not clip",
