@@ -10,7 +10,8 @@ from typing import Any
 
 from ..config.words import either, show
 from ..errors import RunError
-from .fitted import Fit, Refused, Spec, read
+from .fitted import Fit, Refused, Spec
+from .keys import read
 from .table import Row
 
 KINDS = {
