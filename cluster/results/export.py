@@ -41,7 +41,6 @@ from . import onnx_graph
 from .card import facts, page
 from .exported import Exported, check_plugins
 
-SUFFIXES = (".safetensors", ".pt", *PROGRAMS)
 PAGE = "page_sha256"
 """The key of the digest of the model card beside an exported file, in its description."""
 
@@ -54,8 +53,8 @@ def export(source: str | Path, out: Path, batch: int = 1, overrides: Sequence[st
     batch: images that a .pt2 or .onnx program takes at once. overrides: the run's plugins, again. An earlier export is
     replaced, any other file is not. Raises RunError for that, another suffix, or a checkpoint that is damaged.
     """
-    if out.suffix not in SUFFIXES:
-        raise RunError(f"{out}: the format follows the name; end it with one of {', '.join(SUFFIXES)}")
+    if out.suffix not in WRITERS:
+        raise RunError(f"{out}: the format follows the name; end it with one of {', '.join(WRITERS)}")
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
     _check_places(out)
@@ -80,24 +79,37 @@ def export(source: str | Path, out: Path, batch: int = 1, overrides: Sequence[st
     about: dict[str, Any] = {"model": trained.options, "config": settled, "checkpoint": str(where.path), **model.card}
     about |= {} if trained.frames is None else {"frames": trained.frames}
     about |= {"batch": batch} if out.suffix in PROGRAMS else {}
-    about |= {"opset": onnx_graph.OPSET} if out.suffix == ".onnx" else {}
+    about |= {"opset": onnx_graph.OPSET} if WRITERS[out.suffix] is _graph else {}
     text = page(out.name, about | {"model": model.config}).encode(errors="replace")
     about[PAGE] = hashlib.sha256(text).hexdigest()
     with disk_errors(out), disk.whole(out, out.suffix) as file:
-        if out.suffix == ".safetensors":
-            tdformer.save_pretrained(model, file)
-        elif out.suffix == ".onnx":
-            onnx_graph.write(program(model, batch), model.card, file)
-        else:
-            with file.open("wb") as stream:  # of a path, its name would be in the file
-                if out.suffix == ".pt":
-                    torch.save(model.state_dict(), stream)
-                else:
-                    torch.export.save(program(model, batch), stream)
+        WRITERS[out.suffix](model, batch, file)
         about[DIGEST] = of_file(file, about)
     write_atomic(beside(out), (json.dumps(about, indent=1) + "\n").encode())
     write_atomic(_page(out), text)
     return f"{out}: step {trained.step} of {where.run or where.path}, {out.stat().st_size / 2**20:.1f} MiB"
+
+
+def _options(model: tdformer.TDFormer, batch: int, file: Path) -> None:
+    tdformer.save_pretrained(model, file)
+
+
+def _weights(model: tdformer.TDFormer, batch: int, file: Path) -> None:
+    with file.open("wb") as stream:  # of a path, its name would be in the file
+        torch.save(model.state_dict(), stream)
+
+
+def _program(model: tdformer.TDFormer, batch: int, file: Path) -> None:
+    with file.open("wb") as stream:
+        torch.export.save(program(model, batch), stream)
+
+
+def _graph(model: tdformer.TDFormer, batch: int, file: Path) -> None:
+    onnx_graph.write(program(model, batch), model.card or {}, file)
+
+
+WRITERS = {".safetensors": _options, ".pt": _weights, ".pt2": _program, ".onnx": _graph}
+"""What writes a model to a file, by its suffix; a program takes `batch` images at once."""
 
 
 def program(model: tdformer.TDFormer, batch: int) -> torch.export.ExportedProgram:

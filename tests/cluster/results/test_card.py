@@ -22,7 +22,7 @@ import tdformer
 from cluster.build.data import input_facts, opened
 from cluster.config import load
 from cluster.errors import RunError
-from cluster.results.export import SUFFIXES, export
+from cluster.results.export import WRITERS, export
 from cluster.run.folder import RunFolder
 from pipelines.loader import to_device
 from pipelines.store.tars import TarDataset
@@ -37,7 +37,7 @@ model: {name: tiny, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: digits, size: 16, crop_ratio: 0.8}
 train: {global_batch: 120, threads: 1}
 """
-FILES = [f"m{suffix}" for suffix in SUFFIXES]
+FILES = [f"m{suffix}" for suffix in WRITERS]
 
 
 @pytest.fixture(scope="module", autouse=True)
