@@ -14,7 +14,7 @@ from .. import config as configs
 from ..errors import RunError, memory_errors
 from ..jobs.waiting import waits, waits_here
 from ..run.records import to_json
-from .arguments import ConfigFile, Overrides, count, not_a_setting
+from .arguments import ConfigFile, Overrides, count, run_first
 from .pages import Group
 
 group = Group("Train")
@@ -48,7 +48,7 @@ def evaluate(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", help="A run folder, one step of it (RUN@STEP), or an exported file.", callback=not_a_setting
+            metavar="RUN", help="A run folder, one step of it (RUN@STEP), or an exported file.", callback=run_first
         ),
     ],
     overrides: Overrides = None,
@@ -105,7 +105,7 @@ def predict(
         typer.Argument(
             metavar="MODEL",
             help="A run folder, one step of it (RUN@STEP), or an exported file.",
-            callback=not_a_setting,
+            callback=run_first,
         ),
     ],
     images: Annotated[
