@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ def test_the_packages_keep_the_import_rules() -> None:
 def test_the_page_draws_the_house_as_it_is() -> None:
     drawn = subprocess.run([sys.executable, ROOT / ".ci" / "house.py"], cwd=ROOT, capture_output=True, text=True).stdout
     assert drawn and f"```text\n{drawn}```" in (ROOT / "docs" / "design.md").read_text(), drawn
+
+
+def test_the_page_names_every_room() -> None:
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    rooms = {
+        room for rule in rules if rule["id"].endswith("-rooms") for room in re.findall(r"\w+", str(rule["layers"]))
+    }
+    named = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "design.md").read_text()))
+    assert len(rooms) > 20 and rooms <= named
 
 
 @pytest.mark.parametrize(
