@@ -52,8 +52,9 @@ def beside(path: Path) -> Path:
 def described(path: Path) -> dict[str, Any] | None:
     """The description beside an exported file; None where there is none, or one that is not ours.
 
-    Its `model` is all options of the model. Raises ModelError where it cannot be read or used, or the two are not what
-    was exported. One of an earlier version has no digest: a line says so.
+    Its `model` is all options of the model, its `step` None where nothing is known of the training. Raises ModelError
+    where it cannot be read or used, or the two are not what was exported. One of an earlier version has no digest: a
+    line says so.
     """
     file = beside(path)
     if not file.is_file():
@@ -70,9 +71,8 @@ def described(path: Path) -> dict[str, Any] | None:
         raise ModelError(f"{path} and {file.name} are not what was exported (SHA-256): one is damaged; export it again")
     step, batch = about["step"], about.get("batch", None if path.suffix in PROGRAMS else 1)
     if (
-        type(step) is not int
+        not (step is None or (type(step) is int and step >= 0))
         or type(batch) is not int
-        or step < 0
         or batch < 1
         or not isinstance(about["config"], dict)
     ):

@@ -42,6 +42,10 @@ OURS = "tdformer"
 """What a report calls the family of weights with our names."""
 NEW_HEAD = 2e-5
 """The standard deviation of a new head's weights; its biases are 0. Published fine-tuning begins so."""
+AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
+"""Where training checkpoints have their averaged weights, beside `model` or `state_dict`."""
+WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
+"""What DataParallel and torch.compile put before names."""
 FEEDBACK = ("cm", "pm", "mixer")
 """Options that decide what the tensors of a fed-back block mean, and which there are."""
 
@@ -58,6 +62,7 @@ class Report:
     skipped: dict[str, str] = field(default_factory=dict)
     fresh: dict[str, str] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list, compare=False)
+    averaged: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,16 +78,17 @@ def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> 
     """Load backbone or TDFormer weights into `model`, all or nothing.
 
     source: a `.pth` file or its contents, `{"model" | "state_dict": weights, ...}` or the weights alone, with the
-    names of the published QKFormer, Spikformer or Spike-driven Transformer; or a `.safetensors` file of ours.
+    names of the published QKFormer, Spikformer or Spike-driven Transformer; or a `.safetensors` file, ours or with such
+    names. Averaged weights are taken where there are some; see `AVERAGED`.
     BatchNorm statistics of one network go to every segment. A head for another number of classes is begun anew: its
     weights normal with standard deviation 2e-5, its biases 0.
     Raises ModelError for a file that would run code or is damaged (ours are compared with their digests), another
-    architecture, and missing or misshapen tensors.
+    architecture, missing or misshapen tensors, and values that are not finite.
     """
     where = "state dict" if isinstance(source, Mapping) else str(source)
     file = File(source) if isinstance(source, Mapping) else read_file(Path(source))
-    report = fit(model, _weights(file.contents, where), where, file.model)
-    report.unread = file.unread
+    report = fit(model, file.weights(where), where, file.model)
+    report.unread, report.averaged = file.unread, file.averaged
     return report
 
 
@@ -129,7 +135,9 @@ def fit(
             raise ModelError(
                 f"{where}: {key} has no place in {model.config['name']} as configured; choose the model it is of"
             )
-        values[name] = _fit(key, tensor, own[name], name, where) if value is None else value
+        values[name] = value = _fit(key, tensor, own[name], name, where) if value is None else value
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise ModelError(f"{where}: {key} has values that are not finite; get an earlier file of its training")
         if _statistics(name) and len(own[name]) != (there := len(tensor) if tensor.dim() == 2 else 1):
             report.adapted[name] = f"statistics of {there} segment{'s' * (there > 1)} for {len(own[name])}"
         report.loaded.append(name)
@@ -237,9 +245,15 @@ class File:
             return None
         return said if isinstance(said, dict) else None
 
+    @property
+    def averaged(self) -> str | None:
+        """The key that its averaged weights are under, where it has some."""
+        return next((key for key in AVERAGED if _tensors(self.contents.get(key))), None)
+
     def weights(self, where: str) -> dict[str, Tensor]:
-        """The tensors by name. Raises ModelError where it holds anything else as weights."""
-        return _weights(self.contents, where)
+        """The tensors by name, the averaged ones where it has some. Raises ModelError where it holds anything else as
+        weights."""
+        return _weights(self.contents, self.averaged, where)
 
 
 def read_file(path: Path, verified: bool = False) -> File:
@@ -324,15 +338,36 @@ def _others(path: Path) -> list[str]:
     return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
 
 
-def _weights(contents: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """The tensors by name, out of a training checkpoint and without the prefix of DataParallel."""
-    inner = next((contents[k] for k in ("model", "state_dict") if isinstance(contents.get(k), Mapping)), contents)
-    weights = {str(k).removeprefix("module."): v for k, v in inner.items()}
+def _weights(contents: Mapping[str, Any], averaged: str | None, where: str) -> dict[str, Tensor]:
+    """The tensors by name, out of a training checkpoint and without the prefixes of who wraps a model. What an average
+    does not have, such as statistics, is that of the weights beside it."""
+    inner = next((contents[k] for k in ("model", "state_dict") if isinstance(contents.get(k), Mapping)), None)
+    if averaged is not None:
+        found = _bare(contents[averaged])
+        beside = found if inner is None else _bare(inner)
+        if not beside.keys() & found.keys():
+            raise ModelError(
+                f"{where}: its {averaged} has other names than its weights; save the one that is meant alone"
+            )
+        weights = {key: found.get(key, value) for key, value in beside.items()}
+    else:
+        weights = _bare(contents if inner is None else inner)
     other = next((k for k, v in weights.items() if not _plain(v)), None)
     if other is not None or not weights:
-        found = f"{other!r} is no tensor of real numbers" if weights else "it is empty"
-        raise ModelError(f"{where}: holds no weights ({found}); give a state dict, alone or under model or state_dict")
+        found_there = f"{other!r} is no tensor of real numbers" if weights else "it is empty"
+        raise ModelError(
+            f"{where}: holds no weights ({found_there}); give a state dict, alone or under model or state_dict"
+        )
     return weights
+
+
+def _bare(named: Mapping[Any, Any]) -> dict[str, Any]:
+    """By the names that a model's own state dict has."""
+    return {WRAPPED.sub("", str(key)): value for key, value in named.items()}
+
+
+def _tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(one, Tensor) for one in value.values())
 
 
 def _plain(value: Any) -> bool:
@@ -421,7 +456,7 @@ def _of_head(key: str, tensor: Tensor, own: Tensor, head: Head, where: str) -> t
             f"{where}: {key} is {list(tensor.shape)}, from which {list(own.shape)} cannot be taken by the names of "
             "classes; begin the head anew"
         )
-    value = torch.empty(own.shape, dtype=tensor.dtype)
+    value = torch.empty(own.shape, dtype=own.dtype)
     _begin_head(value)
     here, there = zip(*kept, strict=True)
     value[list(here)] = tensor[list(there)]

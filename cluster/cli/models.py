@@ -144,6 +144,8 @@ def import_weights(
     with disk_errors(out):
         tdformer.save_pretrained(made, out)
     print(f"{out}: {report.family} weights, {len(report.loaded)} loaded")
+    if report.averaged:
+        print(f"  the averaged ones, {report.averaged}")
     if report.unread:
         print(f"  not read, since they are no tensors: {', '.join(report.unread)}")
     for title, names in (("skipped", report.skipped), ("new", report.fresh)):

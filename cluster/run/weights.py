@@ -50,8 +50,8 @@ class Trained:
 
     options: of `create_model`, for the model that they were trained in; classes: the names of its outputs, in their
     order; frames: whether its data were frames in time; step: of training. None: nobody has said it. settings: the file
-    that the run's configuration is in, or (`kept`) that is described in it. about: all that is stored beside them.
-    unread: see `tdformer.pretrained.Report`.
+    that the run's configuration is in, or (`kept`) that is described in it. about: all that is stored beside them, of a
+    file without a description the card in its header. unread, averaged: see `tdformer.pretrained.Report`.
     """
 
     source: Source
@@ -64,6 +64,7 @@ class Trained:
     kept: Any = None
     about: Mapping[str, Any] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
+    averaged: str | None = None
 
     @property
     def digest(self) -> str:
@@ -112,7 +113,7 @@ def read(source: Source, verified: bool = False) -> Trained:
     path = source.path
     if source.run is not None:
         weights, saved = checkpoint.load_weights(path, verified)
-        known = saved["model"], _names(saved.get("classes")), saved.get("frames"), checkpoint.step_of(path)
+        known = saved["model"], names(saved.get("classes")), saved.get("frames"), checkpoint.step_of(path)
         return Trained(source, weights, *known, source.settings, about=saved)
     if path.suffix in PROGRAMS:
         raise RunError(
@@ -121,13 +122,17 @@ def read(source: Source, verified: bool = False) -> Trained:
     about = described(path)
     file = read_file(path, verified=about is not None)
     weights = file.weights(str(path))
-    if about is None:
-        return Trained(source, weights, file.model, unread=file.unread)
-    known = about["model"], _names(about.get("classes")), about.get("frames"), about["step"]
+    if about is None:  # its header may have a card
+        card = file.card or {}
+        classes, step = names(card.get("classes")), card.get("step") if type(card.get("step")) is int else None
+        return Trained(
+            source, weights, file.model, classes, step=step, about=card, unread=file.unread, averaged=file.averaged
+        )
+    known = about["model"], names(about.get("classes")), about.get("frames"), about["step"]
     return Trained(source, weights, *known, beside(path), about["config"], about, file.unread)
 
 
-def _names(said: Any) -> list[str] | None:
+def names(said: Any) -> list[str] | None:
     """The names of classes, where that is what is said: it may be a stranger's."""
     return said if isinstance(said, list) and all(isinstance(name, str) for name in said) else None
 
