@@ -12,17 +12,20 @@ from .errors import ModelError
 
 if TYPE_CHECKING:
     from .model import TDFormer, default_alphas, segment_loss
+    from .model_options import ModelOptions
     from .pretrained import from_pretrained, load_pretrained, save_pretrained
     from .registry import create_model, list_models
 
 _PLACES = {
     "model": ("TDFormer", "default_alphas", "segment_loss"),
+    "model_options": ("ModelOptions",),
     "pretrained": ("from_pretrained", "load_pretrained", "save_pretrained"),
     "registry": ("create_model", "list_models"),
 }
 
 __all__ = [
     "ModelError",
+    "ModelOptions",
     "TDFormer",
     "create_model",
     "default_alphas",

@@ -90,8 +90,9 @@ def beside(path: Path) -> Path:
 def described(path: Path) -> Described | None:
     """The description beside an exported file; None where there is none, or one that is not ours.
 
-    Its `model` is all options of the model. Raises ModelError where it cannot be read or used, or the two are not what
-    was exported. One of an earlier version has no digest: a line says so.
+    Its `model` is all options of the model, its `step` None where nothing is known of the training. Raises ModelError
+    where it cannot be read or used, or the two are not what was exported. One of an earlier version has no digest: a
+    line says so.
     """
     file = beside(path)
     if not file.is_file():
@@ -108,7 +109,12 @@ def described(path: Path) -> Described | None:
     elif said[DIGEST] != of_file(path, said):
         raise ModelError(f"{path} and {file.name} are not what was exported (SHA-256): one is damaged; export it again")
     step, batch = said["step"], said.get("batch", None if path.suffix in PROGRAMS else 1)
-    if type(step) is not int or type(batch) is not int or step < 0 or batch < 1 or not isinstance(said["config"], dict):
+    if (
+        not (step is None or (type(step) is int and step >= 0))
+        or type(batch) is not int
+        or batch < 1
+        or not isinstance(said["config"], dict)
+    ):
         raise ModelError(f"{file} says step {step!r:.40}, batch {batch!r:.40}; export {path.name} again")
     try:
         with torch.device("meta"):

@@ -285,9 +285,9 @@ class _Unit(torch.autograd.Function):
         assert grad is not None
         _, _, _, gamma, beta, _, *pairs = ctx.needs_input_grad
         with exact(grad):
-            found = _gradients(saved, membrane, grad, after, list(zip(pairs[::2], pairs[1::2], strict=True)))
-        found[2:4] = found[2] if gamma else None, found[3] if beta else None
-        return None, *found
+            needed = list(zip(pairs[::2], pairs[1::2], strict=True))
+            before, rate, scale, shift, *others = _gradients(saved, membrane, grad, after, needed)
+        return None, before, rate, scale if gamma else None, shift if beta else None, *others
 
 
 class _Saved:

@@ -60,7 +60,7 @@ def _read(config: Config, split: str, trusted: bool = False) -> Split:
         data: Split = _fetched(config, folder, split)
     else:
         check_written(config, folder, split)
-        copy, told = config.data.format == "ffcv", progress(split, "bytes")
+        copy, told = config.data.form.copy is not None, progress(split, "bytes")
         data = open_split(folder / split, copy=copy, trusted=trusted, progress=told)
     check_dataset(config.data.dataset, data)
     return data

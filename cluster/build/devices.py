@@ -20,13 +20,12 @@ import torch.distributed as dist
 
 from tdformer.errors import first_line
 
+from ..config.precision import PRECISIONS
 from ..errors import RunError
 
 T = TypeVar("T")
 NO_GPU = ("", "-1", "NoDevFiles")
 """What CUDA_VISIBLE_DEVICES says where no GPU is to be seen; the last one is Slurm's."""
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""The type that convolutions and linear layers compute in under each `train.precision`; None: no autocast."""
 GRANTED = ("JOB_GPUS", "STEP_GPUS", "GPUS_ON_NODE", "GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK")
 """SLURM_...: what Slurm says to a job that asked for GPUs."""
 
@@ -155,7 +154,8 @@ def _part(store: dist.Store, rank: int, world: int) -> None:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """A block that computes in `train.precision`."""
-    dtype = AUTOCAST[precision]
+    name = PRECISIONS[precision].autocast
+    dtype: torch.dtype | None = None if name is None else getattr(torch, name)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 

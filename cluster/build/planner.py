@@ -145,7 +145,7 @@ _priced: dict[str, Cost] = {}
 
 def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders: int) -> Recompute:
     """What one choice costs; seconds for a large model, so a process that checks and then trains does it once."""
-    short = config.train.precision != "fp32"  # fp16 has the bytes of bf16
+    short = config.train.computes_in.short
     groups = min(plan.norm_batch, plan.micro_batch)
     key = repr((model.config, model.frames, plan.micro_batch, groups, short, policy, borders, config.train.freeze))
     if key not in _priced:

@@ -148,7 +148,7 @@ def import_weights(
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
     waits_here("loading PyTorch")
     import tdformer
-    from tdformer.pretrained import is_saved
+    from tdformer.weight_files import is_saved
 
     if out.exists() and not is_saved(out):
         raise RunError(f"{out} is there and of no earlier import; name another file, or remove that one")
@@ -157,6 +157,8 @@ def import_weights(
     with disk_errors(out):
         tdformer.save_pretrained(made, out)
     print(f"{out}: {report.family} weights, {len(report.loaded)} loaded")
+    if report.averaged:
+        print(f"  the averaged ones, {report.averaged}")
     if report.unread:
         print(f"  not read, since they are no tensors: {', '.join(report.unread)}")
     for title, names in (("skipped", report.skipped), ("new", report.fresh)):

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pipelines.remote import Remote
+from pipelines.store.forms import SHARDS
+from tdformer.plugins import Registry
 
 from ..errors import RunError
 from .schema import Config, Limits, each, flat
@@ -36,8 +38,11 @@ def check(config: Config, dataset_size: int | None = None) -> None:
             f"data.root is {folder}, not a local folder, and all its shards cannot be shuffled together; "
             "set data.window, such as data.window=8"
         )
-    if isinstance(folder, Remote) and config.data.format == "ffcv":
-        raise RunError(f"data.root is {folder}, and FFCV files are read from local disks; set data.format=webdataset")
+    if isinstance(folder, Remote) and config.data.form.copy:
+        raise RunError(
+            f"data.root is {folder}, and {config.data.format} is a copy that is read from local disks; set "
+            f"data.format={SHARDS.name}"
+        )
     for key in ("scale", "ratio"):
         low, high = getattr(config.data.augment, key)
         if low > high:
@@ -92,11 +97,15 @@ def check_registered(config: Config) -> None:
 
 def choices(limits: Limits) -> list[object]:
     """What a setting with these limits may be: what its schema names, and what its registry has now."""
-    named, place = _named(limits), limits.get("registry")
-    if place is not None:
-        module, _, name = str(place).partition(":")
-        named += getattr(importlib.import_module(module), name)
-    return named
+    named = _named(limits)
+    return named + [*registry(limits)] if "registry" in limits else named
+
+
+def registry(limits: Limits) -> Registry[object]:
+    """That of a setting with these limits."""
+    module, _, name = str(limits["registry"]).partition(":")
+    found: Registry[object] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def _named(limits: Limits) -> list[object]:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.errors import DataError
 from pipelines.remote import Patience, Remote, is_remote
+from pipelines.store import forms
 
 from ..errors import RunError
+from .precision import FULL, PRECISIONS, Precision
 from .values import ANY, FOLDER, MINUTES, Form
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ class FetchConfig:
 @dataclass
 class DataConfig:
     dataset: str = "fashion_mnist"
-    format: str = setting("webdataset", choices=("webdataset", "ffcv"))
+    format: str = setting(forms.SHARDS.name, choices=tuple(forms.FORMS))
     root: str | None = setting(None, form=FOLDER)
     source: str | None = setting(None, form=FOLDER)
     size: int | None = setting(None, least=1)
@@ -137,6 +139,11 @@ class DataConfig:
             raise RunError(f"data.root: {e}") from e
 
     @property
+    def form(self) -> forms.Form:
+        """What `format` names."""
+        return forms.FORMS[self.format]
+
+    @property
     def mixes(self) -> bool:
         return self.mixup > 0 or self.cutmix > 0
 
@@ -160,7 +167,7 @@ class TrainConfig:
     clip_grad: float = setting(0.0, least=0)
     ema_decay: float = setting(0.0, least=0, below=1)
     alphas: list[float] | None = field(default=None, metadata={"least": 0})
-    precision: str = setting("fp32", choices=("fp32", "bf16", "fp16"))
+    precision: str = setting(FULL.name, choices=tuple(PRECISIONS))
     loss_scale: float = setting(65536.0, least=1, most=2.0**100)
     growth_interval: int = setting(2000, least=1)
     tf32: bool = False
@@ -169,6 +176,11 @@ class TrainConfig:
     threads: int = setting(0, least=0)
     freeze: list[str] = field(default_factory=list)
     hooks: list[str] = field(default_factory=list, metadata={"registry": "cluster.train.hooks:HOOKS"})
+
+    @property
+    def computes_in(self) -> Precision:
+        """What `precision` names."""
+        return PRECISIONS[self.precision]
 
 
 @dataclass

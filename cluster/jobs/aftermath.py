@@ -84,8 +84,8 @@ def _main(folder: RunFolder, code: int) -> int:
     now = slurm.settled(job)
     if now.word not in slurm.GOING and not now.unknown:
         return code  # whoever ended the job has decided what comes next
-    facts = {k: v for k, v in status.items() if k not in ("state", "time", "reason")}
-    site = configs.stored(folder.path / "launch.yaml").site
+    facts = folder.known()
+    site = configs.stored(folder.launch_file).site
     why = heard if asked else "ended by SIGTERM, and not by Slurm" if stray else f"crashed (exit code {code})"
     row: Crash = {"time": time.time(), "job": job, "exit_code": code, "checkpoint": folder.saved_step() or 0}
     rows = [r for r in folder.crashes.whole("exit_code", "checkpoint")[0] if r.get("job") == job]

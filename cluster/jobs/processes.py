@@ -61,10 +61,10 @@ def start(config: Config, processes: int = 0, began: float | None = None) -> int
     folder.settle(config)
     done = folder.summary()
     if launched and not planner.first_here(rank):  # the first one of a machine looks at what is the same for all there
-        # An FFCV file may take longer to compare than ranks wait for each other: all of them do it at once.
+        # A copy may take longer to compare than ranks wait for each other: all of them do it at once.
         if done is not None:
             return 0
-        return worker(rank, world, None, Setup.to_train(config, world, trusted=config.data.format != "ffcv"))
+        return worker(rank, world, None, Setup.to_train(config, world, trusted=config.data.form.copy is None))
     settle(folder, config)
     speaks = not rank and done is None
     if speaks:

@@ -114,7 +114,7 @@ class Job:
 
 def of(folder: RunFolder) -> Job | None:
     """The job that a run was last launched as; None where it was not. Raises RunError where job.json is damaged."""
-    file, remedy = folder.path / "job.json", "delete it, and launch the run again"
+    file, remedy = folder.job_file, "delete it, and launch the run again"
     if (found := record(file, remedy, Launched)) is None:
         return None
     if (
@@ -123,7 +123,7 @@ def of(folder: RunFolder) -> Job | None:
     ):
         raise RunError(f"{file} describes no job; {remedy}")
     if found.get("folder") is None:  # written before copies were told from their originals
-        found["folder"] = str(configs.stored(folder.path / "launch.yaml").run_path)
+        found["folder"] = str(configs.stored(folder.launch_file).run_path)
     return Job(folder, found)
 
 

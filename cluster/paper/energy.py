@@ -12,6 +12,7 @@ from tdformer.measure.energy import PRICES, Prices, arithmetic, as_ann, break_ev
 from tdformer.measure.operations import FEEDBACK, HEAD
 
 from ..results import page
+from ..results.marks import marked
 from ..run.records import write_atomic
 from .opening import Run
 from .style import COLOURS
@@ -260,7 +261,7 @@ def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def write(path: Path, row: Told) -> None:
     """The numbers as one page of HTML that needs nothing else."""
-    write_atomic(path, page.marked(_page(row)).encode())
+    write_atomic(path, marked(path.suffix, _page(row)).encode())
 
 
 def _page(row: Told) -> str:

@@ -59,8 +59,11 @@ class Run:
         if source.run is None:
             if source.path.suffix in PROGRAMS:
                 raise RunError(f"{given} is a program, whose layers cannot be looked into; give the run")
+            trained = read(source)
+            if trained.settings is None:
+                raise RunError(f"{given}: nothing beside it says its model and its data; `tdformer export` it first")
             exported = Exported.read(source.path, overrides)
-            return cls(given, read(source), exported.config, exported.options)
+            return cls(given, trained, exported.config, exported.options)
         file = source.settings
         check_commands(stored(file, [*UNBOUND, *overrides]), file, overrides, ["plugins", "data.root"])
         trained = read(source)

@@ -245,7 +245,7 @@ def _evaluation(setup: Setup, machine: Machine) -> Figure:
     if machine.rates is None:
         return Figure(None, "s", machine.missing)
     plan, model, images = setup.plan, setup.outline, len(setup.test or ())
-    short = setup.config.train.precision != "fp32"
+    short = setup.config.train.computes_in.short
     work = measure_evaluation(model, example(model, plan.micro_batch, "meta"), short)
     each = sum(machine.rates.parts(work).values()) + machine.rates.host(work)
     return Figure(-(-images // (plan.world * plan.micro_batch)) * each, "s", machine.rates.source)

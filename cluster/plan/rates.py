@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tdformer.measure import Work
 
+from ..config.precision import FULL
 from ..errors import RunError
 from .chips import Chip
 
@@ -90,7 +91,7 @@ def of_chip(chip: Chip, precision: str, tf32: bool) -> Rates:
     source = f"measured on an H100 ({row['measured']})"
     if chip.name != row["chip"]:
         source = f"scaled by the datasheets from an H100 ({row['measured']})"
-    elif precision == "fp32":
+    elif precision == FULL.name:
         source += ", in bf16; its share of the peak taken for fp32"
     band = 1e12 * chip.bandwidth
     return Rates(

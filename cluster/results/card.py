@@ -50,8 +50,8 @@ def facts(model: TDFormer, trained: Trained, config: Config) -> Described:
         "classes": trained.classes,
         "input": seen,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dataset": config.data.dataset,
-        "run": config.name,
+        "dataset": about.get("dataset", config.data.dataset),
+        "run": about.get("run", config.name),
         "step": trained.step,
     }
     if source.run is None or trained.settings is None:
@@ -81,13 +81,13 @@ def page(name: str, about: Described) -> str:
         "Size": _of_size(model),
         "Time": f"{model['time_steps']} steps in {model['segments']} segments, "
         + (f"feedback to block {blocks}" if blocks else "no feedback"),
-        "Trained on": f"`{about['dataset']}`, {len(about['classes'])} classes"
-        if about["classes"]
-        else about["dataset"],
+        "Trained on": _data(about["dataset"], about["classes"]),
         "Input": f"{seen.get('kind', 'pictures')}, {given}",
         "Mean, std": f"{_list(seen['mean'])}; {_list(seen['std'])}, of values from 0 to 1" if seen else "not kept",
         "Seen as": _view(seen) if seen else "not kept",
-        "Checkpoint": f"step {about['step']} of run `{about['run']}`{which}",
+        "Checkpoint": f"step {about['step']} of run `{about['run']}`{which}"
+        if about["run"]
+        else f"`{Path(about['checkpoint']).name}`, of whose training nothing is known",
         "Test accuracy": _percent(about["accuracy"]),
         "Configuration": "not kept" if about["config_sha256"] is None else f"SHA-256 `{about['config_sha256']}`",
         "Code": "not kept"
@@ -106,6 +106,12 @@ def page(name: str, about: Described) -> str:
         f"## Use\n`tdformer predict {name} IMAGE...` sees pictures as the test set was seen. {use}\n\n"
         f"## Classes\nIn the order of the outputs:\n\n{classes or '    not kept'}\n\n## Licence\n{about['licence']}\n"
     )
+
+
+def _data(dataset: str | None, classes: list[str] | None) -> str:
+    if dataset is None:
+        return "not kept"
+    return f"`{dataset}`, {len(classes)} classes" if classes else dataset
 
 
 def _of_size(model: Options) -> str:

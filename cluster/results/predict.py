@@ -27,6 +27,7 @@ from ..errors import RunError
 from ..run.weights import located, read, warn
 from ..train.evaluate import computing
 from ..train.tally import TOP
+from . import undescribed
 from .exported import Exported
 
 Model = Callable[[Tensor], Tensor]
@@ -47,13 +48,14 @@ class Row(TypedDict, total=False):
 @dataclass(frozen=True)
 class _Trained:
     """A model to be used, from a run or a file: what is stored of it, and what makes it, fitted to samples, with how
-    many of them it takes at once."""
+    many of them it takes at once. told: of a file that nothing lies beside."""
 
     where: Path
     config: Config
     stored: Described
     make: Callable[[Setup], tuple[Model, int]]
     device: torch.device
+    told: bool = False
 
 
 def predict(
@@ -68,18 +70,23 @@ def predict(
     `firing`, the spikes per neuron and time step of each layer, by its name.
 
     files: or folders of them, whose files are taken in the order of their names. overrides: `plugins`,
-    `train.micro_batch`, and `data.root` where the data's mean and std are not stored. firing: whether it is measured;
+    `train.micro_batch`, and `data.root` where the data's mean and std are not stored; the model and the data of weights
+    that nobody has described. firing: whether it is measured;
     None: where it can be, which is not in a program. fault: told, in a line, of each file that cannot be read, which
     has no row. Raises RunError, DataError or ModelError where the model cannot be used.
     """
     trained = _trained(source, overrides)
     facts, given = trained.stored.get("input"), named(overrides)
+    taken = {"plugins", "train.micro_batch"} | ({"data.root"} if facts is None else set())
+    taken |= set(undescribed.DATA) if trained.told and facts is None else set()
     for key in given:
-        if key not in ("plugins", "train.micro_batch") and not (key == "data.root" and facts is None):
+        if key not in taken and not (trained.told and key.startswith("model.")):
             raise RunError(f"{key} changes nothing in a prediction; leave it out")
-    if facts is None:  # an earlier version kept it: the shards know
-        facts = input_facts(Setup.to_evaluate(trained.config).samples)
-    data = as_samples(files, facts, trained.stored.get("classes") or (), trained.where)
+    classes = trained.stored.get("classes")
+    if facts is None:  # nobody has said it, or an earlier version: the shards know
+        shards = Setup.to_evaluate(trained.config).samples
+        facts, classes = input_facts(shards), classes or shards.class_names
+    data = as_samples(files, facts, classes or (), trained.where)
     if data.skipped:
         warn(f"not read: {data.skipped}")
     check_kind(trained.config.data, data)
@@ -135,7 +142,7 @@ def _trained(given: str | Path, overrides: Sequence[str]) -> _Trained:
     source, cpu = located(given), torch.device("cpu")
     if source.run is None:
         found = Exported.read(source.path, overrides)
-        return _Trained(source.path, found.config, found.about, found.model, cpu)
+        return _Trained(source.path, found.config, found.about, found.model, cpu, found.told is not None)
     file = source.settings
     check_commands(stored(file, [*UNBOUND, *overrides]), file, overrides, ["plugins", "data.root"])
     trained = read(source)

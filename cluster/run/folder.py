@@ -53,6 +53,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.summary_file = self.path / "summary.json"
         self.status_file = self.path / "status.json"
+        self.launch_file, self.job_file = self.path / "launch.yaml", self.path / "job.json"
         self.cell_file = self.path / "cell.json"
         self.limits_file = self.path / "limits.json"
         self.stopped_file = self.path / "stopped.json"
@@ -101,15 +102,15 @@ class RunFolder:
             return record.get("inode") in (None, here.st_ino)
         return os.path.samestat(here, there) or record.get("inode") == here.st_ino != there.st_ino
 
-    def stored(self, file: str, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
+    def stored(self, file: Path, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
         """The configuration in one of its files, as of where the folder is now; see `config.stored`."""
         place = self.path.resolve()
         if moved := {"name", "runs_dir"} & {*configs.named(overrides)}:
             raise RunError(
                 f"{min(moved)}=...: a run is where its folder is, {self.path}; copy that to make another one"
             )
-        check_file(self.path / file)
-        config = configs.stored(self.path / file, overrides, site=site)
+        check_file(file)
+        config = configs.stored(file, overrides, site=site)
         config.runs_dir, config.name = str(place.parent), place.name
         return config
 
@@ -139,7 +140,7 @@ class RunFolder:
     def _check_ours(self) -> None:
         """Raises RunError for a folder that we did not write: it may be anybody's, and nothing in it is touched."""
         of_a_run = self.config_file.exists() and self.checkpoints.is_dir()
-        if not self.path.is_dir() or of_a_run or self.starts.path.exists() or (self.path / "launch.yaml").exists():
+        if not self.path.is_dir() or of_a_run or self.starts.path.exists() or self.launch_file.exists():
             return
         # Of a start that was killed before it wrote those; an empty folder is nobody's loss.
         begun = re.compile(r"lock(\.[0-9]+)?|\.lock\..*tmp|checkpoints|config\.yaml|\.config\.yaml\..*tmp")
@@ -214,7 +215,7 @@ class RunFolder:
     def _submitted(self) -> float | None:
         """When the Slurm job that this process is of was; None: it is of none."""
         with suppress(RunError):
-            job = record(self.path / "job.json", "", Submitted)
+            job = record(self.job_file, "", Submitted)
             return job["time"] if job and job["id"] == this_job() else None
         return None
 
@@ -246,8 +247,12 @@ class RunFolder:
         except RunError:
             return {}
 
+    def known(self) -> dict[str, object]:
+        """What it says besides the state, why and when: facts that the next `tell` may keep."""
+        return {key: value for key, value in self.status().items() if key not in ("state", "time", "reason")}
+
     def said(self) -> Said:
-        """The same. Raises RunError where it is damaged."""
+        """As `status`. Raises RunError where it is damaged."""
         return record(self.status_file, "the run's next start writes it again", Said) or {}
 
     def saved_step(self) -> int | None:

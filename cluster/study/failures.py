@@ -72,7 +72,7 @@ def columns(cell: CellFolder, found: Goodput, step: float | None) -> dict[str, f
     trained = spent.get("good", 0.0) + spent.get("recomputed", 0.0)
     if not step or not trained:
         return told
-    config = cell.run.stored("launch.yaml")
+    config = cell.run.stored(cell.run.launch_file)
     mean, restart = between(cell.shape, asked["mtbf_hours"]), spent["start"] / found.starts
     apart = every(config, step, facts["steps"] // config.train.epochs)
     stall = spent["checkpoint"] * apart / trained

@@ -9,7 +9,8 @@ from importlib import import_module
 
 from ..config.words import either, show
 from ..errors import RunError
-from .fitted import Fit, Refused, Spec, read
+from .fitted import Fit, Refused, Spec
+from .keys import read
 from .table import Row
 
 KINDS = {

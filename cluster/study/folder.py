@@ -252,6 +252,7 @@ class StudyFolder:
     def _keep_cell(self, study: Study, cell: Cell, size: dict[str, object] | None) -> None:
         """size: steps, images and plan of a cell that is new."""
         path, config = self.path / "cells" / cell.name, cell.config
+        run = RunFolder(path)
         config.plugins = [name_of(plugin) for plugin in config.plugins]  # as they are found in the snapshot
         config.site.restarts = study.options.tries - 1
         text = to_yaml(config).encode()
@@ -259,14 +260,14 @@ class StudyFolder:
             path.mkdir(exist_ok=True)
             with suppress(FileExistsError):
                 (path / "logs").symlink_to(Path("..", "..", "logs"))
-        if not (path / "launch.yaml").exists() or (path / "launch.yaml").read_bytes() != text:
-            write_atomic(path / "launch.yaml", text)
+        if not run.launch_file.exists() or run.launch_file.read_bytes() != text:
+            write_atomic(run.launch_file, text)
         if size is None:
             return
         if study.options.stop:
-            write_atomic(path / "limits.json", (json.dumps(asdict(study.options.stop)) + "\n").encode())
+            write_atomic(run.limits_file, (json.dumps(asdict(study.options.stop)) + "\n").encode())
         facts = {"digest": cell.digest, "axes": dict(cell.axes), **cell.shape.__dict__, **size}
         facts |= {"revision": self.revision()}
         if study.options.failures:
             facts["failures"] = asdict(study.options.failures)
-        write_atomic(path / "cell.json", (json.dumps(facts) + "\n").encode())
+        write_atomic(run.cell_file, (json.dumps(facts) + "\n").encode())

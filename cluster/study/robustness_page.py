@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
 from ..errors import RunError
+from ..results import marks
 from ..run.records import to_json, write_atomic
 
 
@@ -152,29 +151,11 @@ def check_place(path: Path) -> None:
         raise RunError(f"{path}: a table is Markdown or JSON; end its name with .md or .json")
     if not path.parent.is_dir():
         raise RunError(f"{path.parent}: no such folder to write {path.name} to")
-    if path.exists() and not _ours(path):
+    if path.exists() and not marks.is_ours(path):
         raise RunError(f"{path} is there, and not as a table was left; name another file, or remove that one")
 
 
 def write(path: Path, of: Table) -> None:
     """As its suffix says, with its own digest, by which it is known again."""
     text = markdown(of) if path.suffix == ".md" else to_json(of)
-    write_atomic(path, _marked(path.suffix, text).encode())
-
-
-def _marked(suffix: str, text: str) -> str:
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    if suffix == ".md":
-        return f"{text}\n<!-- tdformer robustness, sha256 {digest} -->\n"
-    return to_json({"sha256": digest} | json.loads(text)) + "\n"
-
-
-def _ours(path: Path) -> bool:
-    try:
-        text = path.read_text("utf-8")
-        if path.suffix == ".md":
-            return text == _marked(".md", text.rpartition("\n<!--")[0])
-        content = json.loads(text)
-        return bool(content.pop("sha256", None) == hashlib.sha256(to_json(content).encode()).hexdigest())
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return False
+    write_atomic(path, marks.marked(path.suffix, f"{text}\n").encode())

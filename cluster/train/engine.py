@@ -39,6 +39,7 @@ from ..build.optimizer import Group, Groups
 from ..build.optimizers import OPTIMIZERS, OverShares, Piece
 from ..build.planner import PERSISTENT, bucket, live
 from ..config import BatchPlan, Config
+from ..config.precision import FULL
 from ..errors import RunError
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -97,10 +98,10 @@ def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
-    dtype = devices.AUTOCAST[train.precision]
+    dtype = train.computes_in.autocast
     if dtype is not None:  # parameters and BatchNorm's buffers stay in fp32; `bf16` and `fp16.enabled` would cast them
-        autocast: dict[str, object] = {"enabled": True, "dtype": str(dtype).removeprefix("torch.")}
-        if config.engine.reduce == "fp32":  # the layers whose gradients ZeRO reduces, and weights it gathers, in that
+        autocast: dict[str, object] = {"enabled": True, "dtype": dtype}
+        if config.engine.reduce == FULL.name:  # or: the layers whose gradients ZeRO reduces, and weights it gathers, so
             autocast["lower_precision_safe_modules"] = []
         result["torch_autocast"] = autocast
     return result

@@ -75,11 +75,11 @@ def renumbered(labels: Tensor, numbers: Sequence[int] | None) -> Tensor:
 def class_numbers(classes: Sequence[str] | None, data: Samples, of: Path) -> list[int] | None:
     """The number of each class of `data` in `classes`, those that the model in `of` was trained on; None: the same.
 
-    Raises DataError, naming the first difference, where they are other classes. A model of an earlier version does not
-    say its classes: a warning, and nothing is compared.
+    Raises DataError, naming the first difference, where they are other classes. A model of an earlier version, or of
+    somebody else, does not say its classes: a warning, and nothing is compared.
     """
     if classes is None:
-        warn(f"{of} does not name its classes (an earlier version wrote it): not compared with those of {data.folder}")
+        warn(f"{of} does not name its classes: not compared with those of {data.folder}")
         return None
     return mapping(classes, data.class_names, str(of), str(data.folder))
 

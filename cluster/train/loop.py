@@ -89,7 +89,7 @@ class Trainer:
         if resumed is None and config.model.weights is not None:
             self.begun = begun = by_all(lambda: setup.begin(model, verified=not first_here))
             by_first(lambda: write_atomic(folder.weights_file, (json.dumps(begun.row(), indent=1) + "\n").encode()))
-        if config.train.precision == "fp16":
+        if config.train.computes_in.scaled:
             self.state.scale = self.state.scale or LossScale(config.train.loss_scale)
         norm_batch(model, self.plan.norm_batch, neighbours(self.plan.norm_ranks, config.engine.timeout_minutes))
         self.outputs: int = model.config["num_classes"]  # of the head

@@ -18,6 +18,7 @@ from ..samples import Box, Pixels
 from ..views.pictures import crop, decode, resized
 from . import beton_writer, ours
 from .ffcv_adapter import installed, read_table
+from .forms import ffcv_file
 from .index import Index
 
 AGAIN = "write it again with tdformer shard --to ffcv"
@@ -38,7 +39,7 @@ class BetonDataset(Index):
         self, folder: str | Path, progress: Callable[[int, int], None] | None = None, trusted: bool = False
     ) -> None:
         super().__init__(folder, trusted)
-        self.path = beton_writer.path(self.folder)
+        self.path = ffcv_file(self.folder)
         self._checks = self._read_facts()
         self.stored: str = str(self._checks["stored"])
         installed()

@@ -23,17 +23,13 @@ from .. import disk
 from ..errors import DataError
 from . import ours
 from .ffcv_adapter import PAGE, Chunk, FileWriter, Told
+from .forms import ffcv_file
 from .tars import TarDataset
 
 BLOCK = 1 << 23
 STORED = ("pixels", "files")
 Failed = tuple[bool, str, int | None]
 """Of what ended a process: whether it is a DataError, its line, and its number."""
-
-
-def path(folder: Path) -> Path:
-    """Where the FFCV file of a split's folder is."""
-    return folder / f"{folder.name}.beton"
 
 
 def checks(beton: Path) -> Path:
@@ -43,8 +39,9 @@ def checks(beton: Path) -> Path:
 
 def check(folder: Path) -> None:
     """Raises DataError where a file that we did not write is in the place of a split's FFCV file."""
-    for place in (path(folder), checks(path(folder))):
-        if place.exists() and not ours.has_copy(path(folder)):
+    copy = ffcv_file(folder)
+    for place in (copy, checks(copy)):
+        if place.exists() and not ours.has_copy(copy):
             raise DataError(f"{place} was not written by tdformer, or its checksums are damaged; move it away")
 
 
@@ -70,7 +67,7 @@ def write(
     data = TarDataset(folder)
     if not data.kind.pictures:
         raise DataError(f"{folder} holds {data.kind.name}, of which there is no FFCV copy; train from the shards")
-    final = path(folder)
+    final = ffcv_file(folder)
     check(folder)
     for left in ours.unfinished(folder, folder.name):  # by a writer that was killed
         left.unlink()

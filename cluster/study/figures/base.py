@@ -12,20 +12,17 @@ given. Registered in FIGURES it can be named in a study:
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import NoneType
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from tdformer.errors import ModelError
 from tdformer.plugins import Registry
 
-from ...config.values import filled
 from ...config.words import either, nearest, show
 from ...errors import RunError
 from ...results.page import text as escaped
+from ..keys import read
 from ..table import Row, number
 
 Trace = dict[str, object]
@@ -123,8 +120,6 @@ class Figure:
 
 FIGURES: Registry[type[Figure]] = Registry("kind of figure")
 
-_WORDS = {str: "text", bool: "true or false", tuple: "a list of columns", dict: "columns and their values"}
-
 
 def figure(given: object, where: str) -> Figure:
     """What the YAML has, as a figure. Raises RunError, in one line, for a kind, a key or a value that is not one."""
@@ -137,37 +132,7 @@ def figure(given: object, where: str) -> Figure:
         cls = FIGURES.get(kind)
     except ModelError as error:
         raise RunError(f"{where}.kind: {error}") from None
-    kinds = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    values: dict[str, object] = {}
-    for key, value in given.items():
-        if key == "kind":
-            continue
-        if key not in fields:
-            near = nearest(str(key), [*fields])
-            raise RunError(f"{where}.{key} is no key of the figure {kind}; the nearest is {near}")
-        values[key] = _value(kinds[key], value, f"{where}.{key}")
-    for name, f in fields.items():
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise RunError(f"{where}: the figure {kind} needs {name}; give a column of cells.csv")
-    return filled(cls, values)
-
-
-def _value(kind: object, value: object, where: str) -> object:
-    """The value of a key; where: its name. Columns are a text or a list of them."""
-    if typing.get_origin(kind) is Literal:
-        choices = [str(choice) for choice in typing.get_args(kind)]
-        if value not in choices:
-            raise RunError(f"{where} is {show(value)}; choose {either(choices)}")
-        return value
-    options = [k for k in typing.get_args(kind) if k is not NoneType] if NoneType in typing.get_args(kind) else [kind]
-    plain = typing.get_origin(options[0]) or options[0]
-    if plain is tuple and (isinstance(value, str) or (isinstance(value, list) and all(type(v) is str for v in value))):
-        return (value,) if isinstance(value, str) else tuple(value)
-    wanted = dict if plain not in _WORDS else plain
-    if plain is tuple or not isinstance(value, wanted):
-        raise RunError(f"{where} is {show(value)}; expected {_WORDS[wanted]}")
-    return value
+    return read(cls, {key: value for key, value in given.items() if key != "kind"}, where)
 
 
 def shown(value: object) -> str:
