@@ -164,17 +164,28 @@ def test_photographs_have_the_asked_bytes(tmp_path: Path) -> None:
 
 
 def test_a_loaded_model_is_compared_with_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the first neurons that differ are found, where there are some."""
     make = parity.published()["spikformer_2_384"]
-    _, evaluation, training = parity.compared("spikformer_2_384", make)
+    spikes, logits, gradients = parity.in_fp64("spikformer_2_384", make)
+    assert (
+        re.fullmatch("0 of [1-9][0-9,]+, rate 0.[1-9][0-9]+", spikes)
+        and float(logits) < 1e-10
+        and float(gradients) < 1e-10
+    )
+    evaluation, training, *first = parity.in_fp32("spikformer_2_384", make)
     cells = [[float(number) for number in re.findall(r"[\d.e-]+", cell)] for cell in (evaluation, training)]
-    assert all(differ < 1e-5 < spread for differ, spread in cells), cells
+    assert all(differ < 1e-5 < spread for differ, spread in cells) and first == ["none", "none"], (cells, first)
     loaded = tdformer.load_pretrained
 
     def otherwise(model: tdformer.TDFormer, weights: dict[str, torch.Tensor]) -> None:
-        loaded(model, weights | {"head.bias": weights["head.bias"] + 1})
+        changed = {name: weights[name] + 1e-3 for name in ("block.1.attn.v_bn.bias", "block.1.mlp.fc1_bn.bias")}
+        loaded(model, weights | changed)
 
     monkeypatch.setattr(tdformer, "load_pretrained", otherwise)
-    assert parity.compared("spikformer_2_384", make)[1].startswith("1 (")
+    found = parity.in_fp32("spikformer_2_384", make)[2]
+    name, count, currents, distance = re.match(r"`(.+)`: (\d+) of [\d,]+; (\S+); (\S+)$", found).groups()  # type: ignore[union-attr]
+    assert name == "block.1.attn.v_lif" and int(count) > 0
+    assert float(currents) == pytest.approx(1e-3, rel=0.1) and 0 < float(distance) <= 1e-3
 
 
 def test_corrections_are_compared_where_the_truth_is_known(capsys: pytest.CaptureFixture[str]) -> None:

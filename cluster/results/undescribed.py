@@ -6,11 +6,12 @@ the rest is given where the file is used: `model.name` of a published one, and t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
-from tdformer.digest import Described
+from tdformer.digest import Described, beside
 from tdformer.errors import ModelError, first_line
 from tdformer.options import Options
 from tdformer.pretrained import fit
@@ -36,7 +37,9 @@ def told(trained: Trained, overrides: Sequence[str] = ()) -> Trained:
     Raises RunError where nothing says the model, ModelError where they do not fit it, as `load_pretrained` does.
     """
     path, given, asked = trained.source.path, named(overrides), load(None, overrides)
-    card = trained.about
+    card, place = trained.about, beside(path)
+    if os.path.lexists(place) and not place.is_file():
+        raise RunError(f"{place} cannot be read; `tdformer export` writes it beside {path.name}")
     if trained.options is None:
         if "model.name" not in given:
             raise RunError(

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks import parity
 from tdformer import ModelError, create_model, from_pretrained, load_pretrained, save_pretrained
 
 CONV = {"conv": nn.Conv2d, "conv1d": nn.Conv1d, "linear": nn.Linear}
@@ -331,9 +332,12 @@ def test_one_segment_without_feedback_is_the_published_network(name: str, leaky:
         expected = network.eval()(x)
         torch.testing.assert_close(model.eval()(x), expected, rtol=0, atol=1e-10)
         assert expected.std(0).max() > 1e-3  # the images tell themselves apart
+    assert parity.first_difference(network, model, x) is None  # no spike of any neuron is another
     network.train(), model.train()
     target = torch.randn(3, 5, dtype=torch.float64)
-    wanted, got = network(x), model(x)
+    with parity.listening(parity.pairs(network, model)) as spikes:
+        wanted, got = network(x), model(x)
+    assert not any(parity.differing(both).any() for both in spikes.values())
     torch.testing.assert_close(got[0], wanted, rtol=0, atol=1e-10)
     ((wanted - target) ** 2).sum().backward()
     ((got[0] - target) ** 2).sum().backward()
@@ -360,6 +364,9 @@ def test_in_fp32_no_spike_is_another(name: str) -> None:
     network, model = plain(name).float(), create_model(name)
     load_pretrained(model, network.state_dict())
     x = pictures(name).float()
+    for training in (False, True):
+        assert parity.first_difference(network.train(training), model.train(training), x) is None
+    load_pretrained(model, network.state_dict())  # the statistics that training has moved
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(x), network.eval()(x), rtol=0, atol=1e-5)
     wanted, got = network.train()(x), model.train()(x)[0]
