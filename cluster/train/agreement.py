@@ -81,9 +81,7 @@ def verified_by_all(path: Path, first_here: bool) -> str | None:
 
 
 def neighbours(ranks: int, minutes: float) -> dist.ProcessGroup | None:
-    """The group of so many neighbouring ranks that this one is in; None: it is alone."""
-    if ranks == 1:
-        return None
-    if ranks == dist.get_world_size():
-        return dist.group.WORLD
-    return dist.new_subgroups(ranks, timeout=timedelta(minutes=minutes))[0]
+    """The group of so many neighbouring ranks that this one is in; None: it is alone. All ranks get a group of their
+    own as well: NCCL does the collectives of one group one after the other, so in that of the gradients each small one
+    of BatchNorm's backward would wait for the bucket that was begun before it."""
+    return None if ranks == 1 else dist.new_subgroups(ranks, timeout=timedelta(minutes=minutes))[0]
