@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from . import draws
 from .errors import DamagedSample, DataError
 from .order import Ids
 from .samples import Array, Augmentation, Samples, Seen
@@ -83,13 +84,14 @@ class Reader:
     def read(self, wanted: Ids, memory: memoryview | None = None) -> tuple[Layout, Read]:
         """The samples `wanted`, at the beginning of `memory`, or in memory of their own. Raises DataError."""
         damaged: dict[int, str] = {}
-        ids = np.array(wanted)
-        for k, i in enumerate(wanted.tolist()):
-            ids[k], sample = self._sample(i, damaged)
-            if k == 0:
-                layout = Layout.of(sample, len(ids))
-                batch = layout.on(np.empty(len(ids) * sample.nbytes, np.uint8) if memory is None else memory)
-            batch[k] = sample
+        ids, samples = np.array(wanted), wanted.tolist()
+        with draws.batch(samples):
+            for k, i in enumerate(samples):
+                ids[k], sample = self._sample(i, damaged)
+                if k == 0:
+                    layout = Layout.of(sample, len(ids))
+                    batch = layout.on(np.empty(len(ids) * sample.nbytes, np.uint8) if memory is None else memory)
+                batch[k] = sample
         return layout, Read(batch, ids, damaged)
 
     def _sample(self, i: int, damaged: dict[int, str]) -> tuple[int, Array]:

@@ -81,10 +81,10 @@ def verified_by_all(path: Path, first_here: bool) -> str | None:
 
 
 def neighbours(ranks: int, minutes: float) -> dist.ProcessGroup | None:
-    """The group of so many neighbouring ranks that this one is in; None: it is alone."""
+    """The group of so many neighbouring ranks that this one is in; None: it is alone. All ranks get a group of their
+    own as well: NCCL does the collectives of one group one after the other, so in that of the gradients each small one
+    of BatchNorm's backward would wait for the bucket that was begun before it."""
     if ranks == 1:
         return None
-    if ranks == dist.get_world_size():
-        return dist.group.WORLD
     own: dist.ProcessGroup = dist.new_subgroups(ranks, timeout=timedelta(minutes=minutes))[0]
     return own

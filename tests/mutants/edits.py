@@ -222,9 +222,9 @@ EDITS = (
         "test_a_batch_of_norm_batches_is_so_many_micro_batches",
     ),
     _edit(
-        "the variance is that of one rank",
-        "(variances + (means - joint).square()).mean(0)",
-        "variances.mean(0)",
+        "the variance over ranks is a mean of squares",
+        "both[1].addcmul_(both[0], both[0], value=-1).clamp_min_(0)",
+        "both[1].clamp_min_(0)",
         "test_two_processes_are_one",
     ),
     _edit(

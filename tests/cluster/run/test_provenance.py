@@ -61,3 +61,5 @@ def test_kernels_of_another_arithmetic_are_told() -> None:
     assert changes(Path("runs/a"), now, now, config) == []
     (line,) = changes(Path("runs/a"), now | {"kernels": name}, now, config)
     assert f"otherwise: kernels ({name}, now {name} 2); from here on the last bits" in line
+    over_ranks = surroundings(config, BatchPlan(8, 2, 4, 1, 8, 2), 1)["kernels"]
+    assert over_ranks == f"{name} 2, a norm batch's ranks summed in fp64"
