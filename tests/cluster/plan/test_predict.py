@@ -243,6 +243,7 @@ def test_a_checkpoint_is_as_large_as_that(tmp_path: Path) -> None:
 def real_step(folder: str) -> None:
     """What steps of training hold at their peak, and what is planned."""
     from cluster.jobs import calibration
+    from cluster.jobs.alone import alone
     from cluster.train import engine
 
     torch.set_num_threads(1)
@@ -253,6 +254,7 @@ def real_step(folder: str) -> None:
         plan = predict(setup_of(config, 1), Shape(1, 1, 0), None)
         assert plan.memory["total"].value == pytest.approx(taken.peak / GIB, rel=0.05), words
         assert taken.seconds > 0 and taken.images is not None and taken.images > 0
+    assert all(1e-12 < rate < 1e-6 for its in alone() for rate in its)  # no byte in less than a picosecond
     os._exit(0)
 
 
