@@ -13,9 +13,24 @@ import torch
 from torch import nn
 
 import tdformer
-from benchmarks import checkpoint, collectives, dense, health, information, loader, order, paper_energy, parity, peer
+from benchmarks import (
+    checkpoint,
+    collectives,
+    dense,
+    health,
+    information,
+    loader,
+    order,
+    paper_energy,
+    parity,
+    peer,
+    plan,
+)
 from benchmarks.published import Published
+from cluster.jobs import calibration
 from cluster.plan import network
+from cluster.plan.network import AlphaBeta
+from cluster.plan.rates import Alone
 from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
 from tdformer.kernels import sparse
 from tdformer.measure import live_bytes, measure_evaluation, measure_step
@@ -250,3 +265,13 @@ def test_the_page_has_what_the_paper_s_figures_are_held_against() -> None:
     base = {name: dense.count(name)[0] for name in paper_energy.BASELINES}
     for made in (paper_energy.baselines(base), paper_energy.matrices(), paper_energy.feedback_energy()):
         assert made in page
+
+
+def test_the_least_of_rounds_counts() -> None:
+    """Of each step, exchange and rate; the peak is the first round's, the only one that has it."""
+    taken = [calibration.Taken(2.0, 1.0, 7, None)], [calibration.Taken(3.0, 0.5, 0, None)]
+    links, alone = (AlphaBeta(2e-4, 1e-9), AlphaBeta(1e-4, 2e-9)), (Alone(2.0, 3.0), Alone(1.0, 4.0))
+    rounds = [calibration.Measured(t, n, a, a) for t, n, a in zip(taken, links, alone, strict=True)]
+    found = plan.least(rounds)
+    assert found["taken"] == [{"peak": 7, "seconds": 2.0, "cores": 0.5}] and found["network"] == [1e-4, 1e-9]
+    assert found["alone"] == {"seconds": [1.0, 3.0], "cores": [1.0, 3.0]}

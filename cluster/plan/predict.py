@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,7 +78,7 @@ def predict(
         except RuntimeError as error:
             raise RunError(f"the memory of a step is not known beforehand ({first_line(error)})") from error
         assert chosen.cost is not None
-        step = _step(setup, machine, chosen.cost.work)
+        step = _step(setup, machine, chosen.cost.course)
         once = planner.price(model, config, plan, choices(model.segments)[0].policy, 1).cost
         test = _evaluation(setup, machine)
     assert once is not None
@@ -201,13 +202,13 @@ def state_moved(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     return 4 * (passes * own + (3 * count if config.train.ema_decay else 0))
 
 
-def _step(setup: Setup, machine: Machine, work: Work) -> Section:
-    """Seconds of an optimizer step of one process. `work`: of a micro-batch."""
+def _step(setup: Setup, machine: Machine, course: Sequence[Work]) -> Section:
+    """Seconds of an optimizer step of one process. course: of a micro-batch's work."""
     if machine.rates is None or machine.network is None:
         return {"total": Figure(None, "s", machine.missing)}
     config, plan, model, rates = setup.config, setup.plan, setup.outline, machine.rates
     times = plan.accumulation
-    parts = {name: times * seconds for name, seconds in rates.parts(work).items()}
+    parts = {name: times * seconds for name, seconds in rates.parts(course[-1]).items()}
     device = sum(parts.values())
     rule, counted = Rule.of(model, model.segments), COUNTED[min(config.engine.zero_stage, len(COUNTED) - 1)]
 
@@ -221,7 +222,7 @@ def _step(setup: Setup, machine: Machine, work: Work) -> Section:
     found["batchnorm_collectives"] = Figure(norm, "s", machine.links)
     found["gradients"] = Figure(gradients, "s", f"{machine.links}; the part that backward does not hide")
     found["optimizer"] = Figure(rates.state_byte * state_moved(model, config, plan), "s", rates.source)
-    found["host"] = Figure(times * rates.host(work), "s", f"{rates.source}; what the device waits for")
+    found["host"] = Figure(times * rates.host(course), "s", f"{rates.source}; what the device waits for")
     known = sum(figure.value or 0.0 for figure in found.values())
     found["loader"] = _loader(config, plan, machine, known)
     known += found["loader"].value or 0.0
@@ -247,7 +248,7 @@ def _evaluation(setup: Setup, machine: Machine) -> Figure:
     plan, model, images = setup.plan, setup.outline, len(setup.test or ())
     short = setup.config.train.computes_in.short
     work = measure_evaluation(model, example(model, plan.micro_batch, "meta"), short)
-    each = sum(machine.rates.parts(work).values()) + machine.rates.host(work)
+    each = sum(machine.rates.parts(work).values()) + machine.rates.host([work])
     return Figure(-(-images // (plan.world * plan.micro_batch)) * each, "s", machine.rates.source)
 
 
