@@ -64,6 +64,11 @@ def changes(run: Path, before: Mapping[str, object], now: Mapping[str, object], 
             f"summed in any order; it goes on with train.tf32={show(config.train.tf32)} and "
             f"engine.deterministic={show(config.engine.deterministic)}"
         )
+    if "norm_ranks" not in before and now.get("norm_ranks", 1) != 1:
+        lines.append(
+            f"{run} was begun by an earlier version, which gathered a norm batch's statistics over ranks in fp32; they "
+            "are summed in fp64 from here on, so last bits of its numbers can differ"
+        )
     if other := [f"{k} ({show(before[k])}, now {show(now[k])})" for k in now if before.get(k, now[k]) != now[k]]:
         lines.append(
             f"{run} goes on elsewhere, or otherwise: {', '.join(other)}; from here on the last bits of its "

@@ -30,15 +30,14 @@ def surroundings(config: Config, plan: BatchPlan, threads: int) -> dict[str, obj
     """Those of this start, by name; of the machine that asks."""
     gpus = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
     nccl = torch.cuda.nccl.version() if gpus and torch.distributed.is_nccl_available() else None
-    kind = kernels.of("cuda" if gpus else "cpu").__name__.rpartition(".")[2]
-    joined = ", a norm batch's ranks summed in fp64" if plan.norm_ranks > 1 else ""
     return {
         "device": ", ".join(sorted(gpus)) or "CPU",
         "cpu": f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}",
-        "kernels": f"{kind} {kernels.ARITHMETIC}{joined}",
+        "kernels": f"{kernels.of('cuda' if gpus else 'cpu').__name__.rpartition('.')[2]} {kernels.ARITHMETIC}",
         "processes": plan.world,
         "threads": threads,
         "micro_batch": plan.micro_batch,
+        "norm_ranks": plan.norm_ranks,
         "zero_stage": config.engine.zero_stage,
         "deterministic": config.engine.deterministic,
         **{name: version(name) for name in LIBRARIES},
