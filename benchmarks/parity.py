@@ -7,10 +7,11 @@ On CPU. The networks are those of tests/tdformer/test_pretrained.py, in their pu
 which their neurons fire, and QKFormer's with the published defect (`leaky_proj_lif`).
 
 In fp64, on inputs of at most 32 x 32: spikes that differ over evaluation and training, of all neurons and steps, and
-the firing rate; the largest difference of a logit; that of a gradient, over the largest gradient. In fp32, on inputs of their own size: the largest
-difference of a logit and, behind it, the standard deviation of the logits over the inputs (where that is 0, it says
-nothing); and the first neurons whose spikes differ: how many of them, by how much their currents differ at most, and
-how far from the threshold the potentials are that fire on one side alone. Behind those, all can differ.
+the firing rate; the largest difference of a logit; that of a gradient, over the largest gradient. In fp32, on inputs of
+their own size: the largest difference of a logit and, behind it, the standard deviation of the logits over the inputs
+(where that is 0, it says nothing); and the first neurons whose spikes differ: how many of them, by how much their
+currents differ at most, and how far from the threshold the potentials are that fire on one side alone. Behind those,
+all can differ.
 """
 
 from __future__ import annotations
