@@ -1,5 +1,5 @@
 """What the study `feedback` found: for each backbone its accuracy without feedback and with each reading of the mixer,
-and the differences over seeds. docs/reproduction.md shows it.
+and the differences over seeds, to no feedback and to the control. docs/reproduction.md shows it.
 
     tdformer scale run feedback
     tdformer scale report runs/feedback --out benchmarks/results/studies/feedback
@@ -17,8 +17,8 @@ from cluster.study.table import Row, number, read
 
 CELLS = Path(__file__).parent / "results" / "studies" / "feedback" / "cells.csv"
 CASE, BACKBONE = "axis.case", "axis.model.name"
-OFF, TEST = "off", "p of t, "
-NAMES = {OFF: "none", "concat": "(a) concat", "processing": "(b) processing"}
+OFF, CONTROL, TEST = "off", "control", "p of t, "
+NAMES = {OFF: "none", CONTROL: "none, two segments", "concat": "(a) concat", "processing": "(b) processing"}
 HEAD = ["backbone", "M parameters", "feedback", "seeds", "accuracy, %", f"difference, points, {LEVEL:.0%} interval"]
 HEAD += ["p of t", "p by Holm", "d_z"]
 
@@ -28,11 +28,13 @@ def rows() -> list[Row]:
     return read(CELLS) if CELLS.is_file() else []
 
 
-def lines(cells: Sequence[Row]) -> list[list[str]]:
-    """Below HEAD: a line for each backbone and case, of the finished cells. p of Student's t-test of the differences of
-    pairs of one seed, and by Holm over all of these; d_z: mean difference over its deviation."""
+def lines(cells: Sequence[Row], base: str = OFF) -> list[list[str]]:
+    """Below HEAD: a line for each backbone and case, of the finished cells. base: the case that others are compared
+    with; beside the control those without feedback in one segment are left out. p of Student's t-test of the
+    differences of pairs of one seed, and by Holm over all of these; d_z: mean difference over its deviation."""
     cells = [row for row in cells if row.get("state") == "finished" and number(row, "accuracy") is not None]
-    found = {name: _compared([row for row in cells if row[BACKBONE] == name]) for name in _all(cells, BACKBONE)}
+    cells = [row for row in cells if base == OFF or row[CASE] != OFF]
+    found = {name: _compared([row for row in cells if row[BACKBONE] == name], base) for name in _all(cells, BACKBONE)}
     tests = {(name, key): one.value for name, its in found.items() for key, one in its.items() if key.startswith(TEST)}
     corrected = holm({name + key: p for (name, key), p in tests.items()})
     drawn = []
@@ -40,7 +42,7 @@ def lines(cells: Sequence[Row]) -> list[list[str]]:
         for case in dict.fromkeys([*NAMES, *_all(cells, CASE)]):
             own = [row for row in cells if (row[BACKBONE], row[CASE]) == (name, case)]
             if own:
-                pair = f"{case} - {OFF}"
+                pair = f"{case} - {base}"
                 drawn.append(
                     [name, *_measured(case, own), *_difference(its, pair, corrected.get(f"{name}{TEST}{pair}"))]
                 )
@@ -51,9 +53,9 @@ def _all(cells: Iterable[Row], column: str) -> list[str]:
     return [*dict.fromkeys(str(row[column]) for row in cells)]
 
 
-def _compared(its: Sequence[Row]) -> Mapping[str, Estimate]:
-    """What is told of each case of a backbone beside none; nothing where there are too few pairs."""
-    spec = Paired(name=str(its[0][BACKBONE]), x=(CASE,), y="accuracy", base=OFF, where={})
+def _compared(its: Sequence[Row], base: str) -> Mapping[str, Estimate]:
+    """What is told of each case of a backbone beside the base; nothing where there are too few pairs."""
+    spec = Paired(name=str(its[0][BACKBONE]), x=(CASE,), y="accuracy", base=base, where={})
     try:
         return spec.fit(its).parameters
     except Refused:

@@ -98,8 +98,8 @@ def on_cpu(worlds: Sequence[int], clock: str) -> Iterator[list[str]]:
             for i, (case, setup, took) in enumerate(zip(CASES, setups, taken, strict=True)):
                 fitted = rates.fitted(timed[:i] + timed[i + 1 :], "the other cases")
                 here = Machine.unknown(setup.config, Shape(1, world, 0)).timed(fitted, network, None)
-                row = predict(setup, Shape(1, world, 0), None, here).row()
-                gib, step = row["predicted.peak_gib"], row["predicted.seconds_step"]
+                plan = predict(setup, Shape(1, world, 0), None, here)
+                gib, step = plan.memory["total"].value, plan.step["total"].value
                 assert gib is not None and step is not None
                 mib = took.peak / 2**20
                 errors = [gib * 1024 / mib - 1, step / seconds[i] - 1]

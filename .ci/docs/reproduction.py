@@ -151,6 +151,14 @@ def feedback() -> str:
         table(study.HEAD, study.lines(cells)),
         "",
     ]
+    if any(row[study.CASE] == study.CONTROL for row in cells):
+        lines += [
+            "The same beside the control: two segments and no feedback, whose output is that of the last segment, as "
+            "with feedback.",
+            "",
+            table(study.HEAD, study.lines(cells, study.CONTROL)),
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -41,12 +41,17 @@ class Plan:
         return {name: getattr(self, name) for name in names}
 
     def row(self) -> dict[str, float | None]:
-        """The columns `predicted` of a study's table."""
+        """The columns `predicted` of a study's table. The peak is of what a run measures: tensors on a GPU, on a CPU
+        all that is resident."""
+        memory = dict(self.memory)
+        if (libraries := self.host["libraries"]).value is not None:
+            memory["libraries"] = libraries
+        peak = [figure.value for key, figure in memory.items() if key not in NOT_IN_TOTAL]
         parts: dict[str, float | None] = {
             "predicted.seconds_step": self.step["total"].value,
-            "predicted.peak_gib": self.memory["total"].value,
+            "predicted.peak_gib": sum(value for value in peak if value is not None),
         }
-        for section, unit in ((self.step, "seconds"), (self.memory, "gib")):
+        for section, unit in ((self.step, "seconds"), (memory, "gib")):
             parts |= {f"predicted.{unit}.{k}": f.value for k, f in section.items() if k not in NOT_IN_TOTAL}
         return parts
 

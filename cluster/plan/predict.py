@@ -30,6 +30,8 @@ from .machine import Machine
 from .network import COUNTED, Rule, exposed
 
 COUNT = "counted"
+LIBRARIES, LOADED = 0.56, "resident before the first step, on a CPU with torch 2.13 (28 November 2026)"
+"""GiB of a process that computes on a CPU, without its tensors."""
 COPY, COPIED = 3.0e9, "3.0 GB/s, from memory to memory on 2 CPU cores (24 November 2026); a GPU's copy was not measured"
 """Bytes/s with which a checkpoint is copied to host memory, while training stands still: hst_10_768 in
 benchmarks/results/checkpoint.md."""
@@ -103,7 +105,7 @@ def predict(
         about,
         fits,
         memory,
-        _host(setup, size),
+        _host(setup, machine, size),
         step,
         run,
         checkpoint,
@@ -171,14 +173,16 @@ def _memory(model: TDFormer, config: Config, plan: BatchPlan, chosen: Recompute,
     return found
 
 
-def _host(setup: Setup, checkpoint: int) -> Section:
-    """GiB of host memory, that of the first process."""
+def _host(setup: Setup, machine: Machine, checkpoint: int) -> Section:
+    """GiB of host memory, that of the first process, beside `memory` where that is the host's too."""
     config, plan = setup.config, setup.plan
     view, (channels, *size) = setup.view, setup.samples.shape
     sample = channels * size[0] * size[1] if view is None else view.bytes(channels)
     batches = max(1, 2 * config.data.workers)  # a worker has memory for two
     read = sample * plan.micro_batch * batches / GIB
+    libraries = Figure(None, "GiB", "not measured with CUDA's") if machine.gpu else Figure(LIBRARIES, "GiB", LOADED)
     return {
+        "libraries": libraries,
         "loader": Figure(read, "GiB", f"counted: {batches} micro-batches of pixels; decoders and caches are not known"),
         "checkpoint_copy": Figure(checkpoint / GIB, "GiB", "counted, on the first process while it writes"),
     }

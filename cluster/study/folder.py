@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -127,6 +128,12 @@ class CellFolder:
         return job if job is not None and job.slurm and job.own else None
 
 
+def _by_size(name: str) -> list[tuple[float, str]]:
+    """A key to sort by: `time_steps=4` before `time_steps=16`."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [(float(part), part) if i % 2 else (0.0, part) for i, part in enumerate(parts)]
+
+
 class StudyFolder:
     """study.yaml     the study, over the configuration in base.yaml
     code/          the code that all cells run: a copy of what ran when the study was begun
@@ -143,8 +150,9 @@ class StudyFolder:
 
     @property
     def cells(self) -> list[CellFolder]:
-        """Those that the study has made, by name."""
-        return [CellFolder(file.parent) for file in sorted(self.path.glob("cells/[!.]*/cell.json"))]
+        """Those that the study has made, by name, numbers in it by size."""
+        found = self.path.glob("cells/[!.]*/cell.json")
+        return [CellFolder(file.parent) for file in sorted(found, key=lambda file: _by_size(file.parent.name))]
 
     def check(self) -> None:
         """Raises RunError where the folder is another thing's."""

@@ -26,7 +26,7 @@ failures, again             kills that the study asked for, steps done again
 predicted.good, predicted.failures, predicted.again, predicted.best_every
                             the same by the plan's formula, and the steps between saves that it holds best: failures.py
 predicted.seconds_step, predicted.peak_gib, predicted.seconds.PART, predicted.gib.PART
-                            what `tdformer plan` says
+                            what `tdformer plan` says, the peak of what peak_gib is of
 """
 
 from __future__ import annotations

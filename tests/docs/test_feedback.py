@@ -74,3 +74,21 @@ def test_the_page_shows_means_differences_and_tests(tmp_path: Path, monkeypatch:
 def test_too_few_pairs_are_shown_without_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row for row in cells() if row["axis.seed"] in SEEDS[:2] and row["axis.case"] != "processing"]
     assert [line[3:] for line in feedback.lines(rows)][1] == ["2", "83.00 ± 1.41", "", "", "", ""]
+
+
+def test_the_control_is_a_base_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row for row in cells() if row["axis.model.name"] == "spikformer_2_256"]
+    lower = 0.05
+    rows += [
+        row | {"cell": "control", "axis.case": "control", "accuracy": row["accuracy"] - lower}
+        for row in rows
+        if row["axis.case"] == "off"
+    ]
+    monkeypatch.setattr(feedback, "CELLS", tmp_path / "cells.csv")
+    (tmp_path / "cells.csv").write_text(to_csv(rows))
+    page = PAGE.feedback()
+    off, control = (shown(part) for part in page.split("beside the control"))
+    assert [line[2] for line in off[2:]] == ["none", "none, two segments", "(a) concat", "(b) processing"]
+    assert [line[2] for line in control[2:]] == ["none, two segments", "(a) concat", "(b) processing"]
+    gain = 100 * (GAINS["spikformer_2_256", "concat"].mean() + lower)
+    assert off[3][5].startswith("-5.00") and control[2][5] == "" and control[3][5].startswith(f"{gain:+.2f}")

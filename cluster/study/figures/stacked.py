@@ -111,7 +111,8 @@ def _or(value: float | None, other: float | None) -> float:
 
 def _stack(traces: list[Trace], heaps: Sequence[Heap], title: str, note: str = "") -> Plot:
     names = [words for words, _ in heaps]
-    x = axis("", type="category", tickangle=0 if len(names) <= 8 else -45, tickfont={"size": 12})
+    few = len(names) <= 16  # more names than that lie on each other; pointing at a bar says which it is
+    x = axis("", type="category", tickangle=0 if len(names) <= 8 else -45, tickfont={"size": 12}, showticklabels=few)
     y = axis(title, rangemode="tozero")
     means = " Bars are means over repeats." if any(len(rows) > 1 for _, rows in heaps) else ""
     drawn = layout(x, y, barmode="stack", bargap=0.4, legend={**ABOVE, "traceorder": "normal"})

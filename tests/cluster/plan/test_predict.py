@@ -69,12 +69,21 @@ def test_what_it_says_to_programs() -> None:
             assert figure["source"] and (figure["value"] is None or isinstance(figure["value"], float | int)), key
     row = plan.row()
     assert row["predicted.seconds_step"] == plan.step["total"].value
-    assert row["predicted.peak_gib"] == plan.memory["total"].value
+    assert row["predicted.peak_gib"] == plan.memory["total"].value  # tensors on a GPU
+    assert "predicted.gib.libraries" not in row
     of_step = [value for key, value in row.items() if key.startswith("predicted.seconds.") and value is not None]
     assert sum(of_step) == pytest.approx(plan.step["total"].value)
     assert "predicted.gib.kept_activations" in row and "predicted.gib.total" not in row
     assert row["predicted.seconds.loader"] is None  # nobody has timed it
     assert "not known" in plan.text() and plan.line().startswith("plan: ")
+
+
+def test_of_a_cpu_the_peak_is_all_that_is_resident() -> None:
+    config = configs.load(configs.recipe("digits"), [])
+    plan = predict(setup_of(config, 1), Shape(1, 1, 0), None)
+    row, (tensors, libraries) = plan.row(), (plan.memory["total"].value, plan.host["libraries"].value)
+    assert tensors is not None and libraries is not None and row["predicted.gib.libraries"] == libraries
+    assert row["predicted.peak_gib"] == pytest.approx(tensors + libraries)
 
 
 @pytest.mark.parametrize("number", [0, 2, 3])
