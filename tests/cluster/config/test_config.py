@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -436,7 +437,7 @@ def test_what_a_run_kept_before_reads_as_the_same(tmp_path: Path):
         config = Config()
         config.model.name, config.log.wandb_project, config.site.setup = text, text, [text]
         config.data.augment.flip, config.train.betas = number, (number, 0.5)
-        (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+        (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
         assert configs.stored(tmp_path / "config.yaml") == config
 
     check()
