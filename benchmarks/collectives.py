@@ -211,8 +211,8 @@ def counted(cases: list[Case], folder: Path) -> Iterator[tuple[Case, Counts]]:
 def check(rule: Rule, case: Case, found: Counts) -> None:
     """Raises AssertionError where what was counted is something else than the rule says."""
     together = case.together and case.world > 1
-    expected = (len(rule.batchnorm), sum(rule.batchnorm)) if together else NONE
-    for direction in ("forward", "backward"):
+    for direction, size in (("forward", 2 * sum(rule.batchnorm)), ("backward", sum(rule.batchnorm))):
+        expected = (len(rule.batchnorm), size) if together else NONE
         assert tuple(found.get(f"BatchNorm {direction}", NONE)) == expected, (case, found)
     number, size = found.get("gradients", NONE)
     if case.world == 1 and not number:
@@ -234,9 +234,11 @@ COPY = 2.5e-6
 def before(rule: Rule, network: Network, ranks: int, group: int, counted: Counted) -> float:
     """As `exposed`, at commit 7590ad3: gradients were summed as a whole after backward; BatchNorm gathered into a list,
     which was copied one by one, and the host read the number of images."""
-    whole = Rule((rule.parameters,), rule.batchnorm, rule.segments)
-    copied = len(rule.batchnorm) * (group * COPY + network.wait) if group > 1 else 0.0
-    return copied + exposed(whole, network, ranks, group, 0.0, counted)
+    whole, seconds = Rule((rule.parameters,), rule.batchnorm, rule.segments), 0.0
+    for size in rule.batchnorm if group > 1 else ():
+        gathered = network.seconds(size, group, False) - network.seconds(2 * size, group, True)
+        seconds += gathered + group * COPY + network.wait
+    return seconds + exposed(whole, network, ranks, group, 0.0, counted)
 
 
 def main(arguments: list[str]) -> None:

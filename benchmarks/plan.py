@@ -1,17 +1,21 @@
 """Plans against what was measured: memory and seconds of a step on this CPU, and of an H100's published rows.
 
-    python -m benchmarks.plan [--worlds 1 2 4] [--clock wall|cores] [--gpu-only]
+    python -m benchmarks.plan [--worlds 1 2 4] [--rounds 3] [--clock wall|cores] [--gpu-only] [--cpu-only]
+    python -m benchmarks.plan --read benchmarks/results/plan.json [--clock wall|cores] [--gpu-only] [--cpu-only]
 
 On this CPU each case is planned with rates that were fitted to all others on as many processes (leave one out); memory
-is counted, and nothing is fitted. Of the H100 the rows are those of results/gpu.md, fitted with torch's profile of two
-of them; each is planned with rates that were fitted without it.
+is counted, and nothing is fitted. What was timed is kept by `--write`, and planned anew by `--read`. Of the H100 the
+rows are those of results/gpu.md, fitted with torch's profile of two of them; each is planned with rates that were
+fitted without it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -29,8 +33,11 @@ from cluster.config.shape import Shape
 from cluster.jobs import calibration
 from cluster.plan import rates
 from cluster.plan.absent import setup_of
+from cluster.plan.chips import chip
 from cluster.plan.machine import Machine
+from cluster.plan.network import AlphaBeta
 from cluster.plan.predict import predict
+from cluster.plan.rates import Alone, Rates, fitted
 from tdformer.measure import Work, measure_step
 
 from . import machine, table
@@ -80,132 +87,184 @@ CASES = [
     Case("hst_4_384", "cifar10", 8, 2, 1, "block"),
     Case("sdt_2_256", "cifar10", 8, 4, 1, "none"),
     Case("spikformer_2_384", "cifar10", 4, 4, 2, "block"),
+    Case("spikformer_2_384", "cifar10", 8, 2, 1, "none"),  # each rate is a large share of two steps and more
+    Case("sdt_2_256", "cifar10", 4, 4, 2, "unit"),
+    Case("quickstart", "digits", 8, 4, 1, "none"),
+    Case("quickstart", "digits", 256, 4, 1, "none"),
+    Case("hst_4_384", "cifar10", 1, 1, 1, "none"),
 ]
 
 
-def on_cpu(worlds: Sequence[int], clock: str) -> Iterator[list[str]]:
-    """A row for each case and number of processes; its errors are of memory and of seconds."""
+def timed(worlds: Sequence[int], rounds: int) -> dict[str, Any]:
+    """What was measured on this CPU, to be kept in a file: the cases, and for each number of processes what
+    `calibration.steps` found. Others on the machine only add to a time, so of the rounds, which are apart, the least of
+    each counts."""
     with tempfile.TemporaryDirectory() as folder:
         write_shards("digits", Path(folder, "digits"))
-        for world in worlds:
-            cases = [case.config(world, Path(folder)) for case in CASES]
-            taken, network = calibration.steps(cases, world, memory=True)
-            setups = [setup_of(config, world) for config in cases]
-            seconds = [getattr(one, {"wall": "seconds", "cores": "cores"}[clock]) for one in taken]
-            timed = [
-                calibration.without_exchange(setup, one, network) for setup, one in zip(setups, seconds, strict=True)
-            ]
-            for i, (case, setup, took) in enumerate(zip(CASES, setups, taken, strict=True)):
-                fitted = rates.fitted(timed[:i] + timed[i + 1 :], "the other cases")
-                here = Machine.unknown(setup.config, Shape(1, world, 0)).timed(fitted, network, None)
-                plan = predict(setup, Shape(1, world, 0), None, here)
-                gib, step = plan.memory["total"].value, plan.step["total"].value
-                assert gib is not None and step is not None
-                mib = took.peak / 2**20
-                errors = [gib * 1024 / mib - 1, step / seconds[i] - 1]
-                shown = [f"{mib:.2f}", f"{gib * 1024:.2f}", f"{errors[0]:+.1%}"]
-                yield [str(world), *case.words(), *shown, f"{seconds[i]:.3f}", f"{step:.3f}", f"{errors[1]:+.1%}"]
+        found: dict[int, list[calibration.Measured]] = {world: [] for world in worlds}
+        for number in range(rounds):
+            for world in worlds:
+                cases = [case.config(world, Path(folder)) for case in CASES]
+                found[world].append(calibration.steps(cases, world, memory=not number))
+                print(f"round {number + 1} of {rounds}, {world} ranks", file=sys.stderr, flush=True)
+    return {
+        "machine": machine(),
+        "cases": [list(case) for case in CASES],
+        "worlds": {str(world): least(its) for world, its in found.items()},
+    }
+
+
+def least(rounds: Sequence[calibration.Measured]) -> dict[str, Any]:
+    """Of each figure; the peaks are the first round's."""
+    taken = []
+    for times in zip(*(one.taken for one in rounds), strict=True):
+        best = {"seconds": min(t.seconds for t in times), "cores": min(t.cores for t in times)}
+        taken.append({"peak": times[0].peak, **best})
+    by = {"seconds": [one.by_clock for one in rounds], "cores": [one.by_cores for one in rounds]}
+    alone = {clock: [min(column) for column in zip(*its, strict=True)] for clock, its in by.items()}
+    links = [min(column) for column in zip(*((r.network.alpha, r.network.beta) for r in rounds), strict=True)]
+    return {"taken": taken, "network": links, "alone": alone}
+
+
+def on_cpu(measured: dict[str, Any], clock: str) -> Iterator[list[str]]:
+    """A row for each number of processes and case of what `timed` found; its errors are of memory and of seconds."""
+    cases = [Case(*row) for row in measured["cases"]]
+    for name, found in measured["worlds"].items():
+        world, network, alone = int(name), AlphaBeta(*found["network"]), Alone(*found["alone"][clock])
+        setups = [setup_of(case.config(world, Path("absent")), world) for case in cases]
+        seconds = [row[clock] for row in found["taken"]]
+        steps = [calibration.without_exchange(setup, one, network) for setup, one in zip(setups, seconds, strict=True)]
+        for i, (case, setup, took) in enumerate(zip(cases, setups, found["taken"], strict=True)):
+            rate = fitted(steps[:i] + steps[i + 1 :], alone, "the other cases")
+            here = Machine.unknown(setup.config, Shape(1, world, 0)).timed(rate, network, None)
+            plan = predict(setup, Shape(1, world, 0), None, here, search=False)
+            gib, step = plan.memory["total"].value, plan.step["total"].value
+            assert gib is not None and step is not None
+            shown = ["", f"{1024 * gib:.2f}", ""]
+            if took["peak"]:
+                mib = took["peak"] / 2**20
+                shown = [f"{mib:.2f}", f"{1024 * gib:.2f}", f"{gib * 1024 / mib - 1:+.1%}"]
+            yield [name, *case.words(), *shown, f"{seconds[i]:.3f}", f"{step:.3f}", f"{step / seconds[i] - 1:+.1%}"]
+
+
+def told_apart(measured: dict[str, Any], clock: str) -> str:
+    """How well the steps of one process tell rates apart: the singular values of their features, each over the step's
+    seconds and then of length 1. All 1: as well as can be; 0: not at all."""
+    cases = [Case(*row) for row in measured["cases"]]
+    world, found = next(iter(measured["worlds"].items()))
+    setups = [setup_of(case.config(int(world), Path("absent")), int(world)) for case in cases]
+    network, seconds = AlphaBeta(*found["network"]), [row[clock] for row in found["taken"]]
+    steps = [calibration.without_exchange(setup, one, network) for setup, one in zip(setups, seconds, strict=True)]
+    table = np.array([step.features() / step.seconds for step in steps])
+    values = np.linalg.svd(table / np.linalg.norm(table, axis=0), compute_uv=False)
+    return ", ".join(f"{value:.3f}" for value in values)
 
 
 # --------------------------------------------------------------------------------------------------------------- H100
 
-KINDS = ("matrix_flop", "matrix_byte", "neuron_byte", "other_byte", "packing_byte", "operator_us")
-"""What rates.yaml has of the device, in the order of `counts`."""
+H100 = chip("h100")
+SHARES = ("matrix_flop", "matrix_byte", "neuron_byte", "other_byte", "packing_byte")
+"""What rates.yaml has of the device: of the peak, and of the bandwidth."""
+MICROSECONDS = ("operator_us", "host_operator_us", "host_call_us")
+"""And of an operator on the device beside its bytes, of its launch, and of a call of the neuron beside."""
+START = np.array([0.5] * len(SHARES) + [5.0, 20.0, 200.0])
+LEAST = np.array([0.05] * len(SHARES) + [0.5, 5.0, 5.0])
+"""An operator that PyTorch calls takes the host some 5 us at least."""
+MOST = np.array([1.0] * len(SHARES) + [50.0, 200.0, 2000.0])
 PROFILED = 0.5
 """The weight of a part in the profile, beside a whole step's 1."""
 
 
-def work_of(row: dict[str, Any]) -> Work:
+def course_of(row: dict[str, Any]) -> tuple[Work, ...]:
     """Of a step of rates.yaml."""
     with torch.device("meta"):
         feedback = "none" if row["segments"] == 1 else "all"
         options = {"time_steps": 4, "segments": row["segments"], "feedback": feedback, "image_size": row["size"]}
         model = tdformer.create_model("hst_10_768", **options)
         model.set_recompute(row["policy"], row["borders"])
-        return measure_step(model, torch.zeros(row["images"], 3, row["size"], row["size"]), True)[0].work
+        return measure_step(model, torch.zeros(row["images"], 3, row["size"], row["size"]), True)[0].course
 
 
-def counts(work: Work) -> NDArray[np.float64]:
-    """TFLOP, GB and thousands of operators, whose milliseconds are fitted."""
-    flops, moved = work.matrix_flops + work.attention_flops, work.other_bytes + work.attention_bytes
-    parts = [flops / 1e12, work.matrix_bytes / 1e9, work.neuron_bytes / 1e9, moved / 1e9, work.packing_bytes / 1e9]
-    return np.array([*parts, work.operators / 1e3])
+class Step(NamedTuple):
+    """A row of rates.yaml, its work, and milliseconds of its parts where it was profiled, no more in all than it
+    took."""
+
+    row: dict[str, Any]
+    course: tuple[Work, ...]
+    profile: dict[str, float] | None
+
+    @classmethod
+    def of(cls, row: dict[str, Any], profiles: Sequence[dict[str, Any]]) -> Step:
+        place = (row["policy"], row["segments"], row["size"])
+        found = next((one for one in profiles if (one["policy"], 1, 224) == place), None)
+        if found is None:
+            return cls(row, course_of(row), None)
+        parts = {kind: ms for kind, ms in found.items() if kind != "policy"}
+        fitting = min(1.0, row["ms"] / sum(parts.values()))
+        return cls(row, course_of(row), {kind: ms * fitting for kind, ms in parts.items()})
+
+    def errors(self, found: Rates) -> list[float]:
+        """Of the step, of its launches, which take no longer than it, and of the parts: planned over measured, - 1."""
+        done, launched = found.clocks(self.course)
+        errors = [1e3 * done / self.row["ms"] - 1]
+        if "host_ms" in self.row:
+            errors.append(1e3 * launched / min(self.row["host_ms"], self.row["ms"]) - 1)
+        if self.profile is None:
+            return errors
+        work = self.course[-1]
+        other = found.other_byte * (work.other_bytes + work.attention_bytes) + found.packing_byte * work.packing_bytes
+        parts = {
+            "matrix_flop": found.matrix_flop * work.flops,
+            "matrix_byte": found.matrix_byte * work.matrix_bytes,
+            "neuron_byte": found.neuron_byte * work.neuron_bytes,
+            "other_byte": other,
+        }
+        spent = self.profile | {"other_byte": self.profile["other_byte"] + self.profile.get("packing_byte", 0.0)}
+        return errors + [PROFILED * (1e3 * seconds / spent[kind] - 1) for kind, seconds in parts.items()]
 
 
-def device_fit(
-    steps: Sequence[dict[str, Any]], works: Sequence[Work], profile: Sequence[dict[str, Any]]
-) -> NDArray[np.float64]:
-    """Milliseconds of each of `counts`, by least squares of relative errors of steps and of profiled parts."""
-    from scipy.optimize import nnls
-
-    rows = [counts(work) / step["ms"] for step, work in zip(steps, works, strict=True)]
-    goals = [1.0] * len(rows)
-    for parts in profile:
-        match = [
-            w
-            for s, w in zip(steps, works, strict=True)
-            if (s["policy"], s["segments"], s["size"]) == (parts["policy"], 1, 224)
-        ]
-        for work in match:
-            split = counts(work)
-            for i, kind in enumerate(KINDS):
-                if kind in parts and kind != "packing_byte":
-                    both = {i, KINDS.index("packing_byte")} if kind == "other_byte" else {i}
-                    spent = parts[kind] + (parts.get("packing_byte", 0) if kind == "other_byte" else 0)
-                    rows.append(
-                        np.array([split[k] / spent * PROFILED if k in both else 0.0 for k in range(len(KINDS))])
-                    )
-                    goals.append(PROFILED)
-    found: NDArray[np.float64] = nnls(np.array(rows), np.array(goals))[0]
-    return found
+def row_of(found: NDArray[np.float64]) -> dict[str, Any]:
+    """As a row of rates.yaml."""
+    return dict(zip((*SHARES, *MICROSECONDS), found.tolist(), strict=True))
 
 
-def host_fit(steps: Sequence[dict[str, Any]], works: Sequence[Work]) -> NDArray[np.float64]:
-    """Microseconds of an operator's launch, and of a call of the neuron beside."""
-    from scipy.optimize import nnls
+def h100_fit(steps: Sequence[Step]) -> NDArray[np.float64]:
+    """Shares and microseconds, by least squares of relative errors."""
+    from scipy.optimize import least_squares
 
-    pairs = [(s["host_ms"], w) for s, w in zip(steps, works, strict=True) if "host_ms" in s]
-    found: NDArray[np.float64] = nnls(
-        np.array([[w.operators / 1e3 / ms, w.neuron_calls / 1e3 / ms] for ms, w in pairs]), np.ones(len(pairs))
-    )[0]
+    def errors(logs: NDArray[np.float64]) -> list[float]:
+        found = rates.of_row(H100, "bf16", False, row_of(np.exp(logs)), "fitted")
+        return [error for step in steps for error in step.errors(found)]
+
+    bounds = np.log(LEAST), np.log(MOST)
+    found: NDArray[np.float64] = np.exp(least_squares(errors, np.log(START), bounds=bounds, diff_step=1e-4).x)
     return found
 
 
 def on_h100() -> tuple[str, list[list[str]]]:
     """What rates.yaml should say, and a row for each step: planned by rates fitted to all, and to all others."""
-    row = rates.measured()["h100"]
-    steps, profile = row["steps"], row["profile"]
-    works = [work_of(step) for step in steps]
-    whole, host = device_fit(steps, works, profile), host_fit(steps, works)
+    known = rates.measured()["h100"]
+    steps = [Step.of(row, known["profile"]) for row in known["steps"]]
+    whole = h100_fit(steps)
 
-    def planned(device: NDArray[np.float64], host: NDArray[np.float64], work: Work) -> float:
-        launching = (host[0] * work.operators + host[1] * work.neuron_calls) / 1e3
-        return max(float(counts(work) @ device), launching)
+    def planned(found: NDArray[np.float64], step: Step) -> float:
+        return 1e3 * rates.of_row(H100, "bf16", False, row_of(found), "fitted").clocks(step.course)[0]
 
     rows = []
-    for i, (step, work) in enumerate(zip(steps, works, strict=True)):
-        others, their = steps[:i] + steps[i + 1 :], works[:i] + works[i + 1 :]
-        alone = planned(device_fit(others, their, profile), host_fit(others, their), work)
-        both = planned(whole, host, work)
-        name = [str(step[key]) for key in ("policy", "borders", "segments", "size", "images")]
-        rows.append(
-            [
-                *name,
-                f"{step['ms']:.0f}",
-                f"{both:.0f}",
-                f"{both / step['ms'] - 1:+.1%}",
-                f"{alone / step['ms'] - 1:+.1%}",
-            ]
-        )
-    peak, band = 989.4, 3350.0
-    shares = [1e3 / whole[0] / peak, *(1e3 / ms / band for ms in whole[1:5])]
-    said = ", ".join(f"{kind} {share:.3f}" for kind, share in zip(KINDS, shares, strict=False))
-    return f"{said}, operator_us {whole[5]:.1f}, host_operator_us {host[0]:.1f}, host_call_us {host[1]:.1f}", rows
+    for i, step in enumerate(steps):
+        ms, both = step.row["ms"], planned(whole, step)
+        alone = planned(h100_fit(steps[:i] + steps[i + 1 :]), step)
+        name = [str(step.row[key]) for key in ("policy", "borders", "segments", "size", "images")]
+        rows.append([*name, f"{ms:.0f}", f"{both:.0f}", f"{both / ms - 1:+.1%}", f"{alone / ms - 1:+.1%}"])
+    shown = {key: f"{value:.{1 if key in MICROSECONDS else 3}f}" for key, value in row_of(whole).items()}
+    return ", ".join(f"{key} {value}" for key, value in shown.items()), rows
 
 
 def worst(rows: Sequence[Sequence[str]], column: int) -> str:
     """Median and largest of the errors."""
-    errors = [abs(float(row[column].rstrip("%"))) for row in rows]
+    errors = [abs(float(row[column].rstrip("%"))) for row in rows if row[column]]
+    if not errors:
+        return "not measured"
     return f"{statistics.median(errors):.1f} % in the middle, {max(errors):.1f} % at most"
 
 
@@ -213,20 +272,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--clock", choices=("wall", "cores"), default="wall", help="cores: without waiting for one")
+    parser.add_argument("--rounds", type=int, default=3, help="how often all is timed; the least counts")
+    parser.add_argument("--write", type=Path, help="a file for what was timed")
+    parser.add_argument("--read", type=Path, help="such a file: nothing is timed, all is planned anew")
     parser.add_argument("--gpu-only", action="store_true")
+    parser.add_argument("--cpu-only", action="store_true")
     asked = parser.parse_args()
     begun = time.perf_counter()
     print(f"{machine()}; load {os.getloadavg()[0]:.1f}; seconds by {asked.clock}\n", flush=True)
-    said, rows = on_h100()
-    print(f"H100, hst_10_768, T = 4, bf16: {said}\n")
-    head = ["policy", "borders", "N", "pixels", "images", "ms", "planned", "error", "left out"]
-    print(table(head, rows), f"\nLeft out: {worst(rows, 8)}.\n", flush=True)
+    if not asked.cpu_only:
+        said, rows = on_h100()
+        print(f"H100, hst_10_768, T = 4, bf16: {said}\n")
+        head = ["policy", "borders", "N", "pixels", "images", "ms", "planned", "error", "left out"]
+        print(table(head, rows), f"\nLeft out: {worst(rows, 8)}.\n", flush=True)
     if asked.gpu_only:
         return
-    rows = list(on_cpu(asked.worlds, asked.clock))
+    measured = json.loads(asked.read.read_text()) if asked.read else timed(asked.worlds, asked.rounds)
+    if asked.write:
+        asked.write.write_text(json.dumps(measured, indent=1) + "\n")
+    clock = {"wall": "seconds", "cores": "cores"}[asked.clock]
+    rows = list(on_cpu(measured, clock))
     head = ["ranks", "model", "images", "T", "N", "policy", "norm batch of"]
+    print(f"timed: {measured['machine']}\n")
     print(table([*head, "peak MiB", "planned", "error", "step s", "planned", "error"], rows))
-    print(f"Memory: {worst(rows, 9)}. Seconds, left out: {worst(rows, 12)}.")
+    for world in measured["worlds"]:
+        own = [row for row in rows if row[0] == world]
+        print(f"{world} ranks: memory {worst(own, 9)}; seconds, left out: {worst(own, 12)}.")
+    print(f"All: memory {worst(rows, 9)}; seconds, left out: {worst(rows, 12)}.")
+    print(f"Features told apart: {told_apart(measured, clock)}.")
     print(f"load {os.getloadavg()[0]:.1f} at the end, {time.perf_counter() - begun:.0f} s in all")
 
 

@@ -12,7 +12,6 @@ TEXT: what else has to be known, such as that only a part of the data was there.
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import shlex
 import sys
@@ -59,8 +58,7 @@ def rows() -> dict[str, dict[str, Any]]:
 
 @cache
 def _defaults() -> dict[str, Any]:
-    kinds = inspect.signature(tdformer.create_model).parameters.values()
-    return {p.name: p.default for p in kinds if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return vars(tdformer.ModelOptions())
 
 
 def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
+Handler = Callable[[int, FrameType | None], object] | int | None
 KINDS = (signal.SIGUSR2, signal.SIGTERM)
 """In the order of their counts in the ranks' sum; the later one decides."""
 
@@ -34,7 +34,7 @@ class Notice:
 
     def __init__(self) -> None:
         self.seen = [0, 0]
-        self.before: dict[signal.Signals, Any] = {}
+        self.before: dict[signal.Signals, Handler] = {}
 
     def listen(self) -> Notice:
         """Take over the signals; the handlers that were there are kept in `before`."""
@@ -53,6 +53,6 @@ class Notice:
 
     def hand_back(self, kind: signal.Signals) -> None:
         """Let whoever listened before us act: on USR2 submitit queues the job again and ends this process."""
-        handler: Callable[[int, FrameType | None], Any] | Any = self.before.get(kind)
+        handler = self.before.get(kind)
         if callable(handler):
             handler(kind, None)

@@ -8,6 +8,8 @@ bytes follow from it: the order of an epoch and the augmentation of sample 0 in 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +31,8 @@ class Stream:
 
     def rng(self, *values: int) -> np.random.Generator:
         """A generator whose draws depend on the key alone. Raises ValueError for a negative part."""
-        return np.random.Generator(self._bits(*values))
+        made = _of_batch.taken(self.key(*values)) if self.parts[-1] == "sample" else None
+        return np.random.Generator(self._bits(*values)) if made is None else made
 
     def raw(self, n: int, *values: int) -> NDArray[np.uint64]:
         """n random numbers of 64 bits, `[n]`, which are the same in every version of numpy."""
@@ -41,7 +44,45 @@ class Stream:
         return np.argsort(self.raw(n, *values), kind="stable")
 
     def _bits(self, *values: int) -> np.random.Philox:
-        return np.random.Philox(np.random.SeedSequence(self.key(*values)))
+        return _bits(self.key(*values))
+
+
+def _bits(key: tuple[int, ...]) -> np.random.Philox:
+    return np.random.Philox(np.random.SeedSequence(key))
+
+
+class _OfBatch:
+    """Generators of the samples of a batch, made together when the first is asked for."""
+
+    def __init__(self, samples: Iterable[int] = ()) -> None:
+        self.samples = frozenset(samples)
+        self._made: dict[tuple[int, ...], np.random.Generator] = {}
+        self._begun: set[tuple[int, ...]] = set()
+
+    def taken(self, key: tuple[int, ...]) -> np.random.Generator | None:
+        """That of a key, once; None: it is not there, or was taken."""
+        *rest, sample = key
+        begin = tuple(rest)
+        if begin not in self._begun and sample in self.samples:
+            self._begun.add(begin)
+            self._made |= {(*begin, i): np.random.Generator(_bits((*begin, i))) for i in self.samples}
+        return self._made.pop(key, None)
+
+
+_of_batch = _OfBatch()
+
+
+@contextmanager
+def batch(samples: Iterable[int]) -> Iterator[None]:
+    """Meanwhile these samples are read. Draws stay what they are; but the generators that a stream has for samples are
+    made one after the other, each in 9 us. Between two pictures that code has left the processor's caches, and takes 40
+    to 90 us."""
+    global _of_batch
+    before, _of_batch = _of_batch, _OfBatch(samples)
+    try:
+        yield
+    finally:
+        _of_batch = before
 
 
 ORDER = Stream(None, ("seed", "epoch"))

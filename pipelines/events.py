@@ -6,14 +6,13 @@ import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError
 
-Integers = NDArray[np.integer[Any]]
+Integers = NDArray[np.int64]
 MAX_BYTES = 1 << 32
 """What the arrays of one .npz may have, unpacked: 134 million events of 32 bytes."""
 
@@ -73,7 +72,7 @@ def decode(content: bytes) -> Events:
         raise DataError(f"does not decode as events ({error})") from error
 
 
-def arrays(content: bytes, keys: tuple[str, ...], **defaults: NDArray[Any]) -> list[NDArray[Any]]:
+def arrays(content: bytes, keys: tuple[str, ...], **defaults: NDArray[np.generic]) -> list[NDArray[np.generic]]:
     """Arrays of an .npz by name, then those that it may lack: every byte is compared with the zip's checksums, nothing
     is unpickled."""
     try:
@@ -94,14 +93,14 @@ def arrays(content: bytes, keys: tuple[str, ...], **defaults: NDArray[Any]) -> l
     return [(defaults | loaded)[key] for key in (*keys, *defaults)]
 
 
-def sensor(size: NDArray[Any]) -> tuple[int, int]:
+def sensor(size: NDArray[np.generic]) -> tuple[int, int]:
     """Height and width of a sensor. Raises DataError where they cannot be."""
-    if size.dtype.kind not in "iu" or size.shape != (2,) or not (0 < size.min() <= size.max() < 2**15):
+    if size.dtype.kind not in "iu" or size.shape != (2,) or not all(0 < side < 2**15 for side in size):
         raise DataError(f"has size {size.ravel()[:3].tolist()}, not [height, width] in pixels")
     return int(size[0]), int(size[1])
 
 
-def columns(table: Sequence[NDArray[Any]]) -> list[NDArray[np.int64]]:
+def columns(table: Sequence[NDArray[np.generic]]) -> list[NDArray[np.int64]]:
     """Times, x, y and p as int64 `[n]`. Raises DataError where they cannot be."""
     names = ("time", "x", "y", "p")
     for name, array in zip(names, table, strict=True):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any
 
 
-def offered(package: str, places: Mapping[str, Iterable[str]]) -> Callable[[str], Any]:
+def offered(package: str, places: Mapping[str, Iterable[str]]) -> Callable[[str], object]:
     """The `__getattr__` of a package: names by the module of it that has them."""
     place = {name: module for module, names in places.items() for name in names}
 
-    def get(name: str) -> Any:
+    def get(name: str) -> object:
         if name not in place:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f".{place[name]}", package), name)

@@ -7,7 +7,7 @@ accumulation take their shares of the slice. So any number of ranks sees the sam
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ def windows(seed: int, epoch: int, shards: int, window: int | None) -> Ids:
     return place // (window or max(shards, 1))
 
 
-def epoch_order(cursor: Cursor, shard_of: NDArray[np.integer[Any]], window: int | None) -> Ids:
+def epoch_order(cursor: Cursor, shard_of: NDArray[np.int32], window: int | None) -> Ids:
     """The order of the cursor's epoch: every id of 0..n-1 once. shard_of: the shard of each sample, `[n]`.
 
     None: `permutation`. Else window by window, the samples of one permuted among themselves; and each global batch
@@ -44,7 +44,7 @@ def epoch_order(cursor: Cursor, shard_of: NDArray[np.integer[Any]], window: int 
     return ids[np.lexsort((shard_of[ids], np.arange(n) // cursor.global_batch))]
 
 
-def shards_in(shard_of: NDArray[np.integer[Any]]) -> int:
+def shards_in(shard_of: NDArray[np.int32]) -> int:
     """How many shards there are, empty ones at the end aside."""
     return int(shard_of.max(initial=-1)) + 1
 
@@ -95,6 +95,17 @@ def validation_share(n: int, rank: int, world: int) -> Ids:
     return np.arange(n * rank // world, n * (rank + 1) // world)
 
 
+class Saved(TypedDict):
+    """A `Cursor` as it is in a checkpoint; those of earlier versions know no damaged samples."""
+
+    seed: int
+    epoch: int
+    step: int
+    global_batch: int
+    digest: str
+    damaged: NotRequired[tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class Cursor:
     """Where training is in its data; nothing else is needed to go on exactly, on any number of ranks."""
@@ -123,9 +134,10 @@ class Cursor:
             )
         return replace(self, digest=digest)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Cursor:
-        return cls(**(saved | {"damaged": tuple(saved.get("damaged", ()))}))
+    def from_dict(cls, saved: Saved) -> Cursor:
+        cursor = cls(**saved)
+        return replace(cursor, damaged=tuple(cursor.damaged))  # JSON has a list

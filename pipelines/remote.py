@@ -18,7 +18,8 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException
-from typing import IO, Any, TypeVar
+from types import ModuleType
+from typing import IO, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 
@@ -212,7 +213,7 @@ class _Process:
             self.errors.close()
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     """webdataset's openers of object stores; late, because it imports torch."""
     return importlib.import_module("webdataset.gopen")  # its package hides it behind a function of that name
 

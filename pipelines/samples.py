@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,14 @@ from .remote import Remote
 from .settings import Settings
 
 T = TypeVar("T")
-Array = NDArray[Any]
+Array = NDArray[np.generic]
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 """top, left, height, width in pixels of the picture: int where the box is cut out before it is resized, float where it
 has parts of a pixel and what lies around it is seen by the filter."""
-Augmentation = Callable[[Array, int, int], Array]
-"""Of a sample as it is seen, the epoch and the sample's id. Like a view it is pickled on its way to data workers: a
-function of a module, or an instance of a class of one."""
+Augmentation = Callable[..., Array]
+"""Of a sample as it is seen, the epoch and the sample's id -> one of its kind. Like a view it is pickled on its way to
+data workers: a function of a module, or an instance of a class of one."""
 
 
 class Samples(Protocol):

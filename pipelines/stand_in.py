@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ class StandIns:
     """shard_of: the shard of each sample, `[n]`; damaged: the ids that were found so far (`order.Cursor.damaged`)."""
 
     seed: int
-    shard_of: NDArray[np.integer[Any]]
+    shard_of: NDArray[np.int32]
     damaged: frozenset[int] = frozenset()
 
     def of(self, epoch: int, i: int) -> Iterator[int]:

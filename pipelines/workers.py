@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from . import draws
 from .errors import DamagedSample, DataError
 from .order import Ids
 from .samples import Array, Augmentation, Samples, Seen
@@ -83,13 +84,14 @@ class Reader:
     def read(self, wanted: Ids, memory: memoryview | None = None) -> tuple[Layout, Read]:
         """The samples `wanted`, at the beginning of `memory`, or in memory of their own. Raises DataError."""
         damaged: dict[int, str] = {}
-        ids = np.array(wanted)
-        for k, i in enumerate(wanted.tolist()):
-            ids[k], sample = self._sample(i, damaged)
-            if k == 0:
-                layout = Layout.of(sample, len(ids))
-                batch = layout.on(np.empty(len(ids) * sample.nbytes, np.uint8) if memory is None else memory)
-            batch[k] = sample
+        ids, samples = np.array(wanted), wanted.tolist()
+        with draws.batch(samples):
+            for k, i in enumerate(samples):
+                ids[k], sample = self._sample(i, damaged)
+                if k == 0:
+                    layout = Layout.of(sample, len(ids))
+                    batch = layout.on(np.empty(len(ids) * sample.nbytes, np.uint8) if memory is None else memory)
+                batch[k] = sample
         return layout, Read(batch, ids, damaged)
 
     def _sample(self, i: int, damaged: dict[int, str]) -> tuple[int, Array]:
@@ -109,6 +111,8 @@ class Reader:
         return sample if augment is None or epoch is None else augment(sample, epoch, i)
 
 
+Answer = tuple[Layout, Ids | None, dict[int, str]]
+"""How a worker's batch lies in memory, the ids that were read where they are not those asked for, and damaged ones."""
 _AHEAD = 2
 """Batches that a worker is asked for before one is taken, and for which it has memory."""
 
@@ -129,7 +133,7 @@ class Workers:
         self._memory = mmap.mmap(-1, 1)
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []
-        self._end: Callable[[], Any] = lambda: None
+        self._end: Callable[[], object] = lambda: None
 
     @property
     def pids(self) -> list[int | None]:
@@ -198,11 +202,12 @@ class Workers:
         begin = (k * _AHEAD + turn % _AHEAD) * self._room
         return memoryview(self._memory)[begin : begin + self._room]
 
-    def _send(self, k: int, what: Any) -> None:
+    def _send(self, k: int, what: object) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # `_receive` tells
             self._pipes[k].send(what)
 
-    def _receive(self, k: int) -> Any:
+    def _receive(self, k: int) -> Answer:
+        answer: Answer | DataError | str
         try:
             answer = self._pipes[k].recv()
         except (EOFError, ConnectionResetError):
@@ -248,9 +253,8 @@ def _ended(pipes: list[Connection], processes: list[BaseProcess]) -> None:
             process.join()
 
 
-def _answer(reader: Reader, asked: Ids, memory: memoryview) -> Any:
-    """Layout, the ids that were read where they are not those asked for, and damaged ones; or an error, as a value: a
-    defect's as the text of its traceback."""
+def _answer(reader: Reader, asked: Ids, memory: memoryview) -> Answer | DataError | str:
+    """An error is a value here: a defect's the text of its traceback."""
     try:
         layout, read = reader.read(asked, memory)
     except DataError as error:

@@ -6,23 +6,26 @@ A name is imported when it is asked for: a program that needs no model, such as 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import ModelError
 
 if TYPE_CHECKING:
     from .model import TDFormer, default_alphas, segment_loss
+    from .model_options import ModelOptions
     from .pretrained import from_pretrained, load_pretrained, save_pretrained
     from .registry import create_model, list_models
 
 _PLACES = {
     "model": ("TDFormer", "default_alphas", "segment_loss"),
+    "model_options": ("ModelOptions",),
     "pretrained": ("from_pretrained", "load_pretrained", "save_pretrained"),
     "registry": ("create_model", "list_models"),
 }
 
 __all__ = [
     "ModelError",
+    "ModelOptions",
     "TDFormer",
     "create_model",
     "default_alphas",
@@ -34,7 +37,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     for module, names in _PLACES.items():
         if name in names:
             return getattr(import_module(f".{module}", __name__), name)

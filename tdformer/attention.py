@@ -171,7 +171,9 @@ class SpikeDrivenAttention(Steered):
         if self.heads is None:
             return q * mask
         y = spread(tokens_of(q, self.heads) * tokens_of(mask, self.heads))
-        return y.transpose(3, 4).reshape(q.shape)
+        # With one head that is a view whose channels lie side by side, and a convolution of it ends in other bits than
+        # of what is unpacked for backward.
+        return y.transpose(3, 4).reshape(q.shape).contiguous()
 
 
 @runtime_checkable

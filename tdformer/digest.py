@@ -11,12 +11,13 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from .errors import ModelError, first_line
+from .options import Options
 from .registry import create_model
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,43 @@ DIGEST = "sha256"
 """The key of the digest, in a header and in a description."""
 PROGRAMS = (".pt2", ".onnx")
 """The suffixes of files that hold a program for a fixed number of images, their description's `batch`."""
+
+
+class Input(TypedDict, total=False):
+    """How the data that a model was trained on are seen: the kind of samples and its shape (C, H, W), mean and std of
+    each channel, what classes are called in words; and size, frames or crop_ratio of the view."""
+
+    kind: str
+    shape: list[int]
+    mean: list[float]
+    std: list[float]
+    titles: dict[str, str]
+    size: int | None
+    frames: str
+    crop_ratio: float
+
+
+class Described(TypedDict, total=False):
+    """What is said of weights in the description beside an exported file; of an earlier version's, a part of it."""
+
+    model: Options
+    config: dict[str, object]
+    checkpoint: str
+    step: int | None
+    batch: int
+    opset: int
+    frames: bool | None
+    classes: list[str] | None
+    input: Input | None
+    parameters: int
+    dataset: str
+    run: str
+    averaged: bool | None
+    accuracy: float | None
+    config_sha256: str | None
+    code: list[str] | None
+    version: str
+    licence: str
 
 
 def of_tensors(options: str, tensors: Mapping[str, Tensor]) -> str:
@@ -37,7 +75,7 @@ def of_tensors(options: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def of_file(path: Path, about: Mapping[str, Any]) -> str:
+def of_file(path: Path, about: Mapping[str, object]) -> str:
     """The digest of a file and of its description, however that is spaced and sorted."""
     said = json.dumps({key: value for key, value in about.items() if key != DIGEST}, sort_keys=True)
     with path.open("rb") as file:
@@ -49,32 +87,33 @@ def beside(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def described(path: Path) -> dict[str, Any] | None:
+def described(path: Path) -> Described | None:
     """The description beside an exported file; None where there is none, or one that is not ours.
 
-    Its `model` is all options of the model. Raises ModelError where it cannot be read or used, or the two are not what
-    was exported. One of an earlier version has no digest: a line says so.
+    Its `model` is all options of the model, its `step` None where nothing is known of the training. Raises ModelError
+    where it cannot be read or used, or the two are not what was exported. One of an earlier version has no digest: a
+    line says so.
     """
     file = beside(path)
     if not file.is_file():
         return None
     try:
-        about = json.loads(file.read_bytes())
+        about: Described = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read ({type(error).__name__}); export {path.name} again") from None
-    if not isinstance(about, dict) or not {"model", "config", "checkpoint", "step"} <= about.keys():
+    said: object = about
+    if not isinstance(said, dict) or not {"model", "config", "checkpoint", "step"} <= said.keys():
         return None
-    if DIGEST not in about:
+    if DIGEST not in said:
         unverified(path)
-    elif about[DIGEST] != of_file(path, about):
+    elif said[DIGEST] != of_file(path, said):
         raise ModelError(f"{path} and {file.name} are not what was exported (SHA-256): one is damaged; export it again")
-    step, batch = about["step"], about.get("batch", None if path.suffix in PROGRAMS else 1)
+    step, batch = said["step"], said.get("batch", None if path.suffix in PROGRAMS else 1)
     if (
-        type(step) is not int
+        not (step is None or (type(step) is int and step >= 0))
         or type(batch) is not int
-        or step < 0
         or batch < 1
-        or not isinstance(about["config"], dict)
+        or not isinstance(said["config"], dict)
     ):
         raise ModelError(f"{file} says step {step!r:.40}, batch {batch!r:.40}; export {path.name} again")
     try:

@@ -7,6 +7,6 @@ class ModelError(ValueError):
     """One line: what is wrong, where, and what to do."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What a library's error says, in a line of at most 120 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

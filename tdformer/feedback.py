@@ -34,6 +34,11 @@ class FeedbackOptions:
     clamp: tuple[float, float] = (0.0, 1.0)
     threshold: float = 1.0
 
+    @property
+    def core(self) -> bool:
+        """Whether feedback has the M of Eqs 18-19, which `clamp` bounds."""
+        return self.mixer == "processing" or self.pm in (1, 2)
+
     def __post_init__(self) -> None:
         if self.cm not in (1, 2, 3):
             raise ModelError(f"cm is {self.cm!r}; choose 1 (key), 2 (value) or 3 (attention input)")
@@ -62,7 +67,7 @@ class Processing(nn.Module):
     def __init__(self, channels: int, options: FeedbackOptions, units: UnitOptions) -> None:
         super().__init__()
         own = options.mixer == "processing"
-        self.core, self.plif = own or options.pm in (1, 2), options.pm in (2, 3)
+        self.core, self.plif = options.core, options.pm in (2, 3)
         self.biased = not self.core and not self.plif
         self.low, self.high = options.clamp
         self.mix = Unit(units, channels, channels, affine=False) if own else None

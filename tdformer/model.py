@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbones import Backbone, truncated
+from .backbones import Backbone, Sizes, truncated
 from .errors import ModelError
 from .norm import BatchNorm
+from .options import Options
 from .policies import POLICIES
 from .state import Keep, State, name_units
 
@@ -25,10 +25,10 @@ class TDFormer(nn.Module):
 
     frames: bool | None = None
     """Whether its data are frames in time and no pictures; None: nobody has said it. It computes the same with both."""
-    card: dict[str, Any] | None = None
+    card: Mapping[str, object] | None = None
     """What is known of its weights, as an exported file says it: `classes`, `input` with mean and std, and more."""
 
-    def __init__(self, backbone: Backbone[Any], config: dict[str, Any]) -> None:
+    def __init__(self, backbone: Backbone[Sizes], config: Options) -> None:
         super().__init__()
         self.config = config
         self.time_steps: int = config["time_steps"]

@@ -97,7 +97,7 @@ class Neuron(Stateful):
         super().__init__()
         self.options = options if threshold is None else replace(options, threshold=threshold * options.threshold)
         self.across_batch = across_batch
-        self.w = nn.Parameter(torch.tensor(-math.log(options.tau - 1))) if options.kind == "plif" else None
+        self.w = nn.Parameter(torch.tensor(-math.log(options.tau - 1))) if options.learned else None
 
     def decay(self) -> Tensor | None:
         """The learned 1 / tau, None where tau is fixed."""

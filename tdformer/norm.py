@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,7 +18,6 @@ from .kernels import Norm
 _frozen = False
 _collecting: StepStatistics | None = None
 _M = TypeVar("_M", bound=nn.Module)
-_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # torch 2.13's name, and before
 
 
 @contextmanager
@@ -213,13 +212,16 @@ def fold(model: _M) -> _M:
 
 
 def _joined(mean: Tensor, var: Tensor, ranks: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over some ranks, from each rank's own, of equally many values."""
-    mine = torch.cat([mean, var])
-    every = mine.new_empty(ranks.size() * len(mine))
-    _gather(every, mine, group=ranks)
-    means, variances = every.view(ranks.size(), 2, -1).unbind(1)
-    joint = means.mean(0)
-    return joint, (variances + (means - joint).square()).mean(0)
+    """Mean and biased variance over some ranks, from each rank's own, of equally many values: by their sums, because
+    NCCL sums over a tree of nodes and gathers round a ring of all ranks. In double precision, where the square of an
+    fp32 number is exact and what cancels is far below fp32's last bit, in whichever order ranks are summed."""
+    both = torch.stack([mean, var]).double()
+    both[1].addcmul_(both[0], both[0])
+    dist.all_reduce(both, group=ranks)
+    both /= ranks.size()
+    both[1].addcmul_(both[0], both[0], value=-1).clamp_min_(0)
+    joint, spread = both.to(mean.dtype)
+    return joint, spread
 
 
 def norm_batch(model: nn.Module, images: int | None, ranks: dist.ProcessGroup | None = None) -> None:

@@ -1,7 +1,6 @@
-"""Weights from files: published backbones by their key names, and our own exports.
+"""Weights of other models in ours: published backbones by their key names, and our own exports.
 
-Nothing in a file is run: pickles are read with `weights_only`, and an object in them that is no tensor becomes an
-`Unread`. A backbone's weights come with no feedback, so what lets it through in every fed-back block, the widened half
+A backbone's weights come with no feedback, so what lets it through in every fed-back block, the widened half
 of the key projection or the vector of the core, is set to zero: before its first step the TDFormer computes the
 backbone's function (with the mixers "concat" and "processing").
 
@@ -12,32 +11,21 @@ or of the last one. A head is kept row by row or begun anew, as published fine-t
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
-import warnings
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .backbones import Published, families
-from .digest import DIGEST, described, of_tensors, unverified
 from .errors import ModelError, first_line
 from .feedback import Control
 from .model import TDFormer
 from .registry import create_model
+from .weight_files import File, read_file, write
 
-METADATA = "tdformer"
-"""The safetensors metadata key of the model's options, as JSON."""
-CARD = "card"
-"""That of what else is known of the weights, as JSON; see `TDFormer.card`."""
 OURS = "tdformer"
 """What a report calls the family of weights with our names."""
 NEW_HEAD = 2e-5
@@ -58,6 +46,7 @@ class Report:
     skipped: dict[str, str] = field(default_factory=dict)
     fresh: dict[str, str] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list, compare=False)
+    averaged: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,20 +58,21 @@ class Head:
     why: str = ""
 
 
-def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, Any]) -> Report:
+def load_pretrained(model: TDFormer, source: str | Path | Mapping[str, object]) -> Report:
     """Load backbone or TDFormer weights into `model`, all or nothing.
 
     source: a `.pth` file or its contents, `{"model" | "state_dict": weights, ...}` or the weights alone, with the
-    names of the published QKFormer, Spikformer or Spike-driven Transformer; or a `.safetensors` file of ours.
+    names of the published QKFormer, Spikformer or Spike-driven Transformer; or a `.safetensors` file, ours or with such
+    names. Averaged weights are taken where there are some; see `weight_files.AVERAGED`.
     BatchNorm statistics of one network go to every segment. A head for another number of classes is begun anew: its
     weights normal with standard deviation 2e-5, its biases 0.
     Raises ModelError for a file that would run code or is damaged (ours are compared with their digests), another
-    architecture, and missing or misshapen tensors.
+    architecture, missing or misshapen tensors, and values that are not finite.
     """
     where = "state dict" if isinstance(source, Mapping) else str(source)
     file = File(source) if isinstance(source, Mapping) else read_file(Path(source))
-    report = fit(model, _weights(file.contents, where), where, file.model)
-    report.unread = file.unread
+    report = fit(model, file.weights(where), where, file.model)
+    report.unread, report.averaged = file.unread, file.averaged
     return report
 
 
@@ -90,7 +80,7 @@ def fit(
     model: TDFormer,
     weights: Mapping[str, Tensor],
     where: str,
-    origin: Mapping[str, Any] | None = None,
+    origin: Mapping[str, object] | None = None,
     head: Head = Head(),
 ) -> Report:
     """Load weights by name into `model`, all or nothing; of one on meta nothing but the report is made.
@@ -129,7 +119,9 @@ def fit(
             raise ModelError(
                 f"{where}: {key} has no place in {model.config['name']} as configured; choose the model it is of"
             )
-        values[name] = _fit(key, tensor, own[name], name, where) if value is None else value
+        values[name] = value = _fit(key, tensor, own[name], name, where) if value is None else value
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise ModelError(f"{where}: {key} has values that are not finite; get an earlier file of its training")
         if _statistics(name) and len(own[name]) != (there := len(tensor) if tensor.dim() == 2 else 1):
             report.adapted[name] = f"statistics of {there} segment{'s' * (there > 1)} for {len(own[name])}"
         report.loaded.append(name)
@@ -158,42 +150,7 @@ def fit(
 def save_pretrained(model: TDFormer, path: str | Path) -> None:
     """Write weights, `model.config`, `model.card` where there is one, and a digest of them as safetensors; the file
     appears complete or not at all, with the same bytes for the same model."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    said = {METADATA: json.dumps(model.config)} | ({CARD: json.dumps(model.card)} if model.card else {})
-    try:
-        save_file(tensors, temporary, said | {DIGEST: of_tensors(_covered(said), tensors)})
-        with open(temporary, "rb+") as file:
-            _sort_header(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _covered(said: Mapping[str, str]) -> str:
-    """What of a header the digest is of, besides the tensors."""
-    return said[METADATA] + said.get(CARD, "")
-
-
-def _sort_header(file: BinaryIO) -> None:
-    """Bring the metadata in a safetensors file, which are written in any order (0.8), into that of their names."""
-    size = int.from_bytes(file.read(8), "little")
-    header = json.loads(file.read(size))
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    file.seek(8)
-    file.write(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size))
-
-
-def is_saved(path: Path) -> bool:
-    """Whether `save_pretrained` wrote a file, as its header says."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return METADATA in (file.metadata() or {})
-    except (safetensors.SafetensorError, OSError):
-        return False
+    write(Path(path), model.state_dict(), model.config, model.card)
 
 
 def from_pretrained(path: str | Path) -> TDFormer:
@@ -210,136 +167,6 @@ def from_pretrained(path: str | Path) -> TDFormer:
         ) from None
     load_pretrained(model, file.contents)
     return model
-
-
-def read_weights(path: Path, verified: bool = False) -> dict[str, Tensor]:
-    """The tensors in a file, by name. verified: it has been compared with its description. Raises ModelError as
-    `load_pretrained` does."""
-    return read_file(path, verified).weights(str(path))
-
-
-@dataclass
-class File:
-    """The contents of a file, the options and the card of a safetensors file of ours, and what was not read; see
-    `Report`."""
-
-    contents: Mapping[str, Any]
-    options: str | None = None
-    card: dict[str, Any] | None = None
-    unread: list[str] = field(default_factory=list)
-
-    @property
-    def model(self) -> dict[str, Any] | None:
-        """The options, where they are said and can be read."""
-        try:
-            said = json.loads(self.options or "null")
-        except (ValueError, RecursionError):
-            return None
-        return said if isinstance(said, dict) else None
-
-    def weights(self, where: str) -> dict[str, Tensor]:
-        """The tensors by name. Raises ModelError where it holds anything else as weights."""
-        return _weights(self.contents, where)
-
-
-def read_file(path: Path, verified: bool = False) -> File:
-    """What is in a file of weights; see `read_weights`."""
-    if not os.path.isfile(path):
-        raise ModelError(f"{path}: no such file, or no plain one; give a .pth or .safetensors file")
-    if path.suffix == ".safetensors":
-        return _safetensors(path, verified)
-    if not verified:
-        described(path)
-    return _checkpoint(path)
-
-
-def _safetensors(path: Path, verified: bool) -> File:
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            tensors, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except Exception as error:  # safetensors and torch raise half a dozen kinds
-        raise ModelError(f"{path}: is not a readable safetensors file ({first_line(error)}); get it again") from None
-    options = said.get(METADATA)
-    if options is not None and DIGEST not in said and not verified:
-        unverified(path)
-    if options is not None and said.get(DIGEST) not in (None, of_tensors(_covered(said), tensors)):
-        raise ModelError(f"{path}: is damaged (its SHA-256 is not that of its header); get it again")
-    return File(tensors, options, _card(said.get(CARD, "null"), path) if options is not None else None)
-
-
-def _card(text: str, path: Path) -> dict[str, Any] | None:
-    try:
-        card = json.loads(text)
-    except (ValueError, RecursionError):
-        card = text
-    if card is not None and not isinstance(card, dict):
-        raise ModelError(f"{path}: its model card is no JSON object; get it again")
-    return card
-
-
-class Unread:
-    """What stands for an object that a checkpoint holds beside its weights. Nothing of it is imported or called."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, _: Any) -> None:
-        pass
-
-
-_CONTAINERS: dict[str, Callable[..., Any]] = {
-    "collections.defaultdict": lambda *_: {},
-    "collections.deque": lambda *_: [],
-}
-"""What an `Unread` cannot stand for, since the weights-only unpickler puts items into it."""
-
-
-def _checkpoint(path: Path) -> File:
-    try:
-        unread = _others(path)
-        safe: list[Any] = [(_CONTAINERS.get(name, Unread), name) for name in unread]
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(safe):
-            contents = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises almost anything for bytes that are not a checkpoint
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if asked:
-            raise ModelError(f"{path}: would run {asked[1]} when loaded, refused; save its weights alone") from None
-        raise ModelError(f"{path}: is not a readable checkpoint ({first_line(error)}); get it again") from None
-    if not isinstance(contents, Mapping):
-        raise ModelError(f"{path}: holds a {type(contents).__name__}, not a dict of weights; save a state dict")
-    return File(contents, unread=unread)
-
-
-def _others(path: Path) -> list[str]:
-    """The names in a checkpoint's pickle that `weights_only` does not know; of one in the format before PyTorch 1.6, no
-    zip, none. Raises an exception for a damaged zip: torch.load does not look at its checksums."""
-    if not zipfile.is_zipfile(path):
-        return []
-    with zipfile.ZipFile(path) as archive:
-        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:  # they are never compressed
-            raise ValueError("its parts exceed the file")
-        damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"{damaged} is damaged (checksum)")
-    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-
-
-def _weights(contents: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """The tensors by name, out of a training checkpoint and without the prefix of DataParallel."""
-    inner = next((contents[k] for k in ("model", "state_dict") if isinstance(contents.get(k), Mapping)), contents)
-    weights = {str(k).removeprefix("module."): v for k, v in inner.items()}
-    other = next((k for k, v in weights.items() if not _plain(v)), None)
-    if other is not None or not weights:
-        found = f"{other!r} is no tensor of real numbers" if weights else "it is empty"
-        raise ModelError(f"{where}: holds no weights ({found}); give a state dict, alone or under model or state_dict")
-    return weights
-
-
-def _plain(value: Any) -> bool:
-    """Whether it is a dense tensor that has values."""
-    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested or value.is_meta:
-        return False
-    return not (value.is_quantized or value.is_complex())
 
 
 def _published(weights: Mapping[str, Tensor], model: TDFormer) -> Published | None:
@@ -398,7 +225,7 @@ def _statistics(name: str) -> bool:
     return name.endswith(("running_mean", "running_var"))
 
 
-def _other_feedback(origin: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
+def _other_feedback(origin: Mapping[str, object], options: Mapping[str, object]) -> str | None:
     """Why the tensors of feedback mean nothing in a model with these options, or None."""
     if origin.get("segments") == 1 != options["segments"]:
         return "feedback that was never used: it had one segment"
@@ -421,7 +248,7 @@ def _of_head(key: str, tensor: Tensor, own: Tensor, head: Head, where: str) -> t
             f"{where}: {key} is {list(tensor.shape)}, from which {list(own.shape)} cannot be taken by the names of "
             "classes; begin the head anew"
         )
-    value = torch.empty(own.shape, dtype=tensor.dtype)
+    value = torch.empty(own.shape, dtype=own.dtype)
     _begin_head(value)
     here, there = zip(*kept, strict=True)
     value[list(here)] = tensor[list(there)]

@@ -133,7 +133,9 @@ class _Again(torch.autograd.Function):
     """tensors: the inputs, `packed` of them, and then the weights."""
 
     @staticmethod
-    def forward(ctx: Any, call: Fire, border: Border, packed: int, membrane: Tensor | None, *tensors: Tensor) -> Any:
+    def forward(
+        ctx: Any, call: Fire, border: Border, packed: int, membrane: Tensor | None, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         inputs, weights = tensors[:packed], tensors[packed:]
         kept = [pack(x) for x in inputs]
         ctx.layouts = [layout for _, layout in kept]
@@ -144,7 +146,7 @@ class _Again(torch.autograd.Function):
         return output, border.after(after)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         membrane, inputs, weights = _entered(ctx)
         ctx.border.done()
         _, _, _, *needed = ctx.needs_input_grad

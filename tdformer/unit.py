@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -66,12 +66,26 @@ class Current(nn.Module):
         return _of_parts(self)
 
 
+class Layer(TypedDict, total=False):
+    """What a `Current` may be given; affine: whether the BatchNorm has a weight and a bias."""
+
+    kernel: int
+    stride: int
+    bias: bool
+    pool: bool
+    affine: bool
+
+
 class Unit(nn.Module):
-    """A `Current` and the neuron that it drives. across_batch: see `Neuron`; layer: kernel, stride, bias, pool
-    and affine, whether the BatchNorm has a weight and a bias."""
+    """A `Current` and the neuron that it drives. across_batch: see `Neuron`; layer: that of the `Current`."""
 
     def __init__(
-        self, options: UnitOptions, in_channels: int, out_channels: int, across_batch: bool = False, **layer: Any
+        self,
+        options: UnitOptions,
+        in_channels: int,
+        out_channels: int,
+        across_batch: bool = False,
+        **layer: Unpack[Layer],
     ) -> None:
         super().__init__()
         self.current = Current(options, in_channels, out_channels, **layer)
@@ -261,7 +275,7 @@ class _Unit(torch.autograd.Function):
         return whole, border.after(after)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         plan, saved = ctx.plan, _Saved(ctx)
         membrane = ctx.border.entering(saved.membrane)
         ctx.border.done()
@@ -271,9 +285,9 @@ class _Unit(torch.autograd.Function):
         assert grad is not None
         _, _, _, gamma, beta, _, *pairs = ctx.needs_input_grad
         with exact(grad):
-            found = _gradients(saved, membrane, grad, after, list(zip(pairs[::2], pairs[1::2], strict=True)))
-        found[2:4] = found[2] if gamma else None, found[3] if beta else None
-        return None, *found
+            needed = list(zip(pairs[::2], pairs[1::2], strict=True))
+            before, rate, scale, shift, *others = _gradients(saved, membrane, grad, after, needed)
+        return None, before, rate, scale if gamma else None, shift if beta else None, *others
 
 
 class _Saved:

@@ -114,6 +114,10 @@ class Command:
     def kill(self) -> None:
         self._process.kill()
 
+    def written(self) -> str:
+        """What it has written until now."""
+        return Path(self._files[0].name).read_text()
+
     def communicate(self, timeout: float = 120) -> tuple[str, str]:
         """What it wrote, once it has ended. Raises subprocess.TimeoutExpired, and kills it."""
         self._process.join(timeout)
@@ -131,7 +135,7 @@ class Command:
 
 class Door:
     """Programs in a folder, for a shell: each has the process that it asks fork what it is named for, in its folder,
-    with its words, environment and output, and ends as that does."""
+    with its words, environment and output, and ends as that does. Where one is killed, so is what it asked for."""
 
     def __init__(self, folder: Path, **programs: str) -> None:
         """programs: by the name of their file, Python."""
@@ -151,6 +155,9 @@ class Door:
         own = [f"/proc/{pid}/fd/{number}" for number in (1, 2)]
         process = _context().Process(target=_run, args=(program, words, cwd, env, *own))
         _start(process)
+        if process.sentinel not in wait([process.sentinel, asked]):  # nobody is there any more
+            process.kill()
+            return
         process.join()
         code = process.exitcode
         asked.send(code if code >= 0 else 128 - code)

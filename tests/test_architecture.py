@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def test_the_page_draws_the_house_as_it_is() -> None:
     assert drawn and f"```text\n{drawn}```" in (ROOT / "docs" / "design.md").read_text(), drawn
 
 
+def test_the_page_names_every_room() -> None:
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    rooms = {
+        room for rule in rules if rule["id"].endswith("-rooms") for room in re.findall(r"\w+", str(rule["layers"]))
+    }
+    named = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "design.md").read_text()))
+    assert len(rooms) > 20 and rooms <= named
+
+
 @pytest.mark.parametrize(
     ("importer", "imported"),
     [
@@ -57,6 +67,23 @@ def test_the_import_rules_refuse(importer: str, imported: str, tmp_path: Path) -
     result = lint_imports(tmp_path)
     assert result.returncode == 1
     assert f"{importer} is not allowed to import {imported}" in result.stdout
+
+
+@pytest.mark.parametrize("code", ["from typing import Any\nx: Any = 1\n", "import typing\nx: typing.Any = 1\n"])
+def test_any_is_refused_where_no_library_is_the_reason(code: str) -> None:
+    for name, refused in (("tdformer/new.py", True), ("cluster/run/new.py", True), ("tdformer/kernels/gpu.py", False)):
+        command = [Path(sys.executable).with_name("ruff"), "check", "--stdin-filename", name, "-"]
+        result = subprocess.run(command, cwd=ROOT, input=code, capture_output=True, text=True)
+        assert ("TID251" in result.stdout) == refused, result.stdout + result.stderr
+
+
+def test_the_list_of_files_that_may_use_any_is_that_of_those_that_do() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    imported = re.compile(r"^from typing import .*\bAny\b", re.MULTILINE)
+    files = [path for package in ("tdformer", "pipelines", "cluster") for path in (ROOT / package).rglob("*.py")]
+    assert {name for name in settings["per-file-ignores"] if "*" not in name} == {
+        str(path.relative_to(ROOT)) for path in files if imported.search(path.read_text())
+    }
 
 
 def test_no_file_points_outside_the_repository() -> None:

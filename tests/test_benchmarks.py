@@ -13,9 +13,24 @@ import torch
 from torch import nn
 
 import tdformer
-from benchmarks import checkpoint, collectives, dense, health, information, loader, order, paper_energy, parity, peer
+from benchmarks import (
+    checkpoint,
+    collectives,
+    dense,
+    health,
+    information,
+    loader,
+    order,
+    paper_energy,
+    parity,
+    peer,
+    plan,
+)
 from benchmarks.published import Published
+from cluster.jobs import calibration
 from cluster.plan import network
+from cluster.plan.network import AlphaBeta
+from cluster.plan.rates import Alone
 from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
 from tdformer.kernels import sparse
 from tdformer.measure import live_bytes, measure_evaluation, measure_step
@@ -150,7 +165,7 @@ def test_loaders_are_timed_and_their_pixels_compared(capsys: pytest.CaptureFixtu
     for title in loader.SHAPES:
         rows = [line.strip("| ").split(" | ") for line in said.partition(f"\n{title},")[2].splitlines()]
         found = {row[0]: row[1:] for row in rows if len(row) > 1}
-        assert all(float(found[name][0]) > 0 for name in loader.LOADERS)
+        assert all(float(found[name][0]) > 0 for name in (*loader.LOADERS, loader.OUTSIDE))
         training, evaluation = (next(v for k, v in found.items() if k.startswith(f"ours, {x}")) for x in ("tr", "ev"))
         assert float(training[0]) > 50 and float(evaluation[0]) > 60 and int(evaluation[1]) <= 2
 
@@ -164,17 +179,28 @@ def test_photographs_have_the_asked_bytes(tmp_path: Path) -> None:
 
 
 def test_a_loaded_model_is_compared_with_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the first neurons that differ are found, where there are some."""
     make = parity.published()["spikformer_2_384"]
-    _, evaluation, training = parity.compared("spikformer_2_384", make)
+    spikes, logits, gradients = parity.in_fp64("spikformer_2_384", make)
+    assert (
+        re.fullmatch("0 of [1-9][0-9,]+, rate 0.[1-9][0-9]+", spikes)
+        and float(logits) < 1e-10
+        and float(gradients) < 1e-10
+    )
+    evaluation, training, *first = parity.in_fp32("spikformer_2_384", make)
     cells = [[float(number) for number in re.findall(r"[\d.e-]+", cell)] for cell in (evaluation, training)]
-    assert all(differ < 1e-5 < spread for differ, spread in cells), cells
+    assert all(differ < 1e-5 < spread for differ, spread in cells) and first == ["none", "none"], (cells, first)
     loaded = tdformer.load_pretrained
 
     def otherwise(model: tdformer.TDFormer, weights: dict[str, torch.Tensor]) -> None:
-        loaded(model, weights | {"head.bias": weights["head.bias"] + 1})
+        changed = {name: weights[name] + 1e-3 for name in ("block.1.attn.v_bn.bias", "block.1.mlp.fc1_bn.bias")}
+        loaded(model, weights | changed)
 
     monkeypatch.setattr(tdformer, "load_pretrained", otherwise)
-    assert parity.compared("spikformer_2_384", make)[1].startswith("1 (")
+    found = parity.in_fp32("spikformer_2_384", make)[2]
+    name, count, currents, distance = re.match(r"`(.+)`: (\d+) of [\d,]+; (\S+); (\S+)$", found).groups()  # type: ignore[union-attr]
+    assert name == "block.1.attn.v_lif" and int(count) > 0
+    assert float(currents) == pytest.approx(1e-3, rel=0.1) and 0 < float(distance) <= 1e-3
 
 
 def test_corrections_are_compared_where_the_truth_is_known(capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,3 +265,13 @@ def test_the_page_has_what_the_paper_s_figures_are_held_against() -> None:
     base = {name: dense.count(name)[0] for name in paper_energy.BASELINES}
     for made in (paper_energy.baselines(base), paper_energy.matrices(), paper_energy.feedback_energy()):
         assert made in page
+
+
+def test_the_least_of_rounds_counts() -> None:
+    """Of each step, exchange and rate; the peak is the first round's, the only one that has it."""
+    taken = [calibration.Taken(2.0, 1.0, 7, None)], [calibration.Taken(3.0, 0.5, 0, None)]
+    links, alone = (AlphaBeta(2e-4, 1e-9), AlphaBeta(1e-4, 2e-9)), (Alone(2.0, 3.0), Alone(1.0, 4.0))
+    rounds = [calibration.Measured(t, n, a, a) for t, n, a in zip(taken, links, alone, strict=True)]
+    found = plan.least(rounds)
+    assert found["taken"] == [{"peak": 7, "seconds": 2.0, "cores": 0.5}] and found["network"] == [1e-4, 1e-9]
+    assert found["alone"] == {"seconds": [1.0, 3.0], "cores": [1.0, 3.0]}

@@ -45,7 +45,7 @@ _KINDS = {
     "list[float]": "list of numbers",
     "list[str]": "list of texts",
     "tuple[float, float]": "two numbers",
-    "dict[str, Any]": "a section",
+    "dict[str, object]": "a section",
 }
 _LIMITS = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
 

@@ -1,8 +1,9 @@
 """The tables of docs/reproduction.md: what the paper prints (docs/paper.yaml), the command for it, and what was run
-(benchmarks/results/runs). `python .ci/docs/reproduction.py` prints them."""
+(benchmarks/results/runs). `python .ci/docs/reproduction.py` writes them."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -13,6 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import recipes  # noqa: E402
+
+PAGE = ROOT / "docs" / "reproduction.md"
+EVIDENCE = ROOT / "docs" / "evidence"
+WRITTEN = re.compile(r"(?<=<!-- made: reproduction -->\n).*(?=<!-- end -->)", re.S)
 
 
 def tables() -> str:
@@ -109,8 +114,21 @@ def _owed(row: Mapping[str, Any], own: list[dict[str, Any]], its: recipes.Row) -
 
 
 def _figures(figures: list[dict[str, Any]]) -> str:
-    lines = ["## Figures", "", "| figure | what it shows | owed |", "|---|---|---|"]
-    return "\n".join([*lines, *(_line([str(f["figure"]), f["what"], f["owed"]]) for f in figures), ""])
+    lines = ["## Figures", "", "| figure | what it shows | drawn here | owed | command |", "|---|---|---|---|---|"]
+    for one in figures:
+        number = str(one["figure"])
+        command = f"[`tdformer figures {number} --from RUN`](figures.md#{one['how']})"
+        lines.append(_line([number, one["what"], _drawn(EVIDENCE / f"figure-{number}.md"), one["owed"], command]))
+    return "\n".join([*lines, ""])
+
+
+def _drawn(page: Path) -> str:
+    """Of which runs, as the page that `tdformer figures` wrote beside a figure says."""
+    if not page.exists():
+        return "not drawn"
+    runs = [line[2:-2].split(" | ") for line in page.read_text().splitlines() if line.startswith("| `")]
+    data = sorted({of.partition(",")[0] for *_, of in runs})
+    return f"[of {len(runs)} run{'s' * (len(runs) != 1)} on {', '.join(data)}](evidence/{page.name})"
 
 
 def feedback() -> str:
@@ -162,4 +180,4 @@ def _rows_of(results: list[dict[str, Any]]) -> Iterator[str]:
 MADE = {"reproduction": tables}
 
 if __name__ == "__main__":
-    print(tables())
+    PAGE.write_text(WRITTEN.sub(lambda _: f"\n{tables()}\n", PAGE.read_text()))

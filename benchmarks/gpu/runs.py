@@ -172,7 +172,8 @@ def checkpoints(site: Site) -> Iterator[dict[str, Any]]:
 
 def kernels(site: Site) -> Iterator[dict[str, Any]]:
     """The compiled kernels against the reference."""
-    command = ["-q", "-m", "gpu", "-p", "no:cacheprovider", str(ROOT / "tests" / "tdformer" / "test_gpu_kernels.py")]
+    tests = ROOT / "tests" / "tdformer" / "kernels" / "test_gpu.py"
+    command = ["-q", "-m", "gpu", "-p", "no:cacheprovider", str(tests)]
     yield {"said": site.finish(*command, module="pytest").splitlines()[-1].strip("= ")}
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from pipelines.store.index import INDEX, Index, class_names
 from pipelines.store.opening import Split, open_split
 from pipelines.store.tars import RemoteTarDataset
 from pipelines.views.files import FileSamples
+from tdformer.digest import Input
 from tdformer.errors import first_line
 from tdformer.registry import entry_of
 
@@ -60,7 +60,7 @@ def _read(config: Config, split: str, trusted: bool = False) -> Split:
         data: Split = _fetched(config, folder, split)
     else:
         check_written(config, folder, split)
-        copy, told = config.data.format == "ffcv", progress(split, "bytes")
+        copy, told = config.data.form.copy is not None, progress(split, "bytes")
         data = open_split(folder / split, copy=copy, trusted=trusted, progress=told)
     check_dataset(config.data.dataset, data)
     return data
@@ -96,19 +96,21 @@ def _check_window(shard_of: NDArray[np.int32], window: int, global_batch: int) -
         )
 
 
-def input_facts(data: Samples) -> dict[str, Any]:
+def input_facts(data: Samples) -> Input:
     """What a model must know of the data that it was trained on, to see others as it saw those; and what their classes
     are called in words."""
-    seen = {"kind": data.kind.name, "shape": list(data.shape), "mean": list(data.mean), "std": list(data.std)}
-    return seen | ({"titles": data.class_titles} if data.class_titles else {})
+    seen: Input = {"kind": data.kind.name, "shape": list(data.shape), "mean": list(data.mean), "std": list(data.std)}
+    if data.class_titles:
+        seen["titles"] = data.class_titles
+    return seen
 
 
-def as_samples(files: Sequence[Path], facts: Any, classes: Sequence[str], where: Path) -> FileSamples:
+def as_samples(files: Sequence[Path], facts: Input, classes: Sequence[str], where: Path) -> FileSamples:
     """Files, or folders of them, as samples of the data that `input_facts` told of, as kept in `where`, which may be a
     stranger's. Raises RunError where those facts cannot be, DataError for a folder without such files."""
     try:
         channels, height, width = (int(side) for side in facts["shape"])
-        mean, std = ([float(value) for value in facts[key]] for key in ("mean", "std"))
+        mean, std = ([float(value) for value in values] for values in (facts["mean"], facts["std"]))
         kind = KINDS.get(facts["kind"])
         if not len(mean) == len(std) == channels or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
             raise ValueError(f"mean {mean} and std {std} of {channels} channels")

@@ -13,18 +13,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from ..config.words import first_line
+from tdformer.errors import first_line
+
+from ..config.precision import PRECISIONS
 from ..errors import RunError
 
+T = TypeVar("T")
 NO_GPU = ("", "-1", "NoDevFiles")
 """What CUDA_VISIBLE_DEVICES says where no GPU is to be seen; the last one is Slurm's."""
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""The type that convolutions and linear layers compute in under each `train.precision`; None: no autocast."""
 GRANTED = ("JOB_GPUS", "STEP_GPUS", "GPUS_ON_NODE", "GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK")
 """SLURM_...: what Slurm says to a job that asked for GPUs."""
 
@@ -134,7 +135,7 @@ def agreed(store: dist.Store, rank: int, world: int, wanted: str) -> torch.devic
         raise
 
 
-def _told(store: dist.Store, rank: int, world: int, value: Any, key: str = "seen") -> list[Any]:
+def _told(store: dist.Store, rank: int, world: int, value: T, key: str = "seen") -> list[T]:
     """What each rank says."""
     store.set(f"{key}/{rank}", json.dumps(value))
     return [json.loads(said) for said in store.multi_get([f"{key}/{r}" for r in range(world)])]
@@ -153,7 +154,8 @@ def _part(store: dist.Store, rank: int, world: int) -> None:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """A block that computes in `train.precision`."""
-    dtype = AUTOCAST[precision]
+    name = PRECISIONS[precision].autocast
+    dtype: torch.dtype | None = None if name is None else getattr(torch, name)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 

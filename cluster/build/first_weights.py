@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -29,10 +28,10 @@ class Begun:
     weights: str
     sha256: str
     step: int | None
-    options: dict[str, list[Any]]
+    options: dict[str, list[object]]
     report: Report
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         """The whole of it, for weights.json."""
         return {**self.__dict__, "report": dict(self.report.__dict__)}
 
@@ -42,6 +41,7 @@ class Begun:
         words += [f"{len(report.adapted)} of them adapted"] * bool(report.adapted)
         words += [f"{len(report.fresh)} new ({', '.join(_parts(report.fresh))})"] * bool(report.fresh)
         words += [f"{len(report.skipped)} left"] * bool(report.skipped)
+        words += [f"the averaged ones ({report.averaged})"] * (report.averaged is not None)
         words += [f"{key} {show(there)} there, {show(here)} here" for key, (there, here) in self.options.items()]
         return f"begins with {self.weights} (SHA-256 {self.sha256[:12]}): {', '.join(words)}"
 
@@ -72,7 +72,7 @@ def begin(model: TDFormer, config: Config, data: Samples, verified: bool = False
     torch.manual_seed(config.seed)  # a new head is the same, whatever else was made in this process
     head = _head(trained, data.class_names, model.config["num_classes"], config.model.weights_head)
     report = fit(model, trained.weights, str(trained.source), trained.options, head)
-    report.unread = trained.unread
+    report.unread, report.averaged = trained.unread, trained.averaged
     options, own = trained.options or {}, model.config
     differ = {k: [options[k], own[k]] for k in own if k in options and k not in OF_THE_RUN and options[k] != own[k]}
     return Begun(str(trained.source), digest, trained.step, differ, report)

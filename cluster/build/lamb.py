@@ -17,7 +17,7 @@ from pipelines.views.vision import torchvision
 
 from ..config import TrainConfig
 from ..errors import RunError
-from .optimizer import Groups, Piece
+from .optimizer import Group, Groups, Piece
 
 try:
     torchvision()  # timm imports it
@@ -54,7 +54,7 @@ class Lamb(timm.Lamb):
                 self._move(share, group)
         return None
 
-    def _move(self, share: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, share: Tensor, group: Group) -> None:
         state, decay = self.state[share], group["weight_decay"]
         state["step"] += 1
         update = self._direction(share, state, group).add_(share, alpha=decay)
@@ -71,7 +71,7 @@ class Lamb(timm.Lamb):
                 update[part].mul_(trust[number])
         share.add_(update, alpha=-group["lr"])
 
-    def _direction(self, share: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+    def _direction(self, share: Tensor, state: Mapping[str, Tensor], group: Group) -> Tensor:
         """m / (sqrt(v) + eps), each corrected for its start at zero, once m and v have moved: timm's step of length 1
         from zero, without decay and so without trust, is its negative."""
         count, (beta1, beta2) = state["step"].item(), group["betas"]

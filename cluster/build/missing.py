@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pipelines.errors import DataError
 from pipelines.raw import catalog
-from pipelines.store import beton_writer
 from pipelines.store.index import INDEX
 
 from ..config import Config
@@ -17,16 +16,14 @@ RAW_FILES = "FOLDER_OF_THE_RAW_FILES"
 
 
 def check_written(config: Config, folder: Path, split: str) -> None:
-    """Raises RunError with that command where `folder` has no split at all, or shards without the FFCV copy asked for.
+    """Raises RunError with that command where `folder` has no split at all, or shards without the copy asked for.
     What is there in part is damaged, which its reader says."""
     if not any(folder.glob(f"[!.]*/{INDEX}")):
         command = _command(config, folder)
         raise RunError(f"{folder / split / INDEX} is missing: no shards are there yet; write them with: {command}")
-    if config.data.format == "ffcv" and not beton_writer.path(folder / split).exists():
-        command = shlex.join(["tdformer", "shard", config.data.dataset, str(folder), "--to", "ffcv"])
-        raise RunError(
-            f"{beton_writer.path(folder / split)} is missing: the shards have no copy yet; write it with: {command}"
-        )
+    if (copy := config.data.form.missing(folder / split)) is not None:
+        command = shlex.join(["tdformer", "shard", config.data.dataset, str(folder), "--to", config.data.format])
+        raise RunError(f"{copy} is missing: the shards have no copy yet; write it with: {command}")
 
 
 def _command(config: Config, folder: Path) -> str:
@@ -36,7 +33,7 @@ def _command(config: Config, folder: Path) -> str:
         words += ["--source", data.source]
     elif not _is_at_hand(data.dataset):
         words += ["--source", RAW_FILES]
-    return shlex.join(words + ["--to", "ffcv"] * (data.format == "ffcv"))
+    return shlex.join(words + ["--to", data.format] * (data.form.copy is not None))
 
 
 def _is_at_hand(dataset: str) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 import tdformer
 from pipelines.samples import Samples
+from tdformer.options import Options
 from tdformer.pretrained import of_segments
 
 from ..config import Config
@@ -32,7 +32,7 @@ def build_model(config: Config, data: Samples) -> tdformer.TDFormer:
 
 
 def trained_model(
-    options: Mapping[str, Any], weights: Mapping[str, Tensor], config: Config, data: Samples, where: Path
+    options: Options, weights: Mapping[str, Tensor], config: Config, data: Samples, where: Path
 ) -> tdformer.TDFormer:
     """The model of trained weights in evaluation mode, made with `options` for pictures of the size of `data`.
 
@@ -46,7 +46,7 @@ def trained_model(
     return model.eval()
 
 
-def _fitted(options: Mapping[str, Any], config: Config, data: Samples, remedy: str = "set it null") -> dict[str, Any]:
+def _fitted(options: Options, config: Config, data: Samples, remedy: str = "set it null") -> Options:
     """`options` with the channels and the size of the data where the config leaves them open. Raises RunError."""
     channels, *size = data.shape
     if (seen_as := view(config, data)) is not None:

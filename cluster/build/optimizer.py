@@ -13,8 +13,10 @@ from tdformer.plugins import Registry
 
 from ..config import TrainConfig
 
-Groups = list[dict[str, Any]]
-"""Parameters in groups, each with its `weight_decay`, and the `lr_scale` that each step's learning rate is times."""
+Group = dict[str, Any]
+Groups = list[Group]
+"""Parameters in groups as torch has them, each with its `weight_decay`, and the `lr_scale` that each step's learning
+rate is times."""
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import nn
 
 from tdformer import TDFormer
+from tdformer.errors import first_line
 from tdformer.measure import Cost, measure_step
 from tdformer.norm import norm_batch
 from tdformer.policies import POLICIES, Choice, choices, smallest
 
 from ..config import BatchPlan, Config, either
-from ..config.words import first_line
 from ..errors import RunError
 from .memory import GIB, RESERVE, Memory, here
 from .model import example
@@ -136,7 +136,8 @@ def at_most(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     height, width = model.config["image_size"]
     channels = sum(p.shape[0] for p in model.parameters() if p.dim() > 1)
     activations = 4 * channels * height * width * model.time_steps * plan.micro_batch
-    return 2 * activations + state_bytes(model, config, plan)
+    most: int = 2 * activations + state_bytes(model, config, plan)
+    return most
 
 
 _priced: dict[str, Cost] = {}
@@ -144,7 +145,7 @@ _priced: dict[str, Cost] = {}
 
 def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders: int) -> Recompute:
     """What one choice costs; seconds for a large model, so a process that checks and then trains does it once."""
-    short = config.train.precision != "fp32"  # fp16 has the bytes of bf16
+    short = config.train.computes_in.short
     groups = min(plan.norm_batch, plan.micro_batch)
     key = repr((model.config, model.frames, plan.micro_batch, groups, short, policy, borders, config.train.freeze))
     if key not in _priced:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipelines.samples import Augmentation, Samples, Seen
 from tdformer import TDFormer
+from tdformer.options import Options
 
 from ..config import BatchPlan, Config, resolve
 from ..errors import RunError
 from . import planner
 from .data import augmentation, check_kind, opened, training_data, view
 from .first_weights import Begun, begin
+from .memory import Memory
 from .model import build_model, trained_model
 from .optimizers import OPTIMIZERS
 
@@ -72,7 +73,7 @@ class Setup:
         """Put `model.weights` into a model to train, or see on meta whether they fit; see `first_weights.begin`."""
         return begin(model, self.config, self.samples, verified)
 
-    def trained(self, options: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path) -> TDFormer:
+    def trained(self, options: Options, weights: Mapping[str, Tensor], where: Path) -> TDFormer:
         """The model of trained weights, from the checkpoint or file `where`, in evaluation mode."""
         return trained_model(options, weights, self.config, self.samples, where)
 
@@ -80,7 +81,7 @@ class Setup:
         """What `recompute.policy: auto` chooses; None where the configuration says it. All ranks call it together."""
         return planner.planned(self.outline, self.config, self.plan)
 
-    def check_memory(self, memory: planner.Memory) -> str | None:
+    def check_memory(self, memory: Memory) -> str | None:
         """Compare a step with the memory there is; see `planner.check`."""
         return planner.check(self.outline, self.config, self.plan, memory)
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from pipelines.classes import mapping
 from pipelines.errors import DataError
 from pipelines.raw import catalog, fashion_mnist
-from pipelines.raw.folders import FolderDataset
-from pipelines.raw.imagenet import ImageNet
 from pipelines.remote import Remote, is_remote
 from pipelines.store import beton_writer, index, tar_writer
 from pipelines.store.beton import BetonDataset
+from pipelines.store.forms import FFCV, Form
 from pipelines.store.index import Index, class_names
 from pipelines.store.tars import TarDataset
 from pipelines.views.pictures import MAX_PIXELS
@@ -43,7 +41,7 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
         return path
     source = Path(data.source) if data.source else None
     try:
-        _ensure(data.dataset, folder, source, data.format)
+        _ensure(data.dataset, folder, source, data.form)
     except DataError as e:
         instead = path.with_name(f"{FALL_BACK}.yaml")
         missing = data.dataset == "fashion_mnist" and source is None and not fashion_mnist.FOLDER.exists()
@@ -52,7 +50,7 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
         say(f"{e}\nFashion-MNIST is not on this machine: taking scikit-learn's 1,797 digits instead ({instead})")
         other = configs.load(instead, overrides).data
         assert isinstance(other.folder, Path)
-        _ensure(other.dataset, other.folder, None, other.format)
+        _ensure(other.dataset, other.folder, None, other.form)
         return instead
     return path
 
@@ -75,9 +73,7 @@ def write_shards(
     _local(folder)
     known = catalog.get(dataset)
     if val_share is not None:
-        if not isinstance(known, FolderDataset) or isinstance(known, ImageNet):
-            raise RunError(f"--val-share is of a folder that is not split, and {dataset} has a test set; leave it out")
-        known = replace(known, val_share=val_share)
+        known = known.held_back(val_share)
     if source is not None and not source.is_dir():
         raise DataError(f"{source}: no such folder to read {dataset} from")
     opened = {split: known.open(split, source) for split in known.splits}
@@ -134,20 +130,20 @@ def verify_shards(folder: Path) -> Iterator[str]:
     _check_classes(found)
     for split in found:
         yield f"{split}: {tar_writer.verify(split):,} samples, as in the index"
-        if beton_writer.path(split).exists():
+        if FFCV.missing(split) is None:
             copy = BetonDataset(split)
             copy.verify(again=True)
             yield f"{copy.path}: {len(copy):,} samples, as it was written"
 
 
-def _ensure(dataset: str, folder: Path, source: Path | None, form: str) -> None:
+def _ensure(dataset: str, folder: Path, source: Path | None, form: Form) -> None:
     known = catalog.get(dataset)
     if not all((folder / split).exists() for split in known.splits):
         write_shards(dataset, folder, source)
-    if form == "ffcv" and not all(beton_writer.path(folder / split).exists() for split in known.splits):
+    if any(form.missing(folder / split) for split in known.splits):
         write_ffcv(folder)
     for split in known.splits:
-        check_dataset(dataset, Index(folder / split) if form == "ffcv" else TarDataset(folder / split))
+        check_dataset(dataset, Index(folder / split) if form.copy else TarDataset(folder / split))
     _check_classes([folder / split for split in known.splits])
     say(f"{dataset} is in {folder}")
 

@@ -46,7 +46,7 @@ def _version(asked: bool) -> None:
 
     code = revision()
     changed = ", changed" if code.get("dirty") else ""
-    commit = f"commit {code['commit'][:12]}{changed}; " if code.get("commit") else ""
+    commit = f"commit {commit[:12]}{changed}; " if (commit := code.get("commit")) else ""
     print(f"tdformer {of('tdformer')} ({commit}torch {of('torch')})")
     raise typer.Exit
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -46,14 +47,18 @@ def data_sets(incomplete: str) -> list[str]:
     return [name for name in catalog.DATASETS.names() if name.startswith(incomplete)]
 
 
-def not_a_setting(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Raises RunError for a setting where a file or a folder comes first."""
-    if path is not None and "=" in str(path) and not path.exists():
-        what = "the run" if ctx.command.name in ("eval", "predict", "resume", "energy") else "the configuration"
-        first = "runs/quickstart" if what == "the run" else "quickstart"
-        raise RunError(f"{path} is a setting, and {what} comes first: tdformer {ctx.command.name} {first} {path}")
-    return path
+def _first(what: str, example: str) -> Callable[[typer.Context, Path | None], Path | None]:
+    """A callback of an argument that raises RunError for a setting in its place."""
 
+    def check(ctx: typer.Context, path: Path | None) -> Path | None:
+        if path is not None and "=" in str(path) and not path.exists():
+            raise RunError(f"{path} is a setting, and {what} comes first: tdformer {ctx.command.name} {example} {path}")
+        return path
+
+    return check
+
+
+config_first, run_first = _first("the configuration", "quickstart"), _first("the run", "runs/quickstart")
 
 ConfigFile = Annotated[
     Path,
@@ -61,7 +66,7 @@ ConfigFile = Annotated[
         metavar="CONFIG",
         help="A YAML file, or a recipe such as quickstart.",
         autocompletion=recipe_names,
-        callback=not_a_setting,
+        callback=config_first,
     ),
 ]
 Overrides = Annotated[
@@ -70,11 +75,11 @@ Overrides = Annotated[
 ]
 RunPath = Annotated[
     Path,
-    typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.", callback=not_a_setting),
+    typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.", callback=run_first),
 ]
 Site = Annotated[Path | None, typer.Option(metavar="FILE", help="A YAML file with the keys of the section site.")]
 
 
-def count(text: str, least: int = 1) -> Any:
+def count(text: str, least: int = 1) -> object:
     """An option that is a number."""
     return typer.Option(min=least, metavar="N", help=text)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ..config.words import either
 from ..errors import RunError
 from .arguments import ConfigFile, Overrides, count, data_sets
 from .pages import Group
@@ -69,12 +70,13 @@ def write(
     max_side: Annotated[int | None, count("With --to ffcv: pixels of the longer side.")] = None,
 ) -> None:
     """Write a data set as WebDataset shards with an index and checksums; interrupted, the same command goes on."""
+    from pipelines.store.forms import COPIES
     from pipelines.views.pictures import MAX_PIXELS
 
     from ..build.shards import splits, write_ffcv, write_shards
 
-    if to not in (None, "ffcv"):
-        raise RunError(f"--to is {to}; the one other format is ffcv")
+    if to not in (None, *COPIES):
+        raise RunError(f"--to is {to}; choose {either(COPIES)}")
     if to is None and (stored or max_side):
         raise RunError(f"--{'stored' if stored else 'max-side'} is of FFCV files; add --to ffcv, or leave it out")
     many, there = processes or len(os.sched_getaffinity(0)), to is not None and bool(splits(folder))
@@ -90,7 +92,7 @@ def write(
         raise RunError(f"{given} is of shards, and {folder} has them: --to ffcv copies those; leave it out")
     if not there:
         write_shards(dataset, folder, source, samples_per_shard or 10_000, many, max_pixels or MAX_PIXELS, val_share)
-    if to == "ffcv":
+    if to is not None:
         write_ffcv(folder, stored or "pixels", max_side, many)
 
 

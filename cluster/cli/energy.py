@@ -11,7 +11,7 @@ import typer
 from ..errors import memory_errors
 from ..jobs.waiting import waits_here
 from ..run.records import to_json
-from .arguments import count, not_a_setting
+from .arguments import count, run_first
 from .pages import Group
 
 group = Group("Paper")
@@ -24,7 +24,7 @@ def energy(
         typer.Argument(
             metavar="MODEL",
             help="A run folder, one step of it (RUN@STEP), or exported weights.",
-            callback=not_a_setting,
+            callback=run_first,
         ),
     ],
     overrides: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from tdformer import TDFormer
 
 group = Group("Models")
+
+
+class Row(TypedDict):
+    """Of a model, as `--json` has it."""
+
+    name: str
+    parameters: int
+    gflop: float | None
+    input: list[int]
+    classes: int
+    time_steps: int
+    family: str
+    options: dict[str, object]
 
 
 @group.add("A table of the models.")
@@ -65,13 +78,13 @@ def _input(shape: list[int]) -> str:
     return f"{height} x {width} x {channels}"
 
 
-def _models() -> list[dict[str, Any]]:
+def _models() -> list[Row]:
     import torch
 
     import tdformer
     from tdformer.backbones.size import OPTIONS
 
-    rows = []
+    rows: list[Row] = []
     with torch.device("meta"):
         for name in tdformer.list_models():
             model = tdformer.create_model(name)
@@ -135,7 +148,7 @@ def import_weights(
         raise RunError(f"{out.parent}: no such folder to write {out.name} to")
     waits_here("loading PyTorch")
     import tdformer
-    from tdformer.pretrained import is_saved
+    from tdformer.weight_files import is_saved
 
     if out.exists() and not is_saved(out):
         raise RunError(f"{out} is there and of no earlier import; name another file, or remove that one")
@@ -144,6 +157,8 @@ def import_weights(
     with disk_errors(out):
         tdformer.save_pretrained(made, out)
     print(f"{out}: {report.family} weights, {len(report.loaded)} loaded")
+    if report.averaged:
+        print(f"  the averaged ones, {report.averaged}")
     if report.unread:
         print(f"  not read, since they are no tensors: {', '.join(report.unread)}")
     for title, names in (("skipped", report.skipped), ("new", report.fresh)):

@@ -1,12 +1,17 @@
-"""Help pages: commands in groups with a title, arguments and values under the names that the manual has for them."""
+"""Help pages: commands in groups with a title, arguments and values under the names that the manual has for them.
+
+What typer hands them, a context and a formatter, are of a package within it that is not public.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+F = TypeVar("F", bound=Callable[..., object])
 
 
 class Page(TyperCommand):
@@ -61,7 +66,7 @@ class Group(typer.Typer):
         super().__init__(rich_markup_mode=None)
         self.title = title
 
-    def add(self, summary: str, name: str | None = None) -> Callable[[Any], Any]:
+    def add(self, summary: str, name: str | None = None) -> Callable[[F], F]:
         """Decorates a command. summary: in a few words, for the list of all; its page has the docstring."""
         return self.command(name, cls=Page, short_help=summary, rich_help_panel=self.title)
 

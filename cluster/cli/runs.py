@@ -14,7 +14,7 @@ from .. import config as configs
 from ..errors import RunError, memory_errors
 from ..jobs.waiting import waits, waits_here
 from ..run.records import to_json
-from .arguments import ConfigFile, Overrides, count, not_a_setting
+from .arguments import ConfigFile, Overrides, count, run_first
 from .pages import Group
 
 group = Group("Train")
@@ -48,7 +48,7 @@ def evaluate(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", help="A run folder, one step of it (RUN@STEP), or an exported file.", callback=not_a_setting
+            metavar="RUN", help="A run folder, one step of it (RUN@STEP), or a file of weights.", callback=run_first
         ),
     ],
     overrides: Overrides = None,
@@ -104,14 +104,16 @@ def predict(
         Path,
         typer.Argument(
             metavar="MODEL",
-            help="A run folder, one step of it (RUN@STEP), or an exported file.",
-            callback=not_a_setting,
+            help="A run folder, one step of it (RUN@STEP), or a file of weights.",
+            callback=run_first,
         ),
     ],
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE", help="Pictures, or recordings for a model of events; folders of them; plugins=... last."
+            metavar="IMAGE",
+            help="Pictures, or recordings for a model of events; folders of them; then plugins=..., and settings that "
+            "a file of weights does not say.",
         ),
     ],
     as_json: Annotated[
@@ -155,11 +157,12 @@ def predict(
 @group.add("Write a run's model as one file.")
 def export(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, one step of it (RUN@STEP), or an exported file.")
+        Path, typer.Argument(metavar="RUN", help="A run folder, one step of it (RUN@STEP), or a file of weights.")
     ],
     out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends with .safetensors, .pt, .pt2 or .onnx.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="plugins=..., of a run that has some.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="plugins=..., or what a file of weights does not say."),
     ] = None,
     batch: Annotated[int | None, count("Images that a .pt2 or .onnx program takes at once. [default: 1]")] = None,
 ) -> None:

@@ -31,7 +31,7 @@ def report(
     from ..study.rows import rows
 
     file = section or (schema.find(study) if study.is_dir() else None)
-    spec = (schema.read(file).report or {}) if file else {}
+    spec: schema.Report = (schema.read(file).report or {}) if file else {}
     reports.check(spec)
     fits.check(spec.get("fits", []))
     of = rows(study) if study.is_dir() else table.read(study)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import RunError
 from .check import check, check_registered
+from .precision import FULL
 from .schema import Config
 
 
@@ -42,7 +43,8 @@ def resolve(config: Config, world: int, dataset_size: int | None = None) -> Batc
     check(config, dataset_size)
     check_registered(config)
     plan = split(config, world)
-    if config.engine.reduce == "bf16" and not (config.train.precision == "bf16" and config.engine.zero_stage):
+    reduced = config.engine.reduce
+    if reduced != FULL.name and not (reduced == config.train.precision and config.engine.zero_stage):
         raise RunError("engine.reduce=bf16 goes with train.precision=bf16 and engine.zero_stage 1, 2 or 3; set it fp32")
     return plan
 

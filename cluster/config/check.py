@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
+import operator
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from pipelines.remote import Remote
+from pipelines.store.forms import SHARDS
+from tdformer.plugins import Registry
 
 from ..errors import RunError
-from .schema import Config, each, flat
+from .schema import Config, Limits, each, flat
 from .words import either, show
 
 
@@ -36,8 +38,11 @@ def check(config: Config, dataset_size: int | None = None) -> None:
             f"data.root is {folder}, not a local folder, and all its shards cannot be shuffled together; "
             "set data.window, such as data.window=8"
         )
-    if isinstance(folder, Remote) and config.data.format == "ffcv":
-        raise RunError(f"data.root is {folder}, and FFCV files are read from local disks; set data.format=webdataset")
+    if isinstance(folder, Remote) and config.data.form.copy:
+        raise RunError(
+            f"data.root is {folder}, and {config.data.format} is a copy that is read from local disks; set "
+            f"data.format={SHARDS.name}"
+        )
     for key in ("scale", "ratio"):
         low, high = getattr(config.data.augment, key)
         if low > high:
@@ -90,30 +95,38 @@ def check_registered(config: Config) -> None:
                     raise _not_among(known, key, one)
 
 
-def choices(limits: Mapping[str, Any]) -> list[Any]:
+def choices(limits: Limits) -> list[object]:
     """What a setting with these limits may be: what its schema names, and what its registry has now."""
-    named = list(limits.get("choices", ()))
-    if (place := limits.get("registry")) is not None:
-        module, _, name = place.partition(":")
-        named += getattr(importlib.import_module(module), name)
-    return named
+    named = _named(limits)
+    return named + [*registry(limits)] if "registry" in limits else named
 
 
-def _not_among(known: Iterable[Any], key: str, value: Any) -> RunError:
+def registry(limits: Limits) -> Registry[object]:
+    """That of a setting with these limits."""
+    module, _, name = str(limits["registry"]).partition(":")
+    found: Registry[object] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _named(limits: Limits) -> list[object]:
+    named = limits.get("choices")
+    return [*named] if isinstance(named, Sequence) else []
+
+
+def _not_among(known: Iterable[object], key: str, value: object) -> RunError:
     names = [str(choice) for choice in known]
     near = difflib.get_close_matches(str(value), names, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return RunError(f"{key} is {show(value)}; choose {either(names)}{hint}")
 
 
-def check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
+def check_limits(key: str, value: object, limits: Limits) -> None:
     if value is None:
         return
-    named = limits.get("choices")
-    many = isinstance(value, (list, tuple))
+    named, many = _named(limits), isinstance(value, (list, tuple))
     if named and "registry" not in limits and not many and value not in named:
         raise _not_among(named, key, value)
-    for number in value if many else [value]:
+    for number in value if isinstance(value, (list, tuple)) else [value]:
         if not isinstance(number, (int, float)) or isinstance(number, bool):
             continue
         if isinstance(number, int) and not -(2**63) <= number < 2**63:
@@ -121,10 +134,11 @@ def check_limits(key: str, value: Any, limits: Mapping[str, Any]) -> None:
         if not math.isfinite(number):
             raise RunError(f"{key} is {show(value)}; it must be finite")
         for limit, words, holds in (
-            ("least", "at least", lambda x, y: x >= y),
-            ("above", "above", lambda x, y: x > y),
-            ("most", "at most", lambda x, y: x <= y),
-            ("below", "below", lambda x, y: x < y),
+            ("least", "at least", operator.ge),
+            ("above", "above", operator.gt),
+            ("most", "at most", operator.le),
+            ("below", "below", operator.lt),
         ):
-            if limit in limits and not holds(number, limits[limit]):
-                raise RunError(f"{key} is {show(value)}; it must be {words} {limits[limit]}")
+            bound = limits.get(limit)
+            if isinstance(bound, int | float) and not holds(number, bound):
+                raise RunError(f"{key} is {show(value)}; it must be {words} {bound}")

@@ -10,9 +10,11 @@ from typing import Any
 
 import yaml
 
+from tdformer.errors import first_line
+
 from ..errors import RunError
 from .values import LISTS, NULL, TEXTS, Raw, Word, looks
-from .words import first_line, show
+from .words import show
 
 LARGEST_FILE = 2**20
 
@@ -22,7 +24,7 @@ class _Loader(yaml.BaseLoader):
 
     PLAIN = "plain"
 
-    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+    def resolve(self, kind: type[yaml.Node], value: object, implicit: tuple[bool, bool]) -> str:
         plain = kind is yaml.ScalarNode and implicit[0]
         return self.PLAIN if plain else str(super().resolve(kind, value, implicit))
 
@@ -121,7 +123,7 @@ def refers(written: Raw) -> bool:
     return "${" in "".join(words(written))
 
 
-def resolved(tree: Any, key: str, kind: str) -> Raw:
+def resolved(tree: dict[str, object], key: str, kind: str) -> Raw:
     """The value of `key` in `tree`, the settings as nested dicts, with each `${...}` in it replaced. Raises RunError
     where one refers to nothing, ValueError where to a section."""
     from omegaconf import OmegaConf
@@ -137,7 +139,7 @@ def resolved(tree: Any, key: str, kind: str) -> Raw:
     return _native(found, kind)
 
 
-def _native(value: Any, kind: str) -> Word:
+def _native(value: object, kind: str) -> Word:
     if value is None:
         return Word("null")
     if isinstance(value, str):
@@ -147,12 +149,13 @@ def _native(value: Any, kind: str) -> Word:
     return Word(str(value))
 
 
-def dump(tree: Any) -> str:
+def dump(tree: object) -> str:
     """Nested settings as YAML that reads as the same, with or without `refers` resolved."""
-    return yaml.dump(_escaped(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(_escaped(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
-def _escaped(value: Any) -> Any:
+def _escaped(value: object) -> object:
     if isinstance(value, Mapping):
         return {k: _escaped(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -19,7 +18,7 @@ from .schema import RETIRED, Config, is_open, type_of, types
 from .values import Raw
 from .words import expected, nearest, show
 
-Layer = Mapping[str, Any]
+Layer = Mapping[str, object]
 """Settings by key, each read by its type; or what is to be resolved when all are there."""
 TYPED = "command line"
 """Where an override stands, in messages."""
@@ -54,9 +53,9 @@ def merged(layers: Iterable[Layer]) -> Config:
     return config
 
 
-def _set(config: Config, name: str, value: Any) -> None:
+def _set(config: Config, name: str, value: object) -> None:
     *sections, last = name.split(".")
-    section: Any = functools.reduce(getattr, sections, config)
+    section: object = functools.reduce(getattr, sections, config)
     if isinstance(section, dict):
         section[last] = value
     else:
@@ -167,7 +166,7 @@ def _named(
         raise RunError(f"{where}: {name} is a section; set one of its keys, like {inner}")
 
 
-def _read(name: str, node: yaml.Node, where: str, literal: bool = False, shown: Any = None) -> Any:
+def _read(name: str, node: yaml.Node, where: str, literal: bool = False, shown: object = None) -> object:
     with _expecting(name, where, node if shown is None else shown):
         written = document.raw(node, where)
         if not literal and document.refers(written):
@@ -175,20 +174,18 @@ def _read(name: str, node: yaml.Node, where: str, literal: bool = False, shown: 
         return _value(name, document.unescaped(written) if literal else written)
 
 
-def _value(name: str, written: Raw) -> Any:
-    kind, limits = type_of(name)
-    return values.as_type(written, kind, limits.get("form"))
+def _value(name: str, written: Raw) -> object:
+    return values.as_type(written, *type_of(name))
 
 
 @contextmanager
-def _expecting(name: str, where: str, written: Any) -> Iterator[None]:
+def _expecting(name: str, where: str, written: object) -> Iterator[None]:
     """A ValueError means that what is written for a setting is of another type."""
     try:
         yield
     except ValueError as e:
-        kind, limits = type_of(name)
-        raise RunError(f"{where}: {name} is {show(written)}; expected {expected(kind, limits.get('form'))}") from e
+        raise RunError(f"{where}: {name} is {show(written)}; expected {expected(*type_of(name))}") from e
 
 
-def _first(keys: Mapping[str, Any], section: str) -> str:
+def _first(keys: Mapping[str, object], section: str) -> str:
     return next(k for k in keys if k.startswith(section + "."))

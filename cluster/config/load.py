@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from pipelines.errors import DataError
 from pipelines.remote import check_public
@@ -40,7 +39,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), site: Pa
     return config
 
 
-def stored(path: Path, overrides: Sequence[str] = (), kept: Any = None, site: Path | None = None) -> Config:
+def stored(path: Path, overrides: Sequence[str] = (), kept: object = None, site: Path | None = None) -> Config:
     """A configuration that `to_yaml` wrote to the file at `path`, or `kept`, what `flat` gave and that file has; then
     the keys of the section `site` in a file, and overrides. It is whole, and maybe a stranger's: nothing in it is
     resolved, and no plugin imported but those that the overrides name. Raises RunError."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from pipelines.remote import Remote
 
 from ..errors import RunError
+from .check import registry
 from .layers import named
-from .schema import FIRST_WEIGHTS, Config, FetchConfig, flat
+from .schema import FIRST_WEIGHTS, Config, FetchConfig, TrainConfig, flat, types
 from .words import show
+
+if TYPE_CHECKING:
+    from tdformer.model_options import ModelOptions
+    from tdformer.options import Options
 
 REMOTE = frozenset(("data.cache", "data.cache_gb", *(f"data.fetch.{f.name}" for f in fields(FetchConfig))))
 """How shards are fetched that are not on this machine."""
@@ -73,7 +78,7 @@ def _idle_in_training(config: Config, launched: bool, slurm: bool) -> dict[str, 
     model, data, augment = config.model, config.data, config.data.augment
     fed = model.feedback not in (None, "none", [])
     alone = (model.segments or 1) == 1
-    coreless = model.pm in (3, 4) and model.mixer != "processing"
+    made, schedule, scaled = _made(model.options()), config.train.schedule, config.train.computes_in.scaled
     one = "a model of one segment has no border and no feedback; set model.segments too"
     feedback = f"no block is fed back; set {'model.feedback and ' * (not fed)}model.segments too"
     remote = isinstance(data.folder, Remote)
@@ -81,7 +86,7 @@ def _idle_in_training(config: Config, launched: bool, slurm: bool) -> dict[str, 
         (model.weights is None, "set model.weights too", ("model.weights_head",)),
         (alone, one, ("model.border_dtype", "model.segment_norm", *["model.feedback"] * fed)),
         (alone or not fed, feedback, ("model.cm", "model.pm", "model.mixer", "model.clamp")),
-        (coreless, f"model.pm={model.pm} has no core to clamp", ("model.clamp",)),
+        (not made.fed().core, f"model.pm={model.pm} has no core to clamp", ("model.clamp",)),
         (data.size is None, "pictures are taken as they are; set data.size too", ("data.crop_ratio",)),
         (data.size is None, "nothing is cropped; set data.size too", ("data.augment.scale", "data.augment.ratio")),
         (not augment.erasing, "set data.augment.erasing too", ("data.augment.erasing_mode",)),
@@ -89,8 +94,8 @@ def _idle_in_training(config: Config, launched: bool, slurm: bool) -> dict[str, 
         (data.on_error == "raise", "set data.on_error=skip too", ("data.skips",)),
         (True, "raw files are read by tdformer prepare and tdformer shard", ("data.source",)),
         (not remote, "data.root is a local folder", tuple(REMOTE)),
-        (config.train.schedule == "constant", "the learning rate ends where it was", ("train.min_lr",)),
-        (config.train.precision != "fp16", "only fp16 has a loss scale", ("train.loss_scale", "train.growth_interval")),
+        (not _reads_min_lr(config.train), f"train.schedule={schedule} does not end there", ("train.min_lr",)),
+        (not scaled, "only fp16 has a loss scale", ("train.loss_scale", "train.growth_interval")),
         (not _has_borders(config), "set recompute.policy=unit too", ("recompute.borders",)),
         (config.log.wandb == "off", "set log.wandb too", ("log.wandb_project",)),
         (launched, "give --processes-per-node", ("train.processes",)),
@@ -98,6 +103,23 @@ def _idle_in_training(config: Config, launched: bool, slurm: bool) -> dict[str, 
         (not slurm, "it is for Slurm, and this run is on this machine", tuple(flat(config.site, "site."))),
     ]
     return {key: why for so, why, keys in reversed(rules) if so for key in keys}
+
+
+def _made(options: Options) -> ModelOptions:
+    """What a model of these options is made with."""
+    from tdformer.model_options import ModelOptions  # imports torch
+
+    return ModelOptions.among(options)[0]
+
+
+def _reads_min_lr(train: TrainConfig) -> bool:
+    """Whether the schedule, a pure function, gives other rates for another `min_lr`."""
+    known = registry(types()["train.schedule"][1])
+    if train.schedule not in known:
+        return True  # of a plugin that is not imported yet
+    schedule = cast("Callable[[TrainConfig, float], float]", known.get(train.schedule))
+    other = replace(train, min_lr=train.min_lr / 2 + train.lr)
+    return any(schedule(train, at / 8) != schedule(other, at / 8) for at in range(8))
 
 
 def _has_borders(config: Config) -> bool:
@@ -109,10 +131,10 @@ def _has_borders(config: Config) -> bool:
 def for_evaluation(
     read: Callable[[Sequence[str]], Config],
     overrides: Sequence[str],
-    model: Mapping[str, Any],
+    model: Options,
     corruptions: bool = False,
     program: str = "",
-) -> tuple[Config, dict[str, Any]]:
+) -> tuple[Config, Options]:
     """The configuration of an evaluation and the options of its model.
 
     read: the run's configuration with overrides. model: the options that the weights were trained with. corruptions:
@@ -127,7 +149,7 @@ def for_evaluation(
         option = key.removeprefix("model.") if key.startswith("model.") else None
         if option is not None and option in given and given[option] == model.get(option):
             continue
-        if key == "model.own" and all(model.get(own) == value for own, value in after[key].items()):
+        if key == "model.own" and all(model.get(own) == value for own, value in config.model.own.items()):
             continue
         if key not in taken:
             raise RunError(f"{key} {_refusal(key, model, corruptions)}")
@@ -143,7 +165,7 @@ def for_evaluation(
     return config, options
 
 
-def _refusal(key: str, model: Mapping[str, Any], corruptions: bool) -> str:
+def _refusal(key: str, model: Options, corruptions: bool) -> str:
     if key.removeprefix("model.") in FIRST_WEIGHTS:
         return "changes nothing in evaluation: training begins with it; leave it out"
     if key == "model.name":
@@ -162,14 +184,15 @@ def _refusal(key: str, model: Mapping[str, Any], corruptions: bool) -> str:
     return "changes nothing in evaluation; leave it out"
 
 
-def _idle(options: Mapping[str, Any], config: Config, run: Config) -> dict[str, str]:
+def _idle(options: Options, config: Config, run: Config) -> dict[str, str]:
     """The settings of evaluation that have no effect beside the others, and why."""
     micro, alone = config.train.micro_batch, options.get("segments", 1) == 1
-    core = options["pm"] <= 2 or options["mixer"] == "processing"
+    made = _made(options)
+    clamped = not alone and options["feedback"] and made.fed().core
     found = {
-        "model.clamp": (alone or not options["feedback"] or not core, "no feedback is clamped in this model"),
+        "model.clamp": (not clamped, "no feedback is clamped in this model"),
         "model.border_dtype": (alone, "there is one segment, and no border"),
-        "model.tau": (options["neuron"] == "plif", "a plif neuron has learned its own"),
+        "model.tau": (made.units().neuron.learned, "a plif neuron has learned its own"),
         "data.crop_ratio": (config.data.size is None, "without data.size pictures are taken as they are"),
         "train.global_batch": (micro > 0 and micro == run.train.micro_batch, "train.micro_batch is the batch"),
     }

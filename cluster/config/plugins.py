@@ -16,8 +16,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from tdformer.errors import first_line
+
 from ..errors import RunError
-from .words import first_line, show
+from .words import show
 
 
 def beside(entries: Iterable[str], folder: Path) -> list[str]:

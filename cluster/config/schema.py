@@ -8,16 +8,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from dataclasses import asdict as tree
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.errors import DataError
 from pipelines.remote import Patience, Remote, is_remote
+from pipelines.store import forms
 
 from ..errors import RunError
-from .values import ANY, FOLDER, MINUTES
+from .precision import FULL, PRECISIONS, Precision
+from .values import ANY, FOLDER, MINUTES, Form
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from tdformer.options import Options
+
+T = TypeVar("T")
+Limits = Mapping[str, object]
+"""See `setting`."""
 
 
-def setting(default: Any, **limits: Any) -> Any:
+def setting(default: T, **limits: object) -> T:
     """A field with limits: choices=(...), or least, above, most, below for a number or each of a list; form=: how it
     is written; registry=: whose names are choices too, as MODULE:NAME, since those who fill it are above this room and
     slow to import."""
@@ -66,9 +77,9 @@ class ModelConfig:
     segment_norm: str | None = setting(None, choices=("shared", "per_segment"))
     leaky_proj_lif: bool | None = None
     border_dtype: str | None = setting(None, choices=("fp32", "bf16"))
-    own: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, object] = field(default_factory=dict)
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         """What is set, as keyword arguments of `tdformer.create_model(name, ...)`."""
         given = tree(self) | self.own
         given = {k: v for k, v in given.items() if v is not None and k not in ("name", "own", *FIRST_WEIGHTS)}
@@ -99,7 +110,7 @@ class FetchConfig:
 @dataclass
 class DataConfig:
     dataset: str = "fashion_mnist"
-    format: str = setting("webdataset", choices=("webdataset", "ffcv"))
+    format: str = setting(forms.SHARDS.name, choices=tuple(forms.FORMS))
     root: str | None = setting(None, form=FOLDER)
     source: str | None = setting(None, form=FOLDER)
     size: int | None = setting(None, least=1)
@@ -128,6 +139,11 @@ class DataConfig:
             raise RunError(f"data.root: {e}") from e
 
     @property
+    def form(self) -> forms.Form:
+        """What `format` names."""
+        return forms.FORMS[self.format]
+
+    @property
     def mixes(self) -> bool:
         return self.mixup > 0 or self.cutmix > 0
 
@@ -151,7 +167,7 @@ class TrainConfig:
     clip_grad: float = setting(0.0, least=0)
     ema_decay: float = setting(0.0, least=0, below=1)
     alphas: list[float] | None = field(default=None, metadata={"least": 0})
-    precision: str = setting("fp32", choices=("fp32", "bf16", "fp16"))
+    precision: str = setting(FULL.name, choices=tuple(PRECISIONS))
     loss_scale: float = setting(65536.0, least=1, most=2.0**100)
     growth_interval: int = setting(2000, least=1)
     tf32: bool = False
@@ -160,6 +176,11 @@ class TrainConfig:
     threads: int = setting(0, least=0)
     freeze: list[str] = field(default_factory=list)
     hooks: list[str] = field(default_factory=list, metadata={"registry": "cluster.train.hooks:HOOKS"})
+
+    @property
+    def computes_in(self) -> Precision:
+        """What `precision` names."""
+        return PRECISIONS[self.precision]
 
 
 @dataclass
@@ -253,23 +274,23 @@ RETIRED = {"train.sync_batchnorm": "train.norm_batch says over how many images B
 """Settings of earlier versions. Runs that were begun with them go on without."""
 
 
-def each(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Field[Any]]]:
+def each(config: DataclassInstance, prefix: str = "") -> Iterator[tuple[str, object, Field[object]]]:
     """Every setting of a configuration or of one section: its key, its value, its field."""
     for f in fields(config):
         value, key = getattr(config, f.name), prefix + f.name
-        if is_dataclass(value):
+        if is_dataclass(value) and not isinstance(value, type):
             yield from each(value, key + ".")
         else:
             yield key, value, f
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flat(config: DataclassInstance, prefix: str = "") -> dict[str, object]:
     """`{"train.lr": 0.001, ...}`: every setting of a configuration or of one section."""
     return {key: value for key, value, _ in each(config, prefix)}
 
 
 @functools.cache
-def types() -> dict[str, tuple[str, Mapping[str, Any]]]:
+def types() -> dict[str, tuple[str, Limits]]:
     """Every setting's key, its type as written above, and its limits."""
     return {key: (str(f.type), f.metadata) for key, _, f in each(Config())}
 
@@ -279,6 +300,8 @@ def is_open(key: str) -> bool:
     return types().get(key, ("", {}))[0].startswith("dict[")
 
 
-def type_of(key: str) -> tuple[str, Mapping[str, Any]]:
-    """As `types`, also of a key in an open section."""
-    return (ANY, {}) if is_open(key.rpartition(".")[0]) else types()[key]
+def type_of(key: str) -> tuple[str, Form | None]:
+    """The type of a setting, also of a key in an open section, and how it is written where the type does not say it."""
+    kind, limits = (ANY, {}) if is_open(key.rpartition(".")[0]) else types()[key]
+    form = limits.get("form")
+    return kind, form if isinstance(form, Form) else None

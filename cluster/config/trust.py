@@ -24,7 +24,7 @@ def check_commands(
     settings, given = flat(config), named(overrides, site)
     for key in keys:
         value = settings[key]
-        if value and key not in given and (key != "data.root" or is_command(value)):
+        if value and key not in given and (key != "data.root" or is_command(str(value))):
             raise RunError(
                 f"{where} has a stored command, {key}={show(value)}, which is only run where it is given again"
                 f": look at it, and write {key}=... on the command line"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 NULL = ("", "~", "null", "Null", "NULL")
 ANY = "any"
@@ -27,7 +29,7 @@ Raw = Word | list[Word]
 class Form(NamedTuple):
     """How a text becomes a value where the type does not say it; `read` raises ValueError. words: for messages."""
 
-    read: Callable[[str], Any]
+    read: Callable[[str], object]
     words: str
 
 
@@ -57,7 +59,12 @@ FOLDER = Form(_folder, "a path, in which ~/ and ~user/ are home folders")
 """A path or URL."""
 
 
-def as_type(written: Raw, kind: str, form: Form | None) -> Any:
+def filled(kind: Callable[..., T], values: Mapping[str, object]) -> T:
+    """A `kind` of values that were looked at before: each is of the type that its field has."""
+    return kind(**values)
+
+
+def as_type(written: Raw, kind: str, form: Form | None) -> object:
     """The value of a setting whose type is `kind`, as schema.py writes it. Raises ValueError where it is of another."""
     if kind == ANY:
         kinds = [*_READERS, "None"]
@@ -76,7 +83,7 @@ def as_type(written: Raw, kind: str, form: Form | None) -> Any:
     return _scalar(written, kinds, form)
 
 
-def looks(text: str) -> Any:
+def looks(text: str) -> object:
     """What a text without quotes is where any type will do; itself where that is a text, or where it cannot be one."""
     try:
         return as_type(Word(text), ANY, None)
@@ -84,7 +91,7 @@ def looks(text: str) -> Any:
         return text
 
 
-def _scalar(word: Word, kinds: list[str], form: Form | None) -> Any:
+def _scalar(word: Word, kinds: list[str], form: Form | None) -> object:
     text = word.text
     if not word.quoted and text in NULL:
         # A path ~ is null to YAML and the home folder to everybody else.
@@ -130,4 +137,4 @@ def _text(text: str) -> str:
     return text
 
 
-_READERS: dict[str, Callable[[str], Any]] = {"bool": _bool, "int": _int, "float": _float, "str": _text}
+_READERS: dict[str, Callable[[str], object]] = {"bool": _bool, "int": _int, "float": _float, "str": _text}

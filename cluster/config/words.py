@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
 
 import yaml
 
@@ -17,7 +16,7 @@ _SHOWN = 80
 """Characters of a value in a message."""
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value, or what was written for one, on one short line without a URL's secrets."""
     shown = " ".join("".join(islice(_pieces(value), _SHOWN)).split()) or "empty"
     if len(shown) > _SHOWN:  # without its middle: of a path, the end says most
@@ -25,7 +24,7 @@ def show(value: Any) -> str:
     return shown if shown.isprintable() else shown.encode("unicode_escape").decode()
 
 
-def _pieces(value: Any) -> Iterator[str]:
+def _pieces(value: object) -> Iterator[str]:
     if isinstance(value, yaml.MappingNode | yaml.SequenceNode):
         mapping = isinstance(value, yaml.MappingNode)
         yield "{" if mapping else "["
@@ -44,10 +43,6 @@ def _pieces(value: Any) -> Iterator[str]:
         yield f"{{{', '.join(f'{show(key)}: {show(v)}' for key, v in value.items())}}}"
     else:
         yield "null" if value is None else str(value).lower() if isinstance(value, bool) else masked(str(value))
-
-
-def first_line(e: BaseException) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 
 def either(items: list[str]) -> str:

@@ -13,18 +13,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from .. import config as configs
 from .. import slurm
 from ..config import SiteConfig
 from ..errors import RunError
 from ..run.folder import RunFolder
+from ..run.kept import Crash, Said
 from ..run.lock import superseded
 
 
-def verdict(crashes: list[dict[str, Any]], limit: int) -> str | None:
+def verdict(crashes: Sequence[Crash], limit: int) -> str | None:
     """Why a job may not start again after the last of its crashes; None: it may.
 
     crashes: rows of crashes.jsonl, those that are `saved` by TERM; limit: `site.restarts`, of the others.
@@ -40,14 +40,14 @@ def verdict(crashes: list[dict[str, Any]], limit: int) -> str | None:
     return None
 
 
-def limited(now: slurm.State, status: Mapping[str, Any], signal_seconds: int) -> bool:
+def limited(now: slurm.State, status: Said, signal_seconds: int) -> bool:
     """Whether a start that was told to save was ended by its time limit (not preempted), after at most one step."""
     left, step = now.seconds_left, status.get("step") or 0
     # Slurm may send the signal up to a minute early, and looks at time limits every half a minute.
     return left is not None and left <= signal_seconds + 90 and step - (status.get("started_at") or 0) <= 1
 
 
-def fruitless(rows: list[dict[str, Any]], status: Mapping[str, Any], site: SiteConfig) -> str | None:
+def fruitless(rows: Sequence[Crash], status: Said, site: SiteConfig) -> str | None:
     """Why a job whose last two starts were `limited` may not start again; None: it may.
 
     rows: of crashes.jsonl, the last one of this start.
@@ -73,21 +73,21 @@ def _main(folder: RunFolder, code: int) -> int:
     status = folder.status()
     job, start = slurm.this_job(), os.environ.get("SLURM_RESTART_COUNT")
     assert job is not None
-    if (status.get("job"), status.get("restarts")) != (job, start):
-        status["state"] = None  # an earlier start's words: this one ended without any
-    heard = str(status.get("reason")) if status.get("state") == "saved" else ""
+    ours = (status.get("job"), status.get("restarts")) == (job, start)
+    state = status.get("state") if ours else None  # an earlier start's words: this one ended without any
+    heard = str(status.get("reason")) if state == "saved" else ""
     asked, stray = (heard == f"stopped by {kind.name}" for kind in (signal.SIGUSR2, signal.SIGTERM))
-    if code == 0 or (status.get("state") in ("finished", "saved", "failed") and not asked and not stray):
+    if code == 0 or (state in ("finished", "saved", "failed") and not asked and not stray):
         return code
     if superseded(folder.path):
         return code
     now = slurm.settled(job)
     if now.word not in slurm.GOING and not now.unknown:
         return code  # whoever ended the job has decided what comes next
-    facts = {k: v for k, v in status.items() if k not in ("state", "time", "reason")}
-    site = configs.stored(folder.path / "launch.yaml").site
+    facts = folder.known()
+    site = configs.stored(folder.launch_file).site
     why = heard if asked else "ended by SIGTERM, and not by Slurm" if stray else f"crashed (exit code {code})"
-    row = {"time": time.time(), "job": job, "exit_code": code, "checkpoint": folder.saved_step() or 0}
+    row: Crash = {"time": time.time(), "job": job, "exit_code": code, "checkpoint": folder.saved_step() or 0}
     rows = [r for r in folder.crashes.whole("exit_code", "checkpoint")[0] if r.get("job") == job]
     reason = None
     if not asked:

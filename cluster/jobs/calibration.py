@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,7 @@ from pipelines.loader import Batch
 from tdformer.measure import live_bytes
 from tdformer.policies import choices
 
-from ..build import planner
+from ..build.memory import here
 from ..build.setup import Setup
 from ..config import BatchPlan, Config
 from ..config.plugins import take
@@ -33,9 +33,10 @@ from ..plan.absent import Absent, setup_of
 from ..plan.machine import Machine
 from ..plan.network import COUNTED, AlphaBeta, Rule, exposed
 from ..plan.predict import micro_batches, settled, state_moved
-from ..plan.rates import Timed, fitted, total
+from ..plan.rates import Alone, Timed, fitted, total
 from ..run.folder import RunFolder
 from ..signals import Notice
+from .alone import alone
 from .processes import START, die_with_parent, threads
 
 if TYPE_CHECKING:
@@ -59,6 +60,16 @@ class Taken:
     images: float | None
 
 
+class Measured(NamedTuple):
+    """Steps in some processes of this machine, how these exchange, and what was timed alone: by the clock, and on a
+    core."""
+
+    taken: list[Taken]
+    network: AlphaBeta
+    by_clock: Alone
+    by_cores: Alone
+
+
 def machine(setup: Setup, images: int | None = None) -> Machine:
     """This one, by steps that it takes of `setup`: with its micro-batch, with smaller ones, and with each policy.
     images: see `absent.setup_of`. Raises RunError where they cannot be taken."""
@@ -68,11 +79,11 @@ def machine(setup: Setup, images: int | None = None) -> Machine:
     own, middle = len(cases) - 1, cases[len(cases) // 2]
     for policy, _ in choices(1):  # or operations, bytes and calls are in one proportion
         cases.append(replace(middle, recompute=replace(middle.recompute, policy=policy, borders=1)))
-    taken, network = steps(cases, plan.world, images)
+    taken, network, by_clock, _ = steps(cases, plan.world, images)
     setups = [setup_of(case, plan.world, images) for case in cases]
     timed = [without_exchange(one, took.seconds, network) for one, took in zip(setups, taken, strict=True)]
     here = Machine.unknown(setup.config, Shape(1, plan.world, 0))
-    return here.timed(fitted(timed, "measured here"), network, taken[own].images)
+    return here.timed(fitted(timed, by_clock, "measured here"), network, taken[own].images)
 
 
 def _of_one(config: Config, plan: BatchPlan, micro: int) -> Config:
@@ -86,7 +97,7 @@ def without_exchange(setup: Setup, seconds: float, network: AlphaBeta) -> Timed:
     """A step of `setup` that took so long, without what passes between the ranks."""
     config, plan, model = setup.config, setup.plan, setup.outline
     with torch.device("meta"):
-        cost = settled(model, config, plan, planner.here(config, plan.world)).cost
+        cost = settled(model, config, plan, here(config, plan.world)).cost
     assert cost is not None
     rule, counted = Rule.of(model, model.segments), COUNTED[min(config.engine.zero_stage, len(COUNTED) - 1)]
     waited = exposed(rule, network, plan.world, plan.norm_ranks, seconds, counted)
@@ -94,18 +105,16 @@ def without_exchange(setup: Setup, seconds: float, network: AlphaBeta) -> Timed:
     return Timed(total([cost.work] * plan.accumulation), state_moved(model, config, plan), own)
 
 
-def steps(
-    cases: Sequence[Config], world: int, images: int | None = None, memory: bool = False
-) -> tuple[list[Taken], AlphaBeta]:
-    """The steps of each of `cases` in `world` processes of this machine, and how these exchange. memory: with their
-    peaks. Raises RunError."""
+def steps(cases: Sequence[Config], world: int, images: int | None = None, memory: bool = False) -> Measured:
+    """The steps of each of `cases` in `world` processes of this machine. memory: with their peaks. Raises RunError."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             mp.start_processes(_rank, (world, folder, list(cases), images, memory), nprocs=world, start_method=START)
         except (mp.ProcessExitedException, mp.ProcessRaisedException) as failed:
             raise RunError(f"steps cannot be timed here: {str(failed).strip().splitlines()[-1]}") from failed
         found = json.loads(Path(folder, "found.json").read_text())
-    return [Taken(**row) for row in found["taken"]], AlphaBeta(*found["network"])
+    taken, network = [Taken(**row) for row in found["taken"]], AlphaBeta(*found["network"])
+    return Measured(taken, network, *(Alone(*one) for one in found["alone"]))
 
 
 def _rank(rank: int, world: int, folder: str, cases: list[Config], images: int | None, memory: bool) -> None:
@@ -119,9 +128,9 @@ def _rank(rank: int, world: int, folder: str, cases: list[Config], images: int |
     for number, config in enumerate(cases):
         take(config.plugins, "the configuration")
         taken.append(_taken(config, rank, world, Path(folder, str(number)), device, images, memory))
-    network = _exchange(world)
+    found = {"taken": [asdict(one) for one in taken], "network": _exchange(world), "alone": alone()}
     if not rank:
-        Path(folder, "found.json").write_text(json.dumps({"taken": [asdict(t) for t in taken], "network": network}))
+        Path(folder, "found.json").write_text(json.dumps(found))
     dist.barrier()
     os._exit(0)  # nothing is left to do but to free memory
 

@@ -1,120 +1,32 @@
-"""Runs as jobs: through submitit to Slurm, or to this machine where there is no Slurm.
-
-Each start of a job takes up the newest good checkpoint, so queueing it again is all that going on needs.
-"""
+"""Launching runs as jobs: through submitit to Slurm, or to this machine where there is no Slurm."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import signal
 import socket
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import submitit
-
-from pipelines.store.index import INDEX
 
 from .. import config as configs
 from .. import slurm
 from ..config import Config
 from ..config.overrides import for_training, while_running
-from ..config.plugins import name_of, source, take
+from ..config.plugins import name_of, source
 from ..config.shape import Shape
-from ..errors import NotNow, RunError, disk_errors, user_errors
-from ..run.clock import process_began
+from ..errors import RunError, disk_errors
 from ..run.folder import RunFolder
-from ..run.records import appears, write_atomic
+from ..run.records import write_atomic
 from . import request, snapshot, submission
 from . import status as jobs
+from .rank import Job
 from .request import warn
-
-
-class Job:
-    """What submitit calls in every task: one rank of the run in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self) -> None:
-        """Train, and end the process with the exit code of `run`."""
-        code = self.run()
-        from .processes import end
-
-        end(code)
-
-    def run(self) -> int:
-        """Train; returns the exit code of `processes.start`, or that of `attempted`."""
-        env = submitit.JobEnvironment()
-        # Below the range that systems give to outgoing connections, and another one after each restart.
-        port = 20000 + (int(env.raw_job_id) * 7 + int(os.environ.get("SLURM_RESTART_COUNT", 0)) * 13) % 10000
-        here = env.num_tasks // env.num_nodes
-        for name, value in (
-            ("RANK", env.global_rank),
-            ("WORLD_SIZE", env.num_tasks),
-            ("LOCAL_RANK", env.local_rank),
-            ("LOCAL_WORLD_SIZE", here),
-            ("MASTER_ADDR", env.hostnames[0] if env.num_nodes > 1 else "127.0.0.1"),
-            ("MASTER_PORT", port),
-        ):
-            os.environ[name] = str(value)
-        folder = RunFolder(self.folder)
-
-        def train() -> int:
-            if env.global_rank == 0:
-                folder.tell("starting", **_known(folder) | _this_start())
-            if env.name() == "slurm":
-                self._leave_to_aftermath(env.global_rank)
-            from .processes import start
-
-            return start(launched(folder), env.num_tasks, process_began())
-
-        return attempted(folder, train)
-
-    def _leave_to_aftermath(self, rank: int) -> None:
-        """USR2 ends this rank; the job's last line then queues it again, and asks again where Slurm does not answer, as
-        submitit does not. Before it trains, the first rank alone acts on it: its end is that of the others."""
-        folder = RunFolder(self.folder)
-
-        def leave(*_: Any) -> None:
-            known = _known(folder)
-            if folder.status().get("state") == "starting":
-                known["started_at"] = known.get("step")  # it has not begun
-            with suppress(RunError):
-                folder.tell("saved", **known, reason=f"stopped by {signal.SIGUSR2.name}")
-            sys.stdout.flush()
-            os._exit(128 + signal.SIGTERM)
-
-        signal.signal(signal.SIGUSR2, (lambda *_: None) if rank else leave)
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What to queue again; the state is in the run folder."""
-        return submitit.helpers.DelayedSubmission(self)
-
-
-def attempted(folder: RunFolder, train: Callable[[], int]) -> int:
-    """The exit code of `train`, or after an error, which is told: 2 of the user's, 1 of one that another start may not
-    meet, and of a bug."""
-    try:
-        return train()
-    except user_errors() as error:
-        line = " ".join(str(error).split())
-        print(f"error: {line}", file=sys.stderr, flush=True)
-        if isinstance(error, NotNow):
-            return 1  # the next start may find a free port, the others, its folder
-        with suppress(RunError):  # the line is in the log where the disk is full
-            folder.tell("failed", **_known(folder), reason=line)
-        return 2
-    except Exception:
-        traceback.print_exc()
-        return 1
 
 
 def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = False) -> int:
@@ -125,7 +37,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     """
     from ..run import weights
     from . import planned
-    from .processes import check_inputs, describe
+    from .processes import check_inputs
 
     place(config)
     queued = on_slurm(where)
@@ -137,27 +49,8 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     folder.settle(config)
     weights.settle(folder, config)
     setup = check_inputs(config, shape.world, begun=not folder.unsaved())
-    done = folder.summary()
-    job = jobs.of(folder) if done is None else None
-    now = job.look() if job is not None else slurm.State()
-    folder.check(config, running=now.alive or now.unknown)
-    if done is not None:
-        print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...")
-        return 0
-    if job is not None and now.unknown and not dry_run:
-        raise RunError(
-            f"{folder.path} was launched as job {job.id}, and whether that runs is not known: {now.reason}; "
-            "nothing is queued: the same command when Slurm does"
-        )
-    if job is not None and now.alive:
-        if job.moved:
-            raise RunError(
-                f"{folder.path} was {job.place} when it became job {job.id}, which is {now.word.lower()} and cannot "
-                f"write here; tdformer stop {folder.path}, then the same command"
-            )
-        while_running(folder.stored("launch.yaml"), config, folder.path, job.id)
-        why = f"; {why}" if (why := now.why(job.id)) else ""
-        print(f"{folder.path} is job {job.id} already ({now.word.lower()}); tdformer logs -f {folder.path}{why}")
+    if (line := _already(folder, config, dry_run)) is not None:
+        print(line)
         return 0
     snapshot.check(folder.path)
     there = folder.path.exists()
@@ -185,7 +78,7 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         shipped = [source(plugin) for plugin in config.plugins]
         config.plugins = [name_of(plugin) for plugin in config.plugins]  # as they are found in the snapshot
-        write_atomic(folder.path / "launch.yaml", configs.to_yaml(config).encode())  # from now on the folder is a run's
+        write_atomic(folder.launch_file, configs.to_yaml(config).encode())  # from now on the folder is a run's
         snapshot.take(folder.path, shipped)
         os.environ |= {"PYTHONPATH": str(folder.path / "code"), "PYTHONSAFEPATH": "1"}
         if queued:
@@ -203,6 +96,34 @@ def launch(config: Config, shape: Shape, where: str = "auto", dry_run: bool = Fa
     return 0
 
 
+def _already(folder: RunFolder, config: Config, dry_run: bool) -> str | None:
+    """What to say of a run that is finished, or a job that waits or runs; None: neither. Raises RunError where it holds
+    another run, where its job cannot write here, and, but in a dry run, where Slurm does not say whether it lives."""
+    from .processes import describe
+
+    done = folder.summary()
+    job = jobs.of(folder) if done is None else None
+    now = job.look() if job is not None else slurm.State()
+    folder.check(config, running=now.alive or now.unknown)
+    if done is not None:
+        return f"{folder.path} is finished: {describe(done)}; another run needs another name=..."
+    if job is not None and now.unknown and not dry_run:
+        raise RunError(
+            f"{folder.path} was launched as job {job.id}, and whether that runs is not known: {now.reason}; "
+            "nothing is queued: the same command when Slurm does"
+        )
+    if job is None or not now.alive:
+        return None
+    if job.moved:
+        raise RunError(
+            f"{folder.path} was {job.place} when it became job {job.id}, which is {now.word.lower()} and cannot "
+            f"write here; tdformer stop {folder.path}, then the same command"
+        )
+    while_running(folder.stored(folder.launch_file), config, folder.path, job.id)
+    why = f"; {why}" if (why := now.why(job.id)) else ""
+    return f"{folder.path} is job {job.id} already ({now.word.lower()}); tdformer logs -f {folder.path}{why}"
+
+
 def place(config: Config) -> None:
     """Make the paths in a configuration those of any process, wherever it is started."""
     config.runs_dir = str(Path(config.runs_dir).resolve())
@@ -218,7 +139,7 @@ def note(folder: RunFolder, job: str, shape: Shape, queued: bool) -> None:
     """Write job.json. queued: it is Slurm's."""
     facts = {"id": job, "slurm": queued, "time": time.time(), "command": sys.argv, **shape.__dict__}
     facts |= {"host": socket.gethostname(), **folder.mark()}
-    write_atomic(folder.path / "job.json", (json.dumps(facts) + "\n").encode())
+    write_atomic(folder.job_file, (json.dumps(facts) + "\n").encode())
 
 
 def on_slurm(where: str) -> bool:
@@ -236,8 +157,8 @@ def resume(run: Path, overrides: Sequence[str], site: Path | None = None) -> int
     if job is None:
         raise RunError(f"{run} was not launched; a run of `tdformer train` goes on with the same command")
     shape = Shape(*(job.record[key] for key in ("nodes", "processes", "gpus")))
-    config = folder.stored("launch.yaml", overrides, site)
-    configs.check_commands(config, folder.path / "launch.yaml", overrides, site=site)
+    config = folder.stored(folder.launch_file, overrides, site)
+    configs.check_commands(config, folder.launch_file, overrides, site=site)
     for_training(config, overrides, launched=True, slurm=job.slurm)
     return launch(config, shape, "slurm" if job.slurm else "local")
 
@@ -261,7 +182,7 @@ def _silent() -> Iterator[None]:
 @contextmanager
 def _taken_back(folder: RunFolder, new: bool) -> Iterator[None]:
     """Where the job is refused in the end, remove what this launch has written. new: the folder is of this launch."""
-    file, logs, code = folder.path / "launch.yaml", folder.path / "logs", folder.path / "code"
+    file, logs, code = folder.launch_file, folder.path / "logs", folder.path / "code"
     before = file.read_bytes() if file.exists() else None
     there = set(logs.iterdir()) if logs.is_dir() else set()
     try:
@@ -283,7 +204,7 @@ def _taken_back(folder: RunFolder, new: bool) -> Iterator[None]:
         raise
 
 
-def _submitted(executor: submission.Slurm, folder: RunFolder) -> Any:
+def _submitted(executor: submission.Slurm, folder: RunFolder) -> submitit.core.core.Job[None]:
     """Raises RunError where sbatch refuses the job after all."""
     try:
         return executor.submit(Job(folder.path))
@@ -291,23 +212,3 @@ def _submitted(executor: submission.Slurm, folder: RunFolder) -> Any:
         refused = slurm.submission(str(error))
         more = "; it may have queued a job all the same: squeue --me" if isinstance(refused, slurm.NoAnswer) else ""
         raise type(refused)(f"{refused}{more}") from error
-
-
-def _this_start() -> dict[str, Any]:
-    """What tells this start's words in the status from an earlier one's."""
-    return {"job": slurm.this_job(), "restarts": os.environ.get("SLURM_RESTART_COUNT")}
-
-
-def launched(folder: RunFolder) -> Config:
-    """What a job was launched with, once this host sees it, and the data that it names."""
-    appears(folder.path / "launch.yaml")
-    config = folder.stored("launch.yaml")
-    take(config.plugins, str(folder.path / "launch.yaml"))  # from the snapshot, which this process runs
-    if isinstance(config.data.folder, Path):
-        for split in ("train", "test"):
-            appears(config.data.folder / split / INDEX)
-    return config
-
-
-def _known(folder: RunFolder) -> dict[str, Any]:
-    return {k: v for k, v in folder.status().items() if k not in ("state", "time", "reason")}

@@ -12,7 +12,8 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from typing import Any, NoReturn
+from multiprocessing.queues import SimpleQueue
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,7 @@ from ..config import Config, resolve
 from ..config.plugins import take
 from ..errors import NoMeeting, RunError, memory_errors, user_errors
 from ..run.folder import RunFolder
+from ..run.kept import Summary
 from ..run.lock import WAIT
 from ..run.monitor import Monitor
 from ..run.surroundings import surroundings
@@ -59,10 +61,10 @@ def start(config: Config, processes: int = 0, began: float | None = None) -> int
     folder.settle(config)
     done = folder.summary()
     if launched and not planner.first_here(rank):  # the first one of a machine looks at what is the same for all there
-        # An FFCV file may take longer to compare than ranks wait for each other: all of them do it at once.
+        # A copy may take longer to compare than ranks wait for each other: all of them do it at once.
         if done is not None:
             return 0
-        return worker(rank, world, None, Setup.to_train(config, world, trusted=config.data.format != "ffcv"))
+        return worker(rank, world, None, Setup.to_train(config, world, trusted=config.data.form.copy is None))
     settle(folder, config)
     speaks = not rank and done is None
     if speaks:
@@ -145,12 +147,12 @@ def _spawn(config: Config, world: int) -> int:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what it ends is told in one line of ours
     with tempfile.TemporaryDirectory() as meeting:
         context = mp.get_context(START)
-        errors: Any = context.SimpleQueue()
+        errors: SimpleQueue[str] = context.SimpleQueue()
         rest = (world, f"{meeting}/store", config, errors)
         started = mp.start_processes(_child, rest, world, join=False, start_method=START)
 
         # A signal to this process is one to its children: they save together, and then end.
-        def pass_on(number: int, _: Any) -> None:
+        def pass_on(number: int, _: object) -> None:
             for pid in started.pids():
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
@@ -174,7 +176,7 @@ def _spawn(config: Config, world: int) -> int:
     return 0
 
 
-def _child(rank: int, world: int, store: str, config: Config, errors: Any) -> None:
+def _child(rank: int, world: int, store: str, config: Config, errors: SimpleQueue[str]) -> None:
     die_with_parent()
     logging.getLogger("pipelines.store.index").setLevel(logging.ERROR)  # the parent has told
     try:
@@ -281,7 +283,7 @@ def _loading(config: Config) -> int:
     return config.data.workers if "SLURM_CPUS_ON_NODE" in os.environ else 0
 
 
-def describe(summary: dict[str, Any]) -> str:
+def describe(summary: Summary) -> str:
     """A finished run in a few words."""
     return f"{summary['accuracy']:.2%} after {summary['epochs']} epochs ({summary['step']} steps)"
 

@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from .. import slurm
 from ..config import Config
@@ -41,7 +40,7 @@ def python(config: Config) -> str:
 def ask(executor: submission.Slurm, config: Config, shape: Shape, name: str, folder: Path, last: str) -> None:
     """All that a job asks of sbatch. folder: of the code that it runs; last: the last line of its script."""
     site, code, cpus = config.site, shlex.quote(str(folder)), cores(config)
-    extra: dict[str, Any] = dict(map(slurm.option, site.sbatch))
+    extra: dict[str, object] = dict(map(slurm.option, site.sbatch))
     # Where TERM reaches the script alone, the ranks and its last line go on.
     setup = ["trap : TERM", f"export PYTHONPATH={code} PYTHONSAFEPATH=1", *site.setup]
     if site.cpus_per_process is None:

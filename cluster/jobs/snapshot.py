@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import RunError
+from ..run.kept import Revision
 from ..run.provenance import PACKAGES, REVISION, revision
 from ..run.records import record
 
@@ -28,8 +29,8 @@ def _check(place: Path) -> None:
         folder = place.is_dir() and not place.is_symlink()
         names = {path.name for path in place.iterdir()} if folder else {""}
         # An empty folder is one whose making was killed, or nobody's loss.
-        kinds = {"plugins": list | None}
-        shipped = (record(place / REVISION, "move it away", kinds) or {}).get("plugins") if REVISION in names else None
+        told = record(place / REVISION, "move it away", Revision, "plugins") if REVISION in names else None
+        shipped = (told or {}).get("plugins")
         if names and (REVISION not in names or names - {REVISION, *PACKAGES, *(shipped or ()), "__pycache__"}):
             raise RunError(f"{place} is no snapshot of the code that tdformer took; move it away, or set name=...")
 

@@ -12,17 +12,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from .. import config as configs
 from .. import slurm
 from ..errors import RunError
-from ..run.folder import MARK, RATES, RunFolder
+from ..run.folder import RunFolder
 from ..run.goodput import account
+from ..run.kept import Launched, Said
 from ..run.lock import SILENT
 from ..run.records import record
 from ..run.words import duration
 from ..slurm import State
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Job:
     has ended."""
 
     folder: RunFolder
-    record: dict[str, Any]
+    record: Launched
 
     @property
     def id(self) -> str:
@@ -48,7 +54,7 @@ class Job:
     @property
     def place(self) -> Path:
         """Where the run was when it became this job."""
-        return Path(self.record["folder"])
+        return Path(self.record["folder"] or "")
 
     @property
     def moved(self) -> bool:
@@ -108,9 +114,8 @@ class Job:
 
 def of(folder: RunFolder) -> Job | None:
     """The job that a run was last launched as; None where it was not. Raises RunError where job.json is damaged."""
-    file, remedy = folder.path / "job.json", "delete it, and launch the run again"
-    kinds = {"id": str, "slurm": bool, "nodes": int, "processes": int, "gpus": int, "host": str | None, **MARK}
-    if (found := record(file, remedy, kinds)) is None:
+    file, remedy = folder.job_file, "delete it, and launch the run again"
+    if (found := record(file, remedy, Launched)) is None:
         return None
     if (
         not re.fullmatch("[0-9]+(_[0-9]+)?", found["id"])
@@ -118,7 +123,7 @@ def of(folder: RunFolder) -> Job | None:
     ):
         raise RunError(f"{file} describes no job; {remedy}")
     if found.get("folder") is None:  # written before copies were told from their originals
-        found["folder"] = str(configs.stored(folder.path / "launch.yaml").run_path)
+        found["folder"] = str(configs.stored(folder.launch_file).run_path)
     return Job(folder, found)
 
 
@@ -130,10 +135,30 @@ def existing(run: Path) -> Job:
     return job
 
 
-Row = dict[str, Any]
-"""Of a run: run, state, job, job_state, step, total_steps, loss, images_per_second, tflops (of one device), mfu, hfu,
-goodput (as `Goodput.row`, where it was asked for), restarts, seconds_left of the run, job_seconds_left to its job's
-limit, seconds_since_heard, checkpoint (its step), reason (text, maybe empty); None where there is nothing to say."""
+class Row(TypedDict):
+    """Of a run; None where there is nothing to say.
+
+    tflops: of one device; goodput: as `Goodput.row`, where it was asked for; seconds_left: of the run,
+    job_seconds_left: to its job's limit; checkpoint: its step; reason: text, maybe empty."""
+
+    run: str
+    state: str
+    job: str | None
+    job_state: str | None
+    step: int | None
+    total_steps: int | None
+    loss: float | None
+    images_per_second: float | None
+    tflops: float | None
+    mfu: float | None
+    hfu: float | None
+    goodput: dict[str, float | None] | None
+    restarts: int
+    seconds_left: float | None
+    job_seconds_left: float | None
+    seconds_since_heard: float | None
+    checkpoint: int | None
+    reason: str
 
 
 def table(runs: Path, goodput: bool = False) -> list[Row]:
@@ -185,7 +210,7 @@ def show(runs_dir: Path, watch: bool) -> None:
             live.update(_drawn(table(runs_dir)), refresh=True)
 
 
-def _drawn(rows: list[Row]) -> Any:
+def _drawn(rows: list[Row]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
@@ -202,22 +227,22 @@ def _drawn(rows: list[Row]) -> Any:
 def _words(row: Row) -> dict[str, str]:
     """The columns of the table for people."""
 
-    def said(key: str, words: Callable[[Any], str] = str) -> str:
-        return "" if row[key] is None else words(row[key])
+    def said(value: T | None, words: Callable[[T], str] = str) -> str:
+        return "" if value is None else words(value)
 
     return {
         "run": row["run"],
         "state": row["state"],
-        "job": said("job", lambda job: f"{job} {row['job_state']}"),
-        "step": said("total_steps", lambda total: f"{row['step']}/{total}"),
-        "loss": said("loss", "{:.4g}".format),
-        "images/s": said("images_per_second", "{:.0f}".format),
-        "MFU": said("mfu", "{:.1%}".format),
-        "restarts": said("restarts"),
-        "to do": said("seconds_left", duration),
-        "job's limit": said("job_seconds_left", duration),
-        "heard": said("seconds_since_heard", lambda age: f"{duration(age)} ago"),
-        "checkpoint": said("checkpoint"),
+        "job": said(row["job"], lambda job: f"{job} {row['job_state']}"),
+        "step": said(row["total_steps"], lambda total: f"{row['step']}/{total}"),
+        "loss": said(row["loss"], "{:.4g}".format),
+        "images/s": said(row["images_per_second"], "{:.0f}".format),
+        "MFU": said(row["mfu"], "{:.1%}".format),
+        "restarts": said(row["restarts"]),
+        "to do": said(row["seconds_left"], duration),
+        "job's limit": said(row["job_seconds_left"], duration),
+        "heard": said(row["seconds_since_heard"], lambda age: f"{duration(age)} ago"),
+        "checkpoint": said(row["checkpoint"]),
         "reason": row["reason"],
     }
 
@@ -227,7 +252,7 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _tried(read: Callable[[], Any], otherwise: Any) -> tuple[Any, list[str]]:
+def _tried(read: Callable[[], T], otherwise: T) -> tuple[T, list[str]]:
     """What `read` gives, and what is wrong with it."""
     try:
         return read(), []
@@ -237,13 +262,12 @@ def _tried(read: Callable[[], Any], otherwise: Any) -> tuple[Any, list[str]]:
 
 def _row(folder: RunFolder, job: Job | None, told: dict[str, State], wrong: list[str]) -> Row:
     """told: what Slurm says of its jobs; wrong: with job.json."""
-    (status, unread), (saved, lost) = _tried(folder.said, {}), _tried(folder.saved_step, None)
+    (status, unread), (saved, lost) = _tried(folder.said, Said()), _tried(folder.saved_step, None)
     wrong = [*unread, *wrong]
     now = State()
     if job is not None and job.own:
         now = told[job.id] if job.slurm else job.look_here()
-    total, step, loss = (status.get(k) for k in ("total", "step", "loss"))
-    left = status.get("seconds_left")
+    total, step, loss, left = status.get("total"), status.get("step"), status.get("loss"), status.get("seconds_left")
     said = status.get("state", "damaged" if wrong else "queued")
     wrong += lost
     age = time.time() - status.get("time", 0)
@@ -272,7 +296,10 @@ def _row(folder: RunFolder, job: Job | None, told: dict[str, State], wrong: list
         "step": step if total else None,
         "total_steps": total or None,
         "loss": loss,
-        **{key: status.get(key) for key in RATES},
+        "images_per_second": status.get("images_per_second"),
+        "tflops": status.get("tflops"),
+        "mfu": status.get("mfu"),
+        "hfu": status.get("hfu"),
         "goodput": None,
         "restarts": int(restarts) if restarts.isdecimal() else 0,
         "seconds_left": left if said == "running" else None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.local.local import LocalExecutor
@@ -25,7 +25,7 @@ class Slurm(SlurmExecutor):
     def affinity(cls) -> int:
         return 1  # a script can be made without Slurm
 
-    def ask_for(self, options: dict[str, Any]) -> None:
+    def ask_for(self, options: Mapping[str, object]) -> None:
         """sbatch's own names, and those that submitit adds; None: left out."""
         self._internal_update_parameters(**{k: v for k, v in options.items() if v is not None})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from ..train.evaluate import computing
 from .figure import FIGURES, Drawn, Figure
 from .opening import FEEDBACK, Run
 from .style import PAGE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 CLEAN = "original"
 BLOCKS = 2
@@ -105,13 +108,13 @@ class _Attention(Figure):
                     part.append(of_part.mean(0).double().cpu().numpy())
         return [np.concatenate(part) for part in found]
 
-    def _caption(self, base: Run, fed: Run, seen: Mapping[str, _Seen], rows: Sequence[Mapping[str, Any]]) -> str:
+    def _caption(self, base: Run, fed: Run, seen: Mapping[str, _Seen], rows: Sequence[Mapping[str, object]]) -> str:
         kinds = [kind for kind in seen if kind != CLEAN]
         grid = "x".join(str(side) for side in seen[CLEAN].maps["no feedback"].shape[1:])
         means = []
         for panel in seen[CLEAN].maps:
             values = [row["likeness"] for row in rows if row["panel"] == panel and row["corruption"] in kinds]
-            known = [value for value in values if value is not None]
+            known = [value for value in values if isinstance(value, float)]
             means.append(f"{panel} {np.mean(known):.3f}" if known else f"{panel} (silent)")
         grey = "" if "saturate" in kinds else "; the pictures are grey, so `saturate` is left out"
         return (
@@ -175,7 +178,7 @@ class Segments(_Attention):
         return f"T = {fed.model.time_steps}, with feedback in {fed.model.segments} segments."
 
 
-def _row(clean: _Seen, kind: str, one: _Seen, panel: str, shown: int) -> dict[str, Any]:
+def _row(clean: _Seen, kind: str, one: _Seen, panel: str, shown: int) -> dict[str, object]:
     """Of a kind and a panel: how alike its maps are to those of the original, how many pictures that is of, the share
     of all without a spike, and the map that is shown."""
     alike = [_alike(a, b) for a, b in zip(clean.maps[panel], one.maps[panel], strict=True)]
@@ -196,13 +199,13 @@ def _alike(one: np.ndarray, other: np.ndarray) -> float | None:
     return float((one * other).sum() / size) if size else None
 
 
-def _drawn(seen: Mapping[str, _Seen], number: int) -> Any:
+def _drawn(seen: Mapping[str, _Seen], number: int) -> Drawing:
     """A row of panels for each kind: the picture, then the maps over it."""
-    from matplotlib.figure import Figure as Drawing
+    from matplotlib.figure import Figure as Sheet
 
     panels = list(next(iter(seen.values())).maps)
     rows, columns = -(-len(seen) // BLOCKS), 1 + len(panels)
-    drawing = Drawing(figsize=(PAGE, PAGE * (rows + 0.6) / (BLOCKS * (columns + 0.5)) * 0.82))
+    drawing = Sheet(figsize=(PAGE, PAGE * (rows + 0.6) / (BLOCKS * (columns + 0.5)) * 0.82))
     axes = drawing.subplots(rows, BLOCKS * columns, squeeze=False)
     for one in axes.flat:
         one.axis("off")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeVar
 
 from tdformer.measure import Counted, Row, count
 from tdformer.measure.energy import PRICES, Prices, arithmetic, as_ann, break_even, conventional, energies, firing_rate
 from tdformer.measure.operations import FEEDBACK, HEAD
 
 from ..results import page
+from ..results.marks import marked
 from ..run.records import write_atomic
 from .opening import Run
 from .style import COLOURS
 
+K = TypeVar("K")
 FLOAT = PRICES[0]
 """The paper's constants; the tables by part, unit and step are in these."""
 KINDS = ("multiply-adds", "additions", "neurons", "other")
@@ -23,12 +25,70 @@ KINDS = ("multiply-adds", "additions", "neurons", "other")
 membranes; residual sums, pooling, means, scales."""
 
 
+class Sums(TypedDict):
+    """Of some rows, an image: operations; energy in mJ, also by KINDS."""
+
+    mac: float
+    ac: float
+    of_sums: float
+    updates: float
+    dense: float
+    mj: float
+    mj_by_kind: dict[str, float]
+    firing_rate: float | None
+
+
+class OfPart(Sums):
+    part: str
+
+
+class OfUnit(Sums):
+    unit: str
+
+
+class OfStep(Sums):
+    step: int
+    mj_by_part: dict[str, float]
+
+
+class Priced(TypedDict):
+    """mJ of an image under some prices."""
+
+    prices: str
+    source: str
+    operations_mj: float
+    memory_mj: float | None
+    mj: float
+    ann_mj: float
+    break_even_rate: float | None
+
+
+class Told(TypedDict):
+    """All numbers; see `as_json`."""
+
+    model: str
+    name: str
+    time_steps: int
+    segments: int
+    images: int
+    of: int
+    total: Sums
+    parts: list[OfPart]
+    units: list[OfUnit]
+    steps: list[OfStep]
+    prices: list[Priced]
+    conventional_mj: float
+    multiplied_mj: float
+    norm: float
+    unknown: list[str]
+
+
 def counted(run: Run, images: int) -> Counted:
     """Of so many samples of the test set, or all if it has fewer, that lie evenly in it."""
     return reduce(Counted.joined, (count(run.model, batch) for batch, _ in run.batches(images)))
 
 
-def as_json(run: Run, found: Counted) -> dict[str, Any]:
+def as_json(run: Run, found: Counted) -> Told:
     """All numbers, each of one image: energies in mJ, the rest in operations. `unknown`: what is in no number."""
     rows, images = found.rows, found.images
     ann = as_ann(found)
@@ -40,8 +100,8 @@ def as_json(run: Run, found: Counted) -> dict[str, Any]:
         "images": images,
         "of": len(run.data),
         "total": _sums(rows, found),
-        "parts": _by(rows, found, "part", _part),
-        "units": _by(rows, found, "unit", _unit),
+        "parts": [{"part": name, **_sums(own, found)} for name, own in _groups(rows, _part).items()],
+        "units": [{"unit": name, **_sums(own, found)} for name, own in _groups(rows, _unit).items()],
         "steps": [
             {"step": step, **_sums(own, found), "mj_by_part": _mj_by_part(own, found)}
             for step, own in _groups(rows, lambda row: _step(row, run)).items()
@@ -79,17 +139,13 @@ def _kind(row: Row) -> str:
     return "multiply-adds" if row.mac else "additions"
 
 
-def _groups(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
+def _groups(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
     """In order of first appearance, but for feedback and head, which come last."""
-    found: dict[Any, list[Row]] = {}
+    found: dict[K, list[Row]] = {}
     for row in rows:
         found.setdefault(key(row), []).append(row)
-    last = (FEEDBACK, HEAD)
+    last: tuple[object, ...] = (FEEDBACK, HEAD)
     return {k: found[k] for k in sorted(found, key=lambda k: last.index(k) + 1 if k in last else 0)}
-
-
-def _by(rows: Iterable[Row], found: Counted, name: str, key: Callable[[Row], str]) -> list[dict[str, Any]]:
-    return [{name: group, **_sums(own, found)} for group, own in _groups(rows, key).items()]
 
 
 def _mj(rows: Iterable[Row], found: Counted) -> float:
@@ -100,7 +156,7 @@ def _mj_by_part(rows: Iterable[Row], found: Counted) -> dict[str, float]:
     return {part: _mj(own, found) for part, own in _groups(rows, _part).items()}
 
 
-def _sums(rows: Sequence[Row], found: Counted) -> dict[str, Any]:
+def _sums(rows: Sequence[Row], found: Counted) -> Sums:
     kinds = {kind: _mj((row for row in rows if _kind(row) == kind), found) for kind in KINDS}
     layers = [row for row in rows if row.operation != "neuron"]
     return {
@@ -115,7 +171,7 @@ def _sums(rows: Sequence[Row], found: Counted) -> dict[str, Any]:
     }
 
 
-def _under(found: Counted, ann: Counted, prices: Prices) -> dict[str, Any]:
+def _under(found: Counted, ann: Counted, prices: Prices) -> Priced:
     operations, memory = (sum(of) / 1e9 for of in zip(*energies(found, prices), strict=True))
     other = sum(map(sum, energies(ann, prices))) / 1e9
     return {
@@ -129,7 +185,7 @@ def _under(found: Counted, ann: Counted, prices: Prices) -> dict[str, Any]:
     }
 
 
-def table(row: Mapping[str, Any]) -> list[str]:
+def table(row: Told) -> list[str]:
     """The numbers as lines of a terminal."""
     steps, segments = row["time_steps"], row["segments"]
     lines = [
@@ -149,17 +205,18 @@ PARTS = ("part", "MAC", "AC", "of sums", "updates", "mJ", "firing rate")
 MODELS = ("prices", "operations mJ", "memory mJ", "together mJ", "as ANN mJ", "break-even rate")
 
 
-def _parts(row: Mapping[str, Any]) -> list[list[str]]:
+def _parts(row: Told) -> list[list[str]]:
+    parts: list[tuple[str, Sums]] = [*((one["part"], one) for one in row["parts"]), ("total", row["total"])]
     return [
         [
             *(name, amount(one["mac"]), amount(one["ac"]), amount(one["of_sums"]), amount(one["updates"])),
             *(f"{one['mj']:.4g}", "-" if one["firing_rate"] is None else f"{one['firing_rate']:.4f}"),
         ]
-        for name, one in [*((one["part"], one) for one in row["parts"]), ("total", row["total"])]
+        for name, one in parts
     ]
 
 
-def _prices(row: Mapping[str, Any]) -> list[list[str]]:
+def _prices(row: Told) -> list[list[str]]:
     return [
         [
             *(one["prices"], f"{one['operations_mj']:.4g}"),
@@ -176,7 +233,7 @@ def _rate(rate: float | None) -> str:
     return "any" if rate > 1 else f"{rate:.4f}"
 
 
-def _beside(row: Mapping[str, Any]) -> dict[str, str]:
+def _beside(row: Told) -> dict[str, str]:
     """What others would say of the same images."""
     multiply, add = FLOAT.multiply, FLOAT.add
     return {
@@ -202,12 +259,12 @@ def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def write(path: Path, row: Mapping[str, Any]) -> None:
+def write(path: Path, row: Told) -> None:
     """The numbers as one page of HTML that needs nothing else."""
-    write_atomic(path, page.marked(_page(row)).encode())
+    write_atomic(path, marked(path.suffix, _page(row)).encode())
 
 
-def _page(row: Mapping[str, Any]) -> str:
+def _page(row: Told) -> str:
     source, scripts = page.text(row["model"]), [page.plotly(), page.SCRIPT]
     facts = [[page.head_cell(page.text(name)), page.cell(page.text(value))] for name, value in _beside(row).items()]
     plots = (_of_units(row), _of_steps(row))
@@ -234,7 +291,7 @@ def _html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return page.table([page.text(name) for name in head], cells)
 
 
-def _of_units(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], int]:
+def _of_units(row: Told) -> tuple[str, dict[str, object], int]:
     units = row["units"][::-1]
     traces = [
         {
@@ -251,7 +308,7 @@ def _of_units(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], int]:
     return "By unit", {"data": traces, "layout": layout}, 120 + 18 * len(units)
 
 
-def _of_steps(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], int]:
+def _of_steps(row: Told) -> tuple[str, dict[str, object], int]:
     names = [one["part"] for one in row["parts"]]
     traces = [
         {

@@ -17,12 +17,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tdformer.plugins import Registry
 
 from ..config.check import check_limits
-from ..config.values import Word, as_type
+from ..config.values import Word, as_type, filled
 from ..config.words import expected, show
 from ..errors import RunError
 from .opening import FEEDBACK, Run, check_alike
@@ -38,7 +38,7 @@ class Drawn:
 
     figure: matplotlib.figure.Figure
     caption: str
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Figure:
 FIGURES: Registry[type[Figure]] = Registry("figure of the paper")
 
 
-def options(kind: type[Figure]) -> dict[str, dataclasses.Field[Any]]:
+def options(kind: type[Figure]) -> dict[str, dataclasses.Field[object]]:
     """The options of a figure by name."""
     return {field.name: field for field in dataclasses.fields(kind)}
 
@@ -72,16 +72,17 @@ def options(kind: type[Figure]) -> dict[str, dataclasses.Field[Any]]:
 def made(name: str, given: Mapping[str, str]) -> Figure:
     """The figure of that name, with those of the options `given`, as texts, that are its own; a list is written with
     commas. Raises ModelError for a name that is none, RunError for a value that is none."""
-    kind, values = FIGURES.get(name), {}
+    kind = FIGURES.get(name)
+    values: dict[str, object] = {}
     for key, field in options(kind).items():
         if key in given:
             values[key] = _value(f"{key} of figure {name}", given[key], field)
-    return kind(**values)
+    return filled(kind, values)
 
 
-def _value(name: str, text: str, field: dataclasses.Field[Any]) -> Any:
-    kind: Any = field.type  # a text where the module has `from __future__ import annotations`
-    kind = kind.__name__ if isinstance(kind, type) else str(kind)
+def _value(name: str, text: str, field: dataclasses.Field[object]) -> object:
+    given = field.type  # a text where the module has `from __future__ import annotations`
+    kind = given.__name__ if isinstance(given, type) else str(given)
     written = [Word(word.strip()) for word in text.split(",")] if kind.startswith("list") else Word(text.strip())
     try:
         value = as_type(written, kind, None)

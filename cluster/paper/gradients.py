@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tdformer.measure.slopes import cores, processing_slopes, unclamped
 
@@ -32,17 +33,18 @@ class _Counts:
     """Of one run, with or without the clamp; of all neurons or the driven ones. counts: of values by bins from 0 to
     `most`, the slope at the threshold."""
 
-    counts: np.ndarray[Any, np.dtype[np.int64]]
+    counts: NDArray[np.int64]
     most: float
     mean: float
     gone: float
 
     @property
-    def shares(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return self.counts / max(1, self.counts.sum())
+    def shares(self) -> NDArray[np.float64]:
+        shares: NDArray[np.float64] = self.counts / max(1, self.counts.sum())
+        return shares
 
     @property
-    def edges(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def edges(self) -> NDArray[np.float64]:
         return np.linspace(0, self.most, BINS + 1)
 
 
@@ -63,7 +65,7 @@ class Gradients(Figure):
     def draw(self, runs: Sequence[Run]) -> Drawn:
         from matplotlib.figure import Figure as Sheet
 
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, object]] = []
         said, of = [], grouped(runs)
         sheet = Sheet(figsize=(style.PAGE, 0.3 + 1.7 * len(of)))
         panels = sheet.subplots(len(of), 2, squeeze=False)
@@ -118,7 +120,7 @@ def _draw(axes: Axes, each: Sequence[_Counts], label: str, second: bool) -> None
         axes.stairs(shares.max(0), edges, baseline=np.maximum(shares.min(0), 1e-9), fill=True, color=colour, alpha=0.25)
 
 
-def _rows(run: Run, label: str, clamp: bool, which: str, one: _Counts) -> list[dict[str, Any]]:
+def _rows(run: Run, label: str, clamp: bool, which: str, one: _Counts) -> list[dict[str, object]]:
     same = {"run": run.given, "feedback": label, "seed": run.config.seed, "clamp": clamp, "of": which}
     edges = one.edges.tolist()
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from .style import COLOURS, GREY, PAGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 LEVEL = 0.95
 ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
@@ -160,7 +161,7 @@ def _counted(count: int, word: str) -> str:
     return f"{count} {word}{'s' * (count != 1)}"
 
 
-def _matrix(axis: Axes, bits: NDArray[np.float64], top: float, segments: int) -> Any:
+def _matrix(axis: Axes, bits: NDArray[np.float64], top: float, segments: int) -> AxesImage:
     steps = np.arange(len(bits)) + 1
     image = axis.imshow(bits, vmin=0, vmax=top, extent=(0.5, len(bits) + 0.5, len(bits) + 0.5, 0.5))
     for border in range(1, segments):
@@ -193,7 +194,7 @@ def _each(axis: Axes, found: Mapping[str, Sequence[Measured]]) -> None:
     axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
 
 
-def _rows(m: Measured) -> list[dict[str, Any]]:
+def _rows(m: Measured) -> list[dict[str, object]]:
     low, high = np.quantile(m.null, ENDS, 0)
     return [
         {

@@ -69,7 +69,7 @@ class Group:
 def groups(parts: Sequence[Part]) -> list[Group]:
     """One above the other, in the order of the parts."""
 
-    def alike(part: Part) -> Any:
+    def alike(part: Part) -> object:
         return [[(_within(box, part), box.kind, box.shape, box.parameters) for box in row] for row in part.rows]
 
     found: list[Group] = []
@@ -268,7 +268,7 @@ def _caption(model: TDFormer, seen: Outline, found: Sequence[Group]) -> str:
     )
 
 
-def _table(seen: Outline) -> list[dict[str, Any]]:
+def _table(seen: Outline) -> list[dict[str, object]]:
     units = [
         {
             "part": part.name,

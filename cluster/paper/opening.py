@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,8 @@ from torch import Tensor
 from pipelines.loader import time_first, to_device
 from pipelines.samples import Samples
 from tdformer import TDFormer
-from tdformer.digest import PROGRAMS
+from tdformer.digest import PROGRAMS, Described
+from tdformer.options import Options
 
 from ..build.setup import Setup
 from ..config import Config, check_commands, named, show, stored
@@ -32,6 +32,12 @@ _UNSEEN = frozenset(("recompute",))
 """Options that change no number."""
 
 
+class Facts(Described, total=False):
+    """What is known of the weights, and the date on which the run was begun."""
+
+    began: str | None
+
+
 @dataclass(frozen=True)
 class Run:
     """given: the argument that names it, RUN, RUN@STEP or FILE; options: of its model. Its parts are made when they are
@@ -40,7 +46,7 @@ class Run:
     given: str
     trained: Trained
     config: Config
-    options: dict[str, Any]
+    options: Options
 
     @classmethod
     def open(cls, given: str, overrides: Sequence[str] = ()) -> Run:
@@ -53,8 +59,11 @@ class Run:
         if source.run is None:
             if source.path.suffix in PROGRAMS:
                 raise RunError(f"{given} is a program, whose layers cannot be looked into; give the run")
+            trained = read(source)
+            if trained.settings is None:
+                raise RunError(f"{given}: nothing beside it says its model and its data; `tdformer export` it first")
             exported = Exported.read(source.path, overrides)
-            return cls(given, read(source), exported.config, exported.options)
+            return cls(given, trained, exported.config, exported.options)
         file = source.settings
         check_commands(stored(file, [*UNBOUND, *overrides]), file, overrides, ["plugins", "data.root"])
         trained = read(source)
@@ -90,14 +99,14 @@ class Run:
         return f"feedback ({self.model.config['mixer']})" if self.fed else "no feedback"
 
     @cached_property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """What the model card says of the weights, and `began`: the UTC date of the run's first start, None where no
         run is there."""
         known = facts(self.model, self.trained, self.config)
         where = self.trained.source.run
         starts = [] if where is None else RunFolder(where).starts.whole()[0]
         began = [row["time"] for row in starts if isinstance(row.get("time"), str)]
-        return known | {"began": began[0][:10] if began else None}
+        return {**known, "began": began[0][:10] if began else None}
 
     def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Some `count` samples of the test set, or all if it has fewer: those that lie evenly in it, so the same ones

@@ -1,29 +1,25 @@
 """A figure as files: NAME.pdf, NAME.png, its numbers as NAME.csv, and NAME.md with the caption and where it is from.
 
-The page has the digests of all four, by which they are known again. Equal numbers give equal bytes: no file has a clock
-in it, or the version of what drew it.
+The page has the digests of all four, by which they are known again (see results/marks.py). Equal numbers give equal
+bytes: no file has a clock in it, or the version of what drew it.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import RunError, disk_errors
+from ..results import marks
 from ..results.page import printable
 from ..run.records import write_atomic
 from .figure import Drawn
 from .opening import Run
 
 SUFFIXES = (".pdf", ".png", ".csv")
-_OWN = re.compile(r"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
-_BESIDE = re.compile(r"^<!-- beside ([0-9a-f ]*) -->$", re.MULTILINE)
 
 
 def contents(drawn: Drawn) -> dict[str, bytes]:
@@ -37,7 +33,7 @@ def contents(drawn: Drawn) -> dict[str, bytes]:
     return files
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
     """Columns in the order in which rows first have them; lists and the like as JSON, None as nothing."""
     names = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO(newline="")
@@ -47,7 +43,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 
@@ -57,15 +53,10 @@ def check_place(folder: Path, name: str) -> None:
         raise RunError(f"{folder} is there and no folder; name another one with --out")
     page = folder / f"{name}.md"
     with disk_errors(folder):
-        found = {p: p.read_bytes() for p in (page, *map(page.with_suffix, SUFFIXES)) if p.exists()}
-    text, known = found.pop(page, None), ""
-    theirs = [page] if text is not None and not _is_ours(text) else []
-    if text is not None and not theirs and (beside := _BESIDE.search(text.decode())):
-        known = beside[1]
-    theirs += [path for path, content in found.items() if _digest(content) not in known.split()]
-    if theirs:
+        others = marks.others(page, dict.fromkeys(map(page.with_suffix, SUFFIXES)))
+    if others:
         raise RunError(
-            f"{theirs[0]} is there, and not as figures left it; name another folder with --out, or remove it"
+            f"{others[0]} is there, and not as figures left it; name another folder with --out, or remove it"
         )
 
 
@@ -75,21 +66,7 @@ def write(folder: Path, name: str, files: Mapping[str, bytes], page: str) -> Non
         folder.mkdir(parents=True, exist_ok=True)
     for suffix, content in files.items():
         write_atomic(folder / f"{name}{suffix}", content)
-    text = f"{page}\n<!-- beside {' '.join(_digest(content) for content in files.values())} -->\n"
-    write_atomic(folder / f"{name}.md", f"{text}<!-- sha256 {_digest(text.encode())} -->\n".encode())
-
-
-def _is_ours(page: bytes) -> bool:
-    try:
-        text = page.decode()
-    except UnicodeDecodeError:
-        return False
-    own = _OWN.search(text)
-    return own is not None and _digest(text[: own.start()].encode()) == own[1]
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    write_atomic(folder / f"{name}.md", marks.marked(".md", page, files.values()).encode())
 
 
 def page(name: str, title: str, caption: str, rows: int, runs: Sequence[Run], command: str) -> str:

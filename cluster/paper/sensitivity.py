@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -144,7 +144,7 @@ def _by_lag(each: Sequence[list[Measured]], units: set[str], steps: int) -> tupl
 
 
 def _line(
-    axes: Axes, x: Sequence[float] | Any, each: Sequence[Sequence[float]], colour: str, label: str, marks: str = "-"
+    axes: Axes, x: Iterable[float], each: Sequence[Sequence[float]], colour: str, label: str, marks: str = "-"
 ) -> None:
     """The mean of runs, and a band from the lowest to the highest."""
     values = np.array(each, dtype=float)
@@ -164,7 +164,7 @@ def _sentence(
     )
 
 
-def _rows(run: Run, found: Sequence[Measured]) -> list[dict[str, Any]]:
+def _rows(run: Run, found: Sequence[Measured]) -> list[dict[str, object]]:
     same = {"run": run.given, "feedback": run.label, "seed": run.config.seed}
     return [
         {**same, "unit": one.unit, "from": one.source, "to": one.target, "rms": one.rms, "zero": one.zero,

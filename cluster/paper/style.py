@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 COLUMN, PAGE = 3.3, 6.8
 """Inches: the width of a figure in one column, and over both."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Those of Okabe and Ito, the strongest first."""
 GREY, LIGHT = "#666666", "#e6e6e6"
-_STYLE: dict[str, Any] = {
+_STYLE: dict[str, object] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 7.0,
     "axes.titlesize": 7.5,

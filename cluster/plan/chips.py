@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from ..config.precision import FULL
 from ..errors import RunError
 
 
@@ -27,7 +28,7 @@ class Chip:
 
     def peak(self, precision: str, tf32: bool = False) -> float | None:
         """Operations/s of matrix products under `train.precision` and `train.tf32`; None: it has no such type."""
-        rate = self.tflops.get("tf32" if precision == "fp32" and tf32 else precision)
+        rate = self.tflops.get("tf32" if precision == FULL.name and tf32 else precision)
         return None if rate is None else rate * 1e12
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Figure(NamedTuple):
@@ -55,7 +55,7 @@ class Plan:
             parts |= {f"predicted.{unit}.{k}": f.value for k, f in section.items() if k not in NOT_IN_TOTAL}
         return parts
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """For programs: {section: {name: {value, unit, source}}}."""
         told = {name: {k: f._asdict() for k, f in section.items()} for name, section in self.sections().items()}
         return {"about": self.about, "fits": self.fits, **told, "warnings": list(self.warnings)}

@@ -32,8 +32,9 @@ while it computes, which nothing here models."""
 class Rule:
     """The collectives of a step as they follow from a network: bytes that a rank gives to each.
 
-    gradients: each bucket, in the order in which backward fills them; batchnorm: each normalisation, in each direction,
-    where its batch is spread over ranks; segments: of the T time steps, over which a gradient is a sum."""
+    gradients: each bucket, in the order in which backward fills them; batchnorm: each normalisation's backward, where
+    its batch is spread over ranks, and half of its forward, which is in double precision; segments: of the T time
+    steps, over which a gradient is a sum."""
 
     gradients: tuple[int, ...]
     batchnorm: tuple[int, ...]
@@ -152,7 +153,7 @@ def exposed(rule: Rule, network: Model, ranks: int, group: int, compute: float, 
         return seconds
     if group > 1:
         seconds += sum(
-            network.seconds(size, group, False) + network.seconds(size, group, True) for size in rule.batchnorm
+            network.seconds(2 * size, group, True) + network.seconds(size, group, True) for size in rule.batchnorm
         )
     *early, last = [network.seconds(size, ranks, True) for size in rule.gradients]
     seconds += max(0.0, sum(early) - compute * BACKWARD / rule.segments) + last

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from pipelines.order import steps_per_epoch
 from tdformer import TDFormer
+from tdformer.errors import first_line
 from tdformer.measure import Work, measure_evaluation
 from tdformer.policies import choices
 
 from ..build import planner
-from ..build.memory import GIB, Memory
+from ..build.memory import GIB, RESERVE, Memory
 from ..build.model import example
 from ..build.optimizers import OPTIMIZERS
 from ..build.planner import AUTO, Recompute
@@ -21,7 +23,6 @@ from ..build.setup import Setup
 from ..config import BatchPlan, Config
 from ..config.batches import split
 from ..config.shape import Shape
-from ..config.words import first_line
 from ..errors import RunError
 from . import interval
 from .chips import Chip
@@ -77,7 +78,7 @@ def predict(
         except RuntimeError as error:
             raise RunError(f"the memory of a step is not known beforehand ({first_line(error)})") from error
         assert chosen.cost is not None
-        step = _step(setup, machine, chosen.cost.work)
+        step = _step(setup, machine, chosen.cost.course)
         once = planner.price(model, config, plan, choices(model.segments)[0].policy, 1).cost
         test = _evaluation(setup, machine)
     assert once is not None
@@ -121,7 +122,7 @@ def settled(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) ->
     """What the run computes again, priced; the least of all where `auto` finds nothing that fits."""
     if config.recompute.policy != AUTO:
         return planner.price(model, config, plan, config.recompute.policy, config.recompute.borders)
-    room, tried = memory.size * (1 - planner.RESERVE), []
+    room, tried = memory.size * (1 - RESERVE), []
     for choice in choices(model.segments):
         tried.append(planner.price(model, config, plan, *choice))
         if tried[-1].total <= room:
@@ -147,7 +148,7 @@ def _largest(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -
     auto = config.recompute.policy == AUTO
     candidates = choices(model.segments)
     choice = candidates[-1] if auto else (config.recompute.policy, config.recompute.borders)
-    room = memory.size * (1 - planner.RESERVE if auto else memory.usable)
+    room = memory.size * (1 - RESERVE if auto else memory.usable)
     ways = micro_batches(config, plan)
     low, high = 0, len(ways)  # the first `low` fit, those from `high` on do not
     while low < high:
@@ -201,13 +202,13 @@ def state_moved(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     return 4 * (passes * own + (3 * count if config.train.ema_decay else 0))
 
 
-def _step(setup: Setup, machine: Machine, work: Work) -> Section:
-    """Seconds of an optimizer step of one process. `work`: of a micro-batch."""
+def _step(setup: Setup, machine: Machine, course: Sequence[Work]) -> Section:
+    """Seconds of an optimizer step of one process. course: of a micro-batch's work."""
     if machine.rates is None or machine.network is None:
         return {"total": Figure(None, "s", machine.missing)}
     config, plan, model, rates = setup.config, setup.plan, setup.outline, machine.rates
     times = plan.accumulation
-    parts = {name: times * seconds for name, seconds in rates.parts(work).items()}
+    parts = {name: times * seconds for name, seconds in rates.parts(course[-1]).items()}
     device = sum(parts.values())
     rule, counted = Rule.of(model, model.segments), COUNTED[min(config.engine.zero_stage, len(COUNTED) - 1)]
 
@@ -221,7 +222,7 @@ def _step(setup: Setup, machine: Machine, work: Work) -> Section:
     found["batchnorm_collectives"] = Figure(norm, "s", machine.links)
     found["gradients"] = Figure(gradients, "s", f"{machine.links}; the part that backward does not hide")
     found["optimizer"] = Figure(rates.state_byte * state_moved(model, config, plan), "s", rates.source)
-    found["host"] = Figure(times * rates.host(work), "s", f"{rates.source}; what the device waits for")
+    found["host"] = Figure(times * rates.host(course), "s", f"{rates.source}; what the device waits for")
     known = sum(figure.value or 0.0 for figure in found.values())
     found["loader"] = _loader(config, plan, machine, known)
     known += found["loader"].value or 0.0
@@ -245,9 +246,9 @@ def _evaluation(setup: Setup, machine: Machine) -> Figure:
     if machine.rates is None:
         return Figure(None, "s", machine.missing)
     plan, model, images = setup.plan, setup.outline, len(setup.test or ())
-    short = setup.config.train.precision != "fp32"
+    short = setup.config.train.computes_in.short
     work = measure_evaluation(model, example(model, plan.micro_batch, "meta"), short)
-    each = sum(machine.rates.parts(work).values()) + machine.rates.host(work)
+    each = sum(machine.rates.parts(work).values()) + machine.rates.host([work])
     return Figure(-(-images // (plan.world * plan.micro_batch)) * each, "s", machine.rates.source)
 
 

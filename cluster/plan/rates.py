@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import yaml
@@ -14,8 +16,12 @@ from numpy.typing import NDArray
 
 from tdformer.measure import Work
 
+from ..config.precision import FULL
 from ..errors import RunError
 from .chips import Chip
+
+QUEUE = 1024
+"""Kernels that CUDA takes before one is done; then a launch waits."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Rates:
     neuron_byte: float
     other_byte: float
     packing_byte: float
+    pooling_byte: float
     operator: float
     host_operator: float
     host_call: float
@@ -44,6 +51,7 @@ class Rates:
             "neuron": self.neuron_byte * work.neuron_bytes,
             "other": self.other_byte * work.other_bytes
             + self.packing_byte * work.packing_bytes
+            + self.pooling_byte * work.pooling_bytes
             + self.operator * work.operators,
         }
 
@@ -51,13 +59,52 @@ class Rates:
         """Seconds of the host, while the device works."""
         return self.host_operator * work.operators + self.host_call * work.neuron_calls
 
-    def host(self, work: Work) -> float:
-        """Seconds of the host that the device waits for."""
-        return max(0.0, self.launching(work) - sum(self.parts(work).values())) + self.call * work.neuron_calls
+    def clocks(self, course: Sequence[Work]) -> tuple[float, float]:
+        """Seconds after which the device has done a step, and after which the host has launched it. course: the work
+        so far, on the way and at the end. The device does one thing after the other, each after its launch; the host
+        launches at most `QUEUE` kernels ahead of it."""
+        launched = done = 0.0
+        ends: deque[tuple[int, float]] = deque()
+        """Of what may still be in the queue: kernels up to its end, and when it is done."""
+        own = [(self.launching(work), sum(self.parts(work).values()), work.launches) for work in course]
+        for (host, device, _), (next_host, next_device, kernels) in pairwise([(0.0, 0.0, 0), *own]):
+            while ends and ends[0][0] <= kernels - QUEUE:
+                launched = max(launched, ends.popleft()[1])
+            begun = max(done, launched)
+            launched += next_host - host
+            done = max(begun + next_device - device, launched)
+            ends.append((kernels, done))
+        return done, launched
+
+    def host(self, course: Sequence[Work]) -> float:
+        """Seconds of the host that the device waits for. course: see `clocks`."""
+        work = course[-1]
+        waited = self.clocks(course)[0] - sum(self.parts(work).values())
+        return max(0.0, waited) + self.call * work.neuron_calls
+
+
+class Shares(TypedDict):
+    """Of a GPU: the shares of its peaks that are reached, and microseconds of the host."""
+
+    matrix_flop: float
+    matrix_byte: float
+    neuron_byte: float
+    other_byte: float
+    packing_byte: float
+    operator_us: float
+    host_operator_us: float
+    host_call_us: float
+
+
+class Measured(Shares):
+    """With its name, and when it was measured."""
+
+    chip: str
+    measured: str
 
 
 @cache
-def measured() -> dict[str, dict[str, Any]]:
+def measured() -> dict[str, Measured]:
     """What rates.yaml says, by GPU."""
     return {row["chip"]: row for row in yaml.safe_load(Path(__file__).with_name("rates.yaml").read_text())}
 
@@ -69,14 +116,19 @@ MODEL = "h100"
 def of_chip(chip: Chip, precision: str, tf32: bool) -> Rates:
     """Those of a GPU that was measured, or of an H100 scaled by the datasheets. Raises RunError for a type that it does
     not have."""
-    if (peak := chip.peak(precision, tf32)) is None:
-        raise RunError(f"{chip.name} has no {precision}; set train.precision={' or '.join(sorted(chip.tflops))}")
     row = measured().get(chip.name) or measured()[MODEL]
     source = f"measured on an H100 ({row['measured']})"
     if chip.name != row["chip"]:
         source = f"scaled by the datasheets from an H100 ({row['measured']})"
-    elif precision == "fp32":
+    elif precision == FULL.name:
         source += ", in bf16; its share of the peak taken for fp32"
+    return of_row(chip, precision, tf32, row, source)
+
+
+def of_row(chip: Chip, precision: str, tf32: bool, row: Shares, source: str) -> Rates:
+    """Those of a row like rates.yaml's. Raises RunError for a type that the GPU does not have."""
+    if (peak := chip.peak(precision, tf32)) is None:
+        raise RunError(f"{chip.name} has no {precision}; set train.precision={' or '.join(sorted(chip.tflops))}")
     band = 1e12 * chip.bandwidth
     return Rates(
         matrix_flop=1 / (row["matrix_flop"] * peak),
@@ -84,6 +136,7 @@ def of_chip(chip: Chip, precision: str, tf32: bool) -> Rates:
         neuron_byte=1 / (row["neuron_byte"] * band),
         other_byte=1 / (row["other_byte"] * band),
         packing_byte=1 / (row["packing_byte"] * band),
+        pooling_byte=1 / (row["other_byte"] * band),
         operator=1e-6 * row["operator_us"],
         host_operator=1e-6 * row["host_operator_us"],
         host_call=1e-6 * row["host_call_us"],
@@ -102,22 +155,56 @@ class Timed:
     seconds: float
 
     def features(self) -> NDArray[np.float64]:
-        """What the seconds of a CPU are a sum of: operations, bytes, calls of the neuron, bytes of the optimizer.
-        Packing is one pass there and little beside them; the operators that it is made of are a GPU's."""
+        """What the seconds of a CPU are a sum of: operations; bytes of convolutions, of the neuron, of sums, of pooling
+        and of the optimizer; calls of the neuron. Packing is one pass there and little beside them; the operators that
+        it is made of are a GPU's."""
         work = self.work
-        moved = work.matrix_bytes + work.attention_bytes + work.neuron_bytes + work.other_bytes
-        return np.array([work.flops, moved, work.neuron_calls, self.state])
+        moved = [work.matrix_bytes, work.neuron_bytes, work.other_bytes + work.attention_bytes, work.pooling_bytes]
+        return np.array([work.flops, *moved, self.state, work.neuron_calls])
 
 
-def fitted(steps: Sequence[Timed], source: str) -> Rates:
-    """The rates of a CPU by least squares of relative errors, none below 0; steps: at least one."""
+class Alone(NamedTuple):
+    """Seconds of a byte of what can be timed by itself on a CPU: sums, and the neuron's kernels."""
+
+    other: float
+    neuron: float
+
+    def features(self) -> NDArray[np.float64]:
+        """In the order of `Timed.features`; a convolution's bytes are taken to move as those of sums. NaN: only steps
+        tell it."""
+        return np.array([np.nan, self.other, self.neuron, self.other, np.nan, np.nan, np.nan])
+
+
+TRUST = 0.1
+"""A rate that comes out twice as high as it was alone weighs as much as a step that is planned 10 % wrong."""
+
+
+def fitted(steps: Sequence[Timed], alone: Alone, source: str) -> Rates:
+    """The rates of a CPU by least squares of relative errors, none below 0; steps: at least one. Steps of few models
+    have their work in like proportions, and tell some rates badly from others: each of `alone` is one more row."""
     from scipy.optimize import nnls
 
-    table = np.array([step.features() / step.seconds for step in steps])
+    table, before = np.array([step.features() / step.seconds for step in steps]), alone.features()
+    known = np.isfinite(before)
+    table = np.vstack([table, TRUST * np.diag(1 / before)[known]])
+    goals = np.concatenate([np.ones(len(steps)), np.full(known.sum(), TRUST)])
     scale = np.maximum(table.max(0), 1e-300)
-    found, _ = nnls(table / scale, np.ones(len(steps)))
-    flop, byte, call, state = (found / scale).tolist()
-    return Rates(flop, byte, byte, byte, 0.0, 0.0, 0.0, 0.0, state, call, source)
+    found, _ = nnls(table / scale, goals)
+    flop, matrix, neuron, other, pooling, state, call = (found / scale).tolist()
+    return Rates(
+        matrix_flop=flop,
+        matrix_byte=matrix,
+        neuron_byte=neuron,
+        other_byte=other,
+        packing_byte=0.0,
+        pooling_byte=pooling,
+        operator=0.0,
+        host_operator=0.0,
+        host_call=0.0,
+        state_byte=state,
+        call=call,
+        source=source,
+    )
 
 
 def total(works: Sequence[Work]) -> Work:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from tdformer import TDFormer
 from tdformer.backbones.size import OPTIONS
+from tdformer.digest import Described, Input
+from tdformer.options import Options
 
 from ..build.data import as_samples
 from ..config import Config, show
@@ -33,7 +33,7 @@ USES = {
 }
 
 
-def facts(model: TDFormer, trained: Trained, config: Config) -> dict[str, Any]:
+def facts(model: TDFormer, trained: Trained, config: Config) -> Described:
     """Of weights: `classes`; `input`, how their data are seen, where that was kept; `parameters`, `dataset`, `run`,
     `step`, `averaged`; `accuracy`, what training measured of them on the test set; `config_sha256`, of the run's
     configuration file; `code`, the revisions that the run was started with; `licence`.
@@ -44,18 +44,19 @@ def facts(model: TDFormer, trained: Trained, config: Config) -> dict[str, Any]:
     seen = about.get("input")
     if seen is not None:
         as_samples([], seen, trained.classes or (), source.path)  # a stranger's may be anything
-        seen = {**seen, "size": config.data.size}
-        seen |= {"frames": config.data.frames} if trained.frames else {"crop_ratio": config.data.crop_ratio}
-    known: dict[str, Any] = {
+        view: Input = {"frames": config.data.frames} if trained.frames else {"crop_ratio": config.data.crop_ratio}
+        seen = {**seen, "size": config.data.size, **view}
+    known: Described = {
         "classes": trained.classes,
         "input": seen,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dataset": config.data.dataset,
-        "run": config.name,
+        "dataset": about.get("dataset", config.data.dataset),
+        "run": about.get("run", config.name),
         "step": trained.step,
     }
     if source.run is None or trained.settings is None:
-        known |= {key: about.get(key) for key in ("averaged", "accuracy", "config_sha256", "code")}
+        known["averaged"], known["accuracy"] = about.get("averaged"), about.get("accuracy")
+        known["config_sha256"], known["code"] = about.get("config_sha256"), about.get("code")
     else:
         run = RunFolder(source.run)
         known |= {
@@ -67,25 +68,26 @@ def facts(model: TDFormer, trained: Trained, config: Config) -> dict[str, Any]:
     return {**known, "version": _version(), "licence": LICENCE}
 
 
-def page(name: str, about: Mapping[str, Any]) -> str:
+def page(name: str, about: Described) -> str:
     """The card as Markdown. name: of the exported file; about: the facts, `model` with its options, and `batch`."""
-    model, seen = about["model"], about["input"] or {}
+    model = about["model"]
+    seen: Input = about["input"] or {}
     channels, (height, width) = model["in_channels"], model["image_size"]
     blocks = ", ".join(map(str, model["feedback"]))
     given = f"{channels} x {height} x {width}"
-    which = {True: "; the average of the weights", False: "; the weights themselves"}.get(about["averaged"], "")
+    which = {True: "; the average of the weights", False: "; the weights themselves", None: ""}[about["averaged"]]
     rows = {
         "Model": f"`{model['name']}`, {about['parameters']:,} parameters",
         "Size": _of_size(model),
         "Time": f"{model['time_steps']} steps in {model['segments']} segments, "
         + (f"feedback to block {blocks}" if blocks else "no feedback"),
-        "Trained on": f"`{about['dataset']}`, {len(about['classes'])} classes"
-        if about["classes"]
-        else about["dataset"],
+        "Trained on": _data(about["dataset"], about["classes"]),
         "Input": f"{seen.get('kind', 'pictures')}, {given}",
         "Mean, std": f"{_list(seen['mean'])}; {_list(seen['std'])}, of values from 0 to 1" if seen else "not kept",
         "Seen as": _view(seen) if seen else "not kept",
-        "Checkpoint": f"step {about['step']} of run `{about['run']}`{which}",
+        "Checkpoint": f"step {about['step']} of run `{about['run']}`{which}"
+        if about["run"]
+        else f"`{Path(about['checkpoint']).name}`, of whose training nothing is known",
         "Test accuracy": _percent(about["accuracy"]),
         "Configuration": "not kept" if about["config_sha256"] is None else f"SHA-256 `{about['config_sha256']}`",
         "Code": "not kept"
@@ -106,7 +108,13 @@ def page(name: str, about: Mapping[str, Any]) -> str:
     )
 
 
-def _of_size(model: Mapping[str, Any]) -> str:
+def _data(dataset: str | None, classes: list[str] | None) -> str:
+    if dataset is None:
+        return "not kept"
+    return f"`{dataset}`, {len(classes)} classes" if classes else dataset
+
+
+def _of_size(model: Options) -> str:
     said = [(option.replace("_", " "), model[option]) for option in OPTIONS if model[option] is not None]
     return ", ".join(f"{word} {show(value)}" for word, value in said) or "that of its name"
 
@@ -139,7 +147,7 @@ def _list(values: list[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _view(seen: Mapping[str, Any]) -> str:
+def _view(seen: Input) -> str:
     size = seen["size"]
     if "frames" in seen:
         return f"frames by {seen['frames']}" + (f", brought to {size} x {size}" if size else "")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -32,6 +33,19 @@ SEED = 0
 """Of pictures that are corrupted here: the same for all runs, as the pictures of a published set are."""
 IN_MEMORY = 2**30
 """Bytes of pictures of one kind and severity that are held for all runs; larger ones are made anew for each."""
+
+
+class Row(TypedDict, total=False):
+    """Of KEPT: which weights, evaluated how, on which pictures, kind and severity."""
+
+    weights: str
+    how: str
+    kind: str
+    severity: int
+    pictures: str
+    images: int
+    accuracy: float
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class Measured:
         how = {"options": self.options, "precision": self.of.config.train.precision, "tf32": self.of.config.train.tf32}
         how |= {"view": repr(self.of.view), "arithmetic": ARITHMETIC, "classes": self.of.numbers}
         self._key = {"weights": self.weights, "how": _digest(to_json(how))}
-        self._rows = Rows(asked.keep or run / KEPT)
+        self._rows: Rows[Row] = Rows(asked.keep or run / KEPT)
         self._kept = {
             (row.get("pictures"), row.get("images")): float(row["accuracy"])
             for row in self._rows.whole("accuracy")[0]

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from tdformer.errors import first_line
 
 from ..errors import RunError
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 OPSET = 18
 """Of the standard's operators; runtimes from 2023 on have it."""
 INPUT, OUTPUT = "images", "logits"
@@ -28,7 +31,7 @@ CARD = "card"
 """The key of the model card, as JSON, in the graph's metadata."""
 
 
-def write(program: torch.export.ExportedProgram, card: Mapping[str, Any], file: Path) -> None:
+def write(program: torch.export.ExportedProgram, card: Mapping[str, object], file: Path) -> None:
     """Write a program of one input and one output as ONNX, the weights inside. The same program gives the same bytes:
     what the exporter notes of each node, such as lines of code, is left out. Raises RunError without the packages."""
     with _packages(), _quiet():
@@ -75,7 +78,7 @@ class _Refused(Exception):
     """What a file holds that no export of ours does."""
 
 
-def _check(proto: Any) -> None:
+def _check(proto: ModelProto) -> None:
     """Raises _Refused for what could reach beyond the file."""
     graph = proto.graph
     if proto.functions:

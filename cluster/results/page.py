@@ -1,4 +1,4 @@
-"""What pages of HTML that we write have in common: text that cannot become markup, and a mark by which we know them."""
+"""What pages of HTML that we write have in common: text that cannot become markup, tables, and figures."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import base64
 import hashlib
 import html
 import importlib.util
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import RunError
 from ..run.records import to_json
 
-_DIGEST = re.compile(r'<meta name="sha256" content="([0-9a-f]{64})"/>')
 STYLE = """
 body { font: 15px/1.5 sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222; background: #fff }
 table { border-collapse: collapse; margin: 1em 0 2em } .wide { overflow-x: auto }
@@ -38,22 +35,6 @@ for (const place of document.querySelectorAll(".plot")) {
 """Draws the figures of `plot`; a click on a point that has `customdata` leads to that cell's line in a table."""
 
 
-def marked(page: str) -> str:
-    """A page, which has a <title>, with its own digest in it."""
-    digest = hashlib.sha256(page.encode()).hexdigest()
-    return page.replace("<title>", f'<meta name="sha256" content="{digest}"/>\n<title>', 1)
-
-
-def ours(path: Path) -> bool:
-    """Whether a file is a page that we marked and nobody has changed."""
-    try:
-        page = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return False
-    found = _DIGEST.search(page)
-    return found is not None and hashlib.sha256(page.replace(f"{found[0]}\n", "", 1).encode()).hexdigest() == found[1]
-
-
 def text(words: str) -> str:
     """As a page can have it."""
     return html.escape(printable(words))
@@ -63,7 +44,7 @@ def printable(words: str) -> str:
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in words)
 
 
-def embedded(numbers: Mapping[str, Any]) -> str:
+def embedded(numbers: Mapping[str, object]) -> str:
     """JSON that neither ends the element that it is in nor begins another."""
     return to_json(numbers).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -85,7 +66,7 @@ def cell(words: str, kind: str = "") -> str:
     return f'<td class="{kind}">{words}</td>' if kind else f"<td>{words}</td>"
 
 
-def plot(name: str, title: str, figure: Mapping[str, Any], height: int, note: str = "") -> str:
+def plot(name: str, title: str, figure: Mapping[str, object], height: int, note: str = "") -> str:
     """A figure for `SCRIPT`. figure: plotly's `data` and `layout`; note: markup between the two elements."""
     return (
         f'<div class="plot" id="{name}" role="img" aria-label="{text(title)}" style="height: {height}px"></div>\n{note}'

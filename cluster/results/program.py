@@ -68,7 +68,7 @@ TEXT = {
 }
 """How text looks, if not like a word."""
 
-_INPUT: Any = ((0,), {})
+_INPUT: tuple[tuple[int], dict[str, int]] = ((0,), {})
 SPECS = tuple(pytree.treespec_dumps(pytree.tree_structure(of)) for of in (_INPUT, 0))
 """One tensor in, one out."""
 
@@ -108,7 +108,7 @@ def _json(archive: PT2ArchiveReader, name: str) -> Any:
     return _checked(json.loads(archive.read_string(name)), name)
 
 
-def _checked(value: Any, field: str) -> Any:
+def _checked(value: object, field: str) -> object:
     """The value of a field, without notes. Raises _Refused for what is not of the kinds above."""
     if value and field in EMPTY:
         raise _Refused(field)

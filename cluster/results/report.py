@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..errors import RunError
-from ..run.folder import write_atomic
+from ..run.records import write_atomic
 from ..train.tally import Tally
 from . import page
+from .marks import is_ours, marked
 
 WHOLE = 40
 """The confusion matrix of more classes is listed by its largest entries."""
@@ -25,16 +25,16 @@ def check(path: Path) -> None:
         raise RunError(f"{path}: a report is a page of HTML; end its name with .html")
     if not path.parent.is_dir():
         raise RunError(f"{path.parent}: no such folder to write {path.name} to")
-    if path.exists() and not page.ours(path):
+    if path.exists() and not is_ours(path):
         raise RunError(f"{path} is there, and not as a report was left; name another file, or remove that one")
 
 
-def write(path: Path, row: Mapping[str, Any], tally: Tally) -> None:
+def write(path: Path, row: Mapping[str, object], tally: Tally) -> None:
     """Write the page. row: what the evaluation says in its line."""
-    write_atomic(path, page.marked(_page(row, tally)).encode())
+    write_atomic(path, marked(path.suffix, _page(row, tally)).encode())
 
 
-def _page(row: Mapping[str, Any], tally: Tally) -> str:
+def _page(row: Mapping[str, object], tally: Tally) -> str:
     matrix = tally.confusion.tolist()
     shown = [k for k in range(len(matrix)) if k < len(tally.names) or any(r[k] for r in matrix) or any(matrix[k])]
     names = {k: page.text(tally.name(k)) for k in shown}

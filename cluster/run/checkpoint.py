@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipelines import disk
+from tdformer.digest import Described
 from tdformer.errors import first_line
 
 from ..errors import RunError, disk_errors, thread_errors
@@ -37,6 +38,29 @@ FORMAT = 2
 """Of state.json, in which an absent one means 1: before `metrics_sha256`. A higher one is of a newer version."""
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between two looks at a checkpoint that some ranks find whole and others do not: 15.5 in all."""
+
+
+class FileFacts(TypedDict):
+    """Of a file, in the manifest."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(TypedDict, total=False):
+    """manifest.json."""
+
+    step: int
+    files: dict[str, FileFacts]
+
+
+class Saved(Described, total=False):
+    """state.json: what `train.state` keeps, and of what is said of an exported file what is known here."""
+
+    format: int | None
+    state: dict[str, Any]
+
+
 _HIDDEN = re.compile(rf"\.{STEP.pattern}(\.old)?\.tmp")
 _FILE = re.compile(r"(manifest|state)\.json|\w+\.safetensors|\.tmp\w{6}")  # the last is what safetensors writes to
 
@@ -45,7 +69,7 @@ def save(
     root: Path,
     step: int,
     parts: dict[str, Tensors],
-    state: dict[str, Any],
+    state: dict[str, object],
     keep: int,
     best: bool = False,
     done: Done = lambda _: None,
@@ -108,7 +132,7 @@ class Saver:
         self._error: BaseException | None = None
 
     def begin(
-        self, step: int, parts: dict[str, Tensors], state: dict[str, Any], best: bool, first: Callable[[], None]
+        self, step: int, parts: dict[str, Tensors], state: dict[str, object], best: bool, first: Callable[[], None]
     ) -> None:
         """Start to call `first`, then write; `save` says what. The one before must have been waited for."""
 
@@ -173,7 +197,7 @@ def step_of(path: Path) -> int:
 def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words, or None."""
     try:
-        files = (record(path / MANIFEST, "use another checkpoint", {"files": dict}) or {})["files"]
+        files = (record(path / MANIFEST, "use another checkpoint", Manifest, "files") or {})["files"]
         for name, expected in files.items():
             if not (path / name).is_file():
                 return f"{name} is missing"
@@ -232,19 +256,19 @@ def newest_good(
     return None
 
 
-def load(path: Path, verified: bool = False) -> tuple[dict[str, Tensors], dict[str, Any]]:
+def load(path: Path, verified: bool = False) -> tuple[dict[str, Tensors], Saved]:
     """The parts and the state of one checkpoint. Raises RunError, naming the fault, if it does not verify or is of a
     newer version."""
     fault = None if verified else verify(path)
     if fault is not None:
         raise RunError(f"checkpoint {path} is damaged: {fault}; use another one")
-    state = record(path / STATE, "use another checkpoint", {"format": int | None}) or {}
+    state: Saved = record(path / STATE, "use another checkpoint", Saved, "format") or {}
     if (found := state.get("format") or 1) > FORMAT:
         raise RunError(f"{path} is of a newer version (format {found}, this one reads up to {FORMAT}); update tdformer")
     return _parts(path), state
 
 
-def load_weights(path: Path, verified: bool = False) -> tuple[Tensors, dict[str, Any]]:
+def load_weights(path: Path, verified: bool = False) -> tuple[Tensors, Saved]:
     """What evaluation needs of a checkpoint: the averaged weights where there are some, else the model's; the state."""
     parts, state = load(path, verified)
     weights = parts.get("ema") or parts.get("model")
@@ -302,7 +326,7 @@ def _remove(hidden: Path) -> None:
         hidden.rmdir()
 
 
-def _facts(path: Path, done: Done = lambda _: None) -> dict[str, Any]:
+def _facts(path: Path, done: Done = lambda _: None) -> FileFacts:
     digest = hashlib.sha256()
     for block in _blocks(path):
         digest.update(block)

@@ -10,9 +10,9 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from ..slurm.job import this_job
+from .kept import Beat
 from .lock import started
 from .records import Rows
 
@@ -27,11 +27,11 @@ EVERY = 10.0
 class Clock:
     """Of one start, the `start`-th line of starts.jsonl. began: `time.monotonic()` when it did; world: its ranks."""
 
-    def __init__(self, rows: Rows, start: int, began: float, world: int) -> None:
+    def __init__(self, rows: Rows[Beat], start: int, began: float, world: int) -> None:
         self.rows, self.start, self.began, self.world = rows, start, began, world
 
     @classmethod
-    def begin(cls, rows: Rows, start: int, began: float, world: int, facts: Mapping[str, Any]) -> Clock:
+    def begin(cls, rows: Rows[Beat], start: int, began: float, world: int, facts: Mapping[str, object]) -> Clock:
         """With its first row: when it began, and what tells a copy's starts, its job and its process."""
         clock = cls(rows, start, began, world)
         job = {"job": this_job(), "restarts": os.environ.get("SLURM_RESTART_COUNT")}
@@ -39,16 +39,16 @@ class Clock:
         return clock
 
     @classmethod
-    def of(cls, rows: Rows) -> Clock | None:
+    def of(cls, rows: Rows[Beat]) -> Clock | None:
         """That of the newest start, for another process of it; None: it has none."""
         begun = [row for row in rows.whole("start", "world", "monotonic")[0] if "host" in row]
-        return cls(rows, *(begun[-1][key] for key in ("start", "monotonic", "world"))) if begun else None
+        return cls(rows, begun[-1]["start"], begun[-1]["monotonic"], begun[-1]["world"]) if begun else None
 
     def seconds(self) -> float:
         """Since it began."""
         return time.monotonic() - self.began
 
-    def tell(self, **facts: Any) -> None:
+    def tell(self, **facts: object) -> None:
         """A row."""
         elapsed = round(self.seconds(), 4)
         self.rows.append({"start": self.start, "time": time.time(), "seconds": elapsed, "world": self.world, **facts})

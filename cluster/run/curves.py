@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 KEPT = 0.9
 """The weight of a row in a smoothed line, against the row after it."""
@@ -19,7 +18,7 @@ PLOTS = {
 """Keys of rows, and what their axis says."""
 
 
-def draw(rows: Iterable[Mapping[str, Any]], title: str, epoch_steps: float) -> bytes:
+def draw(rows: Iterable[Mapping[str, object]], title: str, epoch_steps: float) -> bytes:
     """A PNG of rows of metrics.jsonl and speed.jsonl: as measured, a smoothed line over it, and the test set's points.
 
     epoch_steps: optimizer steps of an epoch, for the axis above."""
@@ -64,9 +63,15 @@ def smoothed(values: Sequence[float]) -> list[float]:
     return means
 
 
-def _points(rows: Iterable[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
+def _points(rows: Iterable[Mapping[str, object]], key: str) -> tuple[list[int], list[float]]:
     """Steps, and what was measured after each; shares in percent, as the terminal has them."""
     scale = 100 if key.endswith("accuracy") else 1
     # A run that went on from an earlier step has some rows of speed.jsonl twice.
-    found = sorted({row["step"]: scale * row[key] for row in rows if row.get(key) is not None}.items())
+    found = sorted(
+        {
+            step: scale * value
+            for row in rows
+            if isinstance(value := row.get(key), int | float) and isinstance(step := row["step"], int)
+        }.items()
+    )
     return [step for step, _ in found], [value for _, value in found]

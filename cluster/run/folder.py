@@ -9,23 +9,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from .. import config as configs
 from ..config import Config
 from ..errors import RunError, disk_errors
 from ..slurm.job import this_job
 from .clock import Clock
+from .kept import Beat, Crash, Heard, Mark, Metrics, Said, Speed, Start, Submitted, Summary
 from .lock import check, exclusive, heard
 from .provenance import changes, this_start
 from .records import Rows, check_file, record, to_json, write_atomic
 
 STEP = re.compile(r"step-([0-9]{8,})")
 """The name of a checkpoint, with its optimizer step."""
-MARK: dict[str, Any] = {"folder": str | None, "inode": int | None}
-"""What `RunFolder.mark` puts into a record; older records have none."""
-RATES = ("images_per_second", "tflops", "mfu", "hfu")
-"""What the status says of speed, of the steps of the last row."""
 
 
 class RunFolder:
@@ -57,17 +53,18 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.summary_file = self.path / "summary.json"
         self.status_file = self.path / "status.json"
+        self.launch_file, self.job_file = self.path / "launch.yaml", self.path / "job.json"
         self.cell_file = self.path / "cell.json"
         self.limits_file = self.path / "limits.json"
         self.stopped_file = self.path / "stopped.json"
         self.weights_file = self.path / "weights.json"
-        self.metrics = Rows(self.path / "metrics.jsonl")
-        self.speed = Rows(self.path / "speed.jsonl")
-        self.health = Rows(self.path / "health.jsonl")
-        self.starts = Rows(self.path / "starts.jsonl")
-        self.crashes = Rows(self.path / "crashes.jsonl")
-        self.clock = Rows(self.path / "clock.jsonl")
-        self._heard: dict[str, Any] | None = None  # the holder before, when we took the lock
+        self.metrics: Rows[Metrics] = Rows(self.path / "metrics.jsonl")
+        self.speed: Rows[Speed] = Rows(self.path / "speed.jsonl")
+        self.health: Rows[Mapping[str, object]] = Rows(self.path / "health.jsonl")
+        self.starts: Rows[Start] = Rows(self.path / "starts.jsonl")
+        self.crashes: Rows[Crash] = Rows(self.path / "crashes.jsonl")
+        self.clock: Rows[Beat] = Rows(self.path / "clock.jsonl")
+        self._heard: Heard | None = None  # the holder before, when we took the lock
 
     def figure(self, name: str) -> Path:
         """Where a figure of that name is."""
@@ -89,31 +86,31 @@ class RunFolder:
         """End this process if it has the lock and another has taken over; see `lock.check`."""
         check(self.path)
 
-    def mark(self) -> dict[str, Any]:
+    def mark(self) -> Mark:
         """What tells this folder from its copies; see `made`."""
         return {"folder": str(self.path.resolve()), "inode": self.path.stat().st_ino}
 
-    def made(self, record: Mapping[str, Any]) -> bool:
+    def made(self, record: Mark) -> bool:
         """Whether a record with a `mark` was written in this folder, by whatever name it went: False in a copy. True
         for a record that has no mark."""
-        if record.get("folder") is None:
+        if (folder := record.get("folder")) is None:
             return True
         here = self.path.stat()
         try:
-            there = Path(record["folder"]).stat()
+            there = Path(folder).stat()
         except (OSError, ValueError):  # nothing is there: renamed, or seen from a machine that mounts it elsewhere
             return record.get("inode") in (None, here.st_ino)
         return os.path.samestat(here, there) or record.get("inode") == here.st_ino != there.st_ino
 
-    def stored(self, file: str, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
+    def stored(self, file: Path, overrides: Sequence[str] = (), site: Path | None = None) -> Config:
         """The configuration in one of its files, as of where the folder is now; see `config.stored`."""
         place = self.path.resolve()
         if moved := {"name", "runs_dir"} & {*configs.named(overrides)}:
             raise RunError(
                 f"{min(moved)}=...: a run is where its folder is, {self.path}; copy that to make another one"
             )
-        check_file(self.path / file)
-        config = configs.stored(self.path / file, overrides, site=site)
+        check_file(file)
+        config = configs.stored(file, overrides, site=site)
         config.runs_dir, config.name = str(place.parent), place.name
         return config
 
@@ -143,7 +140,7 @@ class RunFolder:
     def _check_ours(self) -> None:
         """Raises RunError for a folder that we did not write: it may be anybody's, and nothing in it is touched."""
         of_a_run = self.config_file.exists() and self.checkpoints.is_dir()
-        if not self.path.is_dir() or of_a_run or self.starts.path.exists() or (self.path / "launch.yaml").exists():
+        if not self.path.is_dir() or of_a_run or self.starts.path.exists() or self.launch_file.exists():
             return
         # Of a start that was killed before it wrote those; an empty folder is nobody's loss.
         begun = re.compile(r"lock(\.[0-9]+)?|\.lock\..*tmp|checkpoints|config\.yaml|\.config\.yaml\..*tmp")
@@ -183,8 +180,8 @@ class RunFolder:
     def open(
         self,
         config: Config,
-        surroundings: Mapping[str, Any] | None = None,
-        facts: Mapping[str, Any] | None = None,
+        surroundings: Mapping[str, object] | None = None,
+        facts: Start | None = None,
         began: float | None = None,
     ) -> Clock:
         """Make the folder for `config`, or take up the one that is there, if it is its own. Returns the start's clock.
@@ -209,8 +206,8 @@ class RunFolder:
         if surroundings and self.saved_step() is not None:
             for line in changes(self.path, starts[-1] if starts else {}, surroundings, config):
                 print(line, flush=True)
-        number, facts = len(starts) + len(damaged) + 1, dict(facts or {})
-        self.starts.append({"start": number} | this_start() | dict(surroundings or {}) | facts)
+        number, facts = len(starts) + len(damaged) + 1, facts or {}
+        self.starts.append({"start": number} | this_start() | dict(surroundings or {}) | dict(facts))
         began, world = time.monotonic() if began is None else began, facts.get("world", 1)
         whose = {"submitted": self._submitted(), "heard": self._heard, **self.mark()}
         return Clock.begin(self.clock, number, began, world, whose)
@@ -218,7 +215,7 @@ class RunFolder:
     def _submitted(self) -> float | None:
         """When the Slurm job that this process is of was; None: it is of none."""
         with suppress(RunError):
-            job = record(self.path / "job.json", "", {"id": str, "time": int | float | None}) or {}
+            job = record(self.job_file, "", Submitted)
             return job["time"] if job and job["id"] == this_job() else None
         return None
 
@@ -227,36 +224,36 @@ class RunFolder:
         check_file(self.config_file)
         return configs.stored(self.config_file) if self.config_file.exists() else None
 
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Summary | None:
         """The final line of a finished run; None while it is not finished."""
-        kinds = {"accuracy": int | float, "epochs": int, "step": int}
-        return record(self.summary_file, "delete it to let the run finish again", kinds)
+        return record(self.summary_file, "delete it to let the run finish again", Summary)
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, summary: Mapping[str, object]) -> None:
         """Write the final line: from now on the run is finished."""
         self.metrics.sync()
         write_atomic(self.summary_file, (to_json(summary) + "\n").encode())
 
-    def tell(self, state: str, **facts: Any) -> None:
+    def tell(self, state: str, **facts: object) -> None:
         """Replace status.json: `state` is starting, running, saved (it ended, and goes on when started again),
         failed or finished; the time; any facts; and the folder's mark."""
         with disk_errors(self.status_file):
             said = {"state": state, "time": time.time(), **facts, **self.mark()}
         write_atomic(self.status_file, (to_json(said) + "\n").encode())
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Said:
         """What `tell` last wrote; {} before the first start, or where that is damaged."""
         try:
             return self.said()
         except RunError:
             return {}
 
-    def said(self) -> dict[str, Any]:
-        """The same. Raises RunError where it is damaged."""
-        numbers = {key: int | float | None for key in ("loss", *RATES, "seconds_left")}
-        kinds = {"state": str, "time": int | float, "step": int | None, "total": int | None, **numbers, **MARK}
-        kinds |= {"restarts": str | None, "reason": str | None}
-        return record(self.status_file, "the run's next start writes it again", kinds) or {}
+    def known(self) -> dict[str, object]:
+        """What it says besides the state, why and when: facts that the next `tell` may keep."""
+        return {key: value for key, value in self.status().items() if key not in ("state", "time", "reason")}
+
+    def said(self) -> Said:
+        """As `status`. Raises RunError where it is damaged."""
+        return record(self.status_file, "the run's next start writes it again", Said) or {}
 
     def saved_step(self) -> int | None:
         """The step of the newest checkpoint, by its name; None before the first."""

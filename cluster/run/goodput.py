@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mode
-from typing import Any
+from typing import TypeGuard
 
 from .clock import PARTS
 from .folder import RunFolder
+from .kept import Beat
 from .lock import heard
 from .speed import WARM_UP
 
@@ -22,6 +23,8 @@ CAUSES = ("start", "data", "checkpoint", "recomputed", "evaluation", "queue", "o
 """Why time is not good: imports, joining, loading and what the first WARM_UP steps take longer than others; waits for
 data; what a save stops training for; steps that an earlier start had done; evaluation; from a job's submission, or the
 end of the start before, to its start; what is left."""
+Sums = Mapping[str, float]
+"""The numbers of a row of clock.jsonl."""
 SUMS = (*PARTS, "step", "steps")
 """And the last step of the run, and how many this start has done."""
 LONGEST = 3600.0
@@ -98,7 +101,7 @@ def steps(folder: RunFolder) -> dict[str, float | None]:
     for start in _starts(folder):
         rows = [row for row in start.rows if row["steps"] >= WARM_UP]
         for a, b in pairwise(rows):
-            if (count := b["steps"] - a["steps"]) > 0:
+            if (count := int(b["steps"] - a["steps"])) > 0:
                 found.append(((b["data"] - a["data"]) / count, (b["train"] - a["train"]) / count, count))
     whole = [(data + train, count) for data, train, count in found]
     return {
@@ -115,13 +118,13 @@ class _Start:
     """One start. begun: its first row, {} where that is damaged; rows: those with PARTS, in order; seconds: from its
     beginning to its end, or as far as is known."""
 
-    begun: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
+    begun: Beat
+    rows: Sequence[Sums]
     seconds: float
     world: int
 
     @property
-    def parts(self) -> Mapping[str, Any]:
+    def parts(self) -> Sums:
         return self.rows[-1] if self.rows else dict.fromkeys(PARTS, 0.0)
 
     @property
@@ -131,12 +134,12 @@ class _Start:
     @property
     def step(self) -> int:
         """The last one that it did, in the whole run."""
-        return self.rows[-1]["step"] if self.rows else 0
+        return int(self.rows[-1]["step"]) if self.rows else 0
 
     @property
     def first(self) -> int:
         """The one before its first."""
-        return self.step - (self.rows[-1]["steps"] if self.rows else 0)
+        return self.step - (int(self.rows[-1]["steps"]) if self.rows else 0)
 
     @property
     def warm(self) -> int:
@@ -150,7 +153,7 @@ class _Start:
 
     def trained(self, warm_up: float) -> list[tuple[int, float]]:
         """Steps, and the seconds of training up to each, of which the warm-up has so many."""
-        after = [(row["step"], warm_up + row["train"]) for row in self.rows if row["steps"] > WARM_UP]
+        after = [(int(row["step"]), warm_up + row["train"]) for row in self.rows if row["steps"] > WARM_UP]
         return [(self.first, 0.0), (self.first + self.warm, warm_up), *after]
 
     @property
@@ -170,18 +173,18 @@ class _Start:
 
 def _starts(folder: RunFolder) -> list[_Start]:
     """Those of this folder that kept a clock, in order."""
-    groups: dict[Any, list[dict[str, Any]]] = {}
+    groups: dict[int, list[Beat]] = {}
     for row in folder.clock.whole("start", "time", "seconds", "world")[0]:
         if row["seconds"] >= 0 and row["world"] >= 1:
             groups.setdefault(row["start"], []).append(row)
     found: list[_Start] = []
-    following = [*list(groups.values())[1:], None]
+    following: list[list[Beat] | None] = [*list(groups.values())[1:], None]
     for rows, later in zip(groups.values(), following, strict=False):
-        begun = next((row for row in rows if isinstance(row.get("host"), str) and "monotonic" in row), {})
+        begun: Beat = next((row for row in rows if isinstance(row.get("host"), str) and "monotonic" in row), Beat())
         if isinstance(begun.get("folder"), str) and not folder.made(begun):
             continue
         told = _whole(rows)
-        seconds = max(row["seconds"] for row in (rows[-1], *told[-1:]))
+        seconds = max([rows[-1]["seconds"], *(row["seconds"] for row in told[-1:])])
         if not told and not any("exit_code" in row for row in rows):
             heard_of = (row.get("heard") for row in later or () if "host" in row)  # by the start after it
             sign = heard(folder.path) if later is None else next(heard_of, None)
@@ -190,19 +193,20 @@ def _starts(folder: RunFolder) -> list[_Start]:
     return found
 
 
-def _whole(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _whole(rows: Iterable[Beat]) -> list[Sums]:
     """Those with PARTS that can be: a damaged line may be JSON all the same, so sums that are above later ones go."""
-    kept: list[Mapping[str, Any]] = []
-    for row in reversed([row for row in rows if all(_number(row.get(key)) and row[key] >= 0 for key in SUMS)]):
+    kept: list[Sums] = []
+    numbers = [{key: value for key, value in row.items() if _is_number(value)} for row in rows]
+    for row in reversed([row for row in numbers if all(row.get(key, -1) >= 0 for key in SUMS)]):
         lower = not kept or all(row[key] <= kept[-1][key] for key in (*SUMS, "seconds"))
         if lower and sum(row[part] for part in PARTS) <= row["seconds"] + 1 and row["steps"] <= row["step"]:
             kept.append(row)
     return kept[::-1]
 
 
-def _lasted(begun: Mapping[str, Any], sign: Any) -> float:
+def _lasted(begun: Beat, sign: object) -> float:
     """Seconds from a start's beginning to the last sign of life of the process that wrote its first row."""
-    if not isinstance(sign, Mapping) or not _number(sign.get("time")) or not begun:
+    if not isinstance(sign, Mapping) or not _is_number(sign.get("time")) or not begun:
         return 0.0
     own = [sign.get(key) == begun.get(key) for key in ("pid", "host")]
     lasted = float(sign["time"] - begun["time"] + begun["seconds"])
@@ -227,5 +231,5 @@ def _quantile(values: Sequence[tuple[float, int]], share: float) -> float | None
     return None
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return type(value) in (int, float)

@@ -25,10 +25,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from .. import slurm
 from ..errors import NO_SPACE, InUse, RunError, disk_errors, thread_errors
+from .kept import Heard
 
 BEAT = 5.0
 """Seconds between two signs of life, each with a look at whether somebody has taken over."""
@@ -161,7 +161,7 @@ def superseded(folder: Path) -> bool:
     return False
 
 
-def heard(folder: Path) -> dict[str, Any] | None:
+def heard(folder: Path) -> Heard | None:
     """The newest holder's process and host, and the time of its last sign of life; None: there is no record."""
     with suppress(RunError, OSError):
         _, holder, _, beat = _newest(folder)

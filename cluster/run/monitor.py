@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
 
 from rich.console import Console
 
@@ -18,7 +17,7 @@ from ..slurm.job import this_job
 from .console import Display, peak_memory
 from .figures import FIGURES
 from .folder import RunFolder
-from .records import Rows, write_atomic
+from .records import R, Rows, write_atomic
 from .speed import Lap, Pace
 from .words import duration, worded
 
@@ -54,7 +53,7 @@ class Monitor:
         self._pace = Pace()
         self._measured: list[str] = []
         self._timed: list[str] = []
-        self._facts: dict[str, Any] = {}
+        self._facts: dict[str, object] = {}
         self._drawn, self._drew = -1, time.monotonic()
         self._told, self._warned = 0.0, len(sound(run.health, self.say))
         self.tell("running", start)
@@ -68,7 +67,7 @@ class Monitor:
                 self.tell("failed", self._step, reason=" ".join(str(error).split()))
         self.close()
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Mapping[str, object]) -> None:
         """Write a row of metrics.jsonl; what is known of a step is shown from now on."""
         if not self.active:
             return
@@ -103,7 +102,7 @@ class Monitor:
         peak, gpu = peak_memory()
         self.display.show(step, of, self._measured, [*timed, f"{peak:.2f} GiB{' of GPU memory' * gpu}"], left)
 
-    def evaluation(self, metrics: Mapping[str, Any]) -> None:
+    def evaluation(self, metrics: Mapping[str, object]) -> None:
         """An evaluation is done: `step`, `epoch`, and `eval_accuracy`, `eval_loss`, ... . Draws the curves now and
         then: that takes as long as an epoch of few pictures."""
         if not self.active:
@@ -116,14 +115,16 @@ class Monitor:
         if time.monotonic() - self._drew >= self.line_seconds:
             self.draw()
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, summary: Mapping[str, object]) -> None:
         """The run is done: the last curves, summary.json, and the final line."""
         if not self.active:
             return
         self.draw()
         self.run.check_lock()
         self.run.finish(summary)
-        self.tell("finished", int(summary["step"]))
+        step = summary["step"]
+        assert isinstance(step, int)
+        self.tell("finished", step)
         self.close()
         self.say(f"finished {self.run.path}: {', '.join(worded(k, v) for k, v in summary.items())}")
 
@@ -133,14 +134,14 @@ class Monitor:
             self.tell("saved", leave.step, reason=f"stopped by {leave.kind.name}")
             self.say(str(leave))
 
-    def warn(self, line: str, **facts: Any) -> None:
+    def warn(self, line: str, **facts: object) -> None:
         """Something is wrong: a line for people, a row of health.jsonl, and a count in the status."""
         if self.active:
             self._warned += 1
             self.run.health.append({**facts, "warning": line})
             self.say(f"warning: {line}")
 
-    def tell(self, state: str, step: int, **more: Any) -> None:
+    def tell(self, state: str, step: int, **more: object) -> None:
         """status.json, which is also the heartbeat: while it runs it is at most some seconds old, or a step."""
         job = {"job": this_job(), "restarts": os.environ.get("SLURM_RESTART_COUNT")}
         where = {"host": socket.gethostname(), "pid": os.getpid(), **{k: v for k, v in job.items() if v is not None}}
@@ -179,7 +180,7 @@ class Monitor:
             self._drawn, self._drew = len(rows), time.monotonic()
 
 
-def sound(rows: Rows, say: Callable[[str], None], *numbers: str) -> list[dict[str, Any]]:
+def sound(rows: Rows[R], say: Callable[[str], None], *numbers: str) -> list[R]:
     """Rows that no result depends on: those that are damaged are counted in a line to `say`, and left out."""
     whole, damaged = rows.whole(*numbers)
     if damaged:
@@ -187,6 +188,6 @@ def sound(rows: Rows, say: Callable[[str], None], *numbers: str) -> list[dict[st
     return whole
 
 
-def ordered(row: Mapping[str, Any]) -> dict[str, Any]:
+def ordered(row: Mapping[str, object]) -> dict[str, object]:
     """The same keys in the same order, whoever built the row."""
     return {k: row[k] for k in ORDER if k in row} | {k: row[k] for k in sorted(row) if k not in ORDER}

@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..config import Config, show
+from .kept import Revision
 from .records import record
 
 PACKAGES = ("tdformer", "pipelines", "cluster")
@@ -21,13 +21,12 @@ REVISION = "revision.json"
 """In a snapshot of the code: what `revision` said where it was taken."""
 
 
-def revision() -> dict[str, Any]:
+def revision() -> Revision:
     """The commit of the code that runs, and whether the packages' files differ from it (a page that does is no other
     code); None where it is not in git."""
     here = Path(__file__).resolve().parents[2]
     if (here / REVISION).exists():  # a snapshot, which knows what it was taken from
-        kinds = {"commit": str | None, "dirty": bool | None}
-        return record(here / REVISION, "launch the run again", kinds) or {}
+        return record(here / REVISION, "launch the run again", Revision, "commit", "dirty") or {}
 
     def git(*words: str) -> str | None:
         command = ["git", "-C", str(here), *words]
@@ -41,7 +40,7 @@ def revision() -> dict[str, Any]:
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
-def this_start() -> dict[str, Any]:
+def this_start() -> dict[str, object]:
     """A row of starts.jsonl, without the surroundings."""
     from .surroundings import version  # imports torch, which `tdformer status` does without
 
@@ -56,7 +55,7 @@ def this_start() -> dict[str, Any]:
     }
 
 
-def changes(run: Path, before: Mapping[str, Any], now: Mapping[str, Any], config: Config) -> list[str]:
+def changes(run: Path, before: Mapping[str, object], now: Mapping[str, object], config: Config) -> list[str]:
     """Lines that say what is not as it was at the start before; `before` is {} where there was none."""
     lines = []
     if "device" not in before and now["device"] != "CPU":
@@ -64,6 +63,11 @@ def changes(run: Path, before: Mapping[str, Any], now: Mapping[str, Any], config
             f"{run} was begun by an earlier version, which on a GPU took TF32 for fp32's convolutions and "
             f"summed in any order; it goes on with train.tf32={show(config.train.tf32)} and "
             f"engine.deterministic={show(config.engine.deterministic)}"
+        )
+    if "norm_ranks" not in before and now.get("norm_ranks", 1) != 1:
+        lines.append(
+            f"{run} was begun by an earlier version, which gathered a norm batch's statistics over ranks in fp32; they "
+            "are summed in fp64 from here on, so last bits of its numbers can differ"
         )
     if other := [f"{k} ({show(before[k])}, now {show(now[k])})" for k in now if before.get(k, now[k]) != now[k]]:
         lines.append(

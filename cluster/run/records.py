@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Generic, TypeVar, get_origin, get_type_hints
 
 from pipelines import disk
 
@@ -19,16 +20,18 @@ from ..errors import RunError, disk_errors
 PATIENCE = 15.0
 """Seconds for a file that another host has just written to come into sight here."""
 RESTORE = "restore the file, or start a new run with name=..."
+R = TypeVar("R", bound=Mapping[str, object])
+T = TypeVar("T")
 
 
-class Rows:
-    """A JSON-lines file that is appended to: a row is there whole or not at all."""
+class Rows(Generic[R]):
+    """A JSON-lines file of rows R that is appended to: a row is there whole or not at all."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._hash, self._hashed = hashlib.sha256(), 0
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, object]) -> None:
         """See `to_json` for what becomes of its values."""
         line = (to_json(row) + "\n").encode()
         with disk_errors(self.path):
@@ -45,7 +48,7 @@ class Rows:
             finally:
                 os.close(fd)
 
-    def read(self, *numbers: str) -> list[dict[str, Any]]:
+    def read(self, *numbers: str) -> list[R]:
         """All rows, each with a number under these keys; a last line that a killed process left half-written is not
         one. Raises RunError for any other line that is not."""
         rows, damaged = self.whole(*numbers)
@@ -53,7 +56,7 @@ class Rows:
             raise RunError(f"{self.path} is damaged in line {damaged[0]}; {RESTORE}")
         return rows
 
-    def whole(self, *numbers: str) -> tuple[list[dict[str, Any]], list[int]]:
+    def whole(self, *numbers: str) -> tuple[list[R], list[int]]:
         """The rows that are, and the numbers of the lines that are not, from 1."""
         check_file(self.path)
         try:
@@ -62,8 +65,20 @@ class Rows:
             lines = []
         except OSError as e:
             raise RunError(f"{self.path} cannot be read ({e.strerror})") from e
-        rows = [_parsed(line, numbers) for line in lines]
+        rows = [self._parsed(line, numbers) for line in lines]
         return [row for row in rows if row is not None], [i for i, row in enumerate(rows, 1) if row is None]
+
+    def _parsed(self, line: bytes, numbers: tuple[str, ...]) -> R | None:
+        """A row with a number under each of these keys; None: the line is damaged."""
+        try:
+            row: R = json.loads(line)
+        except (ValueError, RecursionError):
+            return None
+        said: object = row
+        if not isinstance(said, dict):
+            return None
+        sound = all(type(said.get(key)) in (int, float) and _bounded(said[key]) for key in numbers)
+        return row if sound else None
 
     def digest(self) -> str:
         """SHA-256 of all of it, in hexadecimal; what an earlier call has read is not read again."""
@@ -109,26 +124,33 @@ def write_atomic(path: Path, content: bytes) -> None:
         hidden.write_bytes(content)
 
 
-def record(path: Path, remedy: str, kinds: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The JSON object in a file; None where there is no file. Raises RunError, with the remedy, where it cannot be read
-    or a value is not of its kind (a type, or several joined by |; one with None may be missing)."""
+def record(path: Path, remedy: str, kind: type[T], *checked: str) -> T | None:
+    """The JSON object in a file, as the TypedDict `kind` has it; None where there is no file. Raises RunError, with the
+    remedy, where it cannot be read, or a value (of the keys that are `checked`; none given: of all) is not of its kind:
+    a type, or several joined by |. One with None may be missing."""
     try:
         check_file(path)
-        content = json.loads(path.read_bytes())
+        content: T = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except OSError as e:
         raise RunError(f"{path} cannot be read ({e.strerror}); {remedy}") from e
     except (ValueError, RecursionError) as e:
         raise RunError(f"{path} is not JSON; {remedy}") from e
-    if not isinstance(content, dict):
+    said: object = content
+    if not isinstance(said, dict):
         raise RunError(f"{path} holds no JSON object; {remedy}")
-    for key, kind in kinds.items():
-        value = content.get(key)
-        kinds_of = getattr(kind, "__args__", (kind,))
-        if type(value) not in (type(None) if k is None else k for k in kinds_of) or not _bounded(value):
+    hints = get_type_hints(kind)
+    for key in checked or hints:
+        value = said.get(key)
+        if type(value) not in _types(hints[key]) or not _bounded(value):
             raise RunError(f"{path} has {repr(value)[:40]} as {key}; {remedy}")
     return content
+
+
+def _types(hint: object) -> list[object]:
+    """Those that | joins, without what a list or a dict holds."""
+    return [get_origin(one) or one for one in (hint.__args__ if isinstance(hint, UnionType) else (hint,))]
 
 
 def refresh(path: Path) -> None:
@@ -155,27 +177,17 @@ def check_file(path: Path) -> None:
         raise RunError(f"{path} is not a file; restore or remove it")
 
 
-def _bounded(value: Any) -> bool:
+def _bounded(value: object) -> bool:
     """Whether a value, if it is a number, can be counted with and printed. Inodes can take all of 64 bits."""
     return not isinstance(value, (int, float)) or abs(value) < 2**64
 
 
-def _parsed(line: bytes, numbers: tuple[str, ...]) -> dict[str, Any] | None:
-    """A row with a number under each of these keys; None: the line is damaged."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    sound = isinstance(row, dict) and all(type(row.get(key)) in (int, float) and _bounded(row[key]) for key in numbers)
-    return row if sound else None
-
-
-def to_json(row: Mapping[str, Any]) -> str:
+def to_json(row: Mapping[str, object]) -> str:
     """Keys keep their order, floats all their digits; what is not finite becomes null."""
     return json.dumps({k: _plain(v) for k, v in row.items()}, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A number of any library as Python's own, whose repr has every digit."""
     if hasattr(value, "item"):
         value = value.item()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+
+from .kept import Speed
 
 WARM_UP = 3
 """Steps of a start that say nothing about the others: they compile, choose kernels and fill caches."""
@@ -21,7 +22,7 @@ class Lap:
     waited: float = 0.0
 
     @classmethod
-    def of(cls, rows: Iterable[Mapping[str, Any]]) -> Lap:
+    def of(cls, rows: Iterable[Speed]) -> Lap:
         """The sum of rows of speed.jsonl."""
         return sum((cls(r["images"], r["seconds"], r["data_wait_seconds"]) for r in rows), cls())
 
@@ -33,10 +34,10 @@ class Lap:
         """Images a second."""
         return self.images / self.seconds if self.seconds else 0.0
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, float]:
         """As speed.jsonl has it."""
         numbers = {"seconds": self.seconds, "images_per_second": self.rate, "data_wait_seconds": self.waited}
-        return {"images": self.images} | {key: round(value, 4) for key, value in numbers.items()}
+        return {"images": self.images, **{key: round(value, 4) for key, value in numbers.items()}}
 
 
 class Pace:

@@ -10,7 +10,6 @@ import os
 import platform
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,7 +26,7 @@ VARIABLES = (
 )
 
 
-def surroundings(config: Config, plan: BatchPlan, threads: int) -> dict[str, Any]:
+def surroundings(config: Config, plan: BatchPlan, threads: int) -> dict[str, object]:
     """Those of this start, by name; of the machine that asks."""
     gpus = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
     nccl = torch.cuda.nccl.version() if gpus and torch.distributed.is_nccl_available() else None
@@ -38,6 +37,7 @@ def surroundings(config: Config, plan: BatchPlan, threads: int) -> dict[str, Any
         "processes": plan.world,
         "threads": threads,
         "micro_batch": plan.micro_batch,
+        "norm_ranks": plan.norm_ranks,
         "zero_stage": config.engine.zero_stage,
         "deterministic": config.engine.deterministic,
         **{name: version(name) for name in LIBRARIES},

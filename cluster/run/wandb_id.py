@@ -7,8 +7,15 @@ import re
 import uuid
 
 from ..errors import RunError, disk_errors
-from .folder import MARK, RunFolder
+from .folder import RunFolder
+from .kept import Mark
 from .records import record, write_atomic
+
+
+class Known(Mark):
+    """What the file has: the id, and whose it is."""
+
+    id: str
 
 
 def identity(run: RunFolder) -> str:
@@ -16,9 +23,9 @@ def identity(run: RunFolder) -> str:
     where the file that has it is damaged."""
     file, remedy = run.path / "wandb_id", "delete it: for wandb it is another run then"
     text = file.read_text(errors="replace").strip() if file.exists() else ""
-    known = {"id": text}  # as it was before copies got their own
+    known: Known = {"id": text}  # as it was before copies got their own
     if text.startswith("{"):
-        known = record(file, remedy, {"id": str, **MARK}) or known
+        known = record(file, remedy, Known) or known
     if text and not re.fullmatch(r"[\w-]+", known["id"], re.ASCII):
         raise RunError(f"{file} is damaged; {remedy}")
     own = bool(text) and run.made(known)
@@ -27,7 +34,7 @@ def identity(run: RunFolder) -> str:
     with disk_errors(file):
         if not own:
             (run.path / "wandb_step").unlink(missing_ok=True)
-        new = {"id": known["id"] if own else uuid.uuid4().hex[:8], **run.mark()}
+        new: Known = {"id": known["id"] if own else uuid.uuid4().hex[:8], **run.mark()}
     write_atomic(file, (json.dumps(new) + "\n").encode())
     return new["id"]
 

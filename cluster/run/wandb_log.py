@@ -10,7 +10,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ..config import Config, flat
 from ..errors import RunError, disk_errors
@@ -18,8 +19,11 @@ from .folder import RunFolder
 from .provenance import revision
 from .wandb_id import identity
 
+if TYPE_CHECKING:
+    from wandb import Run
 
-def start(run: RunFolder, config: Config, say: Callable[[str], None]) -> Any:
+
+def start(run: RunFolder, config: Config, say: Callable[[str], None]) -> Run:
     """A run of wandb's; without a key it is kept in the run folder, to be sent later. Raises RunError where wandb does
     not start."""
     wandb = _loaded(run)
@@ -29,7 +33,7 @@ def start(run: RunFolder, config: Config, say: Callable[[str], None]) -> Any:
         say(f"{why}: logging offline; `tdformer sync {run.path}` sends it later")
         online = False
     try:
-        started = wandb.init(
+        started: Run = wandb.init(
             entity=entity[0] if entity else None,
             project=project,
             name=config.name,
@@ -48,7 +52,7 @@ def start(run: RunFolder, config: Config, say: Callable[[str], None]) -> Any:
     return started
 
 
-def _loaded(run: RunFolder) -> Any:
+def _loaded(run: RunFolder) -> ModuleType:
     """wandb. As it is imported it makes folders where other programs make theirs, and processes that are killed or end
     as ours do leave them behind: these are in the run folder, and go at its next start. Under the run's lock."""
     if "wandb" not in sys.modules:
@@ -64,7 +68,7 @@ def _loaded(run: RunFolder) -> Any:
     return sys.modules["wandb"]
 
 
-def finish(started: Any) -> None:
+def finish(started: Run) -> None:
     """End it; a log that is to be sent later has a mark of that, since one that was killed may look whole to wandb."""
     folder = Path(started.dir).parent
     started.finish()
@@ -115,7 +119,7 @@ def _no_wandb() -> str | None:
         return " ".join(str(error).split())
 
 
-def _facts() -> dict[str, Any]:
+def _facts() -> dict[str, object]:
     """The code's revision, and where Slurm has put this start."""
     slurm = ("JOB_ID", "RESTART_COUNT", "JOB_PARTITION", "JOB_ACCOUNT", "JOB_NODELIST", "NNODES", "NTASKS")
     given = {key.lower(): os.environ.get(f"SLURM_{key}") for key in slurm}

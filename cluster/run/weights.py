@@ -1,6 +1,6 @@
 """Weights that an argument names: FILE, RUN (a run's newest good checkpoint), RUN@STEP; and those a run begins with.
 
-Of a checkpoint they are the averaged ones, where there are some. Nothing in a file is run: see `tdformer.pretrained`.
+Of a checkpoint they are the averaged ones, where there are some. Nothing in a file is run: see `tdformer.weight_files`.
 """
 
 from __future__ import annotations
@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from torch import Tensor
 
-from tdformer.digest import PROGRAMS, beside, described, of_tensors
+from tdformer.digest import PROGRAMS, Described, beside, described, of_tensors
 from tdformer.errors import ModelError
-from tdformer.pretrained import read_file
+from tdformer.options import Options
+from tdformer.weight_files import read_file
 
 from .. import config as configs
 from ..config import Config
@@ -50,20 +51,21 @@ class Trained:
 
     options: of `create_model`, for the model that they were trained in; classes: the names of its outputs, in their
     order; frames: whether its data were frames in time; step: of training. None: nobody has said it. settings: the file
-    that the run's configuration is in, or (`kept`) that is described in it. about: all that is stored beside them.
-    unread: see `tdformer.pretrained.Report`.
+    that the run's configuration is in, or (`kept`) that is described in it. about: all that is stored beside them, of a
+    file without a description the card in its header. unread, averaged: see `tdformer.pretrained.Report`.
     """
 
     source: Source
     weights: dict[str, Tensor]
-    options: dict[str, Any] | None = None
+    options: Options | None = None
     classes: list[str] | None = None
     frames: bool | None = None
     step: int | None = None
     settings: Path | None = None
-    kept: Any = None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    kept: object = None
+    about: Described = field(default_factory=Described)
     unread: list[str] = field(default_factory=list)
+    averaged: str | None = None
 
     @property
     def digest(self) -> str:
@@ -112,7 +114,7 @@ def read(source: Source, verified: bool = False) -> Trained:
     path = source.path
     if source.run is not None:
         weights, saved = checkpoint.load_weights(path, verified)
-        known = saved["model"], _names(saved.get("classes")), saved.get("frames"), checkpoint.step_of(path)
+        known = saved["model"], names(saved.get("classes")), saved.get("frames"), checkpoint.step_of(path)
         return Trained(source, weights, *known, source.settings, about=saved)
     if path.suffix in PROGRAMS:
         raise RunError(
@@ -121,13 +123,24 @@ def read(source: Source, verified: bool = False) -> Trained:
     about = described(path)
     file = read_file(path, verified=about is not None)
     weights = file.weights(str(path))
-    if about is None:
-        return Trained(source, weights, file.model, unread=file.unread)
-    known = about["model"], _names(about.get("classes")), about.get("frames"), about["step"]
-    return Trained(source, weights, *known, beside(path), about["config"], about, file.unread)
+    if about is None:  # its header may have a card
+        card = file.card or {}
+        step = card.get("step")
+        return Trained(
+            source,
+            weights,
+            file.model,
+            names(card.get("classes")),
+            step=step if type(step) is int else None,
+            about=cast(Described, card),
+            unread=file.unread,
+            averaged=file.averaged,
+        )
+    said = about["model"], names(about.get("classes")), about.get("frames"), about["step"]
+    return Trained(source, weights, *said, beside(path), about["config"], about, file.unread)
 
 
-def _names(said: Any) -> list[str] | None:
+def names(said: object) -> list[str] | None:
     """The names of classes, where that is what is said: it may be a stranger's."""
     return said if isinstance(said, list) and all(isinstance(name, str) for name in said) else None
 
@@ -160,8 +173,8 @@ def settle(folder: RunFolder, config: Config) -> None:
 
 def _noted(folder: RunFolder) -> Iterator[configs.ModelConfig]:
     """Where it says with which weights, of which digest, it was begun or launched."""
-    for file in (folder.config_file, folder.path / "launch.yaml"):
-        if file.exists() and (noted := folder.stored(file.name).model).weights_sha256 is not None:
+    for file in (folder.config_file, folder.launch_file):
+        if file.exists() and (noted := folder.stored(file).model).weights_sha256 is not None:
             yield noted
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 
-def worded(key: str, value: Any) -> str:
+def worded(key: str, value: object) -> str:
     """A measurement and its name: `accuracy 93.10 %`, `loss 0.25`, `12 images/s`, `loss scale 2^16`."""
     name = {"lr": "learning rate"}.get(key, key.replace("_", " "))
-    if key.endswith("accuracy") and value is not None:
+    if not isinstance(value, int | float):
+        return f"{name} {value}"
+    if key.endswith("accuracy"):
         return f"{name} {100 * value:.2f} %"
     if key == "dead":
         return f"dead channels {100 * value:.1f} %"

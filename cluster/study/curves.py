@@ -6,7 +6,6 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -137,7 +136,7 @@ def _resampled(curve: Curve, form: Form, x: Array, y: Array, found: Solution) ->
     return draws
 
 
-def _curve(form: Form, x: Array, found: Solution, draws: Sequence[Solution]) -> list[dict[str, Any]]:
+def _curve(form: Form, x: Array, found: Solution, draws: Sequence[Solution]) -> list[dict[str, float]]:
     """Rows to draw, where there is one axis."""
     if x.shape[1] > 1:
         return []
@@ -180,7 +179,8 @@ class ScalingLaw(Curve):
         def basis(theta: Array, x: Array) -> Array:
             powers = x[:, :terms] ** -theta[:terms]
             gain = np.prod(x[:, terms:] ** theta[terms:], axis=1)
-            return np.column_stack([np.ones(len(x)), powers]) * gain[:, None]
+            columns: Array = np.column_stack([np.ones(len(x)), powers]) * gain[:, None]
+            return columns
 
         return Form(
             f"{self.y} = ({law}){gains}" if gains else f"{self.y} = {law}",

@@ -10,7 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ..jobs.aftermath import main as aftermath
-from ..jobs.launch import Job, attempted, launched, note
+from ..jobs.launch import note
+from ..jobs.rank import Job, attempted, launched
 from ..run.clock import process_began
 from ..slurm import this_job
 from .failures import injected

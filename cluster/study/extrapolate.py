@@ -8,17 +8,17 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy import stats
-from scipy.optimize import least_squares
+from scipy.optimize import OptimizeResult, least_squares
 
 import tdformer
-from tdformer.errors import ModelError
+from tdformer.errors import ModelError, first_line
+from tdformer.options import Options
 
-from ..config.words import first_line
 from ..plan.chips import chip
 from ..plan.interval import daly, lost
 from ..plan.network import COUNTED, AlphaBeta, Model, Network, Rule, exposed
@@ -89,7 +89,7 @@ class Extrapolate(Spec):
     node: int = 8
     net: float = 400.0
     cores: int = 0
-    model: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, object] = field(default_factory=dict)
     norm_batch: int = 0
     global_batch: int = 0
     launch: float = 0.0
@@ -154,7 +154,7 @@ class Extrapolate(Spec):
     def _rule(self, rows: Sequence[Row]) -> Rule:
         """What passes between the ranks in a step."""
         if self.model:
-            options = {key: value for key, value in self.model.items() if key != "name"}
+            options: Options = {key: value for key, value in self.model.items() if key != "name"}
             try:
                 with torch.device("meta"):
                     model = tdformer.create_model(str(self.model.get("name")), **options)
@@ -240,7 +240,7 @@ class Extrapolate(Spec):
             one = times(logs)
             return np.array([self._step(rule, values, one, c.world, c.images) / c.seconds - 1 for c in cells])
 
-        def searched(one: Times) -> Any:
+        def searched(one: Times) -> OptimizeResult:
             return least_squares(rest, np.log([max(getattr(one, name), 1e-20) for name in free]))
 
         ends = map(searched, starts if start is None else [start])

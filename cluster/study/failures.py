@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from ..run.goodput import Goodput
 from .folder import CellFolder
 
 
-def drawn(seed: int, axes: Mapping[str, Any], start: int, mean: float) -> tuple[float, np.random.Generator]:
+def drawn(seed: int, axes: Mapping[str, object], start: int, mean: float) -> tuple[float, np.random.Generator]:
     """Seconds to the failure of a cell's start, whose number counts from 1; and what else is drawn of it."""
     digest = hashlib.sha256(json.dumps(dict(axes), sort_keys=True).encode()).digest()
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, start, *digest))))
@@ -37,8 +36,8 @@ def injected(cell: CellFolder, began: float) -> Iterator[None]:
     """Kill this start of a cell when its time has come, if the block lasts so long. began: `time.monotonic()` when it
     did. Does nothing in a study without failures."""
     facts = cell.facts
-    asked = facts and facts.get("failures")
-    if not facts or not asked:
+    asked = None if facts is None else facts.get("failures")
+    if facts is None or asked is None:
         yield
         return
     start = len([*cell.path.glob("usage/[!.]*.json")])
@@ -65,15 +64,15 @@ def columns(cell: CellFolder, found: Goodput, step: float | None) -> dict[str, f
     """Of a row: what failures did, and what `tdformer plan --mtbf` would say with the cell's own seconds of a step, a
     save, a start and evaluations, where it assumes some, and with the first start. step: its seconds."""
     facts = cell.facts
-    asked = facts and facts.get("failures")
-    if not facts or not asked:
+    asked = None if facts is None else facts.get("failures")
+    if facts is None or asked is None:
         return {}
     told: dict[str, float | int] = {"failures": len(cell.failures.whole()[0]), "again": found.again}
     spent = {cause: seconds / cell.shape.world for cause, seconds in found.spent.items()}
     trained = spent.get("good", 0.0) + spent.get("recomputed", 0.0)
     if not step or not trained:
         return told
-    config = cell.run.stored("launch.yaml")
+    config = cell.run.stored(cell.run.launch_file)
     mean, restart = between(cell.shape, asked["mtbf_hours"]), spent["start"] / found.starts
     apart = every(config, step, facts["steps"] // config.train.epochs)
     stall = spent["checkpoint"] * apart / trained

@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
 
 from ..config.words import either, show
 from ..errors import RunError
-from .fitted import Fit, Refused, Spec, read
+from .fitted import Fit, Refused, Spec
+from .keys import read
 from .table import Row
 
 KINDS = {
@@ -32,7 +32,7 @@ def kind_of(name: str) -> type[Spec]:
     return found
 
 
-def check(fits: Any) -> list[Spec]:
+def check(fits: object) -> list[Spec]:
     """What `report.fits` asks for. Raises RunError for what cannot be, whatever the rows."""
     if not isinstance(fits, list):
         raise RunError(f"report.fits is {show(fits)}; it takes a list of fits, each with a name and a kind")
@@ -43,7 +43,7 @@ def check(fits: Any) -> list[Spec]:
     return specs
 
 
-def _spec(given: Any, place: str) -> Spec:
+def _spec(given: object, place: str) -> Spec:
     if not isinstance(given, Mapping):
         raise RunError(f"{place} is {show(given)}; a fit has a name, a kind, x and y")
     if isinstance(given.get("name"), str):
@@ -56,7 +56,7 @@ def _spec(given: Any, place: str) -> Spec:
     return read(kind_of(kind), {key: value for key, value in given.items() if key != "kind"}, place)
 
 
-def fit(rows: Sequence[Row], given: Mapping[str, Any]) -> Fit:
+def fit(rows: Sequence[Row], given: Mapping[str, object]) -> Fit:
     """One entry of `report.fits`, of the rows of a study. Where there can be no numbers the note says why. Raises
     RunError for an entry that cannot be."""
     spec = _spec(given, "report.fits")

@@ -1,16 +1,15 @@
-"""What a fit finds, for reports and JSON; and what a study's YAML says of one."""
+"""What a fit finds, for reports and JSON; and what a study's YAML says of each kind."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from ..config.words import either, nearest, show
-from ..errors import RunError
+from ..config.words import either, nearest
 from . import table
 from .table import Row
 
@@ -65,7 +64,7 @@ class Fit:
     parameters: Mapping[str, Estimate]
     points: Sequence[Point]
     note: str | None = None
-    curve: Sequence[Mapping[str, Any]] = ()
+    curve: Sequence[Mapping[str, object]] = ()
     assumptions: Sequence[Assumed] = ()
 
     @property
@@ -78,7 +77,7 @@ class Fit:
         """The same of those that were held out; None: none was."""
         return _rms(point for point in self.points if point.held_out)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "name": self.name,
             "x": list(self.x),
@@ -109,55 +108,17 @@ class Spec:
     have; group: a column, for each value of which there is a fit of its own."""
 
     name: str
-    y: str = ""
-    x: tuple[str, ...] = ()
-    where: Mapping[str, Any]
+    y: str
+    x: tuple[str, ...]
+    where: Mapping[str, object] = field(default_factory=dict)
     group: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError with the words after "report.fits: NAME: " where a value cannot be."""
+        """Raises ValueError with the words after "report.fits[0] (NAME): " where a value cannot be."""
 
     def fit(self, rows: Sequence[Row]) -> Fit:
         """Of rows that `where` has chosen. Raises Refused where there can be no numbers."""
         raise NotImplementedError
-
-
-_READ: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "str": (lambda v: isinstance(v, str) and v != "", "text"),
-    "str | None": (lambda v: v is None or isinstance(v, str), "text"),
-    "bool": (lambda v: isinstance(v, bool), "true or false"),
-    "float": (lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v), "a number"),
-    "float | None": (lambda v: v is None or _READ["float"][0](v), "a number"),
-    "int": (lambda v: isinstance(v, int) and not isinstance(v, bool), "a whole number"),
-    "tuple[str, ...]": (lambda v: all(isinstance(e, str) for e in v), "a column, or a list of them"),
-    "tuple[int, ...]": (lambda v: all(isinstance(e, int) and e > 0 for e in v), "whole numbers above 0"),
-    "Mapping[str, Any]": (lambda v: isinstance(v, Mapping), "values by column"),
-}
-"""By the type of a field of a Spec: whether a value can be one, and what to say where it cannot."""
-
-
-def read(kind: type[Spec], given: Mapping[str, Any], place: str) -> Spec:
-    """The Spec of a mapping of YAML without its `kind`. Raises RunError that begins with `place`."""
-    known = {field.name: field for field in fields(kind)}
-    values: dict[str, Any] = {"where": {}}
-    for key, value in given.items():
-        if key not in known:
-            near = nearest(str(key), list(known))
-            raise RunError(f"{place}: no key {show(key)}; did you mean {near}? There are {', '.join(known)}")
-        of = str(known[key].type)
-        if of.startswith("tuple"):
-            value = tuple(value) if isinstance(value, list) else (value,)
-        fits, words = _READ[of]
-        if not fits(value):
-            raise RunError(f"{place}: {key} is {show(given[key])}; it takes {words}")
-        values[key] = value
-    missing = [name for name in ("name", "y", "x") if not values.get(name, getattr(kind, name, None))]
-    if missing:
-        raise RunError(f"{place}: {either(missing)} is missing")
-    try:
-        return kind(**values)
-    except ValueError as e:
-        raise RunError(f"{place}: {e}") from None
 
 
 def number(row: Row, column: str) -> float | None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from ..config import to_yaml
 from ..config.plugins import name_of, source
@@ -22,6 +22,7 @@ from ..errors import RunError, disk_errors
 from ..jobs import snapshot
 from ..jobs import status as jobs
 from ..run.folder import RunFolder
+from ..run.kept import Revision, Stopped
 from ..run.lock import SILENT
 from ..run.provenance import REVISION
 from ..run.records import Rows, record, write_atomic
@@ -39,6 +40,45 @@ ENDED = ("finished", "stopped")
 """States of a cell that nothing more is to be done for."""
 
 
+class Failing(TypedDict):
+    """The failures that a study asks for; see `schema.Failures`."""
+
+    mtbf_hours: float
+    kills: str
+    seed: int
+
+
+class Facts(TypedDict, total=False):
+    """cell.json."""
+
+    digest: str
+    axes: dict[str, object]
+    nodes: int
+    processes: int
+    gpus: int
+    steps: int
+    images: int
+    plan: dict[str, float]
+    revision: str
+    failures: Failing
+
+
+class Attempt(TypedDict, total=False):
+    """A row of attempts.jsonl."""
+
+    time: float
+    exit_code: int | None
+    injected: bool
+
+
+class Failure(TypedDict):
+    """A row of failures.jsonl."""
+
+    time: float
+    pid: int
+    killed: int
+
+
 class CellFolder:
     """A cell as it lies on the disk: a run folder with more in it.
 
@@ -50,13 +90,14 @@ class CellFolder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.run = path, RunFolder(path)
-        self.attempts, self.failures = Rows(path / "attempts.jsonl"), Rows(path / "failures.jsonl")
+        self.attempts: Rows[Attempt] = Rows(path / "attempts.jsonl")
+        self.failures: Rows[Failure] = Rows(path / "failures.jsonl")
 
     @property
-    def facts(self) -> dict[str, Any] | None:
+    def facts(self) -> Facts | None:
         """cell.json; None before the study has written it."""
-        kinds = {"digest": str, "axes": dict, "nodes": int, "processes": int, "gpus": int, "steps": int, "images": int}
-        return record(self.run.cell_file, "run the study again, which writes it", kinds)
+        checked = ("digest", "axes", "nodes", "processes", "gpus", "steps", "images")
+        return record(self.run.cell_file, "run the study again, which writes it", Facts, *checked)
 
     @cached_property
     def shape(self) -> Shape:
@@ -87,9 +128,9 @@ class CellFolder:
         """Whether the last start ended with a user's error: another one would too."""
         return self.ends()[-1:] == [2]
 
-    def stopped(self) -> dict[str, Any] | None:
+    def stopped(self) -> Stopped | None:
         """Where a rule of the study ended it."""
-        return record(self.run.stopped_file, "restore it", {"step": int, "rule": str})
+        return record(self.run.stopped_file, "restore it", Stopped)
 
     def done(self) -> int:
         """Its steps, those that a checkpoint has, or that it last told of."""
@@ -173,8 +214,8 @@ class StudyFolder:
 
     def revision(self) -> str:
         """Of the code in the snapshot: its commit, and where files differed from that, a digest of them."""
-        kinds = {"commit": str | None, "dirty": bool | None}
-        facts = record(self.code / REVISION, "restore it, or run the study under another name", kinds) or {}
+        remedy = "restore it, or run the study under another name"
+        facts: Revision = record(self.code / REVISION, remedy, Revision, "commit", "dirty") or {}
         commit = (facts.get("commit") or "")[:12]
         if commit and not facts.get("dirty"):
             return commit
@@ -208,9 +249,10 @@ class StudyFolder:
         for cell in cells:
             self._keep_cell(study, cell, sizes.get(cell.name))
 
-    def _keep_cell(self, study: Study, cell: Cell, size: dict[str, Any] | None) -> None:
+    def _keep_cell(self, study: Study, cell: Cell, size: dict[str, object] | None) -> None:
         """size: steps, images and plan of a cell that is new."""
         path, config = self.path / "cells" / cell.name, cell.config
+        run = RunFolder(path)
         config.plugins = [name_of(plugin) for plugin in config.plugins]  # as they are found in the snapshot
         config.site.restarts = study.options.tries - 1
         text = to_yaml(config).encode()
@@ -218,14 +260,14 @@ class StudyFolder:
             path.mkdir(exist_ok=True)
             with suppress(FileExistsError):
                 (path / "logs").symlink_to(Path("..", "..", "logs"))
-        if not (path / "launch.yaml").exists() or (path / "launch.yaml").read_bytes() != text:
-            write_atomic(path / "launch.yaml", text)
+        if not run.launch_file.exists() or run.launch_file.read_bytes() != text:
+            write_atomic(run.launch_file, text)
         if size is None:
             return
         if study.options.stop:
-            write_atomic(path / "limits.json", (json.dumps(asdict(study.options.stop)) + "\n").encode())
+            write_atomic(run.limits_file, (json.dumps(asdict(study.options.stop)) + "\n").encode())
         facts = {"digest": cell.digest, "axes": dict(cell.axes), **cell.shape.__dict__, **size}
         facts |= {"revision": self.revision()}
         if study.options.failures:
             facts["failures"] = asdict(study.options.failures)
-        write_atomic(path / "cell.json", (json.dumps(facts) + "\n").encode())
+        write_atomic(run.cell_file, (json.dumps(facts) + "\n").encode())

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ..build import planner
 from ..build.data import Data, training_data
@@ -37,7 +36,7 @@ class Cell:
 
     name: str
     digest: str
-    axes: Mapping[str, Any]
+    axes: Mapping[str, object]
     config: Config
     shape: Shape
 
@@ -84,7 +83,7 @@ def _cell(study: Study, point: Mapping[str, str], revision: str, data: _Read) ->
     return Cell(config.name, digest, axes, config, shape)
 
 
-def _value(key: str, text: str, settings: Mapping[str, Any]) -> Any:
+def _value(key: str, text: str, settings: Mapping[str, object]) -> object:
     """What an axis has at a point: a setting as the run has it."""
     if key in (*SHAPE, REPEAT):
         return int(text)
@@ -95,12 +94,14 @@ def _of_cases(study: Study) -> set[str]:
     return {key for point in study.axes.get("cases", ()) for key in point if key != CASE}
 
 
-def _derived(config: Config) -> dict[str, Any]:
+def _derived(config: Config) -> dict[str, object]:
     """As `config.differences` compares them."""
     return {"train.norm_batch": norm_batch(config), "plugins": [name_of(entry) for entry in config.plugins]}
 
 
-def _identity(settings: Mapping[str, Any], axes: Mapping[str, Any], shape: Shape, study: Study, revision: str) -> str:
+def _identity(
+    settings: Mapping[str, object], axes: Mapping[str, object], shape: Shape, study: Study, revision: str
+) -> str:
     """SHA-256, in hexadecimal, of what two runs of the same numbers and the same measurements have in common: settings
     that decide numbers, or are an axis, where they are not the default's; processes; when it stops; the code; which
     failures it has."""
@@ -151,7 +152,7 @@ def flop_image(setup: Setup) -> float:
     return cost.flops / setup.plan.micro_batch
 
 
-def sized(cell: Cell) -> dict[str, Any]:
+def sized(cell: Cell) -> dict[str, object]:
     """Steps and images of a cell, and its plan: columns `predicted` of the table, those that are known before a machine
     is measured. Raises RunError, naming it, where it cannot be trained."""
     config, shape = cell.config, cell.shape
@@ -169,7 +170,7 @@ def sized(cell: Cell) -> dict[str, Any]:
     return _length(setup)
 
 
-def _length(setup: Setup) -> dict[str, Any]:
+def _length(setup: Setup) -> dict[str, object]:
     train = setup.config.train
     steps = train.epochs * (len(setup.samples) // train.global_batch)
     return {"steps": steps, "images": steps * train.global_batch}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -128,7 +127,7 @@ def _finite(parameters: dict[str, Estimate]) -> dict[str, Estimate]:
     }
 
 
-def holm(tests: dict[str, Any]) -> dict[str, float]:
+def holm(tests: Mapping[str, float]) -> dict[str, float]:
     """p values such that all comparisons together are wrong no more often than one would be (Holm 1979)."""
     known = sorted((p, name) for name, p in tests.items() if not math.isnan(p))
     found, least = {}, 0.0

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 from .. import slurm
 from ..errors import RunError, disk_errors
@@ -61,7 +61,7 @@ class Place(Protocol):
         ...
 
 
-def begin(words: Sequence[str], code: Path, log: Path) -> Any:
+def begin(words: Sequence[str], code: Path, log: Path) -> subprocess.Popen[bytes]:
     """Start Python with these words, on the code in a folder; what it prints is appended to `log`."""
     env = os.environ | {"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
     with log.open("ab") as out:
@@ -83,7 +83,7 @@ class Local:
 
     def __init__(self, study: StudyFolder) -> None:
         self.study = study
-        self.running: dict[str, Any] = {}
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def look(self) -> None:
         for name, process in list(self.running.items()):
@@ -121,6 +121,14 @@ class Local:
         return f"{count} running cell{'s' * (count != 1)} saved" if count else None
 
 
+class Asked(TypedDict):
+    """arrays/N.json."""
+
+    name: str
+    cells: list[str]
+    id: str | None
+
+
 class Arrays:
     """A job array for cells of one shape, whose file arrays/N.json is written before it is submitted: its name, by
     which Slurm is asked for it, its cells in order, and then its number."""
@@ -143,18 +151,17 @@ class Arrays:
     def _files(self) -> list[Path]:
         return sorted(self.study.arrays.glob("*.json"), key=lambda file: int(file.stem))
 
-    def _read(self, file: Path) -> dict[str, Any]:
-        kinds = {"name": str, "cells": list, "id": str | None}
-        facts = record(file, "restore it, or run the study under another name", kinds)
+    def _read(self, file: Path) -> Asked:
+        facts = record(file, "restore it, or run the study under another name", Asked)
         assert facts is not None
         return facts
 
-    def _note(self, file: Path, facts: dict[str, Any], job: str) -> None:
+    def _note(self, file: Path, facts: Asked, job: str) -> None:
         """An array is queued: each of its cells is the job of its run folder."""
         for number, name in enumerate(facts["cells"]):
             cell = self._cell(name)
             note(cell.run, f"{job}_{number}", cell.shape, queued=True)
-        write_atomic(file, (json.dumps(facts | {"id": job}) + "\n").encode())
+        write_atomic(file, (json.dumps({**facts, "id": job}) + "\n").encode())
 
     def look(self) -> None:
         pass
@@ -205,7 +212,7 @@ class Arrays:
         script = array.script()
         request.leave_out_overriding(script)
         request.check(script, first.config, first.shape, dry_run=False)
-        facts: dict[str, Any] = {"name": name, "cells": [cell.name for cell in cells], "id": None}
+        facts: Asked = {"name": name, "cells": [cell.name for cell in cells], "id": None}
         write_atomic(file, (json.dumps(facts) + "\n").encode())
         try:
             job = slurm.submit(script, [self.lock.fileno()])

@@ -6,27 +6,24 @@ Nothing in it depends on when or where it was made: equal rows give equal bytes.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..config.plugins import take
 from ..config.words import nearest, show
 from ..errors import RunError, disk_errors
-from ..results import page
+from ..results import marks, page
 from ..run.records import to_json, write_atomic
 from .figures import FIGURES
 from .figures.base import Cells, Figure, Nothing, Plot, Table, figure, is_seed
 from .figures.summary import Summary
+from .schema import Report
 from .table import Row, to_csv
 
 KEYS = ("title", "text", "figures", "fits", "plugins")
 """What the section `report` of a study may have; fits: see fits.py; plugins: modules that register kinds of figures."""
 INDEX, CELLS, FITS = "index.html", "cells.csv", "fits.json"
-_BESIDE = re.compile(r'<meta name="beside" content="([^"]*)"/>')
 _STYLE = """
 body { max-width: 76em } .line { color: #444 } .missing { color: #222; background: #f4f4f4; padding: .4em .8em }
 tr:target { background: #fff3c4 } .plot { break-inside: avoid } table { font-size: 13px }
@@ -34,7 +31,7 @@ tr:target { background: #fff3c4 } .plot { break-inside: avoid } table { font-siz
 """
 
 
-def check(spec: Mapping[str, Any], where: str = "report") -> list[Figure] | None:
+def check(spec: Report, where: str = "report") -> list[Figure] | None:
     """The figures that the section `report` of a study names; None: it leaves them to us. Raises RunError, in one line,
     for a key, a kind or a value that is not one. where: what a message calls the section."""
     if not isinstance(spec, Mapping):
@@ -44,10 +41,10 @@ def check(spec: Mapping[str, Any], where: str = "report") -> list[Figure] | None
             raise RunError(f"{where}.{key} is no key of a report; the nearest is {nearest(str(key), list(KEYS))}")
     for key in ("title", "text"):
         if not isinstance(spec.get(key, ""), str):
-            raise RunError(f"{where}.{key} is {show(spec[key])}; expected text")
+            raise RunError(f"{where}.{key} is {show(spec.get(key))}; expected text")
     for key in ("figures", "fits", "plugins"):
         if not isinstance(spec.get(key, []), list):
-            raise RunError(f"{where}.{key} is {show(spec[key])}; expected a list")
+            raise RunError(f"{where}.{key} is {show(spec.get(key))}; expected a list")
     take([str(entry) for entry in spec.get("plugins", [])], where)
     if "figures" not in spec:
         return None
@@ -55,7 +52,7 @@ def check(spec: Mapping[str, Any], where: str = "report") -> list[Figure] | None
 
 
 def report(
-    rows: Sequence[Row], fits: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], out: Path, command: str = ""
+    rows: Sequence[Row], fits: Sequence[Mapping[str, object]], spec: Report, out: Path, command: str = ""
 ) -> None:
     """Write index.html, cells.csv and fits.json to the folder `out`. spec: the study's section `report`; command: what
     the page says that made it. Raises RunError for a section that is not one, and for files in the folder that are not
@@ -73,12 +70,12 @@ def report(
         figures.append(Summary())
     beside = {CELLS: to_csv(rows).encode(), FITS: _json(fits)}
     _check_place(out, beside)
-    text = _page(cells, figures, spec, beside, command)
+    text = _page(cells, figures, spec, command)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     for name, content in beside.items():
         write_atomic(out / name, content)
-    write_atomic(out / INDEX, page.marked(text).encode())
+    write_atomic(out / INDEX, marks.marked(".html", text, beside.values()).encode())
 
 
 def _is_index(one: Figure) -> bool:
@@ -86,48 +83,31 @@ def _is_index(one: Figure) -> bool:
     return isinstance(one, Summary) and not one.where
 
 
-def _json(fits: Sequence[Mapping[str, Any]]) -> bytes:
+def _json(fits: Sequence[Mapping[str, object]]) -> bytes:
     return (json.dumps([json.loads(to_json(fit)) for fit in fits], indent=1) + "\n").encode()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _check_place(out: Path, beside: Mapping[str, bytes]) -> None:
     """Raises RunError where a file that we did not write, or that was changed since, would be lost."""
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is there and no folder; name another one with --out")
-    index, known = out / INDEX, ""
-    if index.exists():
-        if not page.ours(index):
-            raise RunError(
-                f"{index} is there, and not as a report was left; name another folder with --out, or remove it"
-            )
-        found = _BESIDE.search(index.read_text("utf-8"))
-        known = found[1] if found else ""
-    for name, content in beside.items():
-        with disk_errors(out / name):
-            there = (out / name).read_bytes() if (out / name).exists() else content
-        if there != content and _digest(there) not in known:
-            raise RunError(
-                f"{out / name} is there, and not as a report was left; name another folder with --out, or remove it"
-            )
+    with disk_errors(out):
+        others = marks.others(out / INDEX, {out / name: content for name, content in beside.items()})
+    if others:
+        raise RunError(
+            f"{others[0]} is there, and not as a report was left; name another folder with --out, or remove it"
+        )
 
 
-def _page(
-    cells: Cells, figures: Sequence[Figure], spec: Mapping[str, Any], beside: Mapping[str, bytes], command: str
-) -> str:
+def _page(cells: Cells, figures: Sequence[Figure], spec: Report, command: str) -> str:
     title = page.text(spec.get("title") or "Study")
     scripts = [page.plotly(), page.SCRIPT]
     index = next(one for one in figures if _is_index(one))
     body = "".join(_section(cells, one, number, one is index) for number, one in enumerate(figures, 1))
-    digests = " ".join(_digest(content) for content in beside.values())
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{page.policy(scripts)}"/>\n'
         '<meta name="viewport" content="width=device-width"/>\n<meta name="generator" content="tdformer"/>\n'
-        f'<meta name="beside" content="{digests}"/>\n'
         f"<title>{title}</title>\n<style>{page.STYLE}{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
         f"{_paragraph(spec.get('text', ''))}<p>{page.text(_about(cells))}</p>\n"
         '<noscript><p class="missing">Figures are drawn by a script, and this browser runs none. The table has the '
@@ -173,7 +153,7 @@ def _table(drawn: Table, index: bool) -> str:
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{"".join(lines)}</table></div>\n'
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return page.cell(page.text("" if value is None else value if isinstance(value, str) else show(value)), "name")
     if isinstance(value, int) and abs(value) < 1e9:

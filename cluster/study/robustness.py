@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipelines.views.corruptions import BENCHMARK
+from tdformer.options import Options
 
 from ..config import NEUTRAL, flat, norm_batch, show
 from ..errors import RunError
@@ -21,6 +22,7 @@ from ..results.corruption import CLEAN, Measured, Results
 from .fitted import Estimate, Refused
 from .folder import StudyFolder
 from .paired import PAIRS, Paired, holm, mean_of
+from .robustness_page import Compared, Interval, Ran, Seeds, Table
 
 Value = Callable[[Measured], float]
 """A number of a run."""
@@ -53,19 +55,24 @@ class Group:
 
     name: str
     runs: Mapping[int, Measured]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
+
+    @property
+    def options(self) -> Options:
+        """Of their models."""
+        return next(iter(self.runs.values())).options
 
     @property
     def steps(self) -> int:
-        return int(self.settings["model.time_steps"])
+        return int(self.options["time_steps"])
 
     @property
     def segments(self) -> int:
-        return int(self.settings["model.segments"])
+        return int(self.options["segments"])
 
     @property
     def fed(self) -> bool:
-        return bool(self.settings["model.feedback"]) and self.segments > 1
+        return bool(self.options["feedback"]) and self.segments > 1
 
     def estimate(self, of: Value, name: str) -> Estimate:
         """The mean over the seeds."""
@@ -91,7 +98,7 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        return f"{self.fed.name} - {self.base.name.removeprefix(str(self.fed.settings['model.name'])).strip()}"
+        return f"{self.fed.name} - {self.base.name.removeprefix(str(self.fed.options['name'])).strip()}"
 
     @property
     def stages(self) -> bool:
@@ -140,7 +147,7 @@ def _difference(pairs: Sequence[tuple[float, float]], name: str) -> Difference |
 
 def groups(runs: Sequence[Measured]) -> list[Group]:
     """In order of the model, T and segments. Raises RunError where two runs are alike, also in their seed."""
-    found: dict[str, tuple[dict[str, Any], dict[int, Measured]]] = {}
+    found: dict[str, tuple[dict[str, object], dict[int, Measured]]] = {}
     for run in runs:
         settings = _settings(run)
         _, its = found.setdefault(repr(settings), (settings, {}))
@@ -155,23 +162,23 @@ def groups(runs: Sequence[Measured]) -> list[Group]:
     return [Group(name, dict(sorted(its.items())), settings) for name, (settings, its) in zip(names, sets, strict=True)]
 
 
-def _settings(run: Measured) -> dict[str, Any]:
+def _settings(run: Measured) -> dict[str, object]:
     own = flat(run.config) | {"train.norm_batch": norm_batch(run.config)}
     training = {k: v for k, v in own.items() if not k.startswith(("model.", "plugins")) and k not in {*NEUTRAL, "seed"}}
     model = {f"model.{key}": value for key, value in run.options.items() if key != "recompute"}
     return dict(sorted(model.items())) | training
 
 
-def _names(sets: Sequence[Mapping[str, Any]]) -> list[str]:
+def _names(sets: Sequence[Mapping[str, object]]) -> list[str]:
     """Of groups by what tells them apart."""
     fed = [bool(one["model.feedback"]) for one in sets]
     models = {one["model.name"] for one in sets}
     mixers = {one["model.mixer"] for one, so in zip(sets, fed, strict=True) if so}
     names = []
     for one, so in zip(sets, fed, strict=True):
-        words = [one["model.name"]] * (len(models) > 1) + [f"T={one['model.time_steps']}"]
-        words += [f"N={one['model.segments']}"] * (one["model.segments"] > 1)
-        names.append(" ".join(words + ["feedback"] * so + [one["model.mixer"]] * (so and len(mixers) > 1)))
+        words = [str(one["model.name"])] * (len(models) > 1) + [f"T={one['model.time_steps']}"]
+        words += [f"N={one['model.segments']}"] * (one["model.segments"] != 1)
+        names.append(" ".join(words + ["feedback"] * so + [str(one["model.mixer"])] * (so and len(mixers) > 1)))
     for name in {name for name in names if names.count(name) > 1}:
         same = [i for i, other in enumerate(names) if other == name]
         keys = [key for key in sets[same[0]] if len({repr(sets[i].get(key)) for i in same}) > 1]
@@ -194,12 +201,12 @@ def _has(of: Sequence[Group], steps: int) -> bool:
     return any(group.steps == steps for group in of)
 
 
-def _network(group: Group) -> dict[str, Any]:
+def _network(group: Group) -> dict[str, object]:
     apart = {f"model.{key}" for key in (*FEEDBACK, "time_steps")}
     return {key: value for key, value in group.settings.items() if key.startswith("model.") and key not in apart}
 
 
-def _training(group: Group) -> dict[str, Any]:
+def _training(group: Group) -> dict[str, object]:
     return {k: v for k, v in group.settings.items() if not k.startswith("model.") and k != "train.alphas"}
 
 
@@ -207,7 +214,7 @@ def _steps_fit(fed: Group, base: Group) -> bool:
     return base.steps == fed.steps or (base.steps == 1 and fed.steps == fed.segments == 2)
 
 
-def table(results: Results, notes: Sequence[str] = ()) -> dict[str, Any]:
+def table(results: Results, notes: Sequence[str] = ()) -> Table:
     """All of it, for JSON; accuracies are shares. `rows` has the means over severities of clean pictures, of each kind,
     of all kinds, and of the 15 of the benchmark; `comparisons` the differences of their means and the mean corruption
     errors."""
@@ -251,8 +258,8 @@ def table(results: Results, notes: Sequence[str] = ()) -> dict[str, Any]:
         "rows": [
             {
                 "row": name,
-                "groups": {group.name: group.estimate(value(kinds), name)._asdict() for group in found},
-                "differences": {pair.name: _or_none(pair.difference(value(kinds), name)) for pair in pairs},
+                "groups": {group.name: _interval(group.estimate(value(kinds), name)) for group in found},
+                "differences": {pair.name: _compared(pair.difference(value(kinds), name)) for pair in pairs},
             }
             for name, kinds in rows.items()
         ],
@@ -263,11 +270,12 @@ def table(results: Results, notes: Sequence[str] = ()) -> dict[str, Any]:
                 "base": pair.base.name,
                 "two_stages": pair.stages,
                 "seeds": pair.seeds(),
-                "difference": _or_none(means[pair.name]),
+                "difference": _compared(means[pair.name]),
                 "p_holm": p.get(pair.name),
                 "mce": {
-                    name: _or_none(pair.corruption_error(kinds, results.severities, name))
+                    name: None if error is None else _interval(error)
                     for name, kinds in sets.items()
+                    for error in [pair.corruption_error(kinds, results.severities, name)]
                 },
             }
             for pair in pairs
@@ -275,15 +283,26 @@ def table(results: Results, notes: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def _or_none(found: Difference | Estimate | None) -> dict[str, Any] | None:
-    return None if found is None else found._asdict()
+def _interval(found: Difference | Estimate) -> Interval:
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def _group(group: Group, results: Results) -> dict[str, Any]:
-    def of_run(run: Measured) -> dict[str, Any]:
+def _compared(found: Difference | None) -> Compared | None:
+    return None if found is None else {**_interval(found), "pairs": found.pairs, "p": found.p}
+
+
+def _group(group: Group, results: Results) -> Seeds:
+    def of_run(run: Measured) -> Ran:
         by_kind = {kind: [run.accuracies[kind, s] for s in results.severities] for kind in results.kinds}
         every = [accuracy for of in by_kind.values() for accuracy in of]
-        facts = {"run": str(run.path), "seed": run.config.seed, "step": run.step, "weights": run.weights}
-        return facts | {"clean": run.accuracies[CLEAN], "mean": sum(every) / len(every), "accuracy": by_kind}
+        return {
+            "run": str(run.path),
+            "seed": run.config.seed,
+            "step": run.step,
+            "weights": run.weights,
+            "clean": run.accuracies[CLEAN],
+            "mean": sum(every) / len(every),
+            "accuracy": by_kind,
+        }
 
     return {"name": group.name, "settings": dict(group.settings), "runs": [of_run(run) for run in group.runs.values()]}

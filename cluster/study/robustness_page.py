@@ -2,17 +2,87 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ..errors import RunError
+from ..results import marks
 from ..run.records import to_json, write_atomic
 
 
-def markdown(of: Mapping[str, Any]) -> str:
+class Interval(TypedDict):
+    """A mean and its interval, where it has one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Compared(Interval):
+    """A mean over pairs, and the p of its t-test."""
+
+    pairs: int
+    p: float | None
+
+
+class Row(TypedDict):
+    """Means over the seeds, by group, and their differences, by pair of groups."""
+
+    row: str
+    groups: dict[str, Interval]
+    differences: dict[str, Compared | None]
+
+
+class Pair(TypedDict):
+    """A group with feedback and one without."""
+
+    name: str
+    fed: str
+    base: str
+    two_stages: bool
+    seeds: list[int]
+    difference: Compared | None
+    p_holm: float | None
+    mce: dict[str, Interval | None]
+
+
+class Ran(TypedDict):
+    """One run: accuracies on clean pictures, in the mean of the kinds, and of each kind by severity."""
+
+    run: str
+    seed: int
+    step: int | None
+    weights: str
+    clean: float
+    mean: float
+    accuracy: dict[str, list[float]]
+
+
+class Seeds(TypedDict):
+    """A group."""
+
+    name: str
+    settings: dict[str, object]
+    runs: list[Ran]
+
+
+class Table(TypedDict):
+    """All of it, as `robustness.table` makes it."""
+
+    table: str
+    pictures: str
+    published: bool
+    images: int
+    kinds: list[str]
+    severities: list[int]
+    notes: list[str]
+    groups: list[Seeds]
+    rows: list[Row]
+    comparisons: list[Pair]
+
+
+def markdown(of: Table) -> str:
     """The table as a page of Markdown, in percent."""
     names, pairs = [group["name"] for group in of["groups"]], [pair["name"] for pair in of["comparisons"]]
     severities = ", ".join(map(str, of["severities"]))
@@ -32,7 +102,7 @@ def markdown(of: Mapping[str, Any]) -> str:
                 pair["name"],
                 str(len(pair["seeds"])),
                 _difference_words(pair["difference"]),
-                _p((pair["difference"] or {}).get("p")),
+                _p(pair["difference"] and pair["difference"]["p"]),
                 _p(pair["p_holm"]),
                 *(_error_words(pair["mce"][name]) for name in sets),
             )
@@ -48,7 +118,7 @@ def markdown(of: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(row: Mapping[str, Any], names: Sequence[str], pairs: Sequence[str]) -> tuple[str, ...]:
+def _row(row: Row, names: Sequence[str], pairs: Sequence[str]) -> tuple[str, ...]:
     means = (f"{100 * row['groups'][name]['value']:.2f}" for name in names)
     return (row["row"], *means, *(_difference_words(row["differences"][name]) for name in pairs))
 
@@ -57,18 +127,18 @@ def _lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ("---", *("---:",) * (len(head) - 1)), *body)]
 
 
-def _difference_words(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return "no seed in both"
-    words = f"{100 * found['value']:+.2f}"
-    return words if found["low"] is None else f"{words} [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}]"
+def _difference_words(found: Compared | None) -> str:
+    return "no seed in both" if found is None else _with_interval(found, "+")
 
 
-def _error_words(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return "-"
-    words = f"{100 * found['value']:.2f}"
-    return words if found["low"] is None else f"{words} [{100 * found['low']:.2f}, {100 * found['high']:.2f}]"
+def _error_words(found: Interval | None) -> str:
+    return "-" if found is None else _with_interval(found)
+
+
+def _with_interval(found: Interval, sign: str = "") -> str:
+    """In percent."""
+    words, low, high = f"{100 * found['value']:{sign}.2f}", found["low"], found["high"]
+    return words if low is None or high is None else f"{words} [{100 * low:{sign}.2f}, {100 * high:{sign}.2f}]"
 
 
 def _p(value: float | None) -> str:
@@ -81,29 +151,11 @@ def check_place(path: Path) -> None:
         raise RunError(f"{path}: a table is Markdown or JSON; end its name with .md or .json")
     if not path.parent.is_dir():
         raise RunError(f"{path.parent}: no such folder to write {path.name} to")
-    if path.exists() and not _ours(path):
+    if path.exists() and not marks.is_ours(path):
         raise RunError(f"{path} is there, and not as a table was left; name another file, or remove that one")
 
 
-def write(path: Path, of: Mapping[str, Any]) -> None:
+def write(path: Path, of: Table) -> None:
     """As its suffix says, with its own digest, by which it is known again."""
     text = markdown(of) if path.suffix == ".md" else to_json(of)
-    write_atomic(path, _marked(path.suffix, text).encode())
-
-
-def _marked(suffix: str, text: str) -> str:
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    if suffix == ".md":
-        return f"{text}\n<!-- tdformer robustness, sha256 {digest} -->\n"
-    return to_json({"sha256": digest} | json.loads(text)) + "\n"
-
-
-def _ours(path: Path) -> bool:
-    try:
-        text = path.read_text("utf-8")
-        if path.suffix == ".md":
-            return text == _marked(".md", text.rpartition("\n<!--")[0])
-        content = json.loads(text)
-        return content.pop("sha256", None) == hashlib.sha256(to_json(content).encode()).hexdigest()
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return False
+    write_atomic(path, marks.marked(path.suffix, f"{text}\n").encode())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from .. import slurm
 from ..errors import RunError
 from ..run.goodput import account, steps
+from ..run.kept import Speed, Start
 from . import failures, schema
-from .folder import CellFolder, StudyFolder
-from .table import Row
+from .folder import CellFolder, Facts, StudyFolder
+from .table import Row, number
 from .usage import device_seconds
 
 
@@ -31,7 +31,7 @@ def row(cell: CellFolder, tries: int, job: slurm.State | None) -> Row:
     facts = cell.facts
     assert facts is not None
     starts = cell.run.starts.whole()[0]
-    last = starts[-1] if starts else {}
+    last: Start = starts[-1] if starts else {}
     found: Row = {
         "cell": cell.path.name,
         "digest": facts["digest"],
@@ -44,13 +44,13 @@ def row(cell: CellFolder, tries: int, job: slurm.State | None) -> Row:
         "world": cell.shape.world,
     }
     spent, speed = account(cell.run), _speed(cell, facts)
-    found |= facts.get("plan", {}) | spent.row() | speed | failures.columns(cell, spent, speed["seconds_step"])
+    found |= facts.get("plan", {}) | spent.row() | speed | failures.columns(cell, spent, number(speed, "seconds_step"))
     found["gpu_hours"] = round(device_seconds(cell.path) / 3600, 6)  # as the budget counts them
     found |= {key: last.get(key) for key in ("parameters", "flop_image", "flop_image_done")}
     return found | _learned(cell, facts)
 
 
-def _machine(start: dict[str, Any], world: int) -> str | None:
+def _machine(start: Start, world: int) -> str | None:
     device = start.get("device")
     if device is None:
         return None
@@ -58,7 +58,7 @@ def _machine(start: dict[str, Any], world: int) -> str | None:
     return f"{world} x {name}"
 
 
-def _learned(cell: CellFolder, facts: dict[str, Any]) -> Row:
+def _learned(cell: CellFolder, facts: Facts) -> Row:
     """What a clock has no part in; of a cell that a rule has ended, up to where that was."""
     stopped = cell.stopped()
     until = stopped["step"] if stopped is not None else facts["steps"]
@@ -75,15 +75,15 @@ def _learned(cell: CellFolder, facts: dict[str, Any]) -> Row:
     }
 
 
-def _last(told: Sequence[dict[str, Any]], key: str) -> Any:
+def _last(told: Sequence[Mapping[str, object]], key: str) -> object:
     return next((one[key] for one in reversed(told) if one.get(key) is not None), None)
 
 
-def _speed(cell: CellFolder, facts: dict[str, Any]) -> Row:
+def _speed(cell: CellFolder, facts: Facts) -> Row:
     """What a clock tells of its steps."""
     found = steps(cell.run)
     batch, seconds = facts["images"] // max(1, facts["steps"]), found["seconds_step"]
     rates = cell.run.speed.whole("step")[0]
-    last = rates[-1] if rates else {}
+    last: Speed = rates[-1] if rates else {}
     known = {key: last.get(key) for key in ("tflops", "mfu", "hfu", "peak_gib")}
     return {**found, "images_second": batch / seconds if seconds else None, **known}

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ..errors import RunError
 from ..jobs import request
@@ -153,7 +153,8 @@ class Runner:
         crashes = cell.crashes()
         if not crashes:
             return 0.0
-        return float(cell.attempts.whole("time")[0][-1]["time"]) + min(LONGEST, BACKOFF * 2 ** (crashes - 1))
+        pause: float = min(LONGEST, BACKOFF * 2 ** (crashes - 1))
+        return float(cell.attempts.whole("time")[0][-1]["time"]) + pause
 
     def affordable(self, todo: Sequence[str], states: Mapping[str, str]) -> list[str]:
         """Those of `todo` that fit into what is left of the budget, beside those that run; and those whose cost nobody
@@ -214,7 +215,7 @@ def _signals() -> Iterator[None]:
     all_kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     kinds = [kind for kind in all_kinds if signal.getsignal(kind) != signal.SIG_IGN]
 
-    def ask(*_: Any) -> NoReturn:
+    def ask(*_: object) -> NoReturn:
         for kind in kinds:
             signal.signal(kind, signal.SIG_IGN)
         raise Asked

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import yaml
 
@@ -17,8 +17,8 @@ from ..config import document as documents
 from ..config.check import check_limits
 from ..config.layers import of_node
 from ..config.recipes import STUDIES, recipe
-from ..config.schema import each, flat, setting, types
-from ..config.values import Raw, Word, as_type
+from ..config.schema import Limits, each, flat, setting, types
+from ..config.values import Raw, Word, as_type, filled
 from ..config.words import either, expected, nearest
 from ..errors import RunError
 
@@ -88,6 +88,16 @@ Point = Mapping[str, str]
 """What an axis sets at one of its places: keys, and each value as it is written."""
 
 
+class Report(TypedDict, total=False):
+    """The section `report`, as it is where `report.check` has looked at it."""
+
+    title: str
+    text: str
+    figures: list[object]
+    fits: list[Mapping[str, object]]
+    plugins: list[object]
+
+
 @dataclass(frozen=True)
 class Study:
     """A study as its file gives it. base: the configuration of all cells; axes: by name, the points of each; `report`
@@ -96,7 +106,7 @@ class Study:
     options: Options
     base: Config
     axes: Mapping[str, Sequence[Point]]
-    report: Any
+    report: Report | None
 
     @property
     def path(self) -> Path:
@@ -125,11 +135,14 @@ class Study:
         return "".join(lines)
 
 
-def _nested(plain: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
+def _nested(plain: Mapping[str, object]) -> dict[str, object]:
+    tree: dict[str, object] = {}
+    sections = {"": tree}
     for key, value in plain.items():
         section, _, last = key.rpartition(".")
-        (tree.setdefault(section, {}) if section else tree)[last] = value
+        if section not in sections:
+            tree[section] = sections[section] = {}
+        sections[section][last] = value
     return tree
 
 
@@ -162,7 +175,7 @@ def read(path: Path, overrides: Sequence[str] = (), site: Path | None = None) ->
     root = documents.compose(text, where)
     if not isinstance(root, yaml.MappingNode):
         raise RunError(f"{where}: a study is a mapping of keys to values; it has at least name, config and grid")
-    plain: dict[str, Any] = {}
+    plain: dict[str, object] = {}
     settings: list[str] = []
     axes: dict[str, Sequence[Point]] = {}
     seen: set[str] = set()
@@ -185,7 +198,12 @@ def read(path: Path, overrides: Sequence[str] = (), site: Path | None = None) ->
 
 
 def _study(
-    path: Path, options: Options, settings: list[str], axes: dict[str, Sequence[Point]], report: Any, site: Path | None
+    path: Path,
+    options: Options,
+    settings: list[str],
+    axes: dict[str, Sequence[Point]],
+    report: Report | None,
+    site: Path | None,
 ) -> Study:
     if not options.config:
         raise RunError(f"{path}: config is missing: the recipe or file that all cells build on, such as quickstart")
@@ -230,7 +248,7 @@ def _checked(axes: dict[str, Sequence[Point]], options: Options, where: str) -> 
     return axes
 
 
-def _plain(key: str, node: yaml.Node, where: str) -> Iterator[tuple[str, Any]]:
+def _plain(key: str, node: yaml.Node, where: str) -> Iterator[tuple[str, object]]:
     """The plain keys that stand below `key`, each with its value."""
     known = _known()
     if any(name.startswith(f"{key}.") for name in known):
@@ -257,16 +275,16 @@ def _plain(key: str, node: yaml.Node, where: str) -> Iterator[tuple[str, Any]]:
     yield key, value
 
 
-def _options(plain: Mapping[str, Any], where: str) -> Options:
-    parts: dict[str, dict[str, Any]] = {}
+def _options(plain: Mapping[str, object], where: str) -> Options:
+    parts: dict[str, dict[str, object]] = {"": {}}
     for key, value in plain.items():
         section, _, last = key.rpartition(".")
         parts.setdefault(section, {})[last] = value
-    stop, kept = Stop(**parts.get("stop", {})), Constraints(**parts.get("constraints", {}))
+    stop, kept = filled(Stop, parts.get("stop", {})), filled(Constraints, parts.get("constraints", {}))
     if stop.after_step and stop.loss_above is None:
         raise RunError(f"{where}: stop.after_step is of stop.loss_above; set that too")
-    failures = Failures(**parts.get("failures", {}))
-    options = Options(**parts.get("", {}), stop=stop, constraints=kept, failures=failures)
+    failures = filled(Failures, parts.get("failures", {}))
+    options = filled(Options, {**parts[""], "stop": stop, "constraints": kept, "failures": failures})
     if failures != Failures() and not failures:
         raise RunError(f"{where}: failures is without failures.mtbf_hours; set that too")
     if failures and options.budget_gpu_hours is None:
@@ -277,13 +295,12 @@ def _options(plain: Mapping[str, Any], where: str) -> Options:
 
 
 @functools.cache
-def _known() -> dict[str, tuple[str, Mapping[str, Any]]]:
+def _known() -> dict[str, tuple[str, Limits]]:
     """The plain keys, with type and limits."""
-
     return {key: (str(f.type), f.metadata) for key, _, f in each(Options())}
 
 
-def _first(keys: Mapping[str, Any], section: str) -> str:
+def _first(keys: Mapping[str, object], section: str) -> str:
     return next(key for key in keys if key.startswith(f"{section}."))
 
 
@@ -329,6 +346,7 @@ def _point(key: str, node: yaml.Node, where: str) -> Point:
             number = as_type(documents.raw(node, where), "int", None)
         except ValueError as error:
             raise RunError(f"{where}: {key} is {show(node)}; expected {expected('int', None)}") from error
+        assert isinstance(number, int)
         if number < (least := 0 if key == "gpus" else 1):
             raise RunError(f"{where}: {key} is {number}; it must be at least {least}")
         return {key: str(number)}
@@ -356,7 +374,7 @@ def _word(word: Word) -> str:
     return json.dumps(word.text) if word.quoted or re.search(r"[\[\]{},:#&*!|>'\"%@`]|^\s*$", word.text) else word.text
 
 
-def _report(text: str, where: str) -> Any:
+def _report(text: str, where: str) -> Report | None:
     try:
         return (yaml.safe_load(text) or {}).get("report")
     except yaml.YAMLError as error:

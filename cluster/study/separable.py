@@ -65,7 +65,8 @@ class Solution(NamedTuple):
 
     def __call__(self, form: Form, x: Array) -> Array:
         """y at x [n, axes]."""
-        return form.basis(self.exponents, x) @ self.factors
+        y: Array = form.basis(self.exponents, x) @ self.factors
+        return y
 
     @property
     def values(self) -> Array:

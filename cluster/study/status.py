@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from .. import slurm
 from ..errors import RunError
@@ -15,7 +15,22 @@ from .folder import STATES, StudyFolder
 from .usage import budget, reached
 
 
-def status(path: Path) -> dict[str, Any]:
+class Told(TypedDict):
+    """Of a study; see `status`."""
+
+    study: str
+    revision: str
+    cells: dict[str, int]
+    steps: int
+    total_steps: int
+    gpu_hours: float
+    budget_gpu_hours: float | None
+    budget_reached: bool
+    seconds_left: float | None
+    reasons: dict[str, str | None]
+
+
+def status(path: Path) -> Told:
     """Of the study in a folder: cells by state, steps done and in all, GPU-hours used and allowed, seconds left (None:
     not known before a cell is finished), and why cells have failed or were stopped. Raises RunError where there is no
     study."""
@@ -31,7 +46,8 @@ def status(path: Path) -> dict[str, Any]:
     left = costs.left(states)
     seconds = [None if cost is None else cost / cells[name].shape.world for name, cost in left.items()]
     reasons = {name: cells[name].run.status().get("reason") for name, state in states.items() if state == "failed"}
-    reasons |= {name: (cells[name].stopped() or {}).get("rule") for name, state in states.items() if state == "stopped"}
+    ended = {name: cells[name].stopped() for name, state in states.items() if state == "stopped"}
+    reasons |= {name: None if where is None else where["rule"] for name, where in ended.items()}
     known = [one for one in seconds if one is not None]
     limit = budget(folder.path)
     return {

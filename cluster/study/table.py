@@ -37,12 +37,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import RunError
 from ..run.records import check_file
 
-Row = dict[str, Any]
+Row = dict[str, object]
 
 FIRST = ("cell", "digest", "state", "simulated", "revision")
 CLOCK = (
@@ -52,7 +51,7 @@ CLOCK = (
 """A column that is called so, or begins so before a dot or an underscore, is of a clock or a machine."""
 
 
-def number(row: Mapping[str, Any], column: str) -> float | None:
+def number(row: Mapping[str, object], column: str) -> float | None:
     """A value of a row as a number; None: it has none, or no finite one."""
     value = row.get(column)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -65,12 +64,12 @@ def of_clock(column: str) -> bool:
     return any(column == word or column.startswith((f"{word}.", f"{word}_")) for word in CLOCK)
 
 
-def without_clock(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+def without_clock(rows: Iterable[Mapping[str, object]]) -> list[Row]:
     """The rows without what two runs of the same study may differ in."""
     return [{key: value for key, value in row.items() if not of_clock(key)} for row in rows]
 
 
-def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def columns(rows: Iterable[Mapping[str, object]]) -> list[str]:
     """All that the rows have: FIRST, then the axes, then the others in alphabetical order, those of a clock last."""
     names = {name for row in rows for name in row}
     axes = sorted(name for name in names if name.startswith("axis."))
@@ -78,7 +77,7 @@ def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [*(name for name in FIRST if name in names), *axes, *rest]
 
 
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
     """Lists and the like are written as JSON."""
     names = columns(rows)
     lines = [["" if row.get(name) is None else _word(name, row[name]) for name in names] for row in rows]
@@ -123,14 +122,14 @@ _WORDS = ("cell", "digest", "state", "revision", "machine", "date")
 """Columns that hold texts, also where one looks like a number."""
 
 
-def _word(key: str, value: Any) -> str:
+def _word(key: str, value: object) -> str:
     """A text as it is, unless it would be read as something else: "1" of a setting that is a text, or an empty one."""
     if isinstance(value, str) and (key in _WORDS or _value(key, value) == value):
         return value
     return json.dumps(value)
 
 
-def _value(key: str, word: str) -> Any:
+def _value(key: str, word: str) -> object:
     if word == "":
         return None
     if key in _WORDS:

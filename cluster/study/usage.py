@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..run.folder import RunFolder
+from ..run.kept import Speed
 from ..run.records import write_atomic
 
 BEAT = 2.0
@@ -158,7 +159,8 @@ class Meter:
         """Seconds that it takes at most, about, to end with a checkpoint."""
         folder = RunFolder(self.cell)
         rows, _ = folder.speed.whole("step", "seconds")
-        steps = [(b["step"] - a["step"], b["seconds"]) for a, b in zip([{"step": 0}, *rows], rows, strict=False)]
+        start: Speed = {"step": 0}
+        steps = [(b["step"] - a["step"], b["seconds"]) for a, b in zip([start, *rows], rows, strict=False)]
         slowest = max((seconds / count for count, seconds in steps if count > 0), default=0.0)
         saved = max(folder.checkpoints.glob("step-*"), default=None)
         size = sum(file.stat().st_size for file in saved.glob("*")) if saved else 0

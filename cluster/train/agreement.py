@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch.distributed as dist
 
@@ -28,7 +28,7 @@ def of_first(value: T) -> T:
 
 def of_all(value: T) -> list[T]:
     """Every rank's value, by rank."""
-    given: list[Any] = [None] * dist.get_world_size()
+    given = [value] * dist.get_world_size()
     dist.all_gather_object(given, value)
     return given
 
@@ -81,9 +81,10 @@ def verified_by_all(path: Path, first_here: bool) -> str | None:
 
 
 def neighbours(ranks: int, minutes: float) -> dist.ProcessGroup | None:
-    """The group of so many neighbouring ranks that this one is in; None: it is alone."""
+    """The group of so many neighbouring ranks that this one is in; None: it is alone. All ranks get a group of their
+    own as well: NCCL does the collectives of one group one after the other, so in that of the gradients each small one
+    of BatchNorm's backward would wait for the bucket that was begun before it."""
     if ranks == 1:
         return None
-    if ranks == dist.get_world_size():
-        return dist.group.WORLD
-    return dist.new_subgroups(ranks, timeout=timedelta(minutes=minutes))[0]
+    own: dist.ProcessGroup = dist.new_subgroups(ranks, timeout=timedelta(minutes=minutes))[0]
+    return own

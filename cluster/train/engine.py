@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from itertools import accumulate
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -35,9 +35,11 @@ from tdformer import TDFormer
 from tdformer.attention import borrowed
 
 from ..build import devices
+from ..build.optimizer import Group, Groups
 from ..build.optimizers import OPTIMIZERS, OverShares, Piece
 from ..build.planner import PERSISTENT, bucket, live
 from ..config import BatchPlan, Config
+from ..config.precision import FULL
 from ..errors import RunError
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -72,7 +74,7 @@ def init_distributed(
     return device
 
 
-def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[str, Any]:
+def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[str, object]:
     """The JSON that DeepSpeed wants for `model`. Optimizer and schedule are ours. Raises RunError for a model that it
     does not shard."""
     train = config.train
@@ -81,13 +83,13 @@ def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[
             "engine.zero_stage=3 does not shard a parameter of one number, which a plif neuron has (DeepSpeed 0.19.8); "
             "set engine.zero_stage=2, or model.neuron=lif"
         )
-    zero: dict[str, Any] = {"stage": config.engine.zero_stage}
+    zero: dict[str, object] = {"stage": config.engine.zero_stage}
     if config.engine.zero_stage:  # by default 5e8 elements: two buffers of 2 GB, and no sum before backward ends
         zero |= {"reduce_bucket_size": bucket(model), "overlap_comm": True}
     if config.engine.zero_stage == 3:  # by default more than the model: all of it would be whole from its first use on
         zero |= {"stage3_max_live_parameters": live(model), "stage3_max_reuse_distance": live(model)}
         zero |= {"stage3_prefetch_bucket_size": bucket(model), "stage3_param_persistence_threshold": PERSISTENT}
-    result: dict[str, Any] = {
+    result: dict[str, object] = {
         "train_batch_size": train.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_clipping": train.clip_grad if config.engine.zero_stage else 0.0,  # without ZeRO: `update`
@@ -96,19 +98,20 @@ def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
-    dtype = devices.AUTOCAST[train.precision]
+    dtype = train.computes_in.autocast
     if dtype is not None:  # parameters and BatchNorm's buffers stay in fp32; `bf16` and `fp16.enabled` would cast them
-        result["torch_autocast"] = {"enabled": True, "dtype": str(dtype).removeprefix("torch.")}
-        if config.engine.reduce == "fp32":  # the layers whose gradients ZeRO reduces, and weights it gathers, in that
-            result["torch_autocast"]["lower_precision_safe_modules"] = []
+        autocast: dict[str, object] = {"enabled": True, "dtype": dtype}
+        if config.engine.reduce == FULL.name:  # or: the layers whose gradients ZeRO reduces, and weights it gathers, so
+            autocast["lower_precision_safe_modules"] = []
+        result["torch_autocast"] = autocast
     return result
 
 
-def parameter_groups(model: TDFormer, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: TDFormer, weight_decay: float, layer_decay: float) -> Groups:
     """The optimizer's groups: vectors (norms, biases, PM weights, tau) are not decayed; with layer_decay < 1 a part's
     learning rate is scaled by layer_decay^(number of parts between it and the head)."""
     depths = model.depths()
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float], Group] = {}
     for name, parameter in trained(model):
         decay = weight_decay if parameter.dim() > 1 else 0.0
         scale = layer_decay ** (depths["head.weight"] - depths[name])
@@ -122,7 +125,7 @@ def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def start(model: TDFormer, config: Config, plan: BatchPlan) -> Any:
+def start(model: TDFormer, config: Config, plan: BatchPlan) -> DeepSpeedEngine:
     """DeepSpeed's engine around `model`, whose weights are those it trains from."""
     train, kind = config.train, OPTIMIZERS.get(config.train.optimizer)
     optimizer = kind.make(parameter_groups(model, train.weight_decay, train.layer_decay), train)
@@ -154,14 +157,14 @@ def _import_muon() -> None:
         compiler.compile = compile_of
 
 
-def _broadcast(engine: Any) -> None:
+def _broadcast(engine: DeepSpeedEngine) -> None:
     """The first rank's weights to all, as DeepSpeed 0.19.8 does, but as numbers: torch sees no bytes in a single one,
     such as a learned time constant."""
     for parameter in engine.module.parameters():
         dist.broadcast(parameter.data, 0)
 
 
-def _without_scalers(engine: Any) -> None:
+def _without_scalers(engine: DeepSpeedEngine) -> None:
     """Take away the torch.amp.GradScaler that DeepSpeed 0.19.8 makes for fp16, and for whatever engine comes after one
     with fp16 in a process: its scale would be in no checkpoint. Ours is given to `backward`."""
     engine.torch_autocast_z0_gradscaler = None
@@ -173,7 +176,7 @@ class Sums:
     """The sums of gradients over the ranks without ZeRO, bucket by bucket while backward goes on: DeepSpeed 0.19.8
     copies all of them into one buffer after it, also where there is one rank."""
 
-    def __init__(self, engine: Any, size: int) -> None:
+    def __init__(self, engine: DeepSpeedEngine, size: int) -> None:
         self.engine, self.size = engine, size
         self._ready: list[nn.Parameter] = []
         self._begun: list[tuple[Tensor, dist.Work]] = []
@@ -215,7 +218,7 @@ class Sums:
         self._begun = []
 
 
-def backward(engine: Any, loss: Tensor, scale: float | None = None) -> None:
+def backward(engine: DeepSpeedEngine, loss: Tensor, scale: float | None = None) -> None:
     """The gradients of a micro-batch's mean loss, times `scale` until `update`."""
     if scale is not None and engine.zero_optimization():
         engine.optimizer.override_loss_scale(scale)  # ZeRO multiplies by it, and divides before it clips
@@ -224,7 +227,7 @@ def backward(engine: Any, loss: Tensor, scale: float | None = None) -> None:
     engine.backward(loss)
 
 
-def update(engine: Any, clip_grad: float, scale: float | None = None) -> tuple[bool, float | None]:
+def update(engine: DeepSpeedEngine, clip_grad: float, scale: float | None = None) -> tuple[bool, float | None]:
     """Take a micro-batch's gradients in and, with the last one, the optimizer step: unless the gradient, over all
     ranks, is not finite. Returns whether weights and moments may have moved, and the gradient's norm before
     clipping, None where there is no step yet; the same on all ranks. scale: that of `backward`, divided out first."""
@@ -252,20 +255,21 @@ def update(engine: Any, clip_grad: float, scale: float | None = None) -> tuple[b
     return math.isfinite(norm), norm
 
 
-def set_lr(engine: Any, lr: float) -> None:
+def set_lr(engine: DeepSpeedEngine, lr: float) -> None:
     """Set this step's learning rate, scaled for each parameter group."""
     for group in engine.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
 
-def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
+def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
     """Whole parameters to read on every rank: ZeRO-3 keeps only a share of each between uses."""
     if any(hasattr(p, "ds_id") for p in parameters):
-        return deepspeed.zero.GatheredParameters(parameters)
+        whole: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(parameters)
+        return whole
     return nullcontext()
 
 
-def weights(engine: Any, keep: bool) -> dict[str, Tensor]:
+def weights(engine: DeepSpeedEngine, keep: bool) -> dict[str, Tensor]:
     """Every parameter (fp32) and buffer by name, in host memory of its own, if this rank is the first and is to `keep`
     them, else nothing; all ranks call it together."""
     found = _whole(engine, None, keep)
@@ -274,13 +278,13 @@ def weights(engine: Any, keep: bool) -> dict[str, Tensor]:
     return found
 
 
-def moments(engine: Any, keep: bool) -> dict[str, Tensor]:
+def moments(engine: DeepSpeedEngine, keep: bool) -> dict[str, Tensor]:
     """What the optimizer keeps, such as `exp_avg.NAME`, whole and in fp32, as `weights`."""
     return {f"{key}.{name}": value for key in engine.kept for name, value in _whole(engine, key, keep).items()}
 
 
 @torch.no_grad()
-def _whole(engine: Any, key: str | None, keep: bool) -> dict[str, Tensor]:
+def _whole(engine: DeepSpeedEngine, key: str | None, keep: bool) -> dict[str, Tensor]:
     """What the optimizer keeps of each parameter as `key`, or (None) the parameters: a bucket of many at a time, to
     which every rank adds its share, is gathered by the first rank."""
     found: dict[str, Tensor] = {}
@@ -298,7 +302,9 @@ def _whole(engine: Any, key: str | None, keep: bool) -> dict[str, Tensor]:
     return found
 
 
-def _buckets(engine: Any, parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
+def _buckets(
+    engine: DeepSpeedEngine, parameters: Iterable[tuple[str, nn.Parameter]]
+) -> Iterator[list[tuple[str, nn.Parameter]]]:
     """Names and parameters, so many at a time as `bucket` has elements."""
     found: list[tuple[str, nn.Parameter]] = []
     left = size = bucket(engine.module)
@@ -346,7 +352,7 @@ def _own_share(parameter: nn.Parameter) -> Tensor:
     return share.detach().float()
 
 
-def restore_moments(engine: Any, saved: dict[str, Tensor], step: int) -> None:
+def restore_moments(engine: DeepSpeedEngine, saved: dict[str, Tensor], step: int) -> None:
     """Put the optimizer back to where it was after `step` steps, from `moments` of any ZeRO stage and number of
     ranks."""
     for count in _steps(engine):
@@ -370,18 +376,19 @@ def _share(value: Tensor, parameter: nn.Parameter) -> Tensor:
     return torch.cat([share, share.new_zeros(size - share.numel())])
 
 
-def _inner(engine: Any) -> torch.optim.Optimizer:
+def _inner(engine: DeepSpeedEngine) -> torch.optim.Optimizer:
     """The optimizer itself, which ZeRO wraps and gives flat shares of the parameters."""
-    return engine.optimizer.optimizer if engine.zero_optimization() else engine.optimizer
+    inner: torch.optim.Optimizer = engine.optimizer.optimizer if engine.zero_optimization() else engine.optimizer
+    return inner
 
 
-def _steps(engine: Any) -> list[Tensor]:
+def _steps(engine: DeepSpeedEngine) -> list[Tensor]:
     """Where the optimizer counts its steps."""
     inner = _inner(engine)
     return [holder["step"] for holder in (*inner.state.values(), *inner.param_groups) if "step" in holder]
 
 
-def _begin_states(engine: Any) -> None:
+def _begin_states(engine: DeepSpeedEngine) -> None:
     """Make the optimizer's state now instead of at the first step: ZeRO 1 and 2 tie parameter names to it once, and do
     so after the first parameter group's first step, when the other groups have none yet (DeepSpeed 0.19.8)."""
     inner = _inner(engine)
@@ -395,7 +402,7 @@ def _begin_states(engine: Any) -> None:
         link()
 
 
-def _pieces(engine: Any) -> dict[Tensor, list[Piece]]:
+def _pieces(engine: DeepSpeedEngine) -> dict[Tensor, list[Piece]]:
     """What the flat shares that ZeRO gives to the optimizer on this rank are made of."""
     numbers = {parameter: number for number, parameter in enumerate(engine.module.parameters())}
     zero = engine.optimizer

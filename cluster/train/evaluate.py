@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -76,11 +75,11 @@ def renumbered(labels: Tensor, numbers: Sequence[int] | None) -> Tensor:
 def class_numbers(classes: Sequence[str] | None, data: Samples, of: Path) -> list[int] | None:
     """The number of each class of `data` in `classes`, those that the model in `of` was trained on; None: the same.
 
-    Raises DataError, naming the first difference, where they are other classes. A model of an earlier version does not
-    say its classes: a warning, and nothing is compared.
+    Raises DataError, naming the first difference, where they are other classes. A model of an earlier version, or of
+    somebody else, does not say its classes: a warning, and nothing is compared.
     """
     if classes is None:
-        warn(f"{of} does not name its classes (an earlier version wrote it): not compared with those of {data.folder}")
+        warn(f"{of} does not name its classes: not compared with those of {data.folder}")
         return None
     return mapping(classes, data.class_names, str(of), str(data.folder))
 
@@ -129,7 +128,7 @@ class Evaluation:
             return replace(self.view, crop_ratio=1.0)
         return self.view
 
-    def of(self, samples: Samples, view: Seen | None, tally: Tally, workers: int | None = None) -> dict[str, Any]:
+    def of(self, samples: Samples, view: Seen | None, tally: Tally, workers: int | None = None) -> dict[str, float]:
         """What `evaluate` and a tally say of samples. workers: None: those of the configuration."""
         workers = self.config.data.workers if workers is None else workers
         model, batch = self.model, self.setup.plan.micro_batch
@@ -144,7 +143,7 @@ def evaluate_run(
     corruptions: Sequence[str] = (),
     corrupted_set: Path | None = None,
     tally: Tally | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Evaluate a run, see `Evaluation`, on its test set; then with each of `corruptions` (kinds, or `all`) at
     severities 1 to 5, made here or read from `corrupted_set`, and their mean. tally: an empty one, which gets the names
     of the classes and counts the first of these. Raises what `Evaluation` does, and DataError for a set that is not
@@ -170,7 +169,7 @@ def evaluate_run(
         yield _mean({kind: accuracies[kind] for kind in BENCHMARK})
 
 
-def _mean(accuracies: dict[str, list[float]]) -> dict[str, Any]:
+def _mean(accuracies: dict[str, list[float]]) -> dict[str, object]:
     every = [accuracy for of in accuracies.values() for accuracy in of]
     return {"corruption": "mean", "kinds": len(accuracies), "accuracy": sum(every) / len(every)}
 

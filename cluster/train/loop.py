@@ -6,7 +6,6 @@ import json
 import signal
 import time
 import zlib
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,6 +23,7 @@ from ..build.model import load_weights
 from ..build.setup import Setup
 from ..config import flat
 from ..run.folder import RunFolder
+from ..run.kept import Metrics
 from ..run.monitor import Monitor
 from ..run.records import write_atomic
 from ..signals import KINDS, Leave, Notice
@@ -89,7 +89,7 @@ class Trainer:
         if resumed is None and config.model.weights is not None:
             self.begun = begun = by_all(lambda: setup.begin(model, verified=not first_here))
             by_first(lambda: write_atomic(folder.weights_file, (json.dumps(begun.row(), indent=1) + "\n").encode()))
-        if config.train.precision == "fp16":
+        if config.train.computes_in.scaled:
             self.state.scale = self.state.scale or LossScale(config.train.loss_scale)
         norm_batch(model, self.plan.norm_batch, neighbours(self.plan.norm_ranks, config.engine.timeout_minutes))
         self.outputs: int = model.config["num_classes"]  # of the head
@@ -97,7 +97,7 @@ class Trainer:
         if resumed is not None:
             engines.restore_moments(self.engine, resumed.parts["optimizer"], self.state.step - self.state.skipped)
 
-        rows: list[dict[str, Any]] = []
+        rows: list[Metrics] = []
 
         def take_up() -> None:
             folder.metrics.truncate(self.state.metrics_bytes, self.state.metrics_sha256)
@@ -110,13 +110,13 @@ class Trainer:
         self.slots = Slots(SLOTS | broken | self.hooks.slots(self.world), device)
         self.hooks.begin(self, rows, resumed)
 
-    def run(self, monitor: Monitor) -> dict[str, Any]:
+    def run(self, monitor: Monitor) -> dict[str, object]:
         """Train to the last epoch; returns the summary. All ranks call it together.
 
         Raises Leave after a signal, once the step is done and saved."""
         self.watchdog.alive()  # making this was no step
         self.monitor = monitor
-        summary = None
+        summary: dict[str, object] | None = None
         try:
             if self.end_epoch():  # it was stopped at its epoch's end, before this
                 self.save()
@@ -210,7 +210,8 @@ class Trainer:
         step.row = {"step": step.number, "epoch": step.epoch, "lr": step.lr}
         if step.logs:
             (loss, correct, count), state.window = state.window, [0.0, 0.0, 0.0]
-            means = {"loss": loss / count if count else None, "accuracy": correct / count if count else None}
+            step.loss = loss / count if count else None
+            means = {"loss": step.loss, "accuracy": correct / count if count else None}
             step.row |= means | {"grad_norm": step.grad_norm} | ({"skipped": state.skipped} if state.skipped else {})
             step.row |= {} if state.scale is None else {"loss_scale": state.scale.value}
 
@@ -226,7 +227,7 @@ class Trainer:
             self.hooks.evaluated(row)
         return True
 
-    def evaluate(self) -> dict[str, Any]:
+    def evaluate(self) -> dict[str, object]:
         """Accuracy and loss over the whole validation set, of the averaged weights where there are some."""
         model = self.engine.module
         if (weights := self.hooks.weights()) is not None:

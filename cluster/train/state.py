@@ -43,9 +43,9 @@ class TrainState:
     in_a_row: int = 0
     metrics_sha256: str = ""
     scale: LossScale | None = None
-    hooks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hooks: dict[str, dict[str, object]] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         saved = self.__dict__ | {"cursor": self.cursor.to_dict(), "scale": self.scale and asdict(self.scale)}
         return {k: v for k, v in saved.items() if v or k not in ("scale", "hooks")}
 
@@ -91,7 +91,8 @@ class Checkpoints:
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise RunError(f"{found} has a state of another version ({error}); use the one that wrote it") from error
         # Another name is another digest too; this says which.
-        mapping(saved.get("classes", data.class_names), data.class_names, str(found), str(data.folder))
+        if (classes := saved.get("classes")) is not None:
+            mapping(classes, data.class_names, str(found), str(data.folder))
         state.cursor = state.cursor.check(data.digest, data.columns)
         return Resumed(parts, state, found)
 
@@ -100,7 +101,7 @@ class Checkpoints:
         return self.saver.due(minutes)
 
     def begin(
-        self, parts: dict[str, dict[str, Tensor]], state: TrainState, rest: Mapping[str, Any], best: bool
+        self, parts: dict[str, dict[str, Tensor]], state: TrainState, rest: Mapping[str, object], best: bool
     ) -> None:
         """On the first rank: write one while training goes on. rest: what else state.json holds."""
         metrics = self.folder.metrics

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from tdformer.measure import Firing
 
@@ -19,7 +18,8 @@ class Step:
 
     What the step fills in: applied: whether the weights moved, which they do not after a loss or gradient that is not
     finite; overflow: whether that was for fp16's range alone, so that a lower scale mends it; grad_norm: before
-    clipping; worked: seconds of this rank's own work; sums: over the ranks, by the names of the slots; row: for
+    clipping; worked: seconds of this rank's own work; loss: the mean since
+    the last row, where it logs; sums: over the ranks, by the names of the slots; row: for
     metrics.jsonl, a function of the steps alone; firing: of each unit, where it logs; lap: its time; speed: the row
     for speed.jsonl, where it logs.
     """
@@ -36,8 +36,9 @@ class Step:
     overflow: bool = False
     grad_norm: float | None = None
     worked: float = 0.0
+    loss: float | None = None
     sums: Mapping[str, list[float]] = field(default_factory=dict)
-    row: dict[str, Any] = field(default_factory=dict)
+    row: dict[str, object] = field(default_factory=dict)
     firing: Mapping[str, Firing] = field(default_factory=dict)
     lap: Lap = field(default_factory=Lap)
-    speed: Mapping[str, Any] = field(default_factory=dict)
+    speed: Mapping[str, float] = field(default_factory=dict)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 class Stopwatch:
@@ -13,7 +16,8 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
-        self._marks: list[Any] = []
+        self._marks: list[float] = []
+        self._events: list[torch.cuda.Event] = []
 
     def __enter__(self) -> Stopwatch:
         self._mark()
@@ -24,17 +28,24 @@ class Stopwatch:
 
     def read(self) -> float:
         """Seconds in all blocks since the last call."""
-        pairs = list(zip(self._marks[::2], self._marks[1::2], strict=True))
+        if self.cuda:
+            torch.cuda.current_stream().synchronize()
+            seconds: float = sum(begun.elapsed_time(done) for begun, done in _pairs(self._events)) / 1000
+        else:
+            seconds = sum(done - begun for begun, done in _pairs(self._marks))
+        self._events.clear()
         self._marks.clear()
-        if not self.cuda:
-            return sum(done - begun for begun, done in pairs)
-        torch.cuda.current_stream().synchronize()
-        return sum(begun.elapsed_time(done) for begun, done in pairs) / 1000
+        return seconds
 
     def _mark(self) -> None:
         if self.cuda:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
-            self._marks.append(event)
+            self._events.append(event)
         else:
             self._marks.append(time.perf_counter())
+
+
+def _pairs(marks: list[T]) -> Iterator[tuple[T, T]]:
+    """The begin and the end of each block."""
+    return zip(marks[::2], marks[1::2], strict=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +38,7 @@ class Tally:
     def samples(self) -> int:
         return int(self.confusion.sum())
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, float]:
         """What a line of results says of it: `top5`, the share of samples whose class is among the five likeliest; of
         at most five classes nothing."""
         return {"top5": self.among / self.samples} if len(self.confusion) > TOP else {}

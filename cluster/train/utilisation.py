@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..build.planner import Recompute
 from ..config import Config
 from ..plan.chips import recognised
+from ..run.kept import Start
 from ..run.speed import Lap
 
 
@@ -29,7 +28,7 @@ class Utilisation:
     """Operations a second; None: of no device in the table."""
 
     @classmethod
-    def of(cls, start: Mapping[str, Any], config: Config, chosen: Recompute | None = None) -> Utilisation:
+    def of(cls, start: Start, config: Config, chosen: Recompute | None = None) -> Utilisation:
         """start: its row of starts.jsonl, which the first rank wrote before it knew the others' memory. chosen: what
         all of them compute again, where they have agreed. Different devices have no peak in common."""
         device = str(start.get("device"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,9 @@ class FolderDataset(Dataset):
 
     suffixes: tuple[str, ...] = field(default=tuple(EXTENSIONS), kw_only=True)
     val_share: float | None = field(default=None, kw_only=True)
+
+    def held_back(self, share: float) -> Dataset:
+        return replace(self, val_share=share)
 
     def _open(self, split: str, source: Path | None) -> Source:
         if source is None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .folders import EXTENSIONS, IMAGENET_STATISTICS, FolderDataset, is_picture, split_folders
-from .source import DATASETS, Sample, Source, mixed
+from .source import DATASETS, Dataset, Sample, Source, mixed
 
 TRAIN, VALIDATION, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 META, TRUTH = (f"ILSVRC2012_devkit_t12/data/{n}" for n in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"))
@@ -28,6 +28,9 @@ AGAIN = "download it again"
 @dataclass(frozen=True)
 class ImageNet(FolderDataset):
     """ILSVRC 2012: its archives in SOURCE, as downloaded, or folders as FolderDataset has them."""
+
+    def held_back(self, share: float) -> Dataset:
+        return Dataset.held_back(self, share)
 
     def _open(self, split: str, source: Path | None) -> Source:
         if source is None or all(split_folders(source).values()):

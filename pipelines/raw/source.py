@@ -59,6 +59,10 @@ class Dataset(ABC):
     counts: tuple[int, ...] = field(default=(), kw_only=True)
     classes: int | None = field(default=None, kw_only=True)
 
+    def held_back(self, share: float) -> Dataset:
+        """This one, with so much of the samples that are trained on held back to test on. Raises DataError."""
+        raise DataError(f"--val-share is of a folder that is not split, and {self.name} has a test set; leave it out")
+
     @abstractmethod
     def _open(self, split: str, source: Path | None) -> Source: ...
 

@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from ..samples import Box, Pixels
 from ..views.pictures import crop, decode, resized
 from . import beton_writer, ours
 from .ffcv_adapter import installed, read_table
+from .forms import ffcv_file
 from .index import Index
 
 AGAIN = "write it again with tdformer shard --to ffcv"
@@ -39,9 +39,9 @@ class BetonDataset(Index):
         self, folder: str | Path, progress: Callable[[int, int], None] | None = None, trusted: bool = False
     ) -> None:
         super().__init__(folder, trusted)
-        self.path = beton_writer.path(self.folder)
-        self._facts = self._read_facts()
-        self.stored: str = str(self._facts["stored"])
+        self.path = ffcv_file(self.folder)
+        self._checks = self._read_facts()
+        self.stored: str = str(self._checks["stored"])
         installed()
         try:
             table = read_table(self.path, self.stored, self.shape)
@@ -79,7 +79,7 @@ class BetonDataset(Index):
 
     def verify(self, progress: Callable[[int, int], None] | None = None, again: bool = False) -> None:
         """Compare the file with its checksums, if this very file was not found whole before, or `again`."""
-        expected, note = self._facts["crc32"], self.path.with_name(f".{self.path.name}.whole")
+        expected, note = self._checks["crc32"], self.path.with_name(f".{self.path.name}.whole")
         facts = self.path.stat()
         this = {"inode": facts.st_ino, "bytes": facts.st_size, "changed": facts.st_mtime_ns}
         try:
@@ -101,7 +101,7 @@ class BetonDataset(Index):
         with suppress(OSError), disk.whole(note) as file:  # else it is compared at every opening
             file.write_text(json.dumps(this))
 
-    def _read_facts(self) -> dict[str, NDArray[Any]]:
+    def _read_facts(self) -> dict[str, NDArray[np.generic]]:
         checks = beton_writer.checks(self.path)
         for needed in (self.path, checks):
             if not needed.is_file():

@@ -11,8 +11,10 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from multiprocessing.queues import Queue, SimpleQueue
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +22,14 @@ from numpy.typing import NDArray
 from .. import disk
 from ..errors import DataError
 from . import ours
-from .ffcv_adapter import PAGE, FileWriter
+from .ffcv_adapter import PAGE, Chunk, FileWriter, Told
+from .forms import ffcv_file
 from .tars import TarDataset
 
 BLOCK = 1 << 23
 STORED = ("pixels", "files")
-
-
-def path(folder: Path) -> Path:
-    """Where the FFCV file of a split's folder is."""
-    return folder / f"{folder.name}.beton"
+Failed = tuple[bool, str, int | None]
+"""Of what ended a process: whether it is a DataError, its line, and its number."""
 
 
 def checks(beton: Path) -> Path:
@@ -39,8 +39,9 @@ def checks(beton: Path) -> Path:
 
 def check(folder: Path) -> None:
     """Raises DataError where a file that we did not write is in the place of a split's FFCV file."""
-    for place in (path(folder), checks(path(folder))):
-        if place.exists() and not ours.has_copy(path(folder)):
+    copy = ffcv_file(folder)
+    for place in (copy, checks(copy)):
+        if place.exists() and not ours.has_copy(copy):
             raise DataError(f"{place} was not written by tdformer, or its checksums are damaged; move it away")
 
 
@@ -66,7 +67,7 @@ def write(
     data = TarDataset(folder)
     if not data.kind.pictures:
         raise DataError(f"{folder} holds {data.kind.name}, of which there is no FFCV copy; train from the shards")
-    final = path(folder)
+    final = ffcv_file(folder)
     check(folder)
     for left in ours.unfinished(folder, folder.name):  # by a writer that was killed
         left.unlink()
@@ -169,7 +170,7 @@ def _write(
         for worker in workers:
             worker.start()
         try:
-            allocations: list[Any] = []
+            allocations: list[Told] = []
             while len(allocations) < processes:
                 if not failed.empty():
                     _raise(failed.get())
@@ -187,13 +188,19 @@ def _write(
         writer.finish(allocations)
 
 
-def _work(failed: Any, writer: FileWriter, todo: Any, done: Any, told: Any) -> None:
+def _work(
+    failed: SimpleQueue[Failed],
+    writer: FileWriter,
+    todo: Queue[Chunk | None],
+    done: Synchronized[int],
+    told: Queue[Told],
+) -> None:
     try:
         writer.work(todo, done, told)
     except (DataError, OSError) as error:
         failed.put((type(error) is DataError, str(error), getattr(error, "errno", None)))
 
 
-def _raise(told: tuple[bool, str, int | None]) -> NoReturn:
+def _raise(told: Failed) -> NoReturn:
     of_data, line, number = told
     raise DataError(line) if of_data else OSError(number, line)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,9 +20,13 @@ PAGE = 1 << 23
 """A sample lies in one page; the smallest page that a writer takes here."""
 CHUNK = 100
 """Samples that a process of a writer takes at once."""
+Chunk = list[tuple[int, int]]
+"""Places in the file and samples."""
+Told = list[object]
+"""Where the pages of a process went, as ffcv tells it."""
 
 
-def installed() -> Any:
+def installed() -> ModuleType:
     """The module `ffcv`. Raises DataError, saying how to install it, where it does not import."""
     try:
         import ffcv.reader
@@ -29,7 +35,8 @@ def installed() -> Any:
         raise DataError(
             f"ffcv does not import ({str(error).splitlines()[0]}); run make ffcv in the project's folder"
         ) from error
-    return ffcv
+    module: ModuleType = ffcv
+    return module
 
 
 @dataclass(frozen=True)
@@ -112,12 +119,12 @@ class FileWriter:
             self._writer.metadata_sm.close()
             self._writer.metadata_sm.unlink()
 
-    def chunks(self) -> Iterator[list[tuple[int, int]]]:
+    def chunks(self) -> Iterator[Chunk]:
         """What is put into the queue of `work`, and None for each process after it: places in the file and samples."""
         for i in range(0, len(self.pictures), CHUNK):
             yield [(k, k) for k in range(i, min(i + CHUNK, len(self.pictures)))]
 
-    def work(self, todo: Queue[Any], done: Any, told: Queue[Any]) -> None:
+    def work(self, todo: Queue[Chunk | None], done: Synchronized[int], told: Queue[Told]) -> None:
         """Write what `todo` gives until it gives None; count samples in `done`; tell in `told` where pages went."""
         from ffcv.writer import worker_job_indexed_dataset
 
@@ -125,6 +132,6 @@ class FileWriter:
         shared = writer.metadata_sm, writer.metadata_type, writer.fields, self._allocator
         worker_job_indexed_dataset(todo, *shared, done, told, self.pictures)
 
-    def finish(self, told: list[Any]) -> None:
+    def finish(self, told: list[Told]) -> None:
         """Write the table. told: what each process told."""
         self._writer.finalize([row for rows in told for row in rows])

@@ -7,10 +7,10 @@ import io
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,13 +40,42 @@ COLUMNS = {
 AGAIN = "write the shards again with tdformer shard"
 
 
+class FileFacts(TypedDict):
+    bytes: int
+    sha256: str
+
+
+class ShardFacts(FileFacts):
+    name: str
+    count: int
+
+
+class Facts(TypedDict):
+    """What index.json says."""
+
+    format: int
+    dataset: str
+    split: str
+    count: int
+    class_names: list[str]
+    shape: list[int]
+    mean: list[float]
+    std: list[float]
+    table: FileFacts
+    shards: list[ShardFacts]
+    columns: str
+    digest: str
+    kind: NotRequired[str]
+    class_titles: NotRequired[list[str]]
+
+
 _told: set[str] = set()
 
 
-def read_facts(folder: Path | Remote) -> dict[str, Any]:
+def read_facts(folder: Path | Remote) -> Facts:
     """What index.json says, whose digest is that of all of it. Raises DataError; of a file that is missing or damaged
     also what reading it raises: see `Index`."""
-    facts: dict[str, Any] = json.loads((folder / INDEX).read_bytes())
+    facts: Facts = json.loads((folder / INDEX).read_bytes())
     if facts["format"] == UNSEALED:
         if str(folder) not in _told:
             log.warning("%s has format 2, whose classes, mean and std have no digest; %s", folder / INDEX, AGAIN)
@@ -208,13 +237,13 @@ class Index:
         return np.flatnonzero(self.table["shard"] == number)
 
 
-def facts_digest(facts: dict[str, Any]) -> str:
+def facts_digest(facts: Mapping[str, object]) -> str:
     """SHA-256 over all facts that decide numbers: not those of the table's file, whose columns have a digest."""
     covered = {key: value for key, value in facts.items() if key not in ("digest", "table", "class_titles")}
     return hashlib.sha256(json.dumps(covered, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def table_digest(columns: dict[str, Any]) -> str:
+def table_digest(columns: Mapping[str, NDArray[np.generic]]) -> str:
     """SHA-256 over the index's columns, labels and checksums of the samples among them."""
     digest = hashlib.sha256()
     for key, kind in COLUMNS.items():

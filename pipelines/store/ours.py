@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError
 from .index import COLUMNS, INDEX, TABLE
@@ -21,7 +21,7 @@ NOTE = ("inode", "bytes", "changed")
 """The keys of the note that an FFCV file was found whole."""
 
 
-def facts(folder: Path) -> dict[str, Any] | None:
+def facts(folder: Path) -> dict[str, object] | None:
     """What our index in a folder says; {} where it is damaged and only its table tells. None: we did not write it."""
     found = _json(folder / INDEX)
     if found is not None and found.keys() >= {"dataset", "split"} and found.keys() & {"format", "digest"}:
@@ -92,7 +92,7 @@ def is_note(path: Path) -> bool:
     return found is not None and found.keys() == set(NOTE)
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _json(path: Path) -> dict[str, object] | None:
     try:
         found = json.loads(path.read_bytes()) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
@@ -100,7 +100,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _has_arrays(path: Path, keys: Any) -> bool:
+def _has_arrays(path: Path, keys: Iterable[str]) -> bool:
     if not path.is_file():
         return False
     try:

@@ -9,12 +9,11 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from ..kinds import KINDS, unnamed
 from ..raw.source import Dataset, Sample, Source
 from ..views.pictures import MAX_PIXELS
 from . import ours
-from .index import AGAIN, COLUMNS, FORMAT, INDEX, TABLE, facts_digest, table_digest
+from .index import AGAIN, COLUMNS, FORMAT, INDEX, TABLE, FileFacts, ShardFacts, facts_digest, table_digest
 from .tars import TarDataset
 
 ROW = np.dtype(list(COLUMNS.items()))  # 36 bytes a sample, where a list of its numbers takes some 300
@@ -132,7 +131,7 @@ def _places(root: Path, split: str) -> tuple[Path, Path, Path]:
 class Shard:
     """A shard that is whole on the disk: its facts for index.json and its rows for index.npz."""
 
-    facts: dict[str, Any]
+    facts: ShardFacts
     rows: NDArray[np.void]
 
 
@@ -169,7 +168,7 @@ class _Job:
         faults: list[str] = []
         # Fixed owner, mode and time: the same samples give the same bytes. An integer time, because tarfile spends a
         # kilobyte of extra header a member on a fraction.
-        same: dict[str, Any] = {"user": "0", "group": "0", "mode": 0o444, "mtime": 0}
+        same: dict[str, object] = {"user": "0", "group": "0", "mode": 0o444, "mtime": 0}
         with path.open("wb") as file, TarWriter(file, encoder=False, **same) as tar:
             for i in ids:
                 try:
@@ -239,7 +238,7 @@ def write_index(dataset: Dataset, opened: Source, split: str, folder: Path, done
     stale = ours.names(folder, split)  # notes for going on, and shards of an earlier try with other samples
     columns = {key: np.concatenate([shard.rows[key] for shard in done]) for key in COLUMNS}
     _save(folder / TABLE, **columns)
-    facts = {
+    facts: dict[str, object] = {
         "format": FORMAT,
         "dataset": dataset.name,
         "split": split,
@@ -272,13 +271,13 @@ def _noted(note: Path, mark: str) -> Shard | None:
         return None
 
 
-def _save(path: Path, **arrays: NDArray[Any]) -> None:
+def _save(path: Path, **arrays: NDArray[np.generic]) -> None:
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     disk.sync(path)
 
 
-def _save_json(path: Path, facts: dict[str, Any]) -> None:
+def _save_json(path: Path, facts: Mapping[str, object]) -> None:
     path.write_text(json.dumps(facts, indent=1))
     disk.sync(path)
 
@@ -294,6 +293,6 @@ def verify(folder: Path) -> int:
     return len(data)
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Path) -> FileFacts:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from ..samples import Box, Pixels
 from ..views.pictures import crop, decode
 from .ahead import Ahead
 from .cache import Cache, Item
-from .index import AGAIN, TABLE, Index, readable
+from .index import AGAIN, TABLE, FileFacts, Index, readable
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class _Tars(Index):
     def _place(self, i: int) -> str:
         return f"{self._shard(int(self.table['shard'][i]))}: sample {i}"
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_files": {}}  # a spawned worker opens its own
 
     def _close(self) -> None:
@@ -155,7 +155,7 @@ class RemoteTarDataset(_Tars):
         self.cache = cache
         super().__init__(folder)
         with readable(folder):
-            self.items = [self._item(fact) for fact in self.facts["shards"]]
+            self.items = [self._item(fact["name"], fact) for fact in self.facts["shards"]]
         self._windows: NDArray[np.int64] = np.zeros(len(self.items), np.int64)
         needed = sum(sorted(item.bytes for item in self.items)[-2 * window :])
         if needed > cache.limit:
@@ -182,12 +182,12 @@ class RemoteTarDataset(_Tars):
             self._close()
 
     def _table(self) -> bytes:
-        with os.fdopen(self.cache.open(self._item({"name": TABLE, **self.facts["table"]})), "rb") as file:
+        with os.fdopen(self.cache.open(self._item(TABLE, self.facts["table"])), "rb") as file:
             return file.read()
 
-    def _item(self, fact: dict[str, Any]) -> Item:
+    def _item(self, name: str, fact: FileFacts) -> Item:
         """Raises DataError for a SHA-256 that is none: it becomes the name of a file in the cache."""
-        name, digest = str(fact["name"]), str(fact["sha256"])
+        name, digest = str(name), str(fact["sha256"])
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise DataError(f"the index in {self.folder} names {name!r} with SHA-256 {digest!r}; {AGAIN}")
         return Item(self.folder / name, int(fact["bytes"]), digest)

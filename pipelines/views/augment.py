@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from ..draws import AUGMENT
@@ -27,8 +27,6 @@ from ..errors import DataError
 from ..samples import Pixels
 from .boxes import first_that_fits
 from .vision import torchvision
-
-Draws = NDArray[np.float64]
 
 SPIKFORMER_OPS = ("Equalize", "Rotate", "ShearX", "TranslateXRel", "TranslateYRel")
 ERASING_MODES = ("black", "const", "pixel")
@@ -78,21 +76,21 @@ class Augment:
                 "set data.augment.rand_augment=null and data.augment.color_jitter=0"
             )
         rng = AUGMENT.rng(self.seed, epoch, sample_id)
-        draws = rng.random(8)
+        down, right, flipped, erased, *box = rng.random(8)
         _, height, width = image.shape
         if self.crop_padding:
             p = self.crop_padding
-            top, left = (int(d * (2 * p + 1)) for d in draws[:2])
+            top, left = (int(draw * (2 * p + 1)) for draw in (down, right))
             padded = np.pad(image, ((0, 0), (p, p), (p, p)))
             image = padded[:, top : top + height, left : left + width]
-        if draws[2] < self.flip:
+        if flipped < self.flip:
             image = _mirrored(image)
         if colour:
             image = self._coloured(image, rng)
-        if draws[3] < self.erasing:
+        if erased < self.erasing:
             image = image.copy("K")
             if self.erasing_mode == "black":
-                _blank(image, draws[4:])
+                _blank(image, *box)
             else:
                 self._erase(image, rng)
         return image
@@ -137,16 +135,17 @@ def _mirrored(image: Pixels) -> Pixels:
     return torch.from_numpy(source).flip(2).numpy()
 
 
-def _blank(image: Pixels, draws: Draws) -> None:
+def _blank(image: Pixels, size: float, shape: float, down: float, right: float) -> None:
+    """A box of 2 to 20 % of the area and a ratio of 0.3 to 1 / 0.3, each by a draw from 0 to 1, as its place is."""
     _, height, width = image.shape
-    area, ratio = height * width * (0.02 + 0.18 * draws[0]), 0.3 * (1 / 0.09) ** draws[1]
+    area, ratio = height * width * (0.02 + 0.18 * size), 0.3 * (1 / 0.09) ** shape
     h = min(height, max(1, round((area * ratio) ** 0.5)))
     w = min(width, max(1, round((area / ratio) ** 0.5)))
-    top, left = int(draws[2] * (height - h + 1)), int(draws[3] * (width - w + 1))
+    top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
     image[:, top : top + h, left : left + w] = 0
 
 
-def auto_augment() -> Any:
+def auto_augment() -> ModuleType:
     """timm's module of that name. Raises DataError, naming what to install, where it is missing.
 
     timm imports wandb where it is installed, for a log of its own: that takes time in each process that reads, and
@@ -184,7 +183,7 @@ def _parsed(recipe: str, ops: tuple[str, ...] | None, fill: tuple[int, ...], siz
     return made
 
 
-def _posterize(how: Callable[..., Image.Image], picture: Image.Image, bits: int, **options: Any) -> Image.Image:
+def _posterize(how: Callable[..., Image.Image], picture: Image.Image, bits: int, **options: object) -> Image.Image:
     """timm keeps no bit where a magnitude is drawn at its end; Pillow made that black, and refuses it from 13 on."""
     return how(picture, bits, **options) if bits else Image.new(picture.mode, picture.size)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,7 +201,9 @@ class _Made(Like):
     def shard_of(self) -> NDArray[np.int32]:
         return self.clean.shard_of
 
-    def following(self, batches: Any, windows: Any) -> AbstractContextManager[Callable[[int], None]]:
+    def following(
+        self, batches: Sequence[NDArray[np.int64]], windows: NDArray[np.int64] | None
+    ) -> AbstractContextManager[Callable[[int], None]]:
         """See `Samples`."""
         return self.clean.following(batches, windows)
 

@@ -10,11 +10,10 @@ pixelate enlarges without averaging, and elastic_transform has other parameters 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -83,7 +82,7 @@ def library() -> str:
 
 
 @lru_cache
-def _library() -> dict[str, Any]:
+def _library() -> dict[str, Callable[..., object]]:
     try:
         import cv2
         from imagecorruptions import corruption_dict
@@ -93,7 +92,7 @@ def _library() -> dict[str, Any]:
             "opencv-python-headless over it where libGL is missing"
         ) from error
     cv2.setNumThreads(0)  # they do not survive the fork of a data worker
-    library: dict[str, Any] = corruption_dict
+    library: dict[str, Callable[..., object]] = corruption_dict
     return library
 
 

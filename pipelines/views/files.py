@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,7 @@ class FileSamples:
     def shard_of(self) -> NDArray[np.int32]:
         return np.zeros(len(self), np.int32)
 
-    def following(self, batches: Any, windows: Any) -> AbstractContextManager[Callable[[int], None]]:
+    def following(self, batches: object, windows: object) -> AbstractContextManager[Callable[[int], None]]:
         """See `Samples`; there is nothing to fetch."""
         return nullcontext(lambda number: None)
 

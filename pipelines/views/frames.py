@@ -92,11 +92,11 @@ class EventAugment:
 
     def __call__(self, frames: Frames, epoch: int, sample_id: int) -> Frames:
         """`[T, 2, H, W]` -> `[T, 2, H, W]`."""
-        draws = AUGMENT.rng(self.seed, epoch, sample_id).random(5)
-        if draws[0] < self.flip:
+        flipped, which, much, down, right = AUGMENT.rng(self.seed, epoch, sample_id).random(5)
+        if flipped < self.flip:
             frames = frames[..., ::-1]
-        operation, signed = self.operations[int(draws[1] * len(self.operations))], 2 * draws[2] - 1
-        shift = int(draws[2] * (2 * self.translate + 1)) - self.translate
+        operation, signed = self.operations[int(which * len(self.operations))], 2 * much - 1
+        shift = int(much * (2 * self.translate + 1)) - self.translate
         if operation == "shear":
             frames = _warp(frames, np.array([[1, 0], [math.tan(self.shear * signed), 1]]))
         elif operation == "translate_x":
@@ -109,9 +109,9 @@ class EventAugment:
             frames = _warp(frames, np.array([[c, -s], [s, c]]))
         elif operation == "cutout" and self.cutout:
             height, width = frames.shape[-2:]
-            side = round((height * width * (0.001 + (self.cutout - 0.001) * draws[2])) ** 0.5)
+            side = round((height * width * (0.001 + (self.cutout - 0.001) * much)) ** 0.5)
             h, w = min(side, height), min(side, width)
-            top, left = int(draws[3] * (height - h + 1)), int(draws[4] * (width - w + 1))
+            top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
             frames = frames.copy()
             frames[..., top : top + h, left : left + w] = 0
         return np.ascontiguousarray(frames)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +32,9 @@ class Like:
     def shard_of(self) -> NDArray[np.int32]:
         return np.zeros(len(self), np.int32)
 
-    def following(self, batches: Any, windows: Any) -> AbstractContextManager[Callable[[int], None]]:
+    def following(
+        self, batches: Sequence[NDArray[np.int64]], windows: NDArray[np.int64] | None
+    ) -> AbstractContextManager[Callable[[int], None]]:
         """See `Samples`; there is nothing to fetch."""
         return nullcontext(lambda number: None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from types import ModuleType
 
 import torch
 
@@ -12,7 +12,7 @@ from ..errors import DataError
 _OPERATORS = ("nms", "qnms")
 
 
-def torchvision() -> Any:
+def torchvision() -> ModuleType:
     """The module. Raises DataError, naming what to install, when it does not import.
 
     The registry's wheel wants CUDA's libraries; beside a torch without them the operators that its Python registers

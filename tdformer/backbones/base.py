@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ class Sizes(Protocol):
         """How many blocks have the width and the grid of H_n: those can be fed back, and are numbered from 0."""
 
 
-S = TypeVar("S", bound=Sizes)
+S = TypeVar("S", bound=Sizes, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Given:
     units: UnitOptions
     in_channels: int
     feedback: Mapping[int, FeedbackOptions] = field(default_factory=dict)
-    own: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Published:
     known: Callable[[Mapping[str, Tensor]], bool]
     name: Callable[[str], str | None]
     unused: Mapping[str, str] = field(default_factory=dict)
-    check: Callable[[Mapping[str, Tensor], Any], None] = lambda weights, sizes: None
+    check: Callable[[Mapping[str, Tensor], Sizes], None] = lambda weights, sizes: None
     ours: tuple[str, ...] = ()
 
 
@@ -66,7 +66,7 @@ class Backbone(nn.Module, Generic[S]):
 
     family: ClassVar[str]
     """A word for reports; the class's name in lower case unless it says another."""
-    options: ClassVar[Mapping[str, Any]] = {}
+    options: ClassVar[Mapping[str, object]] = {}
     """Options of `create_model` that are its own, by name, with their defaults."""
     published: ClassVar[Published | None] = None
     width: int
@@ -129,10 +129,10 @@ class Entry(Generic[S]):
     time_steps: int = 4
 
 
-MODELS: Registry[Entry[Any]] = Registry("model")
+MODELS: Registry[Entry[Sizes]] = Registry("model")
 """The names that `create_model` takes."""
 
 
-def families() -> list[type[Backbone[Any]]]:
+def families() -> list[type[Backbone[Sizes]]]:
     """The backbones that have a name in `MODELS`, each once."""
     return list(dict.fromkeys(MODELS.get(name).backbone for name in MODELS))

@@ -150,7 +150,7 @@ class QKFormer(Backbone[QKFormerSizes]):
                         width,
                         sizes.heads,
                         feedback=given.feedback.get(j),
-                        leaky_proj_lif=given.own["leaky_proj_lif"],
+                        leaky_proj_lif=bool(given.own["leaky_proj_lif"]),
                     )
                 )
                 stage.append(Block(attention, MLP(options, width, sizes.mlp_ratio)))

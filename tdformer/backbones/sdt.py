@@ -14,7 +14,7 @@ from ..errors import ModelError
 from ..neuron import AFTER_PRODUCT, Neuron
 from ..state import State
 from ..unit import Current, UnitOptions
-from .base import MODELS, Backbone, Entry, Given, Published, truncated
+from .base import MODELS, Backbone, Entry, Given, Published, Sizes, truncated
 from .blocks import Block, pooled
 from .keys import NEVER, UNUSED, of_block, of_layer, of_stem
 from .size import Size, check_width, hidden
@@ -114,9 +114,10 @@ def _of_branch(key: str) -> str | None:
     return of_layer(key, "")
 
 
-def _check(weights: Mapping[str, Tensor], sizes: SDTSizes) -> None:
+def _check(weights: Mapping[str, Tensor], sizes: Sizes) -> None:
     """The published networks for events have tensors of the same names and shapes, and pool in different places: what
     tells them apart is how many classes they have. Heads matter only where attention pools."""
+    assert isinstance(sizes, SDTSizes)
     first, head = weights.get("patch_embed.proj_conv.weight"), weights.get("head.weight")
     if first is None or first.shape[1] != 2:
         return

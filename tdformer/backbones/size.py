@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from math import ceil, floor, isfinite
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from ..errors import ModelError
+from .base import Sizes
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Size:
     heads: int | None = None
     mlp_ratio: float | None = None
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, object]:
         """As options of `create_model`."""
         return asdict(self) | {"depths": None if self.depths is None else list(self.depths)}
 
@@ -37,17 +38,17 @@ class Resizable(Protocol):
     def size(self) -> Size:
         """The point that they are."""
 
-    def resized(self, size: Size) -> Any:
+    def resized(self, size: Size) -> Self:
         """The sizes of the same backbone at another point, in which what `size` does not say is as here. Raises
         ModelError for one that there cannot be."""
 
 
-def of(sizes: Any) -> Size:
+def of(sizes: Sizes) -> Size:
     """The point that a backbone's sizes are; of a family without such a choice, none."""
     return sizes.size if isinstance(sizes, Resizable) else Size()
 
 
-def at(sizes: Any, given: Mapping[str, Any], name: str) -> tuple[Any, Size]:
+def at(sizes: Sizes, given: Mapping[str, object], name: str) -> tuple[Sizes, Size]:
     """The sizes of the model `name` with those `given` by option, and their size; None: the name's own. Raises
     ModelError for what is no size, or none of this family."""
     own = of(sizes)
@@ -55,14 +56,13 @@ def at(sizes: Any, given: Mapping[str, Any], name: str) -> tuple[Any, Size]:
     for option in asked:
         if getattr(own, option) is None:
             raise ModelError(f"{option} is {asked[option]!r:.40}, and {name} has no such choice; leave it off")
-    for option in asked.keys() & {"width", "heads"}:
-        asked[option] = _count(asked[option], option)
-    if "depths" in asked:
-        asked["depths"] = _depths(asked["depths"], own.depths or (), name)
-    if "mlp_ratio" in asked:
-        asked["mlp_ratio"] = _ratio(asked["mlp_ratio"])
-    size = replace(own, **asked)
-    return (sizes, own) if size == own else (sizes.resized(size), size)
+    size = Size(
+        _count(asked["width"], "width") if "width" in asked else own.width,
+        _depths(asked["depths"], own.depths or (), name) if "depths" in asked else own.depths,
+        _count(asked["heads"], "heads") if "heads" in asked else own.heads,
+        _ratio(asked["mlp_ratio"]) if "mlp_ratio" in asked else own.mlp_ratio,
+    )
+    return (sizes.resized(size), size) if isinstance(sizes, Resizable) and size != own else (sizes, own)
 
 
 def check_width(size: Size, own: Size, multiple: Callable[[int], int]) -> None:
@@ -90,13 +90,13 @@ def hidden(channels: int, ratio: float) -> int:
     return count
 
 
-def _count(value: Any, option: str) -> int:
+def _count(value: object, option: str) -> int:
     if type(value) is not int or value < 1:
         raise ModelError(f"{option} is {value!r:.40}; give a whole number of at least 1")
     return value
 
 
-def _depths(value: Any, own: tuple[int, ...], name: str) -> tuple[int, ...]:
+def _depths(value: object, own: tuple[int, ...], name: str) -> tuple[int, ...]:
     depths = (value,) if type(value) is int else value
     if not isinstance(depths, list | tuple) or any(type(n) is not int or n < 1 for n in depths):
         raise ModelError(f"depths is {value!r:.40}; give whole numbers of at least 1, such as {list(own)}")
@@ -108,7 +108,7 @@ def _depths(value: Any, own: tuple[int, ...], name: str) -> tuple[int, ...]:
     return tuple(depths)
 
 
-def _ratio(value: Any) -> float:
-    if type(value) not in (int, float) or not isfinite(value) or value <= 0:
+def _ratio(value: object) -> float:
+    if not (type(value) is int or type(value) is float) or not isfinite(value) or value <= 0:
         raise ModelError(f"mlp_ratio is {value!r:.40}; give a number above 0, such as 4")
     return float(value)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .protocol import Drive, Gradients, Means, Norm
 
-Array = NDArray[Any]
+Array = NDArray[np.generic]
 Real = float | np.float32
 Room = tuple[Array, Array, Array]
 
@@ -36,7 +36,7 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     """See `protocol.Backend`."""
     planes = _array(y).reshape(y.shape[0], y.shape[1], -1)
     mean, var = np.empty(y.shape[1], np.float32), np.empty(y.shape[1], np.float32)
-    _spread(_statistics, y.shape[1], y.numel(), planes, mean, var)
+    spread(_statistics, y.shape[1], y.numel(), planes, mean, var)
     return torch.from_numpy(mean), torch.from_numpy(var)
 
 
@@ -76,7 +76,7 @@ def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
     shape = (batch, channels, *(_halves(size) if drive.pool else size))
     spikes = torch.empty(steps, *shape, dtype=torch.float32, device=drive.y.device)
     after = torch.empty(shape, dtype=torch.float32, device=drive.y.device)
-    _spread(_fire, channels, spikes.numel(), _unit(drive), _planes(spikes), _planes(after))
+    spread(_fire, channels, spikes.numel(), _unit(drive), _planes(spikes), _planes(after))
     return spikes.to(drive.y.dtype), after
 
 
@@ -87,7 +87,7 @@ def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | Non
     grad = torch.empty(y.shape[0], *grad_spikes.shape[1:], dtype=torch.float32, device=y.device)
     before = None if membrane is None else torch.empty(membrane.shape, dtype=torch.float32, device=y.device)
     sums = torch.zeros(3, channels)
-    _spread(
+    spread(
         _fire_backward,
         channels,
         grad_spikes.numel(),
@@ -107,7 +107,7 @@ def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool)
     """See `protocol.Backend`; written over y where that is fp32."""
     out = y.float().contiguous()
     pulls = _array(means.grad), _array(means.grad_normal)
-    _spread(_norm_backward, y.shape[2], y.numel(), _array(out), _scaling(norm), *pulls, pool, _planes(grad))
+    spread(_norm_backward, y.shape[2], y.numel(), _array(out), _scaling(norm), *pulls, pool, _planes(grad))
     return out.to(y.dtype)
 
 
@@ -156,7 +156,7 @@ def _threads(count: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
-def _spread(kernel: Callable[..., None], count: int, work: int, *args: Any) -> None:
+def spread(kernel: Callable[..., None], count: int, work: int, *args: object) -> None:
     """kernel(first, last, *args) over `count` channels or images, by several threads where there is enough to do."""
     parts = min(torch.get_num_threads(), count) if work > 1 << 15 else 1
     edges = [count * i // parts for i in range(parts + 1)]
@@ -166,7 +166,7 @@ def _spread(kernel: Callable[..., None], count: int, work: int, *args: Any) -> N
         other.result()
 
 
-_exact = njit(nogil=True, cache=True, error_model="numpy", inline="never")
+exact = njit(nogil=True, cache=True, error_model="numpy", inline="never")
 _summing = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
@@ -202,7 +202,7 @@ def _sum_normal(g: Array, y: Array, mean: Real) -> Any:
     return total
 
 
-@_exact
+@exact
 def _statistics(first: int, last: int, planes: Array, mean: Array, var: Array) -> None:
     """Each plane's own mean and squares, joined by the parallel formula: one read of y from memory."""
     size = planes.shape[2]
@@ -216,7 +216,7 @@ def _statistics(first: int, last: int, planes: Array, mean: Array, var: Array) -
         mean[c], var[c] = centre, squares / (planes.shape[0] * size)
 
 
-@_exact
+@exact
 def _first_largest(best: Array, row: Array, line: Array, place: Real) -> None:
     """Take up one more row of the windows."""
     for j in range(line.size):
@@ -226,7 +226,7 @@ def _first_largest(best: Array, row: Array, line: Array, place: Real) -> None:
         best[j] = x if larger else best[j]
 
 
-@_exact
+@exact
 def _largest_of_three(best: Array, row: Array, width: int, current: Array, winner: Array) -> None:
     """Starts in the middle, which is always inside the picture, also where everything is NaN."""
     for j in range(current.size):
@@ -245,7 +245,7 @@ def _largest_of_three(best: Array, row: Array, width: int, current: Array, winne
         winner[j] = np.int32(place) * width + column
 
 
-@_exact
+@exact
 def _room(y: Array, pool: bool, count: int) -> Room:
     """Scratch for `_pooled`: `count` pictures side by side, each followed by one or two columns that never win; a
     column of windows in each of their columns, its largest current and that one's row; a row of windows' results."""
@@ -255,7 +255,7 @@ def _room(y: Array, pool: bool, count: int) -> Room:
     return strip, np.empty((3, whole + 2), np.float32), np.empty(whole // 2, np.int32)
 
 
-@_exact
+@exact
 def _pooled(
     y: Array, s: int, n: int, count: int, c: int, scale: Real, shift: Real, room: Room, current: Array, winner: Array
 ) -> None:
@@ -297,13 +297,13 @@ def _pooled(
                 won[j] = place[j] - m * step
 
 
-@_exact
-def _start(x: Array, s: int, n: int, c: int) -> Any:
+@exact
+def _start(x: Array, s: int, n: int, c: int) -> np.uint64:
     """Where a plane begins in x `[S, B, C, ...]`; unsigned, because LLVM vectorises loops over such places only."""
     return np.uint64(((s * x.shape[1] + n) * x.shape[2] + c) * x[0, 0, 0].size)
 
 
-@_exact
+@exact
 def _currents(
     y: Array,
     s: int,
@@ -333,11 +333,12 @@ def _currents(
             x[to + i] = _fma(flat[at + i], scale, shift)
 
 
-@_exact
-def _gathered(planes: Array, s: int, n: int, count: int, c: int, scratch: Array) -> Any:
+@exact
+def _gathered(planes: Array, s: int, n: int, count: int, c: int, scratch: Array) -> Array:
     """One channel of `count` images from the n-th, side by side; of one image where it lies."""
     if count == 1:
-        return planes[s, n, c].reshape(-1)
+        plane: Array = planes[s, n, c].reshape(-1)
+        return plane
     size, flat = planes[0, 0, 0].size, planes.reshape(-1)
     for m in range(count):
         at, to = _start(planes, s, n + m, c), np.uint64(m * size)
@@ -346,7 +347,7 @@ def _gathered(planes: Array, s: int, n: int, count: int, c: int, scratch: Array)
     return scratch
 
 
-@_exact
+@exact
 def _winners(y: Array, s: int, n: int, count: int, c: int, winner: Array, scratch: Array) -> Array:
     """What won the pooling, like `_gathered`."""
     size, flat = winner.size // count, y.reshape(-1)
@@ -357,7 +358,7 @@ def _winners(y: Array, s: int, n: int, count: int, c: int, winner: Array, scratc
     return scratch
 
 
-@_exact
+@exact
 def _scatter(values: Array, planes: Array, s: int, n: int, count: int, c: int) -> None:
     """The inverse of `_gathered`."""
     size, flat = planes.shape[3], planes.reshape(-1)
@@ -367,7 +368,7 @@ def _scatter(values: Array, planes: Array, s: int, n: int, count: int, c: int) -
             flat[at + i] = values[of + i]
 
 
-@_exact
+@exact
 def _charge(x: Array, v: Array, rate: Real, threshold: Real, rest: Real, soft: bool, h: Array) -> None:
     """Eqs 1 and 3: H into `h`, V into `v`."""
     for i in range(x.size):
@@ -379,7 +380,7 @@ def _charge(x: Array, v: Array, rate: Real, threshold: Real, rest: Real, soft: b
             v[i] = rest if u >= threshold else u
 
 
-@_exact
+@exact
 def _fire(first: int, last: int, unit: Unit, spikes: Array, after: Array) -> None:
     y, scale, shift, membrane, decay = unit.y, unit.norm.scale, unit.norm.shift, unit.membrane, unit.decay
     threshold, rest, soft, pool = unit.threshold, unit.rest, unit.soft, unit.pool
@@ -411,7 +412,7 @@ def _fire(first: int, last: int, unit: Unit, spikes: Array, after: Array) -> Non
             _scatter(v, after, 0, n, count, c)
 
 
-@_exact
+@exact
 def _slopes(h: Array, threshold: Real, surrogate: int, alpha: Real, bits: Array, slope: Array) -> None:
     """The surrogate's gradient at each H; bits: int32 scratch of its size."""
     one = np.float32(1)
@@ -443,7 +444,7 @@ def _slopes(h: Array, threshold: Real, surrogate: int, alpha: Real, bits: Array,
             slope[i] = alpha if abs(h[i] - threshold) < half else np.float32(0)
 
 
-@_exact
+@exact
 def _discharge(
     h: Array, grad_spikes: Array, grad_v: Array, threshold: Real, rest: Real, soft: bool, detach: bool, slope: Array
 ) -> None:
@@ -464,7 +465,7 @@ def _discharge(
             slope[i] = grad_spikes[i] * slope[i] + grad_v[i] * (kept + (rest - h[i]) * slope[i])
 
 
-@_exact
+@exact
 def _pass_on(grad_h: Array, rate: Real, add: bool, grad_v: Array, grad_x: Array) -> None:
     """d/dV of the step before, and d/dX."""
     keep = np.float32(1) - rate
@@ -478,7 +479,7 @@ def _pass_on(grad_h: Array, rate: Real, add: bool, grad_v: Array, grad_x: Array)
             grad_x[i] = grad_h[i] * rate
 
 
-@_exact
+@exact
 def _fire_backward(
     first: int,
     last: int,
@@ -561,7 +562,7 @@ def _fire_backward(
             sums[2, c] = total_normal * invstd[c]
 
 
-@_exact
+@exact
 def _norm_backward(
     first: int,
     last: int,
@@ -604,18 +605,18 @@ def pack(x: Tensor, bits: int) -> Tensor:
     """See `protocol.Packer`."""
     values = _array(x).reshape(x.shape[0], -1)
     data = torch.empty(len(values), -(-values.shape[1] * bits // 8), dtype=torch.uint8)
-    _spread(_pack, len(values), values.size, values, bits, data.numpy())
+    spread(_pack, len(values), values.size, values, bits, data.numpy())
     return data
 
 
 def unpack(data: Tensor, bits: int, count: int, dtype: torch.dtype) -> Tensor:
     """See `protocol.Packer`."""
     values = torch.empty(len(data), count, dtype=torch.float32)
-    _spread(_unpack, len(data), values.numel(), data.contiguous().numpy(), bits, values.numpy())
+    spread(_unpack, len(data), values.numel(), data.contiguous().numpy(), bits, values.numpy())
     return values.to(dtype)
 
 
-@_exact
+@exact
 def _pack(first: int, last: int, values: Array, bits: int, data: Array) -> None:
     each = 8 // bits
     for m in range(first, last):
@@ -633,7 +634,7 @@ def _pack(first: int, last: int, values: Array, bits: int, data: Array) -> None:
             out[whole] = byte
 
 
-@_exact
+@exact
 def _unpack(first: int, last: int, data: Array, bits: int, values: Array) -> None:
     each = 8 // bits
     table = np.empty((256, each), np.float32)

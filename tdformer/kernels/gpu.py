@@ -152,9 +152,9 @@ def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool)
     return y
 
 
-def _launch(kernel: Any, programs: int, block: int, *args: Any, **options: Any) -> None:
-    with torch.cuda.device_of(args[0]):
-        kernel[(programs,)](*args, BLOCK=block, num_warps=max(1, block // 256), enable_fp_fusion=False, **options)
+def _launch(kernel: Any, programs: int, block: int, y: Tensor, *args: object, **options: object) -> None:
+    with torch.cuda.device_of(y):
+        kernel[(programs,)](y, *args, BLOCK=block, num_warps=max(1, block // 256), enable_fp_fusion=False, **options)
 
 
 def _blocks(size: int) -> tuple[int, int]:

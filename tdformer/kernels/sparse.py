@@ -13,7 +13,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from .cpu import Array, _exact, _spread
+from .cpu import Array, exact, spread
 
 DENSEST = 0.1
 """The share of inputs that are not zero up to which events are faster."""
@@ -51,10 +51,10 @@ class Events:
         width = _tile(channels, self.depth)
         factor = torch.empty(channels // width, self.depth, width)
         rows = weight.reshape(channels, self.depth).numpy()
-        _spread(_turn, channels // width, weight.numel(), rows, width, factor.numpy())
+        spread(_turn, channels // width, weight.numel(), rows, width, factor.numpy())
         y = torch.empty(images, channels, *self.out)
         blocks = images * -(-size // PIXELS)
-        _spread(
+        spread(
             _multiply,
             blocks,
             self.x.size,
@@ -69,7 +69,7 @@ class Events:
 
     def _by_pixel(self, *arrays: Tensor) -> None:
         fixed = (self.x, self.kernel, self.padding, *self.out)
-        _spread(_by_pixel, self.x.shape[0], self.x.size, *fixed, *(a.numpy() for a in arrays))
+        spread(_by_pixel, self.x.shape[0], self.x.size, *fixed, *(a.numpy() for a in arrays))
 
 
 def events_of(x: Tensor, weight: Tensor, stride: int, padding: int) -> Events | None:
@@ -80,7 +80,7 @@ def events_of(x: Tensor, weight: Tensor, stride: int, padding: int) -> Events | 
         return None
     x = x.detach().contiguous()
     counts = torch.zeros(x.shape[0], dtype=torch.int64)
-    _spread(_count, len(x), x.numel(), x.view(*x.shape[:2], -1).numpy(), counts.numpy())
+    spread(_count, len(x), x.numel(), x.view(*x.shape[:2], -1).numpy(), counts.numpy())
     sampled = len(x) * -(-x.shape[1] // SAMPLE) * x[0, 0].numel()
     return Events(x, weight.shape[2], padding) if int(counts.sum()) <= DENSEST * sampled else None
 
@@ -91,7 +91,7 @@ def _tile(channels: int, depth: int) -> int:
     return max(n for n in range(1, channels + 1) if channels % n == 0 and (n <= most or n == 1))
 
 
-@_exact
+@exact
 def _count(first: int, last: int, x: Array, counts: Array) -> None:
     """How many values of some channels of each image are not zero."""
     for m in range(first, last):
@@ -102,7 +102,7 @@ def _count(first: int, last: int, x: Array, counts: Array) -> None:
             counts[m] += total
 
 
-@_exact
+@exact
 def _by_pixel(
     first: int,
     last: int,
@@ -182,7 +182,7 @@ def _multiply(
                     line[begin + p] = found[p, i]
 
 
-@_exact
+@exact
 def _turn(first: int, last: int, rows: Array, width: int, factor: Array) -> None:
     """rows `[R, K]` -> factor `[R / width, K, width]`, tiles first to last, in blocks that the cache holds."""
     depth = rows.shape[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,13 +18,18 @@ from ..kernels import meta
 from ..model import TDFormer, segment_loss
 from ..precision import autocast
 
+EVERY = 64
+"""Operators from one note of the course of a step to the next."""
+
 
 @dataclass
 class Work:
     """What a device does in a step. Bytes are those that its operators read and write, each tensor once an operator."""
 
     operators: int = 0
-    """Operators and kernels that the host launches."""
+    """What the host asks of the device: PyTorch's operators, and calls of the fused kernels."""
+    launches: int = 0
+    """Kernels that a GPU is given for them: a convolution's are also those that change its tensors' layout."""
     matrix_flops: int = 0
     """Of convolutions and linear layers, 2 a multiply-add."""
     matrix_bytes: int = 0
@@ -36,7 +41,9 @@ class Work:
     neuron_calls: int = 0
     """How many of the operators these are."""
     packing_bytes: int = 0
-    """Of what reads or writes integers."""
+    """Of what reads or writes integers, but for pooling's."""
+    pooling_bytes: int = 0
+    """Of max pooling by itself, with the places that it remembers."""
     other_bytes: int = 0
     """Of everything else: sums, copies."""
 
@@ -44,11 +51,6 @@ class Work:
     def flops(self) -> int:
         """Of all products, 2 a multiply-add."""
         return self.matrix_flops + self.attention_flops
-
-    def neuron(self, moved: int) -> None:
-        self.operators += 1
-        self.neuron_calls += 1
-        self.neuron_bytes += moved
 
 
 @dataclass
@@ -64,6 +66,8 @@ class LiveBytes:
     kept: int = 0
     """What was alive after forward."""
     work: Work = field(default_factory=Work)
+    course: list[Work] = field(default_factory=list)
+    """`work` as it was after every `EVERY`-th operator, in their order."""
     timeline: list[int] = field(default_factory=list)
     """`now` after every operator."""
     gradients: int = 0
@@ -72,6 +76,19 @@ class LiveBytes:
     """The peak of `now` and these."""
     then: int = 0
     """Of which gradients."""
+
+    def neuron(self, moved: int) -> None:
+        """A call of the fused neuron or BatchNorm, which read and wrote so many bytes."""
+        self.work.neuron_calls += 1
+        self.work.neuron_bytes += moved
+        self.asked(1)
+
+    def asked(self, launches: int) -> None:
+        """One more operator, whose work is noted."""
+        self.work.operators += 1
+        self.work.launches += launches
+        if self.work.operators % EVERY == 0:
+            self.course.append(replace(self.work))
 
     def add(self, count: int, gradient: bool = False) -> None:
         if gradient:
@@ -86,6 +103,10 @@ class LiveBytes:
 _aten = torch.ops.aten
 _ALLOCATE = {_aten.empty, _aten.new_empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty_strided}
 _OF_ACTIVATIONS = {_aten.bmm, _aten.baddbmm}
+_POOLING = {_aten.max_pool2d_with_indices, _aten.max_pool2d_with_indices_backward}
+_LAUNCHES = {_aten.convolution: 3, _aten.convolution_backward: 6}
+"""Kernels of cuDNN's convolutions of NCHW: one, or two of backward, and for each tensor one that changes its layout
+(torch's profile in benchmarks/results/gpu.md); of all others 1."""
 
 
 class _Follow(TorchDispatchMode):
@@ -98,7 +119,7 @@ class _Follow(TorchDispatchMode):
         self.known: dict[int, tuple[weakref.finalize[..., object], int, bool]] = {}
         """Of a storage, by its place: what is called when it is freed, its bytes, and whether it is a gradient."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.note(func, args, kwargs or {}, result, made)
@@ -107,7 +128,7 @@ class _Follow(TorchDispatchMode):
         self.live.timeline.append(self.live.now)
         return result
 
-    def note(self, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]) -> None:
+    def note(self, func: Any, args: Any, kwargs: Any, result: object, made: list[Tensor]) -> None:
         """Add an operator to the work, unless it only allocates, or looks at a tensor in another shape."""
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         given = {leaf.untyped_storage()._cdata for leaf in read}
@@ -115,9 +136,10 @@ class _Follow(TorchDispatchMode):
         if not (fresh or func._schema.is_mutable) or func._overloadpacket in _ALLOCATE:
             return
         work, moved = self.live.work, sum(min(leaf.nbytes, leaf.untyped_storage().nbytes()) for leaf in read + made)
-        work.operators += 1
         count = flop_registry.get(func._overloadpacket)
-        if count is None and all(leaf.is_floating_point() for leaf in read + made):
+        if func._overloadpacket in _POOLING:
+            work.pooling_bytes += moved
+        elif count is None and all(leaf.is_floating_point() for leaf in read + made):
             work.other_bytes += moved
         elif count is None:
             work.packing_bytes += moved
@@ -127,6 +149,7 @@ class _Follow(TorchDispatchMode):
         else:
             work.matrix_flops += count(*args, **kwargs, out_val=result)
             work.matrix_bytes += moved
+        self.live.asked(_LAUNCHES.get(func._overloadpacket, 1))
 
     def count(self, storage: torch.UntypedStorage, gradient: bool) -> None:
         key = storage._cdata
@@ -165,7 +188,7 @@ def live_bytes(model: nn.Module, there: Iterable[Tensor] = ()) -> Iterator[LiveB
     trained = (p for p in model.parameters() if p.requires_grad)
     hooks = [p.register_post_accumulate_grad_hook(lambda p: follow.accumulated(p.grad)) for p in trained]
     try:
-        with follow, meta.watched(live.work.neuron):
+        with follow, meta.watched(live.neuron):
             yield live
     finally:
         for hook in hooks:
@@ -175,13 +198,14 @@ def live_bytes(model: nn.Module, there: Iterable[Tensor] = ()) -> Iterator[LiveB
 @dataclass(frozen=True)
 class Cost:
     """One training step: bytes kept for backward and at its peak, and its work. together: the peak with gradients that
-    come as backward makes them, of which `gradients` then."""
+    come as backward makes them, of which `gradients` then. course: the work so far, on the way and at the end."""
 
     kept: int
     peak: int
     together: int
     gradients: int
     work: Work
+    course: tuple[Work, ...]
 
     @property
     def flops(self) -> int:
@@ -201,7 +225,7 @@ def measure_step(model: TDFormer, images: Tensor, bf16: bool = False) -> tuple[C
         live.kept = live.now
         loss.backward()
     model.zero_grad()
-    return Cost(live.kept, live.peak, live.together, live.then, live.work), live
+    return Cost(live.kept, live.peak, live.together, live.then, live.work, (*live.course, live.work)), live
 
 
 def measure_evaluation(model: TDFormer, images: Tensor, bf16: bool = False) -> Work:

@@ -16,7 +16,7 @@ Biases and the shift of a folded BatchNorm are what an accumulator starts from, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from ..model import TDFormer
 from ..neuron import Neuron
@@ -41,6 +42,12 @@ LARGEST = 2**24
 """Integers from here on are not told from real numbers in fp32."""
 
 _aten = torch.ops.aten
+
+Number = int | Tensor
+Counts = dict[str, str | Number]
+"""What an operation does, by the names of a `Row`; the kind of what comes in is a word."""
+Sides = int | tuple[int, ...] | list[int]
+"""Of a window, in each direction: its stride, its dilation, its padding."""
 
 
 class Row(NamedTuple):
@@ -143,7 +150,7 @@ def _each(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1, dtype=torch.float64) if x.dim() > 1 else x.double()
 
 
-def _under(x: Tensor, kernel: tuple[int, int], stride: Any, padding: Any, dilation: Any = 1) -> Tensor:
+def _under(x: Tensor, kernel: Sequence[int], stride: Sides, padding: Sides | str, dilation: Sides = 1) -> Tensor:
     """x `[L, C, H, W]` -> how often a position of a kernel lies over each, summed with x, `[L]`."""
     ones = x.new_ones(1, 1, *kernel, dtype=torch.float64)
     planes = x.sum(1, keepdim=True, dtype=torch.float64)
@@ -151,8 +158,8 @@ def _under(x: Tensor, kernel: tuple[int, int], stride: Any, padding: Any, dilati
 
 
 def synapses(
-    x: Tensor, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> dict[str, Any]:
+    x: Tensor, weight: Tensor, stride: Sides = 1, padding: Sides | str = 0, dilation: Sides = 1, groups: int = 1
+) -> Counts:
     """What a convolution of x `[L, C, H, W]` with weight `[C', C / groups, k, k]` does, `[L]` each: every number that
     is not zero meets a weight for each output that it reaches, fewer at the borders and between strides."""
     kind, kernel, wide = kind_of(x), (weight.shape[2], weight.shape[3]), weight.shape[0] // groups
@@ -162,14 +169,14 @@ def synapses(
 
     shape = F.conv2d(x.new_zeros(1, 1, *x.shape[2:]), x.new_zeros(1, 1, *kernel), None, stride, padding, dilation).shape
     outputs = weight.shape[0] * shape[2] * shape[3]
-    found: dict[str, Any] = {"kind": kind, "dense": len(x) * outputs * weight[0].numel(), "outputs": len(x) * outputs}
+    found: Counts = {"kind": kind, "dense": len(x) * outputs * weight[0].numel(), "outputs": len(x) * outputs}
     if kind == REAL:
         return found | {"mac": reached(x != 0)}
     found |= {"ac": reached(x == 1), "taps": _each(x != 0) * kernel[0] * kernel[1]}
     return found | ({"several": reached(x > 1), "additions": reached(x * (x > 1))} if kind == INTEGERS else {})
 
 
-def products(a: Tensor, b: Tensor) -> dict[str, Any]:
+def products(a: Tensor, b: Tensor) -> Counts:
     """What the products of a `[L, M, K]` and b `[L, K, N]` do, `[L M]` each: numbers of both that are not zero meet.
     The one of a lower kind decides: spikes let the other factor be added, sums of k spikes add it k times."""
     kinds = kind_of(a), kind_of(b)
@@ -181,7 +188,7 @@ def products(a: Tensor, b: Tensor) -> dict[str, Any]:
     def met(low: Callable[[Tensor], Tensor]) -> Tensor:
         return pairs(low(a), b != 0) if kinds[0] == kind else pairs(a != 0, low(b))
 
-    found: dict[str, Any] = {"kind": max(kinds, key=KINDS.index), "dense": a.numel() * b.shape[2]}
+    found: Counts = {"kind": max(kinds, key=KINDS.index), "dense": a.numel() * b.shape[2]}
     found["outputs"] = a.shape[0] * a.shape[1] * b.shape[2]
     if kind == REAL:
         return found | {"mac": met(lambda x: x != 0)}
@@ -190,7 +197,7 @@ def products(a: Tensor, b: Tensor) -> dict[str, Any]:
     return found | more
 
 
-def elementwise(a: Tensor, b: Tensor) -> dict[str, Any]:
+def elementwise(a: Tensor, b: Tensor) -> Counts:
     """What the product of two tensors `[L, ...]`, number by number, does, `[L]` each: a 1 lets the other through."""
     both, through = (a != 0) & (b != 0), (a == 1) | (b == 1)
     return {"outputs": both.numel(), "logic": _each(both & through), "mul": _each(both & ~through)}
@@ -216,18 +223,18 @@ class _Recorder(TorchDispatchMode):
         self.fused = 0
         """How many of them are counted as a whole."""
 
-    def watch(self, name: str, module: nn.Module) -> list[Any]:
+    def watch(self, name: str, module: nn.Module) -> list[RemovableHandle]:
         """Hooks that follow a module."""
         whole = isinstance(module, Unit | Current | Neuron)
 
-        def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.inside.append(name)
             self.state = next((x for x in (*args, *kwargs.values()) if isinstance(x, State)), self.state)
             if isinstance(module, Neuron):
                 module.drive(*args, **kwargs)  # the operators that make its current, which run inside
             self.fused += whole
 
-        def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if isinstance(module, Unit):
                 self.unit(module, output, *args, **kwargs)
             elif isinstance(module, Current):
@@ -244,7 +251,13 @@ class _Recorder(TorchDispatchMode):
         ]
 
     def unit(
-        self, unit: Unit, spikes: Tensor, x: Tensor, state: State, more: Tensor | None = None, layer: Any = None
+        self,
+        unit: Unit,
+        spikes: Tensor,
+        x: Tensor,
+        state: State,
+        more: Tensor | None = None,
+        layer: nn.Conv2d | None = None,
     ) -> None:
         self.current(unit.current, x, spikes, inside=True)
         if more is not None and layer is not None:
@@ -275,19 +288,19 @@ class _Recorder(TorchDispatchMode):
         """current: where it was stored, and is read at each step; spikes `[T, ...]`."""
         each, fired = spikes.numel(), _each(spikes != 0)
         soft = neuron.options.v_reset is None
-        found = {"kind": REAL, "inputs": each, "events": each, "outputs": each, "fired": fired, "bits": each}
+        found: Counts = {"kind": REAL, "inputs": each, "events": each, "outputs": each, "fired": fired, "bits": each}
         found |= {"mul": each, "ac": each, "compare": each, "potentials": each}
         reset = {"ac": fired if soft else 0}  # a subtraction; a hard reset is a write
         read = {"reals": 0 if current is None else each}
         self.add(self.names[neuron], "neuron", len(spikes), [found, reset, read])
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         result = func(*args, **(kwargs or {}))
         if not self.fused:
             self.operator(func, args, kwargs or {}, result)
         return result
 
-    def operator(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def operator(self, func: Any, args: Any, kwargs: Any, result: object) -> None:
         """Count one that ran between units, unless it only looks at a tensor in another shape, or copies it."""
         packet, made, read = func._overloadpacket, _tensors(result), _tensors((args, kwargs))
         given = {_storage(x) for x in read}
@@ -318,13 +331,18 @@ class _Recorder(TorchDispatchMode):
         self.add(unit, operation, steps if timed else 0, [found, *readings, _stored(made[0])], once)
 
     def add(
-        self, unit: str, operation: str, steps: int, found: list[dict[str, Any]], once: dict[str, int] | None = None
+        self,
+        unit: str,
+        operation: str,
+        steps: int,
+        found: Sequence[Mapping[str, str | Number]],
+        once: dict[str, int] | None = None,
     ) -> None:
         """Rows of an operation. steps: how many it has, 0 for one that is of no step; found: counts to be added, each a
         tensor `[steps L]`, or a number that is the same at each step; once: `parameters` and `stored`."""
         first, number = self.state.segment * (self.state.steps or 1), max(1, steps)
-        kind = next((counts["kind"] for counts in found if "kind" in counts), SPIKES)
-        sums: list[dict[str, Any]] = [{} for _ in range(number)]
+        kind = str(next((counts["kind"] for counts in found if "kind" in counts), SPIKES))
+        sums: list[dict[str, int]] = [{} for _ in range(number)]
         for counts in found:
             for key, value in counts.items():
                 if key != "kind":
@@ -342,7 +360,7 @@ class _Weights:
     def __init__(self, owners: dict[int, str]) -> None:
         self.owners, self.found = owners, dict[int, str]()
 
-    def stand_in(self, x: Any) -> Any:
+    def stand_in(self, x: object) -> object:
         if not isinstance(x, Tensor) or _storage(x) not in self.owners:
             return x
         weight = torch.full_like(x, 0.5)
@@ -376,13 +394,13 @@ def _storage(x: Tensor) -> int:
     return place
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def _tensors(tree: object) -> list[Tensor]:
     return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
 
 
-def _read(x: Tensor) -> dict[str, Any]:
+def _read(x: Tensor) -> Counts:
     """What comes in with a tensor `[L, ...]`."""
-    found = {"kind": kind_of(x), "inputs": x.numel(), "events": _each(x != 0)}
+    found: Counts = {"kind": kind_of(x), "inputs": x.numel(), "events": _each(x != 0)}
     return found | ({} if found["kind"] == REAL else {"values": _each(x)}) | _stored(x)
 
 
@@ -398,7 +416,7 @@ def _stored(x: Tensor) -> dict[str, Tensor]:
     return {"bits": bits.double() * whole * by.shape[1], "reals": (~whole).double() * by.shape[1]}
 
 
-def _split(value: Any, steps: int) -> list[int]:
+def _split(value: str | Number, steps: int) -> list[int]:
     """A tensor `[steps L]`, or a number that is the same at each step, by steps."""
     if isinstance(value, Tensor):
         sums: list[float] = (value.view(steps, -1).sum(1) if len(value) % steps == 0 else value.sum()[None]).tolist()
@@ -406,64 +424,73 @@ def _split(value: Any, steps: int) -> list[int]:
     return [int(value) // steps] * steps
 
 
-Rule = Callable[..., tuple[str, list[Tensor], dict[str, Any]] | None]
+Rule = Callable[..., tuple[str, list[Tensor], Counts] | None]
 """(result, the operator's arguments) -> the name of the operation, what it reads, and its counts; None: not counted."""
 
 
 def _convolution(
-    y: Tensor, x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, turned: bool, *more: Any
-) -> tuple[str, list[Tensor], dict[str, Any]] | None:
+    y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    turned: bool,
+    more: list[int],
+    groups: int,
+) -> tuple[str, list[Tensor], Counts] | None:
     if turned or x.dim() != 4:
         return None
-    return "convolution", [x, weight], synapses(x, weight, stride, padding, dilation, more[-1])
+    return "convolution", [x, weight], synapses(x, weight, stride, padding, dilation, groups)
 
 
-def _product(y: Tensor, a: Tensor, b: Tensor) -> tuple[str, list[Tensor], dict[str, Any]]:
+def _product(y: Tensor, a: Tensor, b: Tensor) -> tuple[str, list[Tensor], Counts]:
     deep = a if a.dim() == 3 else a[None], b if b.dim() == 3 else b[None]
     return "product", [x.flatten(0, 1) for x in deep], products(*deep)
 
 
-def _linear(y: Tensor, bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> tuple[str, list[Tensor], dict[str, Any]]:
+def _linear(y: Tensor, bias: Tensor, a: Tensor, b: Tensor, **_: object) -> tuple[str, list[Tensor], Counts]:
     return _product(y, a, b)
 
 
-def _times(y: Tensor, a: Tensor, b: Any) -> tuple[str, list[Tensor], dict[str, Any]]:
+def _times(y: Tensor, a: Tensor, b: object) -> tuple[str, list[Tensor], Counts]:
     if not isinstance(b, Tensor) or not b.dim():
         return "scale", [a], {"mul": _each(a != 0), "outputs": y.numel()}
     return "mask", [a, b], elementwise(*torch.broadcast_tensors(a, b))
 
 
-def _plus(y: Tensor, a: Tensor, b: Tensor, **_: Any) -> tuple[str, list[Tensor], dict[str, Any]] | None:
+def _plus(y: Tensor, a: Tensor, b: object, **_: object) -> tuple[str, list[Tensor], Counts] | None:
     if not isinstance(b, Tensor):
         return None
     of_a, of_b = torch.broadcast_tensors(a, b)
     return "add", [a, b], {"ac": _each((of_a != 0) & (of_b != 0)), "outputs": y.numel()}
 
 
-def _sum(y: Tensor, x: Tensor, *_: Any, **__: Any) -> tuple[str, list[Tensor], dict[str, Any]]:
+def _sum(y: Tensor, x: Tensor, *_: object, **__: object) -> tuple[str, list[Tensor], Counts]:
     return "sum", [x], {"ac": _each(x != 0), "outputs": y.numel()}
 
 
-def _mean(y: Tensor, x: Tensor, *_: Any, **__: Any) -> tuple[str, list[Tensor], dict[str, Any]]:
+def _mean(y: Tensor, x: Tensor, *_: object, **__: object) -> tuple[str, list[Tensor], Counts]:
     return "mean", [x], {"ac": _each(x != 0), "mul": y.numel(), "outputs": y.numel()}
 
 
-def _clamp(y: Tensor, x: Tensor, low: Any = None, high: Any = None) -> tuple[str, list[Tensor], dict[str, Any]]:
+def _clamp(y: Tensor, x: Tensor, low: object = None, high: object = None) -> tuple[str, list[Tensor], Counts]:
     bounds = (low is not None) + (high is not None)
     return "clamp", [x], {"compare": bounds * x.numel(), "outputs": y.numel()}
 
 
 def _max(
-    y: Tensor, x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, *_: Any
-) -> tuple[str, list[Tensor], dict[str, Any]]:
+    y: Tensor, x: Tensor, kernel: list[int], stride: Sides = (), padding: Sides = 0, dilation: Sides = 1, *_: object
+) -> tuple[str, list[Tensor], Counts]:
     under = (tuple(kernel) * 2)[:2], stride or kernel, padding, dilation
-    found: dict[str, Any] = {"outputs": y.numel()}
+    found: Counts = {"outputs": y.numel()}
     if kind_of(x) == SPIKES:
         return "max", [x], found | {"logic": _under(x, *under)}
     return "max", [x], found | {"compare": _under(torch.ones_like(x), *under) - _each(torch.ones_like(y))}
 
 
-_RULES: dict[Any, Rule] = {
+_RULES: dict[object, Rule] = {
     _aten.convolution: _convolution,
     _aten.bmm: _product,
     _aten.mm: _product,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +115,7 @@ def _boxed(module: nn.Module, name: str) -> Iterator[tuple[str, tuple[nn.Module,
         yield from _boxed(part, f"{name}.{child}" if name else child)
 
 
-Calls = list[list[tuple[str, Any]]]
+Calls = list[list[tuple[str, object]]]
 """Of each segment the boxes in the order in which they ran, with their input."""
 
 
@@ -136,8 +135,8 @@ def _run(model: TDFormer, images: Tensor, boxes: dict[nn.Module, str], names: di
     seen = _Seen()
     parts = [names[part] for part in model.backbone.parts()]
 
-    def ran(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+    def ran(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
+        def hook(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
             seen.calls[-1].append((name, inputs[0] if inputs else None))
             if isinstance(output, Tensor):
                 seen.shapes[name] = tuple(output.shape[2:] if output.dim() > 2 else output.shape[1:])
@@ -145,7 +144,7 @@ def _run(model: TDFormer, images: Tensor, boxes: dict[nn.Module, str], names: di
 
         return hook
 
-    def steered(module: nn.Module, inputs: Any) -> None:
+    def steered(module: nn.Module, inputs: tuple[object, ...]) -> None:
         state = next(given for given in inputs if isinstance(given, State))
         assert isinstance(module, Control)
         if inputs[1] is not None:
@@ -153,11 +152,11 @@ def _run(model: TDFormer, images: Tensor, boxes: dict[nn.Module, str], names: di
             part = _part_of(names[module], parts) or BEHIND
             seen.edges.append(Edge(state.segment - 1, state.segment, part, names[module], into))
 
-    def begun(*_: Any) -> None:
+    def begun(*_: object) -> None:
         seen.calls.append([])
         seen.last.clear()
 
-    def ended(module: nn.Module, inputs: Any, output: Any) -> None:
+    def ended(module: nn.Module, inputs: object, output: tuple[Tensor, Tensor]) -> None:
         high = output[1]
         seen.high = tuple(high.shape[2:])
         seen.fires = next((name for name, made in seen.last.items() if made is high), None)

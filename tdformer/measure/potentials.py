@@ -6,12 +6,13 @@ spikes and potentials of the kernels, to the bit, with the gradients of these st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import ModelError
 from ..neuron import Neuron
@@ -34,7 +35,7 @@ def potentials(model: nn.Module) -> Iterator[Potentials]:
     Raises ModelError for neurons that run over time and batch together (`leaky_proj_lif`), which have no H[t].
     """
     found: Potentials = {}
-    hooks: list[Any] = []
+    hooks: list[RemovableHandle] = []
     for key, module in spiking(model).items():
         neuron = module.neuron if isinstance(module, Unit) else module
         assert isinstance(neuron, Neuron)
@@ -123,6 +124,8 @@ class _Shown(torch.autograd.Function):
         return grad, None
 
 
-def _rate(neuron: Neuron, call: Any = None, weights: tuple[Tensor, ...] = (), decay: Any = None) -> Tensor | None:
+def _rate(
+    neuron: Neuron, call: object = None, weights: tuple[Tensor, ...] = (), decay: Callable[..., Tensor] | None = None
+) -> Tensor | None:
     """1 / tau as `Neuron.forward` takes it; None: that of its options."""
     return neuron.decay() if decay is None else decay(*weights)

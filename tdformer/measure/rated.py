@@ -92,18 +92,18 @@ class _Watch(TorchDispatchMode):
             self.on = False
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
-    def begin(self, model: nn.Module, args: Any) -> None:
+    def begin(self, model: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.rated.images += args[0].shape[-4]
         self.resume()
 
-    def end(self, model: nn.Module, args: Any, output: Any) -> None:
+    def end(self, model: nn.Module, args: object, output: object) -> None:
         self.pause()
 
-    def enter(self, layer: nn.Module, args: Any) -> None:
+    def enter(self, layer: nn.Module, args: object) -> None:
         if not is_recomputing():
             self.pause()
 
-    def leave(self, layer: nn.Module, args: Any, output: Any) -> None:
+    def leave(self, layer: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """args: x `[S, B, C, H, W]`, the state, and of a unit perhaps another input and its convolution."""
         if is_recomputing():
             return
@@ -123,7 +123,7 @@ class _Watch(TorchDispatchMode):
         values = x.sum((3, 4), dtype=torch.float32).sum(dtype=torch.float64)  # exact, of integers; and the faster sum
         self.rated.layers.append(Seen(dense, x.numel(), flat.amin(1), flat.amax(1), parts, values))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         packet, result = func._overloadpacket, func(*args, **(kwargs or {}))
         if packet in _PRODUCTS:
             a, b = args[_PRODUCTS[packet] :][:2]

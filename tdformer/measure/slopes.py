@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ def processing_slopes(model: nn.Module, images: Tensor) -> dict[str, Slopes]:
     `potentials`."""
     inputs: dict[str, list[Tensor]] = {}
 
-    def record(name: str) -> Any:
+    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda module, given: inputs.setdefault(name, []).append(given[0])
 
     hooks = [m.neuron.register_forward_pre_hook(record(name)) for name, m in cores(model).items()]

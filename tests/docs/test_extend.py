@@ -3,7 +3,9 @@ resumed, launched, exported and evaluated like our own."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -53,6 +55,19 @@ def test_the_page_shows_the_package() -> None:
         f"my_lab/{path.name}": f"# my_lab/{path.name}\n{path.read_text()}" for path in EXAMPLES.glob("my_lab/*.py")
     }
     assert shown == files | {"lab.yaml": (EXAMPLES / "lab.yaml").read_text()}
+
+
+def test_the_page_lists_every_registry() -> None:
+    """By the place that it is imported from, which need not be the one that it is made in."""
+    listed = []
+    for _, place in re.findall(r"^\| ([^|]+) \| `([\w.]+)` \|", PAGE.read_text(), re.M):
+        module, _, name = place.rpartition(".")
+        listed.append(getattr(importlib.import_module(module), name))
+    made = []
+    for file in (file for package in ("tdformer", "pipelines", "cluster") for file in (ROOT / package).rglob("*.py")):
+        for name in re.findall(r"^([A-Z_]+)\b.* = Registry\(", file.read_text(), re.M):
+            made.append(getattr(importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts)), name))
+    assert {*map(id, listed)} == {*map(id, made)} and len(listed) == len(made)
 
 
 def test_what_it_adds_reaches_the_run(place: Path) -> None:

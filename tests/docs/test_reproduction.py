@@ -74,6 +74,10 @@ def test_a_command_makes_the_run_that_its_row_says() -> None:
         assert (model.segments > 1) == fed == any(".control." in n for n, _ in model.named_parameters())
 
 
+def test_the_page_is_what_the_files_say() -> None:
+    assert f"\n{PAGE.tables()}\n" == PAGE.WRITTEN.search(PAGE.PAGE.read_text())[0], "python .ci/docs/reproduction.py"
+
+
 def test_a_size_that_is_written_out_is_the_names() -> None:
     row = OURS["3/dvs-tdformer-hst-2-256"]
     recipe = configs.recipes()["cifar10_dvs"]

@@ -24,9 +24,11 @@ def output(after: str) -> str:
 def test_a_reader_gets_from_pictures_to_a_prediction(tmp_path: Path) -> None:
     reader = Reader(tmp_path)
     printed: dict[str, str] = {}
+    after_kills: list[str] = []
     for block in blocks(PAGE):
         assert not block.why_not
         last = reader.do(block)
+        after_kills += [last] * ("kill -9" in block.text)
         printed.setdefault(" ".join(block.text.split()[:2]), last)
     assert (tmp_path / "runs" / "fruit" / "curves.png").is_file()
     assert {*output("tdformer shard").splitlines()} <= {*printed["tdformer shard"].splitlines()}
@@ -44,6 +46,10 @@ def test_a_reader_gets_from_pictures_to_a_prediction(tmp_path: Path) -> None:
 
     chained = last.splitlines()[-16:]  # of the block with the chain: predictions of 16 plums
     assert sum(": plum " in line for line in chained) > 12, last
+
+    # On a busy machine one may have ended before its kill.
+    went_on = [re.search("goes on from step [1-9]", said) for said in after_kills]
+    assert len(went_on) == 3 and any(went_on), after_kills
 
     # A network that never fires names all pictures alike.
     plums = reader.shell("python predict.py pictures/val/plum/*.png")

@@ -13,6 +13,7 @@ from pathlib import Path
 PACKAGES = ("tdformer", "pipelines", "cluster")
 PICTURES = "test_a_run_meets_what_its_settings_say[pictures]"
 EVENTS = "test_a_run_meets_what_its_settings_say[events]"
+OPTIONS = "test_each_option_reaches_the_modules"
 SCALED = "test_steps_are_those_of_torch_s_gradscaler"
 COUNTED = ("test_a_model_does_what_is_counted_by_hand[tiny_spikformer-options0]",)
 FED = ("test_a_model_does_what_is_counted_by_hand[tiny_hst-options10]",)
@@ -90,11 +91,20 @@ EDITS = (
     _edit("frames are cut by count", ".frames, (size, size)", '.frames and "count", (size, size)', EVENTS),
     _edit("the window is ignored", "config.data.window,", "config.data.window and None,", PICTURES),
     _edit("the model has another seed", "torch.manual_seed(config.seed)\n", "torch.manual_seed(0)\n", PICTURES),
-    _edit("width is ignored", 'asked = {"width": width, ', 'asked = {"width": None, ', PICTURES),
-    _edit("heads are ignored", '"heads": heads, "mlp_ratio"', '"heads": None, "mlp_ratio"', PICTURES),
-    _edit("tau is ignored", "NeuronOptions(neuron, tau, ", "NeuronOptions(neuron, 2.0, ", PICTURES),
+    _edit("width is ignored", "option) for option in OPTIONS}", "option) for option in OPTIONS[1:]}", OPTIONS),
     _edit(
-        "reduces in bf16 unasked", 'config.engine.reduce == "fp32"', "False", "test_what_zero_reduces_in_and_clips_at"
+        "heads are ignored",
+        "option) for option in OPTIONS}",
+        'option) for option in OPTIONS if option != "heads"}',
+        OPTIONS,
+    ),
+    _edit("tau is ignored", "self.neuron, self.tau, ", "self.neuron, 2.0, ", OPTIONS),
+    _edit("the clamp is ignored", "(float(self.clamp[0]), float(self.clamp[1]))", "(0.0, 1.0)", OPTIONS),
+    _edit(
+        "reduces in bf16 unasked",
+        "config.engine.reduce == FULL.name",
+        "False",
+        "test_what_zero_reduces_in_and_clips_at",
     ),
     _edit(
         "ZeRO does not clip",
@@ -212,9 +222,9 @@ EDITS = (
         "test_a_batch_of_norm_batches_is_so_many_micro_batches",
     ),
     _edit(
-        "the variance is that of one rank",
-        "(variances + (means - joint).square()).mean(0)",
-        "variances.mean(0)",
+        "the variance over ranks is a mean of squares",
+        "both[1].addcmul_(both[0], both[0], value=-1).clamp_min_(0)",
+        "both[1].clamp_min_(0)",
         "test_two_processes_are_one",
     ),
     _edit(

@@ -82,3 +82,16 @@ def test_nothing_draws_beside_the_table() -> None:
     packages = [Path(pipelines.__file__).parent.parent / name for name in ("pipelines", "tdformer", "cluster")]
     files = [path for package in packages for path in package.rglob("*.py") if "study" not in path.parts]
     assert [path.name for path in files if maker.search(path.read_text())] == ["draws.py"]
+
+
+def test_the_draws_of_a_batch_are_those_of_its_samples() -> None:
+    """In any order and any number of times, and of samples that are not in it, such as one that stands in."""
+    asked = [(draws.CROP, 7), (draws.AUGMENT, 7), (draws.AUGMENT, 3), (draws.CROP, 5), (draws.AUGMENT, 7)]
+    asked += [(draws.CROP, 11), (draws.AUGMENT, 11)]
+    alone = [stream.rng(HALF, 2, sample).random(3).tolist() for stream, sample in asked]
+    with draws.batch([3, 5, 7]):
+        found = [stream.rng(HALF, 2, sample).random(3).tolist() for stream, sample in asked]
+        other = draws.AUGMENT.rng(HALF, 1, 7).random(3).tolist()
+        order = draws.ORDER.rng(3, 7).random()
+    assert found == alone and len({str(drawn) for drawn in found}) == len(asked) - 1
+    assert other == draws.AUGMENT.rng(HALF, 1, 7).random(3).tolist() and order == draws.ORDER.rng(3, 7).random()

@@ -12,7 +12,7 @@ from forked import together
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tdformer import TDFormer, segment_loss, unit
+from tdformer import TDFormer, kernels, segment_loss, unit
 from tdformer.errors import ModelError
 from tdformer.norm import BatchNorm, frozen_statistics, norm_batch, step_statistics
 
@@ -58,6 +58,35 @@ def test_two_processes_are_one(tiny, tmp_path: Path, recompute: str) -> None:
             torch.testing.assert_close(other_grads[n], grads[n], rtol=1e-8, atol=1e-10)
         for n in buffers:
             torch.testing.assert_close(other_buffers[n], buffers[n], rtol=1e-10, atol=1e-10)
+
+
+def statistics_of(rank: int, folder: str) -> None:
+    """This rank's part of a norm batch, in two orders of the ranks."""
+    parts = torch.load(f"{folder}/in.pt")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(parts))
+    norm = BatchNorm(parts.shape[2])
+    norm.ranks = dist.group.WORLD
+    try:
+        found = [norm.measure(part[rank], 0)[0] for part in (parts, parts[[2, 0, 3, 1]])]
+        torch.save([(one.mean, one.invstd) for one in found], f"{folder}/out{rank}.pt")
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_statistics_over_ranks_are_fp32s_nearest_in_any_order(tmp_path: Path) -> None:
+    """Of channels that lie 3,000 standard deviations from 0, and of one that does not move: squares cancel there."""
+    spread = torch.tensor([1.0, 1e-2, 1e-2, 0.0])
+    parts = torch.randn(4, 6, 4, 5, 5) * spread.view(-1, 1, 1) + torch.tensor([0.0, 3.0, 30.0, 30.1]).view(-1, 1, 1)
+    torch.save(parts, tmp_path / "in.pt")
+    together(statistics_of, 4, str(tmp_path))
+    (mean, invstd), *others = (one for rank in range(4) for one in torch.load(tmp_path / f"out{rank}.pt"))
+    for other in others:
+        assert torch.equal(other[0], mean) and torch.equal(other[1], invstd)
+    means, variances = (torch.stack(each).double() for each in zip(*map(kernels.statistics, parts), strict=True))
+    exact = means.mean(0)
+    var = variances.mean(0) + (means - exact).square().mean(0)
+    assert torch.equal(mean, exact.float()) and torch.equal(invstd, (var.float() + BatchNorm(1).eps).rsqrt())
 
 
 @pytest.mark.parametrize("slices", [1, 3])

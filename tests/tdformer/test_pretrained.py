@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks import parity
 from tdformer import ModelError, create_model, from_pretrained, load_pretrained, save_pretrained
 
 CONV = {"conv": nn.Conv2d, "conv1d": nn.Conv1d, "linear": nn.Linear}
@@ -330,9 +332,12 @@ def test_one_segment_without_feedback_is_the_published_network(name: str, leaky:
         expected = network.eval()(x)
         torch.testing.assert_close(model.eval()(x), expected, rtol=0, atol=1e-10)
         assert expected.std(0).max() > 1e-3  # the images tell themselves apart
+    assert parity.first_difference(network, model, x) is None  # no spike of any neuron is another
     network.train(), model.train()
     target = torch.randn(3, 5, dtype=torch.float64)
-    wanted, got = network(x), model(x)
+    with parity.listening(parity.pairs(network, model)) as spikes:
+        wanted, got = network(x), model(x)
+    assert not any(parity.differing(both).any() for both in spikes.values())
     torch.testing.assert_close(got[0], wanted, rtol=0, atol=1e-10)
     ((wanted - target) ** 2).sum().backward()
     ((got[0] - target) ** 2).sum().backward()
@@ -359,6 +364,9 @@ def test_in_fp32_no_spike_is_another(name: str) -> None:
     network, model = plain(name).float(), create_model(name)
     load_pretrained(model, network.state_dict())
     x = pictures(name).float()
+    for training in (False, True):
+        assert parity.first_difference(network.train(training), model.train(training), x) is None
+    load_pretrained(model, network.state_dict())  # the statistics that training has moved
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(x), network.eval()(x), rtol=0, atol=1e-5)
     wanted, got = network.train()(x), model.train()(x)[0]
@@ -467,6 +475,41 @@ def test_a_published_file(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
+def test_a_strangers_file_in_its_many_forms(tmp_path: Path) -> None:
+    """Wrapped, halved, averaged, as safetensors that say nothing: what is loaded are the weights that are meant."""
+    weights = {k: v.float() for k, v in plain("tiny_hst").state_dict().items()}
+    worse = {k: torch.zeros_like(v) for k, v in weights.items()}
+    half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    learned = {k: v for k, v in weights.items() if "running" not in k and "tracked" not in k}
+    tracked = worse | {k: v for k, v in weights.items() if k not in learned}
+    wrapped = {f"module._orig_mod.{k}": v for k, v in weights.items()}
+    forms: dict[str, tuple[object, dict[str, Tensor], str | None]] = {
+        "wrapped": (wrapped, weights, None),
+        "compiled": ({"model": {f"_orig_mod.module.{k}": v for k, v in weights.items()}}, weights, None),
+        "half": ({"state_dict": half}, half, None),
+        "brain": ({k: v.bfloat16() if v.is_floating_point() else v for k, v in half.items()}, half, None),
+        "timm": ({"state_dict": worse, "state_dict_ema": weights}, weights, "state_dict_ema"),
+        "averaged": ({"model": worse, "model_ema": {"n_averaged": torch.tensor(7)} | wrapped}, weights, "model_ema"),
+        "shadow": ({"model": tracked, "ema": learned | {"decay": 0.999}}, weights, "ema"),
+        "alone": ({"ema": weights}, weights, "ema"),
+        "no average": ({"model": weights, "ema": None}, weights, None),
+    }
+    save_file({k: v.contiguous() for k, v in weights.items()}, tmp_path / "plain.safetensors")
+    for name, (content, wanted, averaged) in forms.items():
+        torch.save(content, path := tmp_path / f"{name}.pth")
+        got, expected = create_model("tiny_hst"), create_model("tiny_hst")
+        report = load_pretrained(got, path)
+        load_pretrained(expected, wanted)
+        assert report.averaged == averaged and got.head.weight.dtype == torch.float32, name
+        for key, value in expected.state_dict().items():
+            atol = 0.02 if name == "brain" else 0
+            torch.testing.assert_close(got.state_dict()[key], value, rtol=atol, atol=atol)
+    got, expected = create_model("tiny_hst"), create_model("tiny_hst")
+    load_pretrained(got, tmp_path / "plain.safetensors")
+    load_pretrained(expected, weights)
+    assert all(torch.equal(v, expected.state_dict()[k]) for k, v in got.state_dict().items())
+
+
 def test_our_own_file_there_and_back(tmp_path: Path) -> None:
     model = create_model("tiny_hst", segments=2, feedback="all", cm=2, clamp=[0, 2], num_classes=3)
     save_pretrained(model, tmp_path / "m.safetensors")
@@ -555,6 +598,15 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     refused({k: v for k, v in weights.items() if k != "stage3.1.ssa.q_bn.weight"}, "nothing for the model's .*q")
     refused(weights | {"stage3.2.ssa.q_bn.weight": torch.zeros(16)}, "stage3.2.* has no place")
     refused(weights | {"stage3.1.ssa.q_bn.weight": torch.zeros(8)}, r"is \[8\]")
+    refused(weights | {"head.bias": torch.full((5,), float("nan"))}, "head.bias has values that are not finite")
+    refused(weights | {"stage3.1.ssa.q_bn.bias": torch.full((16,), 1e9).half()}, "q_bn.bias has values that are not")
+    refused({"model": weights, "ema": {"shadow.0": torch.zeros(1)}}, "its ema has other names than its weights")
+    whole = (tmp_path / "plain.pth", tmp_path / "plain.safetensors")
+    torch.save(weights, whole[0]), save_file({k: v.contiguous() for k, v in weights.items()}, whole[1])
+    for path in whole:
+        for cut in (1, 1000, path.stat().st_size // 2):
+            (tmp_path / f"cut{path.suffix}").write_bytes(path.read_bytes()[:-cut])
+            refused(tmp_path / f"cut{path.suffix}", "not a readable (checkpoint|safetensors)")
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())  # nothing half loaded
     torch.save(weights, tmp_path / "plain.pth")
     with pytest.raises(ModelError, match="tdformer import"):

@@ -12,12 +12,9 @@ given. Registered in FIGURES it can be named in a study:
 
 from __future__ import annotations
 
-import dataclasses
-import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import NoneType
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 from tdformer.errors import ModelError
 from tdformer.plugins import Registry
@@ -25,9 +22,10 @@ from tdformer.plugins import Registry
 from ...config.words import either, nearest, show
 from ...errors import RunError
 from ...results.page import text as escaped
+from ..keys import read
 from ..table import Row, number
 
-Trace = dict[str, Any]
+Trace = dict[str, object]
 
 NAMES = {
     "world": "processes",
@@ -84,7 +82,7 @@ class Plot:
     escaped."""
 
     traces: list[Trace]
-    layout: dict[str, Any]
+    layout: dict[str, object]
     note: str = ""
     height: int = 430
 
@@ -94,7 +92,7 @@ class Table:
     """Not escaped; a cell is a text or a number, and a line that of a row."""
 
     head: list[str]
-    body: list[list[Any]]
+    body: list[list[object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +101,7 @@ class Figure:
 
     title: str = ""
     text: str = ""
-    where: Mapping[str, Any] = field(default_factory=dict)
+    where: Mapping[str, object] = field(default_factory=dict)
     called: ClassVar[str] = ""
     """The title where none is given."""
 
@@ -122,10 +120,8 @@ class Figure:
 
 FIGURES: Registry[type[Figure]] = Registry("kind of figure")
 
-_WORDS = {str: "text", bool: "true or false", tuple: "a list of columns", dict: "columns and their values"}
 
-
-def figure(given: Any, where: str) -> Figure:
+def figure(given: object, where: str) -> Figure:
     """What the YAML has, as a figure. Raises RunError, in one line, for a kind, a key or a value that is not one."""
     if not isinstance(given, Mapping):
         raise RunError(f"{where} is {show(given)}; expected a figure's keys, such as kind: curve")
@@ -136,40 +132,10 @@ def figure(given: Any, where: str) -> Figure:
         cls = FIGURES.get(kind)
     except ModelError as error:
         raise RunError(f"{where}.kind: {error}") from None
-    kinds = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    values = {}
-    for key, value in given.items():
-        if key == "kind":
-            continue
-        if key not in fields:
-            near = nearest(str(key), [*fields])
-            raise RunError(f"{where}.{key} is no key of the figure {kind}; the nearest is {near}")
-        values[key] = _value(kinds[key], value, f"{where}.{key}")
-    for name, f in fields.items():
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise RunError(f"{where}: the figure {kind} needs {name}; give a column of cells.csv")
-    return cls(**values)
+    return read(cls, {key: value for key, value in given.items() if key != "kind"}, where)
 
 
-def _value(kind: Any, value: Any, where: str) -> Any:
-    """The value of a key; where: its name. Columns are a text or a list of them."""
-    if typing.get_origin(kind) is Literal:
-        choices = [str(choice) for choice in typing.get_args(kind)]
-        if value not in choices:
-            raise RunError(f"{where} is {show(value)}; choose {either(choices)}")
-        return value
-    options = [k for k in typing.get_args(kind) if k is not NoneType] if NoneType in typing.get_args(kind) else [kind]
-    plain = typing.get_origin(options[0]) or options[0]
-    if plain is tuple and (isinstance(value, str) or (isinstance(value, list) and all(type(v) is str for v in value))):
-        return (value,) if isinstance(value, str) else tuple(value)
-    wanted = dict if plain not in _WORDS else plain
-    if plain is tuple or not isinstance(value, wanted):
-        raise RunError(f"{where} is {show(value)}; expected {_WORDS[wanted]}")
-    return value
-
-
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value of an axis."""
     return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else show(value)
 
@@ -184,18 +150,18 @@ class Point:
     """The mean of cells with one x, from the lowest to the highest of them; of one cell, its quartiles, if it has any.
     x: a number, or a text where not all are."""
 
-    x: Any
+    x: float | str
     y: float
     low: float
     high: float
     rows: Sequence[Row]
 
     @classmethod
-    def at(cls, x: Any, y: float, row: Row) -> Point:
+    def at(cls, x: float | str, y: float, row: Row) -> Point:
         """Of one cell, without an error bar."""
         return cls(x, y, y, y, [row])
 
-    def changed(self, by: Any) -> Point:
+    def changed(self, by: Callable[[float], float]) -> Point:
         """With a monotonic function of y in place of y."""
         low, high = sorted((by(self.low), by(self.high)))
         return Point(self.x, by(self.y), low, high, self.rows)
@@ -218,17 +184,19 @@ class Series:
 class Cells:
     """The rows of a table, or some of them, with what a figure says of each; and the fits over them."""
 
-    def __init__(self, rows: Sequence[Row], fits: Sequence[Mapping[str, Any]] = (), whole: Cells | None = None) -> None:
+    def __init__(
+        self, rows: Sequence[Row], fits: Sequence[Mapping[str, object]] = (), whole: Cells | None = None
+    ) -> None:
         """whole: those that these are some of, by which they are numbered and named."""
         self.rows = list(rows)
         self.fits = list(fits)
-        self.places: dict[Any, int] = whole.places if whole else {row.get("cell"): i for i, row in enumerate(rows)}
+        self.places: dict[object, int] = whole.places if whole else {row.get("cell"): i for i, row in enumerate(rows)}
         self.varying: list[str] = _varying(self.rows)
         """The axes of which these have more than one value."""
         self.axes: list[str] = whole.axes if whole else self.varying
         """Those of which the whole table has."""
 
-    def where(self, wanted: Mapping[str, Any]) -> Cells:
+    def where(self, wanted: Mapping[str, object]) -> Cells:
         """Those that have these values; a list: one of these."""
         self.need(*wanted)
 
@@ -321,17 +289,17 @@ def _short(column: str, columns: Sequence[str]) -> str:
 
 def points(rows: Sequence[Row], x: str, y: str) -> list[Point]:
     """In order of x; cells without x or y are left out."""
-    found: dict[Any, list[Row]] = {}
+    found: dict[float | str, list[Row]] = {}
     for row in rows:
         if row.get(x) is not None and number(row, y) is not None:
             place = number(row, x)
             found.setdefault(shown(row[x]) if place is None else place, []).append(row)
     if all(isinstance(place, float) for place in found):
-        found = dict(sorted(found.items()))
+        found = dict(sorted(found.items(), key=lambda one: float(one[0])))
     return [_point(place, y, of) for place, of in found.items()]
 
 
-def _point(place: Any, y: str, rows: Sequence[Row]) -> Point:
+def _point(place: float | str, y: str, rows: Sequence[Row]) -> Point:
     values = [value for row in rows if (value := number(row, y)) is not None]
     if len(values) > 1:
         return Point(place, sum(values) / len(values), min(values), max(values), rows)

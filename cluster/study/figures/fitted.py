@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple, TypeGuard
 
 from ...config.words import nearest, show
 from ...results.page import text as escaped
@@ -13,7 +13,7 @@ from ..table import Row
 from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, named, shown
 from .style import ABOVE, DASHES, GREY, axis, colour, described, layout, marker, place
 
-Group = str | None
+Group = object
 
 
 @FIGURES.register("fit")
@@ -29,26 +29,24 @@ class Fitted(Figure):
 
     def draw(self, cells: Cells) -> Plot:
         fit = self._chosen(cells.fits)
-        found = [one for one in fit["points"] if _is_number(one["measured"]) and _is_number(one["fitted"])]
+        found = _drawable(fit)
         if not found:
             raise Nothing(f"{fit['name']}: {fit.get('note') or 'no points'}")
-        places = [_place(one) for one in found]
-        values = [one["measured"] for one in found]
+        places, values = [one.place for one in found], [one.measured for one in found]
         log = _is_wide(places) and _is_wide(values)
         traces: list[Trace] = []
-        groups: list[Group] = list(dict.fromkeys(one.get("group") for one in found))
+        groups = list(dict.fromkeys(one.group for one in found))
         for style, group in enumerate(groups):
-            of_curve = [row for row in fit.get("curve") or [] if row.get("group") == group]
+            of_curve = [row for row in _rows(fit, "curve") if row.get("group") == group]
             traces += _curve(of_curve, style, group) if of_curve else []
-            traces += _points(cells, [one for one in found if one.get("group") == group], style, group)
-        several = any(isinstance(one["x"], list) for one in found)
-        title = "fitted" if several else _columns(fit.get("x")) or "x"
+            traces += _points(cells, [one for one in found if one.group == group], style, group)
+        title = "fitted" if any(one.several for one in found) else _columns(fit.get("x")) or "x"
         x = axis(title, log, places, anchor="y2")
         y = axis(_columns(fit.get("y")) or "y", log, values, domain=[0.36, 1])
         off = axis("off by (%)", domain=[0, 0.28], zeroline=True, zerolinecolor=GREY)
         return Plot(traces, layout(x, y, yaxis2=off, legend=ABOVE), _said(fit), 560)
 
-    def _chosen(self, fits: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    def _chosen(self, fits: Sequence[Mapping[str, object]]) -> Mapping[str, object]:
         names = [str(fit["name"]) for fit in fits]
         if not fits:
             raise Nothing("the study has no fits; name them in its report, under fits")
@@ -61,22 +59,52 @@ class Fitted(Figure):
         return [cls(fit=str(fit["name"])) for fit in cells.fits]
 
 
-def _place(point: Mapping[str, Any]) -> float | str:
-    """Where a point is from left to right: at x; where there are several x, at what is fitted."""
-    x = point["fitted"] if isinstance(point["x"], list) else point["x"]
-    return float(x) if _is_number(x) else shown(x)
+class _At(NamedTuple):
+    """A point that can be drawn. place: from left to right, x; where there are several x, what is fitted."""
+
+    cell: object
+    place: float | str
+    several: bool
+    measured: float
+    fitted: float
+    held_out: bool
+    group: Group
+
+    @property
+    def off(self) -> float:
+        """In %."""
+        return 100 * (self.fitted / self.measured - 1) if self.measured else 0.0
 
 
-def _is_wide(values: Sequence[Any]) -> bool:
+def _drawable(fit: Mapping[str, object]) -> list[_At]:
+    found = []
+    for one in _rows(fit, "points"):
+        x, measured, fitted = one["x"], one["measured"], one["fitted"]
+        if _is_number(measured) and _is_number(fitted):
+            several = isinstance(x, list)
+            place = fitted if several else float(x) if _is_number(x) else shown(x)
+            held_out = bool(one.get("held_out"))
+            found.append(_At(one["cell"], place, several, measured, fitted, held_out, one.get("group")))
+    return found
+
+
+def _rows(fit: Mapping[str, object], key: str) -> list[dict[str, object]]:
+    """A list in the document of a fit."""
+    given = fit.get(key)
+    return given if isinstance(given, list) else []
+
+
+def _is_wide(values: Sequence[object]) -> bool:
     """Whether they are better on a logarithmic axis."""
-    return all(_is_number(value) and value > 0 for value in values) and max(values) > 5 * min(values)
+    found = [value for value in values if _is_number(value) and value > 0]
+    return len(found) == len(values) and max(found) > 5 * min(found)
 
 
 def _of(group: Group, words: str) -> str:
     return escaped(words if group is None else f"{group}: {words}")
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], style: int, group: Group) -> list[Trace]:
+def _curve(rows: Sequence[Mapping[str, object]], style: int, group: Group) -> list[Trace]:
     """Over a band of its interval."""
     line = {"type": "scatter", "mode": "lines", "x": [row["x"] for row in rows], "hoverinfo": "skip"}
     edge = {"width": 0}
@@ -89,17 +117,17 @@ def _curve(rows: Sequence[Mapping[str, Any]], style: int, group: Group) -> list[
     ]
 
 
-def _points(cells: Cells, found: Sequence[Mapping[str, Any]], style: int, group: Group) -> list[Trace]:
+def _points(cells: Cells, found: Sequence[_At], style: int, group: Group) -> list[Trace]:
     """Those held out, and those simulated, as traces of their own."""
-    rows: dict[Any, Row] = {row.get("cell"): row for row in cells.rows}
-    heaps: dict[tuple[bool, bool], list[tuple[Mapping[str, Any], Row]]] = {}
+    rows: dict[object, Row] = {row.get("cell"): row for row in cells.rows}
+    heaps: dict[tuple[bool, bool], list[tuple[_At, Row]]] = {}
     for one in found:
-        row = rows.get(one["cell"], {"cell": one["cell"]})
-        heaps.setdefault((bool(one.get("held_out")), bool(row.get("simulated"))), []).append((one, row))
+        row = rows.get(one.cell, {"cell": one.cell})
+        heaps.setdefault((one.held_out, bool(row.get("simulated"))), []).append((one, row))
     traces: list[Trace] = []
     for (held_out, simulated), heap in sorted(heaps.items(), key=lambda one: one[0]):
-        at = [Point.at(_place(one), one["measured"], row) for one, row in heap]
-        off = [Point.at(_place(one), _off(one), row) for one, row in heap]
+        at = [Point.at(one.place, one.measured, row) for one, row in heap]
+        off = [Point.at(one.place, one.off, row) for one, row in heap]
         name = f"{'held out' if held_out else 'measured'}{' (simulated)' if simulated else ''}"
         symbol = {"symbol": f"star{'-open' if simulated else ''}", "size": 12} if held_out else {}
         look = {
@@ -116,32 +144,29 @@ def _points(cells: Cells, found: Sequence[Mapping[str, Any]], style: int, group:
     return traces
 
 
-def _off(point: Mapping[str, Any]) -> float:
-    """In %."""
-    return 100 * (point["fitted"] / point["measured"] - 1) if point["measured"] else 0.0
-
-
-def _columns(given: Any) -> str:
+def _columns(given: object) -> str:
     """The columns that a study fits, as an axis is called."""
     return ", ".join(named(str(column)) for column in (given if isinstance(given, list) else [given] if given else []))
 
 
-def _said(fit: Mapping[str, Any]) -> str:
+def _said(fit: Mapping[str, object]) -> str:
     """Formula, parameters with their intervals, and errors."""
-    values = [f"{name} = {_with_interval(value)}" for name, value in (fit.get("parameters") or {}).items()]
+    parameters = fit.get("parameters")
+    named_values = parameters.items() if isinstance(parameters, Mapping) else ()
+    values = [f"{name} = {_with_interval(value)}" for name, value in named_values]
     said = [str(fit.get("formula") or ""), ", ".join(values)]
     for key, words in (("residual", "off by"), ("held_out", "held-out points off by")):
-        if _is_number(fit.get(key)):
-            said.append(f"{words} {100 * fit[key]:.2g} % (root mean square)")
-    said += [f"assumed: {_with_interval(one)} {one['name']} ({one['source']})" for one in fit.get("assumptions") or []]
+        if _is_number(error := fit.get(key)):
+            said.append(f"{words} {100 * error:.2g} % (root mean square)")
+    said += [f"assumed: {_with_interval(one)} {one['name']} ({one['source']})" for one in _rows(fit, "assumptions")]
     return "; ".join(part for part in (*said, str(fit.get("note") or "")) if part) + "."
 
 
-def _with_interval(value: Mapping[str, Any]) -> str:
-    ends = [value.get("low"), value.get("high")]
-    interval = f" ({ends[0]:.4g} to {ends[1]:.4g})" if all(_is_number(end) for end in ends) else ""
-    return f"{value['value']:.4g}{interval}" if _is_number(value.get("value")) else "?"
+def _with_interval(value: Mapping[str, object]) -> str:
+    mean, low, high = value.get("value"), value.get("low"), value.get("high")
+    interval = f" ({low:.4g} to {high:.4g})" if _is_number(low) and _is_number(high) else ""
+    return f"{mean:.4g}{interval}" if _is_number(mean) else "?"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

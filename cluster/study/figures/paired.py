@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any
 
 from ...results.page import text as escaped
-from ..table import Row
-from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, label, named, number, sentence, shown
+from ..table import Row, number
+from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, label, named, sentence, shown
 from .style import GREY, axis, colour, described, marker, place, side_by_side
 
 WITHOUT = ("none", "off", "false", "0")
@@ -137,7 +136,7 @@ class Paired(Figure):
     @classmethod
     def default(cls, cells: Cells) -> list[Figure]:
         axes = [key for key in cells.varying if key.endswith("feedback")]
-        y: Any = next((y for y in ("accuracy", "eval_loss", "loss") if cells.has(y)), None)
+        y = next((y for y in ("accuracy", "eval_loss", "loss") if cells.has(y)), None)
         return [cls(axis=key, y=y) for key in axes if y and len({repr(row.get(key)) for row in cells.rows}) == 2]
 
 

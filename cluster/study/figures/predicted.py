@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from ...results.page import text as escaped
-from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, named, number, shown
+from ..table import number
+from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, named, shown
 from .style import GREY, axis, described, marker, place, plain_line, side_by_side
 
 

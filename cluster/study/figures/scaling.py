@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, named, number, points
+from ..table import number
+from .base import FIGURES, Cells, Figure, Nothing, Plot, Point, Trace, named, points
 from .style import BARS, axis, line, plain_line, side_by_side
 
 
@@ -33,13 +34,14 @@ class Efficiency(Figure):
             if not found:
                 continue
             first = firsts.setdefault(series.name, found[0])  # measured comes before simulated
-            ideal = [self._ideal(first, p.x) for p in found]
-            efficient = [self._share(p, at) for p, at in zip(found, ideal, strict=True)]
-            places += [p.x for p in found]
+            at = [float(p.x) for p in found]
+            ideal = [self._ideal(first, x) for x in at]
+            efficient = [self._share(p, y) for p, y in zip(found, ideal, strict=True)]
+            places += at
             speeds += [p.y for p in found]
             traces.append(line(cells, series, found))
             traces.append(line(cells, series, efficient, "2", showlegend=False))
-            traces.append(plain_line([p.x for p in found], ideal, "ideal", showlegend=len(traces) == 2))
+            traces.append(plain_line(at, ideal, "ideal", showlegend=len(traces) == 2))
         if len(set(places)) < 2:
             raise Nothing(f"{named(self.x)}: cells with at least two values of it are needed, {len(set(places))} found")
         traces.append(plain_line([min(places), max(places)], [100, 100], "ideal", "2", showlegend=False))
@@ -52,9 +54,10 @@ class Efficiency(Figure):
         )
 
     def _ideal(self, first: Point, x: float) -> float:
+        least = float(first.x)
         if self.y == "images_second":
-            return first.y * x / first.x
-        return first.y if self.scaling == "weak" else first.y * first.x / x
+            return first.y * x / least
+        return first.y if self.scaling == "weak" else first.y * least / x
 
     def _share(self, point: Point, ideal: float) -> Point:
         """In %."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ...results.page import text as escaped
-from ..table import Row
-from .base import FIGURES, Cells, Figure, Nothing, Plot, Trace, label, number, shown
+from ..table import Row, number
+from .base import FIGURES, Cells, Figure, Nothing, Plot, Trace, label, shown
 from .style import ABOVE, PATTERNS, axis, colour, layout, marker
 
 Heap = tuple[str, list[Row]]
@@ -80,7 +80,7 @@ def whole(cells: Cells, heaps: Sequence[Heap], column: str, name: str) -> list[T
         end: [mean([_or(number(row, f"{column}_{end}"), number(row, column)) for row in rows]) for _, rows in found]
         for end in ("low", "high")
     }
-    trace = {
+    trace: Trace = {
         "type": "scatter",
         "mode": "markers",
         "name": name,

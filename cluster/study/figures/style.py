@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
 
 from ...results.page import text as escaped
 from .base import Cells, Point, Series, Trace, shown
@@ -26,7 +25,7 @@ def colour(style: int) -> str:
     return COLOURS[style % len(COLOURS)]
 
 
-def marker(style: int, hollow: bool = False, size: int = 9) -> dict[str, Any]:
+def marker(style: int, hollow: bool = False, size: int = 9) -> dict[str, object]:
     """hollow: of what is simulated."""
     symbol = SYMBOLS[style % len(SYMBOLS)]
     return {
@@ -37,7 +36,7 @@ def marker(style: int, hollow: bool = False, size: int = 9) -> dict[str, Any]:
     }
 
 
-def line(cells: Cells, series: Series, points: Sequence[Point], axes: str = "", **more: Any) -> Trace:
+def line(cells: Cells, series: Series, points: Sequence[Point], axes: str = "", **more: object) -> Trace:
     """Points of a series with error bars, joined. axes: "" or the number of another pair of axes."""
     style = series.style
     return {
@@ -79,7 +78,7 @@ def described(cells: Cells, points: Sequence[Point]) -> Trace:
     }
 
 
-def plain_line(x: Sequence[float], y: Sequence[float], name: str, axes: str = "", **more: Any) -> Trace:
+def plain_line(x: Sequence[float], y: Sequence[float], name: str, axes: str = "", **more: object) -> Trace:
     """What is no measurement, such as the ideal: grey, dashed."""
     return {
         "type": "scatter",
@@ -96,12 +95,12 @@ def plain_line(x: Sequence[float], y: Sequence[float], name: str, axes: str = ""
     }
 
 
-def axis(title: str, log: bool = False, values: Iterable[Any] = (), **more: Any) -> dict[str, Any]:
+def axis(title: str, log: bool = False, values: Iterable[object] = (), **more: object) -> dict[str, object]:
     """title: not escaped; values: what is on it. Texts make it one of categories, and
     numbers decide the ticks of a logarithmic one."""
     found = list(dict.fromkeys(values))
     kind = "category" if any(isinstance(value, str) for value in found) else "log" if log else "linear"
-    places = _ticks(found) if kind == "log" else []
+    places = _ticks([value for value in found if isinstance(value, int | float)]) if kind == "log" else []
     ticks = {"tickvals": places, "ticktext": [f"{v:g}" for v in places]} if places else {}
     return {
         "title": {"text": escaped(title)},
@@ -131,7 +130,7 @@ def _ticks(values: Sequence[float]) -> list[float]:
     return [one for one in round_ones if ends[0] / 2.5 <= one <= ends[-1] * 2.5]
 
 
-def _short_names(values: Sequence[Any]) -> dict[str, Any]:
+def _short_names(values: Sequence[object]) -> dict[str, object]:
     """Names that are long take the room of the figure: they are shown by their beginning and end, a digest mostly."""
     names = [str(value) for value in values]
     if all(len(name) <= LONGEST for name in names):
@@ -144,7 +143,7 @@ ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
 """A legend that leaves the room below the axis to names."""
 
 
-def layout(x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:
+def layout(x: dict[str, object], y: dict[str, object], **more: object) -> dict[str, object]:
     return {
         "xaxis": x,
         "yaxis": y,
@@ -160,8 +159,8 @@ def layout(x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def side_by_side(
-    x: dict[str, Any], y: dict[str, Any], x2: dict[str, Any], y2: dict[str, Any], **more: Any
-) -> dict[str, Any]:
+    x: dict[str, object], y: dict[str, object], x2: dict[str, object], y2: dict[str, object], **more: object
+) -> dict[str, object]:
     """Two panels."""
     return layout(
         {**x, "domain": [0, 0.45]},

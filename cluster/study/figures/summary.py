@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from .base import FIGURES, Cells, Figure, Table, named
 
@@ -32,5 +31,5 @@ class Summary(Figure):
         body = [[self._value(row.get(key), key, bool(row.get("simulated"))) for key in shown] for row in cells.rows]
         return Table([named(key) for key in shown], body)
 
-    def _value(self, value: Any, column: str, simulated: bool) -> Any:
+    def _value(self, value: object, column: str, simulated: bool) -> object:
         return f"{value or ''} (simulated)".strip() if column == "state" and simulated else value

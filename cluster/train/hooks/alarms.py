@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from tdformer.measure import Firing
 
 from ...config import Config
+from ...run.kept import Metrics
 from ..slots import Addend
 from ..step import Step
 from .hook import HOOKS, Hook, Training
@@ -38,10 +38,10 @@ class Alarms(Hook):
     def slots(self, world: int) -> Mapping[str, int]:
         return {"seconds": world}
 
-    def begin(self, run: Training, rows: Iterable[Mapping[str, Any]]) -> None:
+    def begin(self, run: Training, rows: Iterable[Metrics]) -> None:
         super().begin(run, rows)
         self.hosts, self.seconds = run.hosts, [0.0] * run.world
-        self.losses.extend(row["loss"] for row in rows if isinstance(row.get("loss"), float))
+        self.losses.extend(loss for row in rows if isinstance(loss := row.get("loss"), float))
 
     def share(self, step: Step) -> Mapping[str, Addend]:
         """The wait for data and the first forward: in what comes after, ranks wait for each other."""
@@ -52,7 +52,7 @@ class Alarms(Hook):
         self.seconds = [a + b for a, b in zip(self.seconds, step.sums["seconds"], strict=True)]
 
     def logged(self, step: Step) -> None:
-        lines = self.loss(step.row["loss"]) + self.ranks(self.seconds) + self.firing(step.firing)
+        lines = self.loss(step.loss) + self.ranks(self.seconds) + self.firing(step.firing)
         self.seconds = [0.0] * self.run.world
         for line in lines:
             self.run.monitor.warn(line, step=step.number, epoch=step.epoch)

@@ -6,12 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from torch import Tensor
 
 from ...config import Config
 from ...errors import RunError
+from ...run.kept import Metrics
 from ..slots import Addend
 from ..state import Resumed
 from ..step import Step
@@ -47,7 +47,7 @@ class Hooks:
                 raise RunError(f"the hooks {' and '.join(owners)} both have a slot {name!r}; rename one")
         return dict(slots)
 
-    def begin(self, run: Training, rows: Iterable[Mapping[str, Any]], resumed: Resumed | None) -> None:
+    def begin(self, run: Training, rows: Iterable[Metrics], resumed: Resumed | None) -> None:
         """And `load` what a checkpoint has of each."""
         for hook in self.hooks:
             hook.begin(run, rows)
@@ -74,7 +74,7 @@ class Hooks:
         for hook in self.hooks:
             hook.logged(step)
 
-    def evaluated(self, row: Mapping[str, Any]) -> None:
+    def evaluated(self, row: Mapping[str, object]) -> None:
         for hook in self.hooks:
             hook.evaluated(row)
 
@@ -82,7 +82,7 @@ class Hooks:
         for hook in self.hooks:
             hook.saved(step)
 
-    def end(self, summary: dict[str, Any] | None) -> None:
+    def end(self, summary: dict[str, object] | None) -> None:
         with ExitStack() as stack:  # all of them, also where one fails
             for hook in reversed(self.hooks):
                 stack.callback(hook.end, summary)
@@ -91,7 +91,7 @@ class Hooks:
         """Of the first hook that has some."""
         return next((found for hook in self.hooks if (found := hook.weights()) is not None), None)
 
-    def state(self) -> dict[str, dict[str, Any]]:
+    def state(self) -> dict[str, dict[str, object]]:
         return {hook.name: state for hook in self.hooks if (state := hook.state())}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:

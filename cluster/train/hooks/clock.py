@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from ...config import Config
 from ...run.clock import EVERY, PARTS, Clock
+from ...run.kept import Metrics
 from ...run.speed import WARM_UP
 from ..step import Step
 from .hook import HOOKS, Hook, Training
@@ -32,7 +32,7 @@ class Clocked(Hook):
     def wanted(cls, config: Config) -> bool:
         return True
 
-    def begin(self, run: Training, rows: Iterable[Mapping[str, Any]]) -> None:
+    def begin(self, run: Training, rows: Iterable[Metrics]) -> None:
         super().begin(run, rows)
         self.clock = Clock.of(run.folder.clock) if run.rank == 0 else None
         self.number, self.mark = run.state.step, time.perf_counter()
@@ -50,14 +50,14 @@ class Clocked(Hook):
         if step.logs or self.steps <= WARM_UP or self.mark - self.told >= EVERY:
             self._tell()
 
-    def evaluated(self, row: Mapping[str, Any]) -> None:
+    def evaluated(self, row: Mapping[str, object]) -> None:
         self._passed("evaluation")
 
     def saved(self, step: int) -> None:
         self._passed("checkpoint")
         self.saving = True
 
-    def end(self, summary: dict[str, Any] | None) -> None:
+    def end(self, summary: dict[str, object] | None) -> None:
         if self.saving:  # nothing came after it but the wait for the disk
             self._passed("checkpoint")
 

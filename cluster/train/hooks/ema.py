@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
 from ...config import Config
+from ...run.kept import Metrics
 from ..step import Step
 from .hook import HOOKS, Hook, Training
 
@@ -24,12 +25,12 @@ class EMA(Hook):
     def wanted(cls, config: Config) -> bool:
         return config.train.ema_decay > 0
 
-    def begin(self, run: Training, rows: Iterable[Mapping[str, Any]]) -> None:
+    def begin(self, run: Training, rows: Iterable[Metrics]) -> None:
         super().begin(run, rows)
         with self._whole():
             self.average = {k: v.detach().clone().float() for k, v in run.engine.module.state_dict().items()}
 
-    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
         for name, value in tensors.items():
             self.average[name].copy_(value)
 
@@ -48,7 +49,7 @@ class EMA(Hook):
     def tensors(self) -> dict[str, Tensor]:
         return {k: v.to("cpu", copy=True) for k, v in self.average.items()}
 
-    def _whole(self) -> Any:
+    def _whole(self) -> AbstractContextManager[object]:
         from ..engine import gathered  # imports DeepSpeed, which choosing hooks does without
 
         return gathered(list(self.run.engine.module.parameters()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 from tdformer.measure import Rated, measure_rated
 
@@ -26,7 +25,7 @@ class Energy(Hook):
     def slots(self, world: int) -> Mapping[str, int]:
         return {"energy_pj": 1, "energy_images": 1}
 
-    def during(self, step: Step) -> AbstractContextManager[Any]:
+    def during(self, step: Step) -> AbstractContextManager[object]:
         return self._measured() if step.logs else nullcontext()
 
     @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 from tdformer.measure import measure_firing
 
@@ -21,7 +20,7 @@ class FiringRates(Hook):
     def wanted(cls, config: Config) -> bool:
         return True
 
-    def during(self, step: Step) -> AbstractContextManager[Any]:
+    def during(self, step: Step) -> AbstractContextManager[object]:
         return self._measured(step) if step.logs else nullcontext()
 
     @contextmanager

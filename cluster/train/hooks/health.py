@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +41,7 @@ class Health(Hook):
         self.lived = torch.zeros(0, dtype=torch.uint8)  # of each unit: whether it ever did
         self.outputs: list[Tensor] = []
 
-    def during(self, step: Step) -> AbstractContextManager[Any]:
+    def during(self, step: Step) -> AbstractContextManager[object]:
         model = self.run.engine.module
         return self._recorded() if step.logs and not self.run.rank and model.time_steps > 1 else nullcontext()
 
@@ -70,7 +69,7 @@ class Health(Hook):
         for line in self._deaths(units, [len(own) for own in channels]):
             self.run.monitor.warn(line, step=step.number, epoch=step.epoch)
 
-    def _drift(self, units: list[str], rates: Tensor) -> dict[str, Any]:
+    def _drift(self, units: list[str], rates: Tensor) -> dict[str, object]:
         if len(self.rates) < WINDOW:
             return {"drift": None, "drift_unit": None}
         drift = torch.log2((rates + FLOOR) / (self.rates.mean(0) + FLOOR))
@@ -95,7 +94,7 @@ class Health(Hook):
             if lived and steps == WINDOW
         ]
 
-    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
         self.rates, self.quiet, self.lived = (tensors[name].clone() for name in ("rates", "quiet", "lived"))
 
     def tensors(self) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -14,11 +14,15 @@ from tdformer.plugins import Registry
 from ...build.planner import Recompute
 from ...config import Config
 from ...run.folder import RunFolder
+from ...run.kept import Metrics
 from ...run.monitor import Monitor
 from ...signals import Notice
 from ..slots import Addend
 from ..state import TrainState
 from ..step import Step
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 
 class Training(Protocol):
@@ -34,7 +38,7 @@ class Training(Protocol):
     total_steps: int
     epoch_steps: int
     recompute: Recompute | None
-    engine: Any
+    engine: DeepSpeedEngine
     state: TrainState
     monitor: Monitor
     notice: Notice
@@ -67,15 +71,15 @@ class Hook:
         """Names for what it adds up over the ranks, and how many numbers each one holds."""
         return {}
 
-    def begin(self, run: Training, rows: Iterable[Mapping[str, Any]]) -> None:
+    def begin(self, run: Training, rows: Iterable[Metrics]) -> None:
         """A start: weights are there. rows: metrics.jsonl up to here, on the first rank."""
         self.run = run
 
-    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
         """After `begin`, where the checkpoint that the run goes on from has something of this hook's; to be copied,
         since the files may be removed."""
 
-    def during(self, step: Step) -> AbstractContextManager[Any]:
+    def during(self, step: Step) -> AbstractContextManager[object]:
         """Around the forward and backward passes of a step."""
         return nullcontext()
 
@@ -89,20 +93,20 @@ class Hook:
     def logged(self, step: Step) -> None:
         """A row is written."""
 
-    def evaluated(self, row: Mapping[str, Any]) -> None:
+    def evaluated(self, row: Mapping[str, object]) -> None:
         """An evaluation is done, and its row written."""
 
     def saved(self, step: int) -> None:
         """A checkpoint of the state after `step` is begun."""
 
-    def end(self, summary: dict[str, Any] | None) -> None:
+    def end(self, summary: dict[str, object] | None) -> None:
         """This start ends. summary: of a finished run, which it may add to; None: it was stopped, or failed."""
 
     def weights(self) -> dict[str, Tensor] | None:
         """What is evaluated in place of the model's weights."""
         return None
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What JSON can hold of what it keeps."""
         return {}
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TypedDict
 
 from ...config import Config
 from ...run.folder import RunFolder
+from ...run.kept import Metrics
 from ...run.records import record, write_atomic
 from ...signals import KINDS
 from ..step import Step
 from .hook import HOOKS, Hook, Training
+
+
+class Rules(TypedDict, total=False):
+    """limits.json."""
+
+    loss_above: int | float | None
+    after_step: int | None
+    not_finite: bool | None
 
 
 @HOOKS.register("limits")
@@ -28,10 +37,9 @@ class Limits(Hook):
     def wanted(cls, config: Config) -> bool:
         return RunFolder(config.run_path).limits_file.exists()
 
-    def begin(self, run: Training, rows: Iterable[Mapping[str, Any]]) -> None:
+    def begin(self, run: Training, rows: Iterable[Metrics]) -> None:
         super().begin(run, rows)
-        kinds = {"loss_above": int | float | None, "after_step": int | None, "not_finite": bool | None}
-        rules = record(run.folder.limits_file, "run the study again, which writes it", kinds) or {}
+        rules: Rules = record(run.folder.limits_file, "run the study again, which writes it", Rules) or {}
         self.loss_above = rules.get("loss_above")
         self.after_step, self.not_finite = rules.get("after_step") or 0, bool(rules.get("not_finite"))
 
@@ -40,7 +48,7 @@ class Limits(Hook):
             self._stop(step, "the loss is not finite")
 
     def logged(self, step: Step) -> None:
-        loss, limit = step.row["loss"], self.loss_above
+        loss, limit = step.loss, self.loss_above
         if limit is not None and loss is not None and step.number > self.after_step and loss > limit:
             self._stop(step, f"loss {loss:.4g} is above {limit:g} after step {self.after_step}")
 

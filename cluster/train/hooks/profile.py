@@ -5,10 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,6 +15,7 @@ from pipelines import disk
 
 from ...config import Config
 from ...errors import RunError, disk_errors
+from ...run.kept import Metrics
 from ..step import Step
 from .hook import HOOKS, Hook, Training
 
@@ -33,13 +33,13 @@ class Profile(Hook):
     def wanted(cls, config: Config) -> bool:
         return bool(config.log.profile_steps)
 
-    def begin(self, run: Training, rows: Iterable[Mapping[str, Any]]) -> None:
+    def begin(self, run: Training, rows: Iterable[Metrics]) -> None:
         """Raises RunError for a step that the run does not have."""
         super().begin(run, rows)
         if (last := max(self.config.log.profile_steps)) > run.total_steps:
             raise RunError(f"log.profile_steps has {last}, and the run has {run.total_steps} steps; leave it out")
 
-    def during(self, step: Step) -> AbstractContextManager[Any]:
+    def during(self, step: Step) -> AbstractContextManager[object]:
         chosen = self.run.rank == 0 and step.number in self.config.log.profile_steps
         return self._traced(step.number) if chosen else nullcontext()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 from ...config import Config
 from ...run.console import peak_memory
+from ...run.kept import Metrics
 from ...run.monitor import sound
 from ...run.speed import Lap
 from ..step import Step
@@ -33,7 +33,7 @@ class Speed(Hook):
     def wanted(cls, config: Config) -> bool:
         return True
 
-    def begin(self, run: Training, rows: Iterable[Mapping[str, Any]]) -> None:
+    def begin(self, run: Training, rows: Iterable[Metrics]) -> None:
         super().begin(run, rows)
         if run.rank == 0:
             said = partial(print, flush=True)
@@ -54,7 +54,7 @@ class Speed(Hook):
         self.run.monitor.timed(self.lap, self.rates)
         self.whole, self.lap = self.whole + self.lap, Lap()
 
-    def end(self, summary: dict[str, Any] | None) -> None:
+    def end(self, summary: dict[str, object] | None) -> None:
         if summary is not None:
             total = (self.whole + self.lap).row()
             summary |= {"train_seconds": total["seconds"], "images_per_second": total["images_per_second"]}

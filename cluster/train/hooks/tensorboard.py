@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...config import Config
 from ...errors import RunError
+from ...run.kept import Metrics
 from ..step import Step
 from .hook import HOOKS, Hook, Training
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 @HOOKS.register("tensorboard")
@@ -18,7 +22,7 @@ class TensorBoard(Hook):
     and for each unit's firing rate. On the first rank."""
 
     watches = True
-    writer: Any = None
+    writer: SummaryWriter | None = None
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -29,7 +33,7 @@ class TensorBoard(Hook):
     def wanted(cls, config: Config) -> bool:
         return config.log.tensorboard
 
-    def begin(self, run: Training, rows: Iterable[Mapping[str, Any]]) -> None:
+    def begin(self, run: Training, rows: Iterable[Metrics]) -> None:
         super().begin(run, rows)
         if run.rank == 0:
             from torch.utils.tensorboard import SummaryWriter
@@ -42,7 +46,7 @@ class TensorBoard(Hook):
         self._add({"step": step.number, **step.speed}, "speed")
         self._add({"step": step.number, **{name: unit.rate for name, unit in step.firing.items()}}, "firing")
 
-    def evaluated(self, row: Mapping[str, Any]) -> None:
+    def evaluated(self, row: Mapping[str, object]) -> None:
         self._add({key.removeprefix("eval_"): value for key, value in row.items()}, "test")
 
     def saved(self, step: int) -> None:
@@ -50,11 +54,11 @@ class TensorBoard(Hook):
         if self.writer is not None:
             self.writer.flush()
 
-    def end(self, summary: dict[str, Any] | None) -> None:
+    def end(self, summary: dict[str, object] | None) -> None:
         if self.writer is not None:
             self.writer.close()
 
-    def _add(self, row: Mapping[str, Any], group: str) -> None:
+    def _add(self, row: Mapping[str, object], group: str) -> None:
         for key, value in row.items():
             if self.writer is not None and key != "step" and isinstance(value, int | float):
                 self.writer.add_scalar(f"{group}/{key}", value, row["step"])

@@ -18,7 +18,8 @@ from cluster.cli.app import app
 from cluster.errors import RunError
 from cluster.paper import energy
 from cluster.paper.opening import Run
-from cluster.results import page, report
+from cluster.results import report
+from cluster.results.marks import is_ours
 from tdformer.measure import count, operations
 from tdformer.measure.energy import PRICES, arithmetic
 
@@ -105,7 +106,7 @@ def test_the_command_says_them_as_a_table_as_json_and_as_a_page(
     found = json.loads(out("run", "--images", "6", "--json"))
     assert {**found, "model": None} == {**row, "model": None}
     first = place.read_bytes()
-    assert page.ours(place) and "</script" not in re.findall(r'id="numbers">(.*?)</script>', first.decode())[0]
+    assert is_ours(place) and "</script" not in re.findall(r'id="numbers">(.*?)</script>', first.decode())[0]
     assert json.loads(re.findall(r'id="numbers">(.*?)</script>', first.decode())[0]) == found
     out("run", "--images", "6", "--report", str(place))  # over what it left
     assert place.read_bytes() == first

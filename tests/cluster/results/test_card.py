@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ import tdformer
 from cluster.build.data import input_facts, opened
 from cluster.config import load
 from cluster.errors import RunError
-from cluster.results.export import SUFFIXES, export
+from cluster.results.export import WRITERS, export
 from cluster.run.folder import RunFolder
 from pipelines.loader import to_device
 from pipelines.store.tars import TarDataset
@@ -37,7 +38,7 @@ model: {name: tiny, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: digits, size: 16, crop_ratio: 0.8}
 train: {global_batch: 120, threads: 1}
 """
-FILES = [f"m{suffix}" for suffix in SUFFIXES]
+FILES = [f"m{suffix}" for suffix in WRITERS]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,7 +133,9 @@ AGAIN = """
 import sys
 from pathlib import Path
 from firing import tiny
+import cluster, tdformer
 from cluster.results.export import export
+assert {Path(package.__file__).parents[1] for package in (cluster, tdformer)} == {Path.cwd() / "copy"}
 with tiny():
     for name in sys.argv[2:]:
         export(Path(sys.argv[1]), Path(name))
@@ -140,8 +143,11 @@ with tiny():
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(place: Path, tmp_path: Path) -> None:
-    """In another process, whose sets are in another order, in another folder, with another time."""
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PYTHONHASHSEED": "7"}
+    """In another process, whose sets are in another order, in another folder, with another time, of packages that lie
+    elsewhere."""
+    for package in ("cluster", "pipelines", "tdformer"):
+        shutil.copytree(ROOT / package, tmp_path / "copy" / package, symlinks=True)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'copy'}:{ROOT / 'tests'}", "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", AGAIN, place / "run", *FILES], cwd=tmp_path, env=environment, check=True)
     for name in ("here.pt2", "here.onnx"):
         export(place / "run", tmp_path / name)

@@ -57,7 +57,7 @@ def test_every_format_evaluates_as_the_checkpoint_does(cli: Any, tmp_path: Path)
         (("export", "runs/none", "n.pt"), "runs/none: no such run folder, checkpoint or file"),
         (("export", "runs/run", "none/m.pt"), "none: no such folder"),
         (("eval", "m.pt"), "m.pt and m.pt.json are not what was exported (SHA-256)"),
-        (("eval", "recipe.yaml"), "recipe.yaml.json cannot be read"),
+        (("eval", "recipe.yaml"), "recipe.yaml: is not a readable checkpoint"),
         (("sync", "runs/run"), "nothing logged offline"),
     ):
         done = cli(*words)

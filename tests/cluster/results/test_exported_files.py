@@ -31,7 +31,7 @@ from cluster.run import checkpoint
 from tdformer import ModelError
 from tdformer.digest import DIGEST, beside, described, of_file
 from tdformer.norm import BatchNorm, fold
-from tdformer.pretrained import read_weights
+from tdformer.weight_files import read_weights
 
 pytestmark = pytest.mark.slow  # the exports that all of them take are most of their time
 
@@ -346,7 +346,8 @@ def test_an_evaluation_that_does_not_fit(folder: Path, monkeypatch: pytest.Monke
         {"config": {"train.lr": {}}},
         {"config": []},
         {"config": {"unknown": 1}},
-        {"step": None},
+        {"step": "3"},
+        {"step": -1},
         {"batch": None},
         {"batch": -1},
         {"batch": "4"},

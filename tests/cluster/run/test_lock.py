@@ -327,8 +327,8 @@ def test_a_launched_start_that_does_not_get_it_is_tried_again(tmp_path: Path) ->
     folder.open(config)
     (folder.path / "launch.yaml").write_text(to_yaml(config))
     program = (
-        "import sys; from pathlib import Path; from cluster.jobs import launch, processes; processes.WAIT = 0.2\n"
-        "launch.Job(Path(sys.argv[1]))()"
+        "import sys; from pathlib import Path; from cluster.jobs import processes, rank; processes.WAIT = 0.2\n"
+        "rank.Job(Path(sys.argv[1]))()"
     )
     place = {"EXECUTOR": "local", "LOCAL_JOB_ID": "1", "LOCAL_NTASKS": "1", "LOCAL_GLOBALRANK": "0"}
     place |= {"LOCAL_LOCALID": "0", "LOCAL_NODES": "1"}

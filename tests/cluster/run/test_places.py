@@ -96,11 +96,11 @@ def test_a_copy_is_told_from_what_was_moved(
     assert identity(folder) == identity(folder)
     write_atomic(folder.path / "job.json", json.dumps(job).encode())
     assert jobs.existing(folder.path).own == same_without_mark
-    stored = folder.stored("launch.yaml", ["site.minutes=5"])
+    stored = folder.stored(folder.launch_file, ["site.minutes=5"])
     assert stored.run_path.resolve() == folder.path.resolve() and stored.site.minutes == 5
     for word in ("name=other", "runs_dir=elsewhere"):
         with pytest.raises(RunError, match="a run is where its folder is"):
-            folder.stored("launch.yaml", [word])
+            folder.stored(folder.launch_file, [word])
 
 
 def test_an_inode_takes_all_of_64_bits(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cluster.config import BatchPlan, load
 from cluster.run.provenance import changes, revision
 from cluster.run.surroundings import surroundings
@@ -61,3 +63,14 @@ def test_kernels_of_another_arithmetic_are_told() -> None:
     assert changes(Path("runs/a"), now, now, config) == []
     (line,) = changes(Path("runs/a"), now | {"kernels": name}, now, config)
     assert f"otherwise: kernels ({name}, now {name} 2); from here on the last bits" in line
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_statistics_over_ranks_that_were_gathered_are_told(ranks: int) -> None:
+    """Of a run whose start noted no such number; where they lie on one rank nothing has changed."""
+    config = load("digits", [])
+    now = surroundings(config, BatchPlan(8, 2, 4, 1, 4 * ranks, ranks), 1)
+    before = {key: value for key, value in now.items() if key != "norm_ranks"}
+    assert changes(Path("runs/a"), now, now, config) == []
+    told = changes(Path("runs/a"), before, now, config)
+    assert len(told) == (ranks > 1) and all("summed in fp64 from here on" in line for line in told)

@@ -225,18 +225,18 @@ def test_without_figures_a_report_draws_what_the_rows_have(tmp_path: Path) -> No
         ({"figures": [{"kind": "curv"}]}, "kind of figure 'curv' is unknown; did you mean 'curve'?"),
         (
             {"figures": [{"kind": "curve", "yy": "loss"}]},
-            "report.figures[0].yy is no key of the figure curve; the nearest is y",
+            "report.figures[0]: no key yy; did you mean y? There are title, text, where, x, ",
         ),
-        ({"figures": [{"kind": "curve", "y": "loss"}]}, "report.figures[0]: the figure curve needs x"),
-        ({"figures": [{"kind": "curve", "x": 1, "y": "loss"}]}, "report.figures[0].x is 1; expected text"),
-        ({"figures": [{"kind": "curve", "x": "a", "y": "b", "log": "z"}]}, "log is z; choose"),
+        ({"figures": [{"kind": "curve", "y": "loss"}]}, "report.figures[0]: x is missing"),
+        ({"figures": [{"kind": "curve", "x": 1, "y": "loss"}]}, "report.figures[0]: x is 1; it takes text"),
+        ({"figures": [{"kind": "curve", "x": "a", "y": "b", "log": "z"}]}, "log is z; choose empty, x, y or xy"),
         (
             {"figures": [{"kind": "curve", "x": "a", "y": "b", "group": [1]}]},
-            "group is [1]; expected a list of columns",
+            "report.figures[0]: group is [1]; it takes a column, or a list of them",
         ),
         (
             {"figures": [{"kind": "table"}, {"kind": "table", "where": "x"}]},
-            "report.figures[1].where is x; expected columns",
+            "report.figures[1]: where is x; it takes values by column",
         ),
         ({"plugins": ["no_such_module"]}, "report: plugins has no_such_module, which cannot be imported"),
     ],
@@ -263,7 +263,7 @@ def test_the_page_of_the_docs(tmp_path: Path) -> None:
     [rates] = check(spec) or []
     plot = rates.draw(Cells(rows()))
     assert isinstance(plot, Plot) and plot.traces[0]["y"] == [0.5] * 18 + [9.0]
-    with pytest.raises(RunError, match="figures.0..z is no key of the figure rates"):
+    with pytest.raises(RunError, match=r"figures.0.: no key z; did you mean title\?"):
         check({"figures": [{"kind": "rates", "z": "loss"}]})
 
 

@@ -207,3 +207,25 @@ def test_what_is_gathered_is_what_was_there(tmp_path: Path) -> None:
     """To the bit, on a number of ranks that divides no parameter."""
     together(there_and_back, 3, 3, str(tmp_path))
     assert len(list(tmp_path.glob("done-*"))) == 3
+
+
+def apart_from_gradients(rank: int, world: int, folder: str) -> None:
+    from cluster.train.agreement import neighbours
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    for ranks in (1, 2, world):
+        group = neighbours(ranks, 1)
+        assert (group is None) == (ranks == 1)
+        if group is not None:
+            assert group is not dist.group.WORLD and dist.get_process_group_ranks(group)[0] == rank // ranks * ranks
+            dist.all_reduce(count := torch.ones(1), group=group)
+            assert count == ranks
+    Path(folder, f"done-{rank}").touch()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_batchnorm_s_collectives_do_not_queue_behind_those_of_gradients(tmp_path: Path) -> None:
+    """Those of one group come one after the other, as NCCL does them; also where all ranks share a norm batch."""
+    together(apart_from_gradients, 4, 4, str(tmp_path))
+    assert len(list(tmp_path.glob("done-*"))) == 4

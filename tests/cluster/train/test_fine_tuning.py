@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,57 @@ def test_a_chain_of_runs_killed_in_each(recipe: Path, first: Path, monkeypatch: 
     assert len(predicted[0]["logits"]) == 10 and others == [predicted] * 3
     with pytest.raises(RunError, match="large/run has no checkpoint of step 99; it has those of step"):
         next(evaluate_run("large/run@99"))
+    killed_in_export_and_prediction(recipe, predicted)
+
+
+KILLED = """\
+import os, signal
+from cluster.cli import main
+
+replace, left = os.replace, MOMENT
+
+def counted(*names):
+    global left
+    if left:
+        replace(*names)
+    left -= 1
+    if left < 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.replace = counted
+main()
+"""
+"""Ends a command before its first rename, or right after the one of that number."""
+
+
+def killed_in_export_and_prediction(recipe: Path, predicted: list[dict[str, Any]]) -> None:
+    """Of the last run of a chain: the same command is given again, and nothing tells that one was killed. An export
+    also where it replaces an earlier one."""
+    names, folder = [f"large.pt{more}" for more in ("", ".md", ".json")], recipe.parent
+    words = ["export", "large/run", "exports/large.pt"]
+    for moment, before in ((0, None), (1, None), (2, None), (1, "whole/run"), (2, "whole/run")):
+        (folder / "exports").mkdir()
+        if before is not None:
+            export(before, Path("exports/large.pt"))
+        process = Command(*words, cwd=folder, merged=True, program=KILLED.replace("MOMENT", str(moment)))
+        output, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, output
+        there = {name: (folder / "exports" / name).exists() for name in names}
+        assert there == {name: before is not None or number < moment for number, name in enumerate(names)}
+        done(recipe, *words)
+        for name in names:
+            assert (folder / "exports" / name).read_bytes() == (folder / name).read_bytes(), (moment, before, name)
+        shutil.rmtree(folder / "exports")
+
+    pictures = [shutil.copy("picture.png", f"{number}.png") for number in range(200)]
+    process = Command("predict", "large.pt", "--json", *pictures, "train.micro_batch=1", cwd=folder)
+    while process.poll() is None and not process.written():
+        time.sleep(0.005)
+    process.kill()
+    output, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL and 0 < output.count("\n") < len(pictures)
+    again = json.loads(done(recipe, "predict", "large.pt", "--json", pictures[0]))
+    assert again["logits"] == predicted[0]["logits"]
 
 
 def parts_of(run: Path) -> dict[str, Any]:

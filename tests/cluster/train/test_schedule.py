@@ -29,5 +29,5 @@ def test_a_schedule_is_known_by_its_name() -> None:
     ):
         load(None, ["train.schedule=cosin"])
     words = ["train.schedule=constant", "train.min_lr=1e-4"]
-    with pytest.raises(RunError, match="train.min_lr changes nothing here: the learning rate ends where it was"):
+    with pytest.raises(RunError, match="train.min_lr changes nothing here: train.schedule=constant does not end there"):
         for_training(load(None, words), words)

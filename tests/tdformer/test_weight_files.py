@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from tdformer import ModelError, create_model, load_pretrained
-from tdformer.pretrained import Unread
+from tdformer.weight_files import Unread
 
 
 class Reduced:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from tdformer import ModelError, TDFormer, create_model, from_pretrained, load_pretrained, save_pretrained, segment_loss
@@ -111,6 +111,7 @@ def _shape(parameter: torch.Tensor) -> torch.Size:
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=sizes())
+@example(at=("tiny_sdt_dvs", {"width": 8, "heads": 1}))  # what one head leaves was a view with channels side by side
 def test_every_policy_computes_a_resized_network_alike(tiny: Callable[..., TDFormer], at: Any) -> None:
     """Outputs that differ between pictures, gradients and statistics, to the bit; and each part has its place."""
     name, options = at
