@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection, Listener, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -42,7 +43,11 @@ with Client({address!r}) as door:
 
 def children(pid: int) -> set[int]:
     """Of all threads of a process."""
-    return {int(pid) for tasks in Path(f"/proc/{pid}/task").glob("*/children") for pid in tasks.read_text().split()}
+    found: set[int] = set()
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since it was listed
+            found |= {int(child) for child in tasks.read_text().split()}
+    return found
 
 
 def _context() -> Any:
