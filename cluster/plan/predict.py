@@ -31,8 +31,9 @@ from .machine import Machine
 from .network import COUNTED, Rule, exposed
 
 COUNT = "counted"
-LIBRARIES, LOADED = 0.56, "resident before the first step, on a CPU with torch 2.13 (28 November 2026)"
-"""GiB of a process that computes on a CPU, without its tensors."""
+LIBRARIES, LOADED = 0.56, "resident at the first step of a tiny run, on a CPU with torch 2.13 (28 November 2026)"
+"""GiB of a process that computes on a CPU, without its tensors: peak_gib in the first row of speed.jsonl, quick start
+with model.width=16, one time step and a batch of 2."""
 COPY, COPIED = 3.0e9, "3.0 GB/s, from memory to memory on 2 CPU cores (24 November 2026); a GPU's copy was not measured"
 """Bytes/s with which a checkpoint is copied to host memory, while training stands still: hst_10_768 in
 benchmarks/results/checkpoint.md."""
