@@ -101,7 +101,7 @@ def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[
     dtype = train.computes_in.autocast
     if dtype is not None:  # parameters and BatchNorm's buffers stay in fp32; `bf16` and `fp16.enabled` would cast them
         autocast: dict[str, object] = {"enabled": True, "dtype": dtype}
-        if config.engine.reduce == FULL.name:  # else ZeRO reduces layers' gradients and gathers their weights in `dtype`
+        if config.engine.reduce == FULL.name:  # else ZeRO reduces gradients and gathers weights of layers in dtype
             autocast["lower_precision_safe_modules"] = []
         result["torch_autocast"] = autocast
     return result
