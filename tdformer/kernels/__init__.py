@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import meta, reference
+from .layout import channels_last, empty, interpreted, laid
 from .protocol import Backend, Drive, Gradients, Means, Norm, Packer
 from .reference import current, current_backward, real
 
@@ -26,12 +27,15 @@ __all__ = [
     "Gradients",
     "Means",
     "Norm",
+    "channels_last",
     "convolve",
     "convolve_backward",
     "current",
     "current_backward",
+    "empty",
     "fire",
     "fire_backward",
+    "laid",
     "largest_integer",
     "norm_backward",
     "of",
@@ -49,7 +53,8 @@ ARITHMETIC = 2
 def chosen(x: Tensor) -> Backend:
     """The kernels for a tensor: Triton's on CUDA, numba's on CPU, PyTorch's for fp64 and wherever a library lacks.
 
-    TDFORMER_KERNELS=reference takes PyTorch's everywhere.
+    TDFORMER_KERNELS=reference takes PyTorch's everywhere, and gpu Triton's on CPU where that interprets them
+    (TRITON_INTERPRET=1).
     """
     if x.is_meta:
         return meta
@@ -58,7 +63,9 @@ def chosen(x: Tensor) -> Backend:
 
 def of(device: str) -> Backend:
     """The kernels for a kind of device, `cuda` or `cpu`, where values have at most 32 bits."""
-    return reference if os.environ.get("TDFORMER_KERNELS") == "reference" else _load(device)
+    if os.environ.get("TDFORMER_KERNELS") == "reference":
+        return reference
+    return _load("cuda" if interpreted() else device)
 
 
 @lru_cache
