@@ -17,21 +17,21 @@ from torch import Tensor
 
 from . import meta, reference
 from .layout import channels_last, empty, interpreted, laid
-from .protocol import Backend, Drive, Gradients, Means, Norm, Packer
-from .reference import current, current_backward, real
+from .protocol import Adder, Backend, Drive, Fired, Gradients, Means, Norm, Packer
+from .reference import real
 
 __all__ = [
     "ARITHMETIC",
     "Backend",
     "Drive",
+    "Fired",
     "Gradients",
     "Means",
     "Norm",
+    "add_pack",
     "channels_last",
     "convolve",
     "convolve_backward",
-    "current",
-    "current_backward",
     "empty",
     "fire",
     "fire_backward",
@@ -85,16 +85,23 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     return chosen(y).statistics(y)
 
 
-def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
-    return chosen(drive.y).fire(drive, steps)
+def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
+    return chosen(drive.y).fire(drive, steps, bits, last)
 
 
 def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
     return chosen(drive.y).fire_backward(drive, grad_spikes, grad_membrane)
 
 
-def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool) -> Tensor:
-    return chosen(y).norm_backward(y, norm, grad, means, pool)
+def norm_backward(
+    drive: Drive,
+    grad_spikes: Tensor,
+    grad_membrane: Tensor | None,
+    found: Gradients,
+    means: Means,
+    spare: bool,
+) -> Tensor:
+    return chosen(drive.y).norm_backward(drive, grad_spikes, grad_membrane, found, means, spare)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
@@ -149,8 +156,25 @@ def pack(x: Tensor, bits: int) -> Tensor:
     return _packer(x).pack(x, bits)
 
 
+def add_pack(x: Tensor, y: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """See `protocol.Adder`; by two calls where a packer cannot add."""
+    packer = _packer(x)
+    if isinstance(packer, Adder):
+        return packer.add_pack(x, y, bits)
+    total = x + y
+    return total, packer.pack(total, bits)
+
+
 def unpack(data: Tensor, bits: int, count: int, dtype: torch.dtype) -> Tensor:
     return _packer(data).unpack(data, bits, count, dtype)
+
+
+def _packer(x: Tensor) -> Packer:
+    if x.is_meta:
+        return meta
+    if x.device.type == "cpu" and not interpreted():
+        return _numba()
+    return reference if os.environ.get("TDFORMER_KERNELS") == "reference" else _triton()
 
 
 @lru_cache
@@ -162,5 +186,10 @@ def _numba() -> Packer:
     return cpu
 
 
-def _packer(x: Tensor) -> Packer:
-    return _numba() if x.device.type == "cpu" else reference
+@lru_cache
+def _triton() -> Packer:
+    if not find_spec("triton"):
+        return reference
+    from . import gpu_packing
+
+    return gpu_packing
