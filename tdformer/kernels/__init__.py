@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import meta, reference
-from .layout import channels_last, empty, interpreted, laid
+from .layout import channels_last, empty, interpreted, laid, standing, stands_for
 from .protocol import Adder, Backend, Drive, Fired, Gradients, Means, Norm, Packer
 from .reference import real
 
@@ -41,6 +41,8 @@ __all__ = [
     "of",
     "pack",
     "real",
+    "standing",
+    "stands_for",
     "statistics",
     "unpack",
 ]
@@ -171,7 +173,7 @@ def unpack(data: Tensor, bits: int, count: int, dtype: torch.dtype) -> Tensor:
 
 def _packer(x: Tensor) -> Packer:
     if x.is_meta:
-        return meta
+        return meta if standing() == "cuda" else reference
     if x.device.type == "cpu" and not interpreted():
         return _numba()
     return reference if os.environ.get("TDFORMER_KERNELS") == "reference" else _triton()

@@ -76,8 +76,8 @@ class Incoming(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """Where `gpu_programs.backward` writes; None: not at all. total, normal and decay: parts of the sums of `Gradients`; starts: V
-    at the start of each chunk but the first; y: d/d y."""
+    """Where `gpu_programs.backward` writes; None: not at all. total, normal and decay: parts of the sums of
+    `Gradients`; starts: V at the start of each chunk but the first; y: d/d y."""
 
     total: Tensor | None = None
     normal: Tensor | None = None

@@ -1,5 +1,5 @@
-"""The kernels on the meta device: what a GPU's would allocate, and how many bytes they would move. Memory and time are
-planned with them."""
+"""The kernels on the meta device: what those of the device it stands for would allocate, and how many bytes they would
+move. Memory and time are planned with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .layout import empty
+from . import reference
+from .layout import empty, standing
 from .protocol import Drive, Fired, Gradients, Means, chunk_of
 
 
@@ -23,7 +24,7 @@ class _Told:
 
 @contextmanager
 def watched(neuron: Callable[[int], None], packing: Callable[[int], None]) -> Iterator[None]:
-    """Meanwhile each call tells how many bytes the GPU's kernels would read and write."""
+    """Meanwhile each call tells how many bytes the kernels would read and write."""
     before = _Told.neuron, _Told.packing
     _Told.neuron, _Told.packing = neuron, packing
     try:
@@ -52,18 +53,22 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
-    y, image = drive.y, _image(drive)
+    y, image, gpu = drive.y, _image(drive), standing() == "cuda"
+    if drive.neuron is None and not gpu:
+        return reference.fire(drive, steps)
     spikes = empty(y, steps if drive.neuron is not None else len(y), *image)
     packed = after = None
-    if bits and y.shape[2] % 8 == 0:
+    if bits and gpu and y.shape[2] % 8 == 0:
         packed = y.new_empty(steps, len(spikes[0]), spikes[0, 0].numel() // 8, dtype=torch.uint8)
-    if not last and drive.neuron is not None:
+    if drive.neuron is not None and not (last and gpu):
         after = empty(y, *image, dtype=torch.float32)
     _moves(y, drive.membrane, spikes, packed, after)
     return Fired(spikes, after, packed)
 
 
 def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
+    if standing() == "cpu":
+        return _whole(drive, grad_spikes, grad_membrane)
     y, given = drive.y, drive.neuron is None
     make = partial(empty, y, len(y), *_image(drive))
     before = None if drive.membrane is None else torch.empty_like(drive.membrane)
@@ -74,6 +79,16 @@ def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | Non
     return Gradients(grad_spikes if given and drive.pool else current, winners, before, *sums)
 
 
+def _whole(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
+    """As on a CPU: d/d current is stored, in whose place the potentials lie first."""
+    if drive.neuron is None:
+        return reference.fire_backward(drive, grad_spikes, grad_membrane)
+    grad = drive.y.new_empty(len(drive.y), *_image(drive), dtype=torch.float32)
+    before = None if drive.membrane is None else torch.empty_like(drive.membrane)
+    _moves(drive.y, drive.membrane, grad_spikes, grad_membrane, grad, grad, grad, before)
+    return Gradients(grad, None, before, *grad.new_empty(3, drive.y.shape[2]))
+
+
 def norm_backward(
     drive: Drive,
     grad_spikes: Tensor,
@@ -82,11 +97,15 @@ def norm_backward(
     means: Means,
     spare: bool,
 ) -> Tensor:
-    out = drive.y if spare else empty(drive.y, *drive.y.shape)
+    y = drive.y
+    if standing() == "cpu":
+        _moves(y, y, found.current)
+        return y if spare else y.clone()
+    out = y if spare else torch.empty_like(y)
     if found.winners is None:
-        _moves(drive.y, drive.membrane, grad_spikes, grad_membrane, out, *_starts(drive, len(grad_spikes)))
+        _moves(y, drive.membrane, grad_spikes, grad_membrane, out, *_starts(drive, len(grad_spikes)))
     else:
-        _moves(drive.y, found.current, found.winners, out)
+        _moves(y, found.current, found.winners, out)
     return out
 
 
