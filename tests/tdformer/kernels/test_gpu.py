@@ -129,6 +129,8 @@ def check(gpu: Any, device: str, case: Case) -> None:
     grad_spikes = lying(torch.randn(case.steps, case.batch, 1, *out).to(device, case.dtype).expand(shape), case.last)
     grad_v = lying(torch.randn_like(got.membrane), case.last) if case.carried and o is not None else None
     found, expected = (f.fire_backward(drive, grad_spikes, grad_v) for f in (gpu, reference))
+    assert (found.current is None) == (norm is not None and not pool)  # then nothing of the size of y is stored
+    assert found.current is None or found.current.dtype == y.dtype
     names = {"membrane"} | ({"decay"} if o is not None and case.learned else set())
     names |= {"total", "total_normal"} if norm is not None else {"current"}
     for name in names:
