@@ -258,7 +258,7 @@ class _Unit(torch.autograd.Function):
             fired: list[Fired] = []
             for group in plan.groups:
                 own = y[:, group]
-                norm, ctx.count = plan.norm.measure(own.flatten(0, 1), plan.segment)
+                norm, ctx.count = plan.norm.measure(own, plan.segment)
                 norms.append(norm)
                 fired.append(plan.fire(plan.drive(own, norm, _of(membrane, group), decay), bits, border.last))
             whole, after = _joined([f.spikes for f in fired], 1), _joined([f.membrane for f in fired], 0)

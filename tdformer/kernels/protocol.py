@@ -87,7 +87,8 @@ class Backend(Protocol):
     __name__: str
 
     def statistics(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y `[M, C, ...]` -> mean and biased variance over all but C, each `[C]`."""
+        """y `[M, C, H, W]`, or a part of a batch `[S, b, C, H, W]` -> mean and biased variance over all but C, each
+        `[C]`."""
 
     def fire(self, drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
         """Spikes over `steps` (Eqs 1-3). bits: they are also wanted packed; last: nobody wants the last potential."""
