@@ -173,7 +173,7 @@ class _Plan:
         bias = None if bias is None else typed(bias, self.dtype)
         y: Tensor | None = None
         for x, w in zip(inputs, weights, strict=True):
-            x, w = typed(kernels.laid(x).flatten(0, 1), self.dtype), typed(w, self.dtype)
+            x = typed(kernels.laid(x).flatten(0, 1), self.dtype)
             own = kernels.convolve(x, w, bias if y is None else None, self.stride, self.padding)
             y = own if y is None else y.add_(own)
         assert y is not None
@@ -184,9 +184,8 @@ class _Plan:
         self, grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says."""
-        grad_x, grad_w, grad_b = kernels.convolve_backward(
-            grad.flatten(0, 1), x.flatten(0, 1).to(self.dtype), weight.to(self.dtype), self.stride, self.padding, needs
-        )
+        given, entered = kernels.laid(grad).flatten(0, 1), typed(kernels.laid(x).flatten(0, 1), self.dtype)
+        grad_x, grad_w, grad_b = kernels.convolve_backward(given, entered, weight, self.stride, self.padding, needs)
         return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
 
     def drive(self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None) -> Drive:
