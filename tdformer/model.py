@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import kernels
 from .backbones import Backbone, Sizes, truncated
 from .errors import ModelError
 from .norm import BatchNorm
@@ -124,7 +125,9 @@ class TDFormer(nn.Module):
                 f"images are {list(images.shape[-3:])}, the model takes {[channels, *size]}; "
                 "set in_channels and image_size"
             )
-        return split(images, self.segments) if frames else [bounded(images[None], None)] * self.segments
+        if frames:
+            return split(images, self.segments)
+        return [bounded(kernels.laid(images[None]), None)] * self.segments  # laid once, and not where units take it
 
 
 def default_alphas(segments: int) -> list[float]:
