@@ -27,6 +27,7 @@ __all__ = [
     "Gradients",
     "Means",
     "Norm",
+    "affine",
     "channels_last",
     "convolve",
     "convolve_backward",
@@ -83,6 +84,10 @@ def _load(device: str) -> Backend:
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     return chosen(y).statistics(y)
+
+
+def affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Norm:
+    return chosen(mean).affine(mean, var, weight, bias, eps)
 
 
 def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .protocol import Drive, Gradients, Means, Norm
+from .reference import affine as affine
 
 Array = NDArray[np.generic]
 Real = float | np.float32

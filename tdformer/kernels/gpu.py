@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..options import NeuronOptions
+from .gpu_affine import affine as affine
 from .protocol import Drive, Gradients, Means, Norm
 
 HALF_PI = tl.constexpr(math.pi / 2)

@@ -35,6 +35,12 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     return y.new_empty(y.shape[1], dtype=torch.float32), y.new_empty(y.shape[1], dtype=torch.float32)
 
 
+def affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Norm:
+    out = mean.new_empty(3, len(mean))
+    _moves(mean, var, weight, bias, out)
+    return Norm(mean, *out)
+
+
 def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
     spikes = drive.y.new_empty(steps, *_image(drive))
     after = spikes.new_empty(spikes.shape[1:], dtype=torch.float32)

@@ -67,6 +67,9 @@ class Backend(Protocol):
     def statistics(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """y `[M, C, ...]` -> mean and biased variance over all but C, each `[C]`."""
 
+    def affine(self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Norm:
+        """How BatchNorm normalises by statistics `[C]`; weight and bias `[C]`, both or neither."""
+
     def fire(self, drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
         """Spikes `[T, B, C, h, w]` over `steps` in y's type, and the last potential `[B, C, h, w]` (Eqs 1-3)."""
 
