@@ -47,8 +47,8 @@ def _calls(device: str) -> tuple[Call, Call]:
     def neuron() -> None:
         kernels.statistics(y.flatten(0, 1))
         kernels.fire(drive, len(y))
-        current = kernels.fire_backward(drive, x, None).current
-        kernels.norm_backward(written, norm, current, zeros, False)
+        found = kernels.fire_backward(drive, x, None)
+        kernels.norm_backward(drive._replace(y=written), x, None, found, zeros, True)
 
     return lambda: x + y, neuron
 

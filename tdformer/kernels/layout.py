@@ -5,9 +5,35 @@ a channel is one thread's work, a plane does."""
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+_standing: str | None = None
+
+
+@contextmanager
+def stands_for(device: str) -> Iterator[None]:
+    """Meanwhile the meta device stands for `cuda` or for `cpu`; else for a GPU where there is one."""
+    global _standing
+    before, _standing = _standing, device
+    try:
+        yield
+    finally:
+        _standing = before
+
+
+def standing() -> str:
+    """What the meta device stands for, `cuda` or `cpu`."""
+    return _standing or _here()
+
+
+@lru_cache
+def _here() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def interpreted() -> bool:
@@ -16,9 +42,9 @@ def interpreted() -> bool:
 
 
 def channels_last(x: Tensor) -> bool:
-    """Whether activations lie channels last where x is: on CUDA, and on meta, which stands for it."""
-    device = x.device.type
-    return device in ("cuda", "meta") or (device == "cpu" and interpreted())
+    """Whether activations lie channels last where x is: on CUDA, and on meta where it stands for that."""
+    device = standing() if x.is_meta else x.device.type
+    return device == "cuda" or (device == "cpu" and not x.is_meta and interpreted())
 
 
 def laid(x: Tensor) -> Tensor:

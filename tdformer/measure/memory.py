@@ -83,6 +83,11 @@ class LiveBytes:
         self.work.neuron_bytes += moved
         self.asked(1)
 
+    def packing(self, moved: int) -> None:
+        """A call of the packing kernels."""
+        self.work.packing_bytes += moved
+        self.asked(1)
+
     def asked(self, launches: int) -> None:
         """One more operator, whose work is noted."""
         self.work.operators += 1
@@ -188,7 +193,7 @@ def live_bytes(model: nn.Module, there: Iterable[Tensor] = ()) -> Iterator[LiveB
     trained = (p for p in model.parameters() if p.requires_grad)
     hooks = [p.register_post_accumulate_grad_hook(lambda p: follow.accumulated(p.grad)) for p in trained]
     try:
-        with follow, meta.watched(live.neuron):
+        with follow, meta.watched(live.neuron, live.packing):
             yield live
     finally:
         for hook in hooks:
