@@ -15,6 +15,7 @@ from .norm import BatchNorm
 from .options import Options
 from .packing import bounded, split
 from .policies import POLICIES
+from .precision import autocast_type
 from .state import Keep, State, name_units
 
 
@@ -95,7 +96,8 @@ class TDFormer(nn.Module):
         Returns logits `[N, B, classes]` in training, one for each segment, and the last segment's `[B, classes]` in
         evaluation.
         """
-        state, high, logits = State(steps=self.time_steps // self.segments, keep=self.keep), None, []
+        state = State(steps=self.time_steps // self.segments, keep=self.keep, typed=self._typed(images))
+        high, logits = None, []
         for segment, x in enumerate(self._inputs(images)):
             state.segment, state.last = segment, segment == self.segments - 1
             output, high = self.policy.segment(self, self.segment, state, x, high)
@@ -110,6 +112,18 @@ class TDFormer(nn.Module):
         """
         features, high = self.backbone(x, high, state)
         return self.head(features.mean(0)), high
+
+    @torch.no_grad()
+    def _typed(self, images: Tensor) -> dict[int, Tensor]:
+        """In training under autocast, what convolutions compute with, for `State.typed`: cast at once, where each unit
+        would cast its own in each segment and both directions. Of sharded weights only those that are there."""
+        dtype = autocast_type(images)
+        if dtype is None or not self.training:
+            return {}
+        own = [p for m in self.modules() if isinstance(m, nn.Conv2d) for p in m.parameters() if p.numel()]
+        cast = [torch.empty_like(p, dtype=dtype) for p in own]
+        torch._foreach_copy_(cast, own)
+        return {id(p): value for p, value in zip(own, cast, strict=True)}
 
     def _inputs(self, images: Tensor) -> Sequence[Tensor]:
         """Each segment's input: its frames `[T/N, B, C, H, W]`, or the picture `[1, B, C, H, W]`."""
