@@ -120,7 +120,7 @@ class TDFormer(nn.Module):
         dtype = autocast_type(images)
         if dtype is None or not self.training:
             return {}
-        own = [p for m in self.modules() if isinstance(m, nn.Conv2d) for p in m.parameters() if p.numel()]
+        own: list[Tensor] = [p for m in self.modules() if isinstance(m, nn.Conv2d) for p in m.parameters() if p.numel()]
         cast = [torch.empty_like(p, dtype=dtype) for p in own]
         torch._foreach_copy_(cast, own)
         return {id(p): value for p, value in zip(own, cast, strict=True)}
