@@ -94,6 +94,9 @@ def kernels_of_gpu() -> Launches:
     found, packing = Launches(), reference
     with contextlib.suppress(ImportError):
         from tdformer.kernels import gpu_packing as packing  # type: ignore[no-redef]
+        from tdformer.kernels import layout
+
+        layout._standing = "cuda"  # what meta is taken for
     JITFunction.run = found.kernel
     kernels.chosen, kernels._packer = lambda x: gpu, lambda x: packing
     return found

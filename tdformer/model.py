@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import kernels
 from .backbones import Backbone, Sizes, truncated
 from .errors import ModelError
 from .norm import BatchNorm
@@ -116,14 +117,18 @@ class TDFormer(nn.Module):
     @torch.no_grad()
     def _typed(self, images: Tensor) -> dict[int, Tensor]:
         """In training under autocast, what convolutions compute with, for `State.typed`: cast at once, where each unit
-        would cast its own in each segment and both directions. Of sharded weights only those that are there."""
+        would cast its own in each segment and both directions; kernels of more than a pixel are also laid as a GPU's
+        convolutions take them. Of sharded weights only those that are there."""
         dtype = autocast_type(images)
         if dtype is None or not self.training:
             return {}
-        own: list[Tensor] = [p for m in self.modules() if isinstance(m, nn.Conv2d) for p in m.parameters() if p.numel()]
-        cast = [torch.empty_like(p, dtype=dtype) for p in own]
-        torch._foreach_copy_(cast, own)
-        return {id(p): value for p, value in zip(own, cast, strict=True)}
+        own = [p for m in self.modules() if isinstance(m, nn.Conv2d) for p in m.parameters() if p.numel()]
+        turned = [p for p in own if p.dim() == 4 and p.shape[2] > 1 and kernels.channels_last(p)]
+        found = {id(p): p.to(dtype, memory_format=torch.channels_last) for p in turned}
+        alike: list[Tensor] = [p for p in own if id(p) not in found]
+        cast = [torch.empty_like(p, dtype=dtype) for p in alike]
+        torch._foreach_copy_(cast, alike)
+        return found | {id(p): value for p, value in zip(alike, cast, strict=True)}
 
     def _inputs(self, images: Tensor) -> Sequence[Tensor]:
         """Each segment's input: its frames `[T/N, B, C, H, W]`, or the picture `[1, B, C, H, W]`."""
@@ -138,7 +143,9 @@ class TDFormer(nn.Module):
                 f"images are {list(images.shape[-3:])}, the model takes {[channels, *size]}; "
                 "set in_channels and image_size"
             )
-        return split(images, self.segments) if frames else [bounded(images[None], None)] * self.segments
+        if frames:
+            return split(images, self.segments)
+        return [bounded(kernels.laid(images[None]), None)] * self.segments  # laid once, and not where units take it
 
 
 def default_alphas(segments: int) -> list[float]:

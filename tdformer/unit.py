@@ -189,8 +189,9 @@ class _Plan:
         self, grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says."""
+        given, entered = kernels.laid(grad).flatten(0, 1), typed(kernels.laid(x).flatten(0, 1), self.dtype)
         grad_x, grad_w, grad_b = kernels.convolve_backward(
-            grad.flatten(0, 1), x.flatten(0, 1).to(self.dtype), self.own(weight), self.stride, self.padding, needs
+            given, entered, self.own(weight), self.stride, self.padding, needs, weight.dtype
         )
         return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
 

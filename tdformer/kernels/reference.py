@@ -11,6 +11,7 @@ from torch import Tensor
 from ..options import NeuronOptions
 from ..precision import typed
 from ..surrogate import SURROGATES
+from .layout import laid
 from .protocol import Drive, Fired, Gradients, Means, Norm
 
 
@@ -44,7 +45,7 @@ def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fi
     for _, fired, v in _walk(x, membrane, decay, o, steps):
         spikes.append(fired)
         after = v
-    return Fired(torch.stack(spikes).to(y.dtype), after)
+    return Fired(laid(torch.stack(spikes).to(y.dtype)), after)
 
 
 def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:

@@ -6,17 +6,31 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from ..kernels import meta
 from ..model import TDFormer, segment_loss
 from ..precision import autocast
+
+
+@register_flop_formula(torch.ops.tdformer.product)
+def _product(q: torch.Size, k: object, v: object, heads: int, scale: float, **_: object) -> int:
+    """Of K^T V and of Q times that, of each head."""
+    return 4 * prod(q) * q[2] // heads
+
+
+@register_flop_formula(torch.ops.tdformer.product_backward)
+def _product_backward(grad: object, q: torch.Size, k: object, v: object, heads: int, scale: float, **_: object) -> int:
+    """Of K^T V again, of its gradient, and of one product for each tensor's."""
+    return 10 * prod(q) * q[2] // heads
+
 
 EVERY = 64
 """Operators from one note of the course of a step to the next."""
@@ -107,7 +121,8 @@ class LiveBytes:
 
 _aten = torch.ops.aten
 _ALLOCATE = {_aten.empty, _aten.new_empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty_strided}
-_OF_ACTIVATIONS = {_aten.bmm, _aten.baddbmm}
+_own = torch.ops.tdformer
+_OF_ACTIVATIONS = {_aten.bmm, _aten.baddbmm, _own.product, _own.product_backward}
 _POOLING = {_aten.max_pool2d_with_indices, _aten.max_pool2d_with_indices_backward}
 _LAUNCHES = {_aten.convolution: 3, _aten.convolution_backward: 6}
 """Kernels of cuDNN's convolutions of NCHW: one, or two of backward, and for each tensor one that changes its layout
