@@ -25,13 +25,15 @@ def autocast(x: Tensor, dtype: torch.dtype | None) -> Iterator[None]:
         with torch.autocast(_device(x), dtype, enabled=dtype is not None):
             yield
         return
-    before = autocast_type(x)  # torch.autocast would turn itself off where there is no GPU
+    # torch.autocast would turn itself off where there is no GPU
+    before, kind = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", dtype is not None)
-    torch.set_autocast_dtype("cuda", dtype or torch.float16)
+    torch.set_autocast_dtype("cuda", dtype or kind)
     try:
         yield
     finally:
-        torch.set_autocast_enabled("cuda", before is not None)
+        torch.set_autocast_enabled("cuda", before)
+        torch.set_autocast_dtype("cuda", kind)
 
 
 class exact(AbstractContextManager[None]):

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from ..kernels import meta
+from ..kernels import channels_last, meta
 from ..model import TDFormer, segment_loss
 from ..precision import autocast
 
@@ -43,7 +43,7 @@ class Work:
     operators: int = 0
     """What the host asks of the device: PyTorch's operators, and calls of the fused kernels."""
     launches: int = 0
-    """Kernels that a GPU is given for them: a convolution's are also those that change its tensors' layout."""
+    """Kernels that a GPU is given for them: a convolution's are also those that change its tensors' layout, if any."""
     matrix_flops: int = 0
     """Of convolutions and linear layers, 2 a multiply-add."""
     matrix_bytes: int = 0
@@ -127,6 +127,8 @@ _POOLING = {_aten.max_pool2d_with_indices, _aten.max_pool2d_with_indices_backwar
 _LAUNCHES = {_aten.convolution: 3, _aten.convolution_backward: 6}
 """Kernels of cuDNN's convolutions of NCHW: one, or two of backward, and for each tensor one that changes its layout
 (torch's profile in benchmarks/results/gpu.md); of all others 1."""
+_LAUNCHES_LAST = {_aten.convolution_backward: 2}
+"""The same where channels lie last, and nothing changes its layout."""
 
 
 class _Follow(TorchDispatchMode):
@@ -169,7 +171,8 @@ class _Follow(TorchDispatchMode):
         else:
             work.matrix_flops += count(*args, **kwargs, out_val=result)
             work.matrix_bytes += moved
-        self.live.asked(_LAUNCHES.get(func._overloadpacket, 1))
+        launches = _LAUNCHES_LAST if made and channels_last(made[0]) else _LAUNCHES
+        self.live.asked(launches.get(func._overloadpacket, 1))
 
     def count(self, storage: torch.UntypedStorage, gradient: bool) -> None:
         key = storage._cdata
