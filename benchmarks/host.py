@@ -1,12 +1,16 @@
 """What the host does in a training step: how often it asks a GPU for something, and how long that takes, without a GPU.
 
-    python -m benchmarks.host [--trees FOLDER ...] [--model hst_10_768] [--batch 64] [--pixels 224] [--rounds 7]
+    python -m benchmarks.host [--trees FOLDER ...] [--model hst_10_768] [--batch 64] [--pixels 224] [--rounds 9]
 
 T = 4, bf16, by policy and segments. Tensors are on the meta device, which computes nothing, and the kernels are the
 GPU's, whose launches are counted and not made. Counted are launches of a whole step: forward, backward, BatchNorm's
 running statistics, the gradient's norm and clipping, AdamW, the average of the weights, and what is logged.
-A convolution is as many as cuDNN makes of it, and an operator over a list of tensors as many as it is cut into. The
-time is that of the same step on the host, which on meta is PyTorch's and ours without the driver's.
+A convolution is as many as cuDNN makes of it, and an operator over a list of tensors as many as it is cut into.
+
+Times are seconds of the host's CPU, without the driver's. `meta ms` is the whole step on the meta device, most of which
+is PyTorch's own Python for that device. `host ms` is forward, backward and statistics of a model 48 wide on one picture
+of 32 x 32 on the CPU, where operators cost about what they cost the host of a GPU; Triton's launches are left out there,
+too, and spikes are whatever was in memory.
 
 --trees: other trees of this repository, such as one of an earlier commit. Each case is timed in all of them in turn, in
 processes of their own; a ratio is to the first tree in the same round.
@@ -96,7 +100,7 @@ def kernels_of_gpu() -> Launches:
         from tdformer.kernels import gpu_packing as packing  # type: ignore[no-redef]
         from tdformer.kernels import layout
 
-        layout._standing = "cuda"  # what meta is taken for
+        layout._standing, layout.interpreted = "cuda", lambda: True  # what meta and the CPU are taken for
     JITFunction.run = found.kernel
     kernels.chosen, kernels._packer = lambda x: gpu, lambda x: packing
     return found
@@ -141,6 +145,34 @@ def optimizer(model: nn.Module) -> torch.optim.Optimizer:
     return found
 
 
+def narrow(policy: str, segments: int) -> Callable[[], None]:
+    """Forward, backward and statistics of a narrow model on the CPU."""
+    import tdformer
+    from tdformer import norm, registry
+
+    options: dict[str, Any] = {"image_size": 32, "time_steps": 4, "segments": segments}
+    options["feedback"] = "all" if segments > 1 else "none"
+    try:
+        model = tdformer.create_model("hst_10_768", width=48, heads=2, **options).train()
+    except TypeError:  # commit 7590ad3
+        registry.MODELS["narrow"] = registry._hst(48, 2)  # type: ignore[attr-defined, index]
+        model = tdformer.create_model("narrow", **options).train()
+    model.set_recompute(policy)
+    images, labels = torch.rand(1, 3, 32, 32), torch.zeros(1, dtype=torch.long)
+    collected = getattr(norm, "step_statistics", contextlib.nullcontext)
+
+    def step() -> None:
+        with collected() as found:
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(images)
+            tdformer.segment_loss(logits, labels).backward()
+        if found is not None:
+            found.move(found.means())
+        model.zero_grad()
+
+    return step
+
+
 def step_of(policy: str, segments: int, name: str, batch: int, pixels: int) -> Callable[[], None]:
     """A whole training step of a tree's model."""
     import tdformer
@@ -183,23 +215,26 @@ def step_of(policy: str, segments: int, name: str, batch: int, pixels: int) -> C
 
 
 def inside() -> None:
-    """In a process of one tree: for each case that comes tell what a step launches, and for each empty line how long
-    the last one's step takes."""
+    """In a process of one tree: for each case that comes tell what a step launches, and for each other line how long
+    the last one's step takes, on meta or narrow."""
     torch.nn.utils.clip_grad._device_has_foreach_support = lambda device: True  # meta stands for CUDA
     torch.nn.utils.clip_grad._has_foreach_support = lambda tensors, device: True
     counter = kernels_of_gpu()
-    for line in sys.stdin:
-        if line.strip():
-            step = step_of(**json.loads(line))
-            step()
+    torch.set_flush_denormal(True)
+    for line in map(str.strip, sys.stdin):
+        if line not in ("meta", "host"):
+            case = json.loads(line)
+            steps = {"meta": step_of(**case), "host": narrow(case["policy"], case["segments"])}
+            for step in (*steps.values(), steps["host"]):
+                step()
             counter.operators = counter.launches = 0
             with counter:
-                step()
+                steps["meta"]()
             print(json.dumps([counter.operators, counter.launches]), flush=True)
         else:
-            begun = time.perf_counter()
-            step()
-            print((time.perf_counter() - begun) * 1e3, flush=True)
+            begun = time.process_time()
+            steps[line]()
+            print((time.process_time() - begun) * 1e3, flush=True)
 
 
 INSIDE = """
@@ -245,7 +280,7 @@ def main() -> None:
     parser.add_argument("--model", default="hst_10_768")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pixels", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()
     trees = [*(tree.resolve() for tree in given.trees), ROOT]
     print(f"{machine()}; {given.model}, batch {given.batch}, {given.pixels} x {given.pixels}, T = 4, bf16, meta\n")
@@ -255,14 +290,15 @@ def main() -> None:
         for policy, segments in CASES:
             case = {"policy": policy, "segments": segments, "name": given.model}
             counts = [said(json.dumps(case | {"batch": given.batch, "pixels": given.pixels})) for said in running]
-            times = list(zip(*([said("") for said in running] for _ in range(given.rounds)), strict=True))
-            for tree, (operators, launches), own in zip(trees, counts, times, strict=True):
-                ratio = statistics.median(a / b for a, b in zip(own, times[0], strict=True))
-                rows.append(
-                    [f"{policy}, N = {segments}", tree.name, str(operators), str(launches)]
-                    + [f"{launches / counts[0][1]:.3f}", f"{statistics.median(own):.1f}", f"{ratio:.3f}"]
-                )
-    print(table(["step", "tree", "operators", "launches", "ratio", "host ms", "ratio"], rows))
+            timed = {way: [[said(way) for said in running] for _ in range(given.rounds)] for way in ("meta", "host")}
+            for i, (tree, (operators, launches)) in enumerate(zip(trees, counts, strict=True)):
+                row = [f"{policy}, N = {segments}", tree.name, str(operators), str(launches)]
+                row.append(f"{launches / counts[0][1]:.3f}")
+                for rounds in timed.values():
+                    row.append(f"{statistics.median(one[i] for one in rounds):.0f}")
+                    row.append(f"{statistics.median(one[i] / one[0] for one in rounds):.2f}")
+                rows.append(row)
+    print(table(["step", "tree", "operators", "launches", "ratio", "meta ms", "ratio", "host ms", "ratio"], rows))
 
 
 if __name__ == "__main__":

@@ -122,7 +122,8 @@ class TDFormer(nn.Module):
         dtype = autocast_type(images)
         if dtype is None or not self.training:
             return {}
-        own = [p for m in self.modules() if isinstance(m, nn.Conv2d) for p in m.parameters() if p.numel()]
+        layers = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        own = [p for m in layers for p in (m.weight, m.bias) if p is not None and p.numel()]
         turned = [p for p in own if p.dim() == 4 and p.shape[2] > 1 and kernels.channels_last(p)]
         found = {id(p): p.to(dtype, memory_format=torch.channels_last) for p in turned}
         alike: list[Tensor] = [p for p in own if id(p) not in found]

@@ -16,7 +16,7 @@ def affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None
     """See `protocol.Backend`."""
     out = mean.new_empty(3, len(mean))
     with torch.cuda.device_of(mean):
-        _affine[(triton.cdiv(len(mean), BLOCK),)](
+        _affine[(-(-len(mean) // BLOCK),)](
             mean, var, weight, bias, *out, len(mean), eps, BLOCK=BLOCK, num_warps=2, enable_fp_fusion=False
         )
     return Norm(mean, *out)

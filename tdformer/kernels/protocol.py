@@ -7,6 +7,7 @@ backend takes them as they lie.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -18,6 +19,7 @@ CHUNK = 4
 """Time steps that a GPU's backward has in registers at once; of more it stores V at the first of each so many."""
 
 
+@lru_cache
 def chunk_of(steps: int) -> int:
     """The most steps, up to CHUNK, that divide them."""
     return next(n for n in range(min(CHUNK, steps), 0, -1) if steps % n == 0)
