@@ -26,6 +26,15 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
+def affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Norm:
+    """See `protocol.Backend`."""
+    invstd = (var + eps).rsqrt()
+    if weight is None or bias is None:
+        return Norm(mean, invstd, invstd, -mean * invstd)
+    scale = weight * invstd
+    return Norm(mean, invstd, scale, torch.addcmul(bias, mean, scale, value=-1))
+
+
 def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
     """See `protocol.Backend`; it makes the last potential in any case, and no bits."""
     y, norm, membrane, decay, o, pool = drive
