@@ -13,7 +13,7 @@ import torch.distributed as dist
 import tdformer
 from pipelines.loader import Batch
 from pipelines.order import Cursor, steps_per_epoch
-from pipelines.workers import Workers
+from pipelines.workers import Workers, anywhere, pinned
 from tdformer.norm import norm_batch, step_statistics
 
 from ..build import devices
@@ -73,7 +73,8 @@ class Trainer:
         self.plan, self.view = setup.plan, setup.view
         self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
         self.total_steps = self.epoch_steps * config.train.epochs
-        self.workers = Workers(config.data.workers, self.data, self.validation)
+        place = pinned if device.type == "cuda" else anywhere
+        self.workers = Workers(config.data.workers, self.data, self.validation, place=place)
         self.feed = Feed(setup, self.workers, device)
 
         model = setup.model()
@@ -176,6 +177,7 @@ class Trainer:
                 step.applied, step.grad_norm = engines.update(self.engine, train.clip_grad, step.scale)  # on the last
                 correct = (logits[-1].argmax(1) == labels).sum()
                 window += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
+        self.feed.send_next()
         step.worked = self.stopwatch.read()
         shares: dict[str, Addend] = {
             "window": window if step.applied else torch.zeros_like(window),
