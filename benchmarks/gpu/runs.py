@@ -192,9 +192,9 @@ def checkpoints(site: Site) -> Iterator[dict[str, Any]]:
 
 
 def kernels(site: Site) -> Iterator[dict[str, Any]]:
-    """The compiled kernels against the reference."""
-    tests = ROOT / "tests" / "tdformer" / "kernels" / "test_gpu.py"
-    command = ["-q", "-m", "gpu", "-p", "no:cacheprovider", str(tests)]
+    """The tests that need a GPU: compiled kernels against the reference, batches sent ahead against the CPU's."""
+    tests = [ROOT / "tests" / "tdformer" / "kernels" / "test_gpu.py", ROOT / "tests" / "pipelines" / "test_delivery.py"]
+    command = ["-q", "-m", "gpu", "-p", "no:cacheprovider", *map(str, tests)]
     yield {"said": site.finish(*command, module="pytest").splitlines()[-1].strip("= ")}
 
 
