@@ -32,7 +32,7 @@ class Stream:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self._stream = device, torch.cuda.Stream(device)
-        self._copied, self._begun = torch.cuda.Event(), torch.cuda.Event()
+        self._copied, self._begun = torch.cuda.Event(), torch.cuda.Event()  # of the last step; at first of none
         self._pinned: list[Batch] = []  # what is being copied
 
     def send(self, batches: list[Batch]) -> list[Batch]:
@@ -40,7 +40,7 @@ class Stream:
         self._pinned = [_each(batch, Tensor.pin_memory) for batch in batches]
         with torch.cuda.stream(self._stream):
             there = [_each(batch, lambda x: x.to(self.device, non_blocking=True)) for batch in self._pinned]
-        self._copied = self._stream.record_event()
+        self._copied = self._stream.record_event(torch.cuda.Event(blocking=True))
         return there
 
     def take(self, batches: list[Batch]) -> None:
@@ -49,7 +49,7 @@ class Stream:
         computing.wait_event(self._copied)
         for batch in batches:  # or their memory would be copied into while they are read
             _each(batch, lambda x: _used(x, computing))
-        self._begun = computing.record_event()
+        self._begun = computing.record_event(torch.cuda.Event(blocking=True))  # who waits leaves its core to a worker
 
 
 def _used(x: Tensor, by: torch.cuda.Stream) -> Tensor:

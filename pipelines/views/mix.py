@@ -17,7 +17,7 @@ from ..errors import DataError
 def soft_targets(labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
     """labels `[B]` -> probabilities `[B, classes]`, with smoothing / classes spread over all. Two operators."""
     spread = smoothing / classes
-    own = (torch.ones(1) * (1 - smoothing) + spread).item()  # rounded as for one label among others
+    own = float(np.float32(1 - smoothing) + np.float32(spread))  # rounded as torch rounds a one times and plus these
     return torch.full((len(labels), classes), spread, device=labels.device).scatter_(1, labels[:, None], own)
 
 
