@@ -70,13 +70,13 @@ class Feed:
             cursor = replace(cursor, step=cursor.step + 1)
 
     def _mixing(self, batch: Batch, cursor: Cursor) -> Tensor:
-        height, width = batch.images.shape[-2:]
+        config, (height, width) = self.config, batch.images.shape[-2:]
         return mix.drawn(
             len(batch.images),
             (height, width),
-            mixup=self.config.data.mixup,
-            cutmix=self.config.data.cutmix,
-            seed=self.config.seed,
+            mixup=config.data.mixup,
+            cutmix=config.data.cutmix,
+            seed=config.seed,
             epoch=cursor.epoch,
             step=cursor.step,
             position=batch.position,
