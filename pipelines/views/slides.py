@@ -97,14 +97,18 @@ class Slide:
     def _moved(self, picture: Image.Image, amount: float, fillcolor: Any, resample: Any) -> Image.Image | None:
         if picture.mode != "RGB" or resample != Image.Resampling.BICUBIC:
             return None
-        pixels = np.asarray(picture)
-        if self.across:
-            pixels = pixels.transpose(1, 0, 2)
+        pixels = np.asarray(_turned(picture) if self.across else picture)
         shift = amount * pixels.shape[1] if self.relative else amount
         moved = slid(pixels, amount, 0.0, fillcolor) if self.shear else slid(pixels, 0.0, shift, fillcolor)
         if moved is None:
             return None
-        return Image.fromarray(np.ascontiguousarray(moved.transpose(1, 0, 2)) if self.across else moved)
+        found = Image.fromarray(moved)
+        return _turned(found) if self.across else found
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    """Lines become columns, by Pillow, which goes by blocks."""
+    return picture.transpose(Image.Transpose.TRANSPOSE)
 
 
 def faster(name: str, how: Callable[..., Image.Image]) -> Callable[..., Image.Image]:
