@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ class Batch:
     """images uint8 `[B, C, H, W]`, or what another view sees, such as counts int16 `[B, T, 2, H, W]`; labels `[B]`,
     sample ids `[B]`; position of the first in its global batch.
 
-    damaged: what could not be read and why, by id; `ids` has those that stand in.
+    damaged: what could not be read and why, by id; `ids` has those that stand in. mixing: how its pairs are mixed, see
+    `views.mix.drawn`; None: that is not drawn yet, or they are not.
     """
 
     images: Tensor
@@ -29,6 +31,7 @@ class Batch:
     ids: Tensor
     position: int
     damaged: dict[int, str] = field(default_factory=dict)
+    mixing: Tensor | None = None
 
 
 def _batches(
@@ -116,16 +119,37 @@ def to_device(
     std: Sequence[float],
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    layout: torch.memory_format | None = None,
 ) -> Tensor:
     """uint8 `[B, ..., C, H, W]` -> normalised `dtype` on the device: a quarter of the bytes travel. Anything else, such
-    as counts, as it is."""
-    if images.dtype != torch.uint8:
-        return images.to(device, non_blocking=True).to(dtype)
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(-1, 1, 1)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(-1, 1, 1)
-    return (images.to(device, non_blocking=True).contiguous().to(torch.float32) * scale - shift).to(dtype)
+    as counts, as it is. layout: of pictures; None: on a GPU channels_last, as decoders give them, so that nothing is
+    moved; else contiguous. Two operators then."""
+    there = images.to(device, non_blocking=True)
+    if there.dtype != torch.uint8:
+        return there.to(dtype)
+    if layout is None:
+        layout = torch.channels_last if _last(there) and there.dim() == 4 else torch.contiguous_format
+    scale, shift = _normal(tuple(mean), tuple(std), device)
+    return (there.contiguous(memory_format=layout) * scale).sub_(shift).to(dtype)
+
+
+@lru_cache
+def _normal(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What a byte is multiplied by and what is taken away, `[C, 1, 1]`. Copied to a GPU once, because it is a wait."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale.view(-1, 1, 1), shift.view(-1, 1, 1)
+
+
+def _last(images: Tensor) -> bool:
+    """Whether channels lie side by side in the memory of their device, as a GPU's kernels want them."""
+    return images.device.type != "cpu"
 
 
 def time_first(images: Tensor) -> Tensor:
-    """Frames `[B, T, C, H, W]` as the model takes them, `[T, B, C, H, W]`; pictures `[B, C, H, W]` as they are."""
-    return images.transpose(0, 1).contiguous() if images.dim() == 5 else images
+    """Frames `[B, T, C, H, W]` as the model takes them, `[T, B, C, H, W]`, on a GPU in memory `[T, B, H, W, C]`;
+    pictures `[B, C, H, W]` as they are."""
+    if images.dim() != 5:
+        return images
+    frames = images.transpose(0, 1)
+    return frames.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3) if _last(frames) else frames.contiguous()

@@ -65,6 +65,19 @@ class Layout(NamedTuple):
         return batch.transpose(0, 3, 1, 2) if self.last else batch
 
 
+Place = Callable[[int], "memoryview | Array"]
+"""Memory of so many bytes, for a batch."""
+
+
+def anywhere(size: int) -> Array:
+    return np.empty(size, np.uint8)
+
+
+def pinned(size: int) -> Array:
+    """Where a GPU can copy from while this process goes on. It is used again once nobody has it."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+
+
 class Read(NamedTuple):
     """images `[B, ...]`; ids: of the samples that were read, those that stand in for others among them; damaged: what
     could not be read and why, by id."""
@@ -81,8 +94,8 @@ class Reader:
         self.data, self.how = data, how
         self.stand_ins = None if how.seed is None else StandIns(how.seed, data.shard_of, how.damaged)
 
-    def read(self, wanted: Ids, memory: memoryview | None = None) -> tuple[Layout, Read]:
-        """The samples `wanted`, at the beginning of `memory`, or in memory of their own. Raises DataError."""
+    def read(self, wanted: Ids, place: Place) -> tuple[Layout, Read]:
+        """The samples `wanted`, in memory from `place`. Raises DataError."""
         damaged: dict[int, str] = {}
         ids, samples = np.array(wanted), wanted.tolist()
         with draws.batch(samples):
@@ -90,7 +103,7 @@ class Reader:
                 ids[k], sample = self._sample(i, damaged)
                 if k == 0:
                     layout = Layout.of(sample, len(ids))
-                    batch = layout.on(np.empty(len(ids) * sample.nbytes, np.uint8) if memory is None else memory)
+                    batch = layout.on(place(len(ids) * sample.nbytes))
                 batch[k] = sample
         return layout, Read(batch, ids, damaged)
 
@@ -124,12 +137,14 @@ class Workers:
     Batches lie in memory that has no name, so nothing is left of it, and the size of /dev/shm does not matter. Requests
     and answers are small and go through a pipe for each worker: its end is how either side learns that the other is
     gone.
+
+    place: where a batch lies that is taken, for this process alone.
     """
 
-    def __init__(self, count: int, *sets: Samples) -> None:
-        self.count, self.sets = count, sets
+    def __init__(self, count: int, *sets: Samples, place: Place = anywhere) -> None:
+        self.count, self.sets, self.place = count, sets, place
         self._room = 0  # bytes for a batch
-        self._due = 0  # answers that are to be taken
+        self._taken, self._due = 0, 0  # answers: those that were taken of an epoch, and are to be
         self._memory = mmap.mmap(-1, 1)
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []
@@ -171,7 +186,7 @@ class Workers:
         Raises DataError."""
         if not self.count:
             reader = Reader(data, how)
-            yield from (reader.read(ids)[1] for ids in asked)
+            yield from (reader.read(ids, self.place)[1] for ids in asked)
             return
         if self._due:
             raise RuntimeError("these workers are in the middle of an epoch")
@@ -184,13 +199,20 @@ class Workers:
                     self._send((taken + self._due) % self.count, ids)
                     self._due += 1
                 layout, others, damaged = self._receive(taken % self.count)
-                # numpy copies on one thread; torch would keep all of them busy for it.
-                images = layout.on(self._slot(taken % self.count, taken // self.count)).copy("K")
-                self._due -= 1
+                shared = layout.on(self._slot(taken % self.count, taken // self.count))
+                images = layout.on(self.place(shared.nbytes))
+                images[...] = shared  # on one thread; torch would keep all of them busy for it
+                self._taken, self._due = taken + 1, self._due - 1
                 yield Read(images, asked[taken] if others is None else others, damaged)
         finally:
             if self._due:  # nobody takes them
                 self.close()
+
+    def ready(self, number: int) -> bool:
+        """Whether nobody would wait for the next `number` batches of an epoch, as far as they are asked for and can be
+        told. Without processes nobody waits for others."""
+        soon = (self._taken + k for k in range(min(number, self._due, self.count)))
+        return all(self._pipes[k % self.count].poll() for k in soon)
 
     def close(self) -> None:
         """End them; they start again when they are needed."""
@@ -256,7 +278,7 @@ def _ended(pipes: list[Connection], processes: list[BaseProcess]) -> None:
 def _answer(reader: Reader, asked: Ids, memory: memoryview) -> Answer | DataError | str:
     """An error is a value here: a defect's the text of its traceback."""
     try:
-        layout, read = reader.read(asked, memory)
+        layout, read = reader.read(asked, lambda size: memory)
     except DataError as error:
         return error
     except Exception:

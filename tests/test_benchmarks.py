@@ -14,6 +14,7 @@ from torch import nn
 
 import tdformer
 from benchmarks import (
+    augmentation,
     checkpoint,
     collectives,
     dense,
@@ -170,8 +171,24 @@ def test_loaders_are_timed_and_their_pixels_compared(capsys: pytest.CaptureFixtu
         assert float(training[0]) > 50 and float(evaluation[0]) > 60 and int(evaluation[1]) <= 2
 
 
+def test_the_recipe_is_timed_by_part(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "DIFFERENT", 10)
+    threads = torch.get_num_threads()
+    augmentation.main(["--images", "64", "--rounds", "1"])
+    assert torch.get_num_threads() == threads
+    said = capsys.readouterr().out
+    (told,) = re.findall(r"(\d+) images/s a core; ([\d.]+) cores", said)
+    rate, cores = map(float, told)
+    assert rate * cores == pytest.approx(loader.WANTED, rel=0.05)
+    rows = [line.strip("| ").split(" | ") for line in said.splitlines() if line.endswith("|")][2:]
+    found = {row[0]: row for row in rows}
+    assert found["decode, box brought to size"][3] == found["RandAugment around its operations"][3] == "100"
+    operations = [float(row[3]) for name, row in found.items() if name.startswith("RandAugment: ")]
+    assert 60 < sum(operations) < 140  # two of each picture, each by half
+    assert sum(float(row[2].rstrip("%")) for row in rows) == pytest.approx(100, abs=1.5)
+
+
 def test_photographs_have_the_asked_bytes(tmp_path: Path) -> None:
-    pytest.importorskip("ffcv", reason="ffcv is not installed (make ffcv)")
     photos = loader.write(tmp_path, [(375, 500), (200, 160)], 8, 1)
     sizes, pixels = photos.data.table["size"], photos.data.table["height"] * photos.data.table["width"]
     assert sorted(set(pixels)) == [200 * 160, 375 * 500]

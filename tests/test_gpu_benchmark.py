@@ -46,7 +46,8 @@ def test_the_gpu_s_benchmark_is_rehearsed(tmp_path: Path) -> None:
     (exact,) = sections["exactness"]["rows"]
     assert exact["twice"] and exact["resumed"]
     assert all(row["kernels"] and row["ms_per_image"] > 0 for row in rows if "name" in row)
-    assert sections["loader"]["rows"][0]["images_per_second"] > 0
+    (fed,) = sections["loader"]["rows"]
+    assert fed["images_per_second"] > 0 and fed["bare_images_per_second"] > 0 and "RandAugment" in fed["augmentation"]
     assert 0 < sections["checkpoint"]["rows"][0]["held_up_s"] <= sections["checkpoint"]["rows"][0]["written_s"]
     assert (tmp_path / "found" / "gpu.md").read_text() in done.stdout
     again = Command(*words, cwd=tmp_path, program=TINY).completed()

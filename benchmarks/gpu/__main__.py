@@ -86,9 +86,9 @@ def sections(
         "training step": (60, (), lambda: some(steps.OURS)),
         "training step, published style": (60, (), lambda: some(steps.PEERS)),
         "evaluation": (25, (), lambda: some(steps.EVALUATIONS)),
-        "loader": (70, program, lambda: runs.loader(site)),
+        "loader": (100, program, lambda: runs.loader(site)),
         "checkpoint": (60, program, lambda: runs.checkpoints(site)),  # with the loader's pictures
-        "kernels": (40, ("pytest", "hypothesis"), lambda: runs.kernels(site)),
+        "kernels": (40, ("pytest", "hypothesis", "sklearn"), lambda: runs.kernels(site)),
         "torch.compile": (90, (), lambda: some(steps.COMPILED)),
     }
 

@@ -11,11 +11,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+from benchmarks.gpu.device import Device
+
+if TYPE_CHECKING:
+    from cluster.train.loop import Trainer
 
 ROOT = Path(__file__).parents[2]
 POLICIES = ("none", "unit", "block", "time")
@@ -144,41 +151,56 @@ def recipe(site: Site) -> list[str]:
     cores = len(os.sched_getaffinity(0))
     workers = 1 if site.small else max(1, min(14, cores - 2))
     words += [f"data.workers={workers}", "data.dataset=folder", f"data.root={site.folder / 'pictures'}"]
-    return [*words, "train.precision=bf16", "log.every_steps=1"]
+    return [*words, "train.precision=bf16", "log.every_steps=1", "data.mixup=0.8", "data.cutmix=1.0"]
+
+
+AUGMENTED = [
+    f"data.augment.{setting}" for setting in ("rand_augment=rand-m9-mstd0.5-inc1", "erasing=0.25", "erasing_mode=pixel")
+]
 
 
 def loader(site: Site) -> Iterator[dict[str, Any]]:
-    """From JPEGs in shards to steps: images a second, and the share of the time that training waits for data."""
+    """From JPEGs in shards to steps, by the published ImageNet augmentation where timm is there, and mixing: images a
+    second, beside the same step of batches that are there, and the share of the time that training waits for data."""
     pictures(site.folder / "raw", 64 if site.small else 2560)
     site.finish("shard", "folder", str(site.folder / "pictures"), "--source", str(site.folder / "raw"))
     (site.folder / "empty.yaml").write_text("{}\n")
-    site.finish(
-        "train", "empty.yaml", "--processes", "1", *recipe(site), "name=pictures", "checkpoint.every_steps=100000"
-    )
+    words = [*recipe(site), *(AUGMENTED if find_spec("timm") else []), "checkpoint.every_steps=100000"]
+    site.finish("train", "empty.yaml", "--processes", "1", *words, "name=pictures")
     rows = site.rows("pictures", "speed.jsonl")
     rows = rows[len(rows) // 4 :]  # the first ones start workers and choose kernels
     seconds, images, waited = (sum(row[key] for row in rows) for key in ("seconds", "images", "data_wait_seconds"))
-    yield {"images_per_second": images / seconds, "waiting": waited / seconds, "steps": len(rows)}
+    said = site.finish("bare", *words, "name=bare", module="benchmarks.gpu.runs")
+    bare = json.loads(said.splitlines()[-1])["images_per_second"]
+    yield {
+        "augmentation": "RandAugment, erasing, mixing" if find_spec("timm") else "flip, mixing",
+        "images_per_second": images / seconds,
+        "bare_images_per_second": bare,
+        "share_of_bare": images / seconds / bare,
+        "waiting": waited / seconds,
+        "steps": len(rows),
+    }
 
 
 def checkpoints(site: Site) -> Iterator[dict[str, Any]]:
     """Seconds that a save holds training up, by ZeRO stage: each in a process of its own."""
     for stage in (1,) if site.small else (0, 1):
         said = site.finish(
-            *recipe(site), f"engine.zero_stage={stage}", f"name=save-{stage}", module="benchmarks.gpu.runs"
+            "held", *recipe(site), f"engine.zero_stage={stage}", f"name=save-{stage}", module="benchmarks.gpu.runs"
         )
         yield json.loads(said.splitlines()[-1]) | {"stage": stage}
 
 
 def kernels(site: Site) -> Iterator[dict[str, Any]]:
-    """The compiled kernels against the reference."""
-    tests = ROOT / "tests" / "tdformer" / "kernels" / "test_gpu.py"
-    command = ["-q", "-m", "gpu", "-p", "no:cacheprovider", str(tests)]
+    """The tests that need a GPU: compiled kernels against the reference, batches sent ahead against the CPU's."""
+    tests = [ROOT / "tests" / "tdformer" / "kernels" / "test_gpu.py", ROOT / "tests" / "pipelines" / "test_delivery.py"]
+    command = ["-q", "-m", "gpu", "-p", "no:cacheprovider", *map(str, tests)]
     yield {"said": site.finish(*command, module="pytest").splitlines()[-1].strip("= ")}
 
 
-def hold_up(words: list[str], saves: int = 3) -> dict[str, Any]:
-    """What `checkpoints` runs: a trainer before its first step, saved several times."""
+@contextmanager
+def trainer(words: list[str]) -> Iterator[Trainer]:
+    """One before its first step."""
     import torch.distributed as dist
 
     from cluster.config import load
@@ -196,14 +218,36 @@ def hold_up(words: list[str], saves: int = 3) -> dict[str, Any]:
     device = init_distributed(0, 1, dist.HashStore())
     folder.open(config)
     with Watchdog(config.engine.timeout_minutes) as watchdog:
-        trainer = Trainer(setup, folder, device, Notice(), watchdog, True)
-        held, whole = _saved(trainer.save, trainer.saved, trainer, saves)
-    size = sum(file.stat().st_size for file in next(folder.checkpoints.glob("step-*")).iterdir())
+        yield Trainer(setup, folder, device, Notice(), watchdog, True)
     dist.destroy_process_group()
+
+
+def hold_up(words: list[str], saves: int = 3) -> dict[str, Any]:
+    """What `checkpoints` runs: a trainer before its first step, saved several times."""
+    with trainer(words) as made:
+        held, whole = _saved(made.save, made.saved, made, saves)
+        size = sum(file.stat().st_size for file in next(made.folder.checkpoints.glob("step-*")).iterdir())
     return {"held_up_s": held, "written_s": whole, "mib": size / 2**20}
 
 
-def _saved(save: Callable[[], None], wait: Callable[[], None], trainer: Any, saves: int) -> tuple[float, float]:
+def bare(words: list[str]) -> dict[str, Any]:
+    """What `loader` runs beside training: its step, again and again of one batch that is on the device."""
+    with trainer(words) as made:
+        made.engine.train()
+        batches, _ = next(made.feed.batches(made.state.cursor))
+        device, steps = Device(made.device.type), min(12, made.epoch_steps)
+        for _ in range(steps // 3):  # the first ones choose kernels
+            made.step(batches, 0.0)
+        device.wait()
+        begun = time.perf_counter()
+        for _ in range(steps):
+            made.step(batches, 0.0)
+        device.wait()
+        seconds = time.perf_counter() - begun
+        return {"images_per_second": steps * made.config.train.global_batch / seconds}
+
+
+def _saved(save: Callable[[], None], wait: Callable[[], None], trainer: Trainer, saves: int) -> tuple[float, float]:
     held, whole = [], []
     for _ in range(saves + 1):
         trainer.state.step += 1
@@ -216,4 +260,4 @@ def _saved(save: Callable[[], None], wait: Callable[[], None], trainer: Any, sav
 
 
 if __name__ == "__main__":
-    print(json.dumps(hold_up(sys.argv[1:])), flush=True)
+    print(json.dumps({"held": hold_up, "bare": bare}[sys.argv[1]](sys.argv[2:])), flush=True)

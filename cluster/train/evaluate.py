@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.classes import mapping
+from pipelines.delivery import Delivery, lane
 from pipelines.loader import NOT_COUNTED, eval_loader, time_first, to_device
 from pipelines.samples import Samples, Seen
 from pipelines.views.boxes import View
@@ -47,11 +48,14 @@ def evaluate(
     batch. numbers: the model's number of each class of `data`; None: the same. tally: counts this rank's samples."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    for batch in eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers, view=view):
+    loader = eval_loader(data, rank=rank, world=world, batch_size=batch_size, workers=workers, view=view)
+    batches = Delivery(([replace(one, labels=renumbered(one.labels, numbers))] for one in loader), lane(device))
+    for (batch,), _ in batches:
         each()
         images = to_device(batch.images, data.mean, data.std, device)
-        labels = renumbered(batch.labels, numbers).to(device)
+        labels = batch.labels.to(device)
         logits = model(time_first(images)).float()
+        batches.send_next()
         if tally is not None:
             tally.add(logits, labels)
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipelines.delivery import Delivery, lane
 from pipelines.loader import Batch, time_first, to_device, train_loader
 from pipelines.order import Cursor, Share
-from pipelines.views.mix import mix, soft_targets
+from pipelines.views import mix
 from pipelines.workers import Workers
 
 from ..build.setup import Setup
@@ -22,9 +23,10 @@ class Feed:
 
     def __init__(self, setup: Setup, workers: Workers, device: torch.device) -> None:
         self.setup, self.config, self.data, self.plan = setup, setup.config, setup.samples, setup.plan
-        self.workers, self.device = workers, device
+        self.workers, self.device, self.lane = workers, device, lane(device)
+        self._delivery: Delivery | None = None
 
-    def batches(self, cursor: Cursor) -> Iterator[tuple[list[Batch], float]]:
+    def batches(self, cursor: Cursor) -> Delivery:
         """This rank's share of each global batch that is left of an epoch, in micro-batches; the seconds that it was
         waited for."""
         loader = train_loader(
@@ -37,10 +39,14 @@ class Feed:
             skip=self.config.data.on_error == "skip",
             window=self.config.data.window,
         )
-        waiting = time.perf_counter()
-        for batches in loader:
-            yield batches, time.perf_counter() - waiting
-            waiting = time.perf_counter()
+        source = loader if self.lane is None else self._drawn(loader, cursor)
+        self._delivery = Delivery(source, self.lane, lambda: self.workers.ready(self.plan.accumulation))
+        return self._delivery
+
+    def send_next(self) -> None:
+        """To be called once a step is on its way: a GPU is sent the next one's batches while it computes."""
+        if self._delivery is not None:
+            self._delivery.send_next()
 
     def inputs(self, batch: Batch, cursor: Cursor, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images `[B, C, H, W]`, or frames `[T, B, 2, H, W]`, and targets `[B, K]` of the head's K = `outputs` on the
@@ -48,17 +54,30 @@ class Feed:
         config = self.config
         images = to_device(batch.images, self.data.mean, self.data.std, self.device)
         labels = batch.labels.to(self.device)
-        targets = soft_targets(labels, outputs, config.train.label_smoothing)
+        targets = mix.soft_targets(labels, outputs, config.train.label_smoothing)
         if config.data.mixes:
-            images, targets = mix(
-                images,
-                targets,
-                mixup=config.data.mixup,
-                cutmix=config.data.cutmix,
-                seed=config.seed,
-                epoch=cursor.epoch,
-                step=cursor.step,
-                position=batch.position,
-            )
+            how = self._mixing(batch, cursor) if batch.mixing is None else batch.mixing
+            images, targets = mix.mixed(images, targets, how.to(self.device))
         # A part whose input has no gradient is let go by ZeRO-3 before its backward is done.
         return time_first(images).requires_grad_(config.engine.zero_stage == 3), targets, labels
+
+    def _drawn(self, loader: Iterator[list[Batch]], cursor: Cursor) -> Iterator[list[Batch]]:
+        """With what is drawn for the steps from the cursor on, before a GPU waits for it."""
+        for batches in loader:
+            if self.config.data.mixes:
+                batches = [replace(batch, mixing=self._mixing(batch, cursor)) for batch in batches]
+            yield batches
+            cursor = replace(cursor, step=cursor.step + 1)
+
+    def _mixing(self, batch: Batch, cursor: Cursor) -> Tensor:
+        config, (height, width) = self.config, batch.images.shape[-2:]
+        return mix.drawn(
+            len(batch.images),
+            (height, width),
+            mixup=config.data.mixup,
+            cutmix=config.data.cutmix,
+            seed=config.seed,
+            epoch=cursor.epoch,
+            step=cursor.step,
+            position=batch.position,
+        )

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import tdformer
 from pipelines.loader import Batch
 from pipelines.order import Cursor, steps_per_epoch
-from pipelines.workers import Workers
+from pipelines.workers import Workers, anywhere, pinned
 from tdformer.norm import norm_batch, step_statistics
 
 from ..build import devices
@@ -82,7 +82,8 @@ class Trainer:
         self.plan, self.view = setup.plan, setup.view
         self.epoch_steps = steps_per_epoch(len(self.data), config.train.global_batch)
         self.total_steps = self.epoch_steps * config.train.epochs
-        self.workers = Workers(config.data.workers, self.data, self.validation)
+        place = pinned if device.type == "cuda" else anywhere
+        self.workers = Workers(config.data.workers, self.data, self.validation, place=place)
         self.feed = Feed(setup, self.workers, device)
 
         model = setup.model()
@@ -193,6 +194,7 @@ class Trainer:
                 count = torch.full_like(correct, len(labels))
                 window += torch.stack([loss.detach() * len(labels), correct, count])
         assert outcome is not None  # of the last micro-batch
+        self.feed.send_next()
         step.worked = self.stopwatch.read()
         damaged = {i: line for batch in batches for i, line in batch.damaged.items()}
         shares: dict[str, Addend] = {

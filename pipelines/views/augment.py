@@ -26,6 +26,7 @@ from ..draws import AUGMENT
 from ..errors import DataError
 from ..samples import Pixels
 from .boxes import first_that_fits
+from .slides import faster
 from .vision import torchvision
 
 SPIKFORMER_OPS = ("Equalize", "Rotate", "ShearX", "TranslateXRel", "TranslateYRel")
@@ -96,7 +97,7 @@ class Augment:
         return image
 
     def _coloured(self, image: Pixels, rng: np.random.Generator) -> Pixels:
-        picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+        before = picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
         if self.rand_augment:
             recipe = self._rand_augment(min(picture.size))
             weights = recipe.choice_weights
@@ -110,7 +111,7 @@ class Augment:
             order, factors = rng.permutation(3), rng.uniform(low, high, 3)
             for i in order:
                 picture = enhancers[i](picture).enhance(float(factors[i]))
-        return np.asarray(picture).transpose(2, 0, 1)
+        return image if picture is before else np.asarray(picture).transpose(2, 0, 1)
 
     def _rand_augment(self, size: int) -> Any:
         fill = tuple(min(255, round(255 * m)) for m in self.mean)
@@ -125,7 +126,11 @@ class Augment:
         top, left, h, w = box
         mean, std = (np.array(x)[:, None, None] for x in (self.mean, self.std))
         noise = rng.standard_normal((channels, h, w)) if self.erasing_mode == "pixel" else np.zeros((channels, h, w))
-        image[:, top : top + h, left : left + w] = np.clip(np.rint(255 * (mean + std * noise)), 0, 255)
+        noise *= std
+        noise += mean
+        noise *= 255
+        np.rint(noise, out=noise)
+        image[:, top : top + h, left : left + w] = np.clip(noise, 0, 255, out=noise)
 
 
 def _mirrored(image: Pixels) -> Pixels:
@@ -180,6 +185,7 @@ def _parsed(recipe: str, ops: tuple[str, ...] | None, fill: tuple[int, ...], siz
     for op in made.ops:
         if op.name.startswith("Posterize"):
             op.aug_fn = partial(_posterize, op.aug_fn)
+        op.aug_fn = faster(op.name, op.aug_fn)
     return made
 
 

@@ -6,8 +6,8 @@ The order is a random permutation already, so neighbours are a random pair; and 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..draws import MIX
@@ -15,8 +15,58 @@ from ..errors import DataError
 
 
 def soft_targets(labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
-    """labels `[B]` -> probabilities `[B, classes]`, with smoothing / classes spread over all."""
-    return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
+    """labels `[B]` -> probabilities `[B, classes]`, with smoothing / classes spread over all. Two operators."""
+    spread = smoothing / classes
+    own = float(np.float32(1 - smoothing) + np.float32(spread))  # rounded as torch rounds a one times and plus these
+    return torch.full((len(labels), classes), spread, device=labels.device).scatter_(1, labels[:, None], own)
+
+
+def drawn(
+    count: int,
+    size: tuple[int, int],
+    *,
+    mixup: float,
+    cutmix: float,
+    seed: int,
+    epoch: int,
+    step: int,
+    position: int,
+) -> Tensor:
+    """How the pairs of a micro-batch of `count` samples of H x W = `size` pixels are mixed, for `mixed`: float32
+    `[count / 2, 2 + H + W]`. position: of its first sample in the global batch.
+
+    mixup and cutmix are the alphas of Beta(alpha, alpha), 0 is off; where both are on, each pair draws one of the two.
+    Raises DataError when count or position is odd, ValueError where both are off.
+    """
+    if count % 2 or position % 2:
+        raise DataError(f"mixing works on pairs, but the micro-batch has {count} images from position {position}")
+    if not (mixup or cutmix):
+        raise ValueError("neither mixup nor cutmix is on")
+    height, width = size
+    found = np.zeros((count // 2, 2 + height + width), np.float32)
+    for pair, row in enumerate(found, position // 2):
+        rng = MIX.rng(seed, epoch, step, pair)
+        if mixup and (not cutmix or rng.random() < 0.5):
+            row[:2] = rng.beta(mixup, mixup)
+        else:
+            side = (1 - float(rng.beta(cutmix, cutmix))) ** 0.5
+            h, w = round(height * side), round(width * side)
+            y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            row[:2] = 1 - h * w / (height * width), 1.0
+            rows, columns = np.split(row[2:], [height])
+            rows[y : y + h] = columns[x : x + w] = 1.0
+    return torch.from_numpy(found)
+
+
+def mixed(images: Tensor, targets: Tensor, how: Tensor) -> tuple[Tensor, Tensor]:
+    """images float `[B, C, H, W]` or frames `[B, T, C, H, W]` and targets `[B, K]`, mixed as `drawn` says on their
+    device: eleven operators, whatever B is. They lie in memory as they did."""
+    height, width = images.shape[-2:]
+    own, outside, rows, columns = how.split([1, 1, height, width], 1)
+    # Of a pixel that lies in a row and in a column of the box nothing is kept; the products are 0 or 1, so exact.
+    keep = torch.addcmul(outside[:, :, None], rows[:, :, None], columns[:, None], value=-1).to(images.dtype)
+    keep = keep.view(-1, *[1] * (images.dim() - 2), height, width)
+    return _blend(images, keep), _blend(targets, own.to(targets.dtype)[:, :, None])
 
 
 def mix(
@@ -30,38 +80,17 @@ def mix(
     step: int,
     position: int,
 ) -> tuple[Tensor, Tensor]:
-    """Mix a micro-batch that starts at `position` of its global batch.
-
-    images float `[B, C, H, W]` or frames `[B, T, C, H, W]`, targets `[B, K]`; mixup and cutmix are the alphas of
-    Beta(alpha, alpha), 0 is off; where both are on, each pair draws one of the two. Raises DataError when B or position
-    is odd.
-    """
-    if len(images) % 2 or position % 2:
-        raise DataError(f"mixing works on pairs, but the micro-batch has {len(images)} images from position {position}")
+    """Mix a micro-batch that starts at `position` of its global batch: `drawn`, then `mixed`; neither mixup nor cutmix:
+    as it is. Raises DataError when B or position is odd."""
     if not (mixup or cutmix):
         return images, targets
     height, width = images.shape[-2:]
-    draws = []
-    for pair in range(position // 2, (position + len(images)) // 2):
-        rng = MIX.rng(seed, epoch, step, pair)
-        if mixup and (not cutmix or rng.random() < 0.5):
-            own = float(rng.beta(mixup, mixup))
-            draws.append((own, own, 0, 0, 0, 0))
-        else:
-            side = (1 - float(rng.beta(cutmix, cutmix))) ** 0.5
-            h, w = round(height * side), round(width * side)
-            y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-            draws.append((1 - h * w / (height * width), 1.0, y, y + h, x, x + w))
-    drawn = torch.tensor(draws, device=images.device).view(-1, 6, 1, 1)
-    weight, outside, top, bottom, left, right = drawn.unbind(1)
-    rows, columns = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
-    inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-    keep = outside.where(~inside, 0.0).to(images.dtype)
-    keep = keep.view(-1, *[1] * (images.dim() - 2), height, width)
-    return _blend(images, keep), _blend(targets, weight.to(targets.dtype))
+    key = {"seed": seed, "epoch": epoch, "step": step, "position": position}
+    how = drawn(len(images), (height, width), mixup=mixup, cutmix=cutmix, **key)
+    return mixed(images, targets, how.to(images.device))
 
 
 def _blend(x: Tensor, keep: Tensor) -> Tensor:
     """Each of a pair, `[2P, ...]`, with `keep` `[P, ...]` of itself and the rest of its partner."""
     pairs = x.view(-1, 2, *x.shape[1:])
-    return (pairs * keep + pairs.flip(1) * (1 - keep)).flatten(0, 1)
+    return (pairs * keep).add_(pairs.flip(1).mul_(1 - keep)).flatten(0, 1)

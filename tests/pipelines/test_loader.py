@@ -12,10 +12,11 @@ import torch
 from global_batches import global_batches, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operators import Operators
 
 from pipelines import order
 from pipelines.errors import DataError
-from pipelines.loader import NOT_COUNTED, Batch, eval_loader, to_device, train_loader
+from pipelines.loader import NOT_COUNTED, Batch, eval_loader, time_first, to_device, train_loader
 from pipelines.samples import Samples
 from pipelines.store.tars import TarDataset
 from pipelines.views.augment import Augment
@@ -185,3 +186,29 @@ def test_pixels_are_normalised_on_the_device():
     assert torch.allclose(out.double(), expected, atol=1e-5)
     half = to_device(images, mean, std, torch.device("cpu"), torch.bfloat16)
     assert half.dtype == torch.bfloat16 and torch.equal(half, out.bfloat16())
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_gpu_s_layout_has_the_same_bits_by_two_operators(last: bool):
+    """What a decoder gave, or other pictures, which are bytes when they are moved."""
+    cpu, mean, std = torch.device("cpu"), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    images = torch.randint(0, 256, (4, 3, 6, 5), dtype=torch.uint8)
+    if last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    scale = torch.tensor([1 / (255 * s) for s in std]).view(3, 1, 1)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)]).view(3, 1, 1)
+    expected = images.contiguous().to(torch.float32) * scale - shift
+    assert torch.equal(to_device(images, mean, std, cpu), expected)
+    with Operators() as called:
+        laid = to_device(images, mean, std, cpu, layout=torch.channels_last)
+    assert torch.equal(laid, expected) and laid.is_contiguous(memory_format=torch.channels_last)
+    assert called.names == ["clone"] * (not last) + ["mul", "sub_"]
+
+
+def test_a_gpu_s_layout_is_chosen_by_the_device():
+    """Shown on meta, which has shapes and strides alone."""
+    images, meta = torch.randint(0, 256, (4, 3, 6, 5), dtype=torch.uint8), torch.device("meta")
+    assert to_device(images, (0.5,) * 3, (0.5,) * 3, meta).is_contiguous(memory_format=torch.channels_last)
+    frames = time_first(to_device(torch.zeros(3, 4, 2, 6, 5, dtype=torch.int16), (), (), meta))
+    assert frames.shape == (4, 3, 2, 6, 5) and frames.permute(0, 1, 3, 4, 2).is_contiguous()
+    assert time_first(torch.zeros(3, 4, 2, 6, 5)).is_contiguous()
