@@ -310,7 +310,7 @@ def test_prepare_takes_the_digits_where_there_is_no_fashion_mnist(
     monkeypatch.setattr(fashion_mnist, "FOLDER", tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
     assert prepares.prepare(CONFIGS / "quickstart.yaml") == CONFIGS / "digits.yaml"
-    assert "taking scikit-learn's 1,797 digits instead" in capsys.readouterr().err
+    assert "fashion_mnist is not on this machine: taking digits instead" in capsys.readouterr().err
     assert (tmp_path / "data/digits/test/index.json").exists()
     assert not (tmp_path / "data/fashion_mnist/train").exists()
 
