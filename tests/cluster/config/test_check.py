@@ -7,6 +7,9 @@ from configurations import (
     message,
 )
 
+from cluster.config import load
+from cluster.errors import RunError
+
 
 @pytest.mark.parametrize(
     ("given", "expected"),
@@ -68,3 +71,14 @@ def test_settings_that_cannot_work_together_are_refused():
 )
 def test_own_options_and_sizes_that_cannot_be(given: str, expected: str):
     assert message(given).startswith(expected)
+
+
+@pytest.mark.parametrize("project", ["tdformer", "team/proj", "team/my project", "x" * 128])
+def test_a_project_of_wandb_may_name_its_entity(project: str) -> None:
+    assert load(None, ["log.wandb=offline", f"log.wandb_project={project}"]).log.wandb_project == project
+
+
+@pytest.mark.parametrize("project", ["a/b/c", "/b", "a/", "a#b", "a%b", "a:b", "a?b", "a\\b", "x" * 129])
+def test_what_wandb_does_not_take_as_a_project_is_refused(project: str) -> None:
+    with pytest.raises(RunError, match="give PROJECT or ENTITY/PROJECT"):
+        load(None, ["log.wandb=offline", f"log.wandb_project={project}"])
