@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from commands import refused, user_command
+import pytest
+from commands import ROOT, refused, user_command
 from forked import Command
 
 from cluster.config import load
@@ -69,6 +72,27 @@ def test_predict_needs_the_run_alone(trained: Path, tmp_path: Path):
     row = json.loads(done.stdout)
     assert row["image"] == "digit.png" and len(row["logits"]) == 10 and len(row["top"]) == 5
     assert [one["class"] for one in row["top"]] == [data.class_names[one["number"]] for one in row["top"]]
+
+
+FIRST_WORDS = """
+import sys
+from cluster.jobs import waiting
+
+def waits(what):
+    sys.exit(len({"torch", "deepspeed"} & sys.modules.keys()))
+
+waiting.waits = waits
+from cluster.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("words", [["train"], ["launch", "--where", "local"]], ids=lambda words: words[0])
+def test_nothing_slow_is_done_before_the_first_word(tmp_path: Path, words: list[str]):
+    """Settings that need PyTorch to be checked are among those given."""
+    given = [*words, "digits", "recompute.policy=unit", "model.segments=2", "train.schedule=constant"]
+    done = subprocess.run([sys.executable, "-c", FIRST_WORDS, *given], cwd=ROOT, timeout=60)
+    assert done.returncode == 0
 
 
 def test_a_start_says_what_it_does_before_each_thing_that_takes_long(trained: Path):
