@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from cluster.run.states import RunState
 from cluster.study.fitted import LEVEL, Estimate, Refused
 from cluster.study.paired import Paired, holm
 from cluster.study.table import Row, number, read
@@ -32,7 +33,7 @@ def lines(cells: Sequence[Row], base: str = OFF) -> list[list[str]]:
     """Below HEAD: a line for each backbone and case, of the finished cells. base: the case that others are compared
     with; beside the control those without feedback in one segment are left out. p of Student's t-test of the
     differences of pairs of one seed, and by Holm over all of these; d_z: mean difference over its deviation."""
-    cells = [row for row in cells if row.get("state") == "finished" and number(row, "accuracy") is not None]
+    cells = [row for row in cells if row.get("state") == RunState.FINISHED and number(row, "accuracy") is not None]
     cells = [row for row in cells if base == OFF or row[CASE] != OFF]
     found = {name: _compared([row for row in cells if row[BACKBONE] == name], base) for name in _all(cells, BACKBONE)}
     tests = {(name, key): one.value for name, its in found.items() for key, one in its.items() if key.startswith(TEST)}

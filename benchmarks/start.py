@@ -25,6 +25,7 @@ from cluster.build.model import build_model
 from cluster.config import Config, flat, load
 from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
+from cluster.run.states import RunState
 from cluster.train.state import TrainState
 from pipelines.order import Cursor
 
@@ -55,7 +56,7 @@ def start(words: list[str], folder: RunFolder) -> list[tuple[float, float]]:
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
     begun = time.time()
     try:
-        while folder.status().get("state") != "running" or folder.status()["time"] < begun:
+        while folder.status().get("state") != RunState.RUNNING or folder.status()["time"] < begun:
             if process.poll() is not None:
                 raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
             time.sleep(0.002)

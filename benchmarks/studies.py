@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from cluster.run.states import RunState
 from cluster.study.table import Row, read
 
 from . import table
@@ -41,7 +42,7 @@ def lines(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     columns = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        if row["state"] == "finished":
+        if row["state"] == RunState.FINISHED:
             groups.setdefault(tuple(str(row.get(axis)) for axis in axes), []).append(row)
     head = [axis.removeprefix("axis.") for axis in axes] + ["cells", *(COLUMNS[key] for key in columns)]
     found = [[*key, str(len(cells)), *(_spread(cells, column) for column in columns)] for key, cells in groups.items()]
@@ -62,7 +63,7 @@ def page(folder: Path) -> str:
     for file in sorted(folder.glob("*/cells.csv")):
         rows = read(file)
         facts = {key: ", ".join(sorted({str(row[key]) for row in rows if row.get(key)})) for key in FACTS}
-        done = sum(row["state"] == "finished" for row in rows)
+        done = sum(row["state"] == RunState.FINISHED for row in rows)
         head, its = lines(rows)
         found += [
             f"## {file.parent.name}\n[cells.csv](studies/{file.parent.name}/cells.csv); {done} of {len(rows)} cells "

@@ -12,6 +12,10 @@ class DataError(Exception):
     """One line: what is wrong, where, and what to do."""
 
 
+class NotHere(DataError):
+    """The same of raw files that are not where they usually are, and nobody has named another place."""
+
+
 class DamagedSample(DataError):
     """The same of one sample, which training may pass over."""
 

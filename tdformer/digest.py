@@ -55,8 +55,8 @@ class Described(TypedDict, total=False):
     classes: list[str] | None
     input: Input | None
     parameters: int
-    dataset: str
-    run: str
+    dataset: str | None
+    run: str | None
     averaged: bool | None
     accuracy: float | None
     config_sha256: str | None

@@ -91,7 +91,7 @@ def _function(nodeid: str) -> str:
 def _starts_processes(item: pytest.Item) -> bool:
     names = {*vars(item.module), *item.fixturenames} if isinstance(item, pytest.Function) else set()
     return not names.isdisjoint(
-        {"Command", "Ranks", "together", "apart", "subprocess", "multiprocessing", "cli", "python"}
+        {"Command", "Ranks", "together", "apart", "subprocess", "multiprocessing", "cli", "python", "user_command"}
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.study.figures.base import Cells, Plot, figure
+
 HOSTILE = "<script>window.owned = 1</script><img src=x onerror='window.owned = 1'>"
 """As a cell, a title and a text: none of it may become a part of a page."""
 
@@ -85,3 +87,14 @@ def fits() -> list[dict[str, Any]]:
         {**power, "points": points, "residual": 0.01, "held_out": 0.01, "note": None, "curve": curve},
         {**few, "note": "not enough cells: 3, at least 6 are needed"},
     ]
+
+
+def drawn(spec: dict[str, Any], of: list[dict[str, Any]] | None = None) -> Plot:
+    one = figure(spec, "report.figures[0]")
+    found = one.draw(Cells(rows() if of is None else of, fits()).where(one.where))
+    assert isinstance(found, Plot)
+    return found
+
+
+def traces(plot: Plot, name: str, **also: Any) -> list[dict[str, Any]]:
+    return [one for one in plot.traces if one.get("name") == name and all(one.get(k) == v for k, v in also.items())]

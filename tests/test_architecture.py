@@ -86,6 +86,18 @@ def test_the_list_of_files_that_may_use_any_is_that_of_those_that_do() -> None:
     }
 
 
+def test_a_run_has_its_model_from_one_file() -> None:
+    """What a configuration, a checkpoint or an export stands for is made in build/model.py."""
+    made = re.compile(r"\bcreate_model\((?!name, \.\.\.)")
+    others = {
+        "cli/models.py",  # by name: the table, and an import
+        "results/undescribed.py",  # weights of which only their header or the command line says the model
+        "study/extrapolate.py",  # a fit's, by the options that a report gives
+    }
+    files = [path for path in (ROOT / "cluster").rglob("*.py") if made.search(path.read_text())]
+    assert {str(path.relative_to(ROOT / "cluster")) for path in files} == {"build/model.py"} | others
+
+
 def test_no_file_points_outside_the_repository() -> None:
     outside = b"../" + b"shared"  # in two parts, or this file would name it
     assert [str(path.relative_to(ROOT)) for path in tracked() if outside in path.read_bytes()] == []

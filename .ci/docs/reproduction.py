@@ -15,6 +15,8 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import recipes  # noqa: E402
 
+from cluster.run.states import RunState  # noqa: E402
+
 PAGE = ROOT / "docs" / "reproduction.md"
 EVIDENCE = ROOT / "docs" / "evidence"
 WRITTEN = re.compile(r"(?<=<!-- made: reproduction -->\n).*(?=<!-- end -->)", re.S)
@@ -139,7 +141,7 @@ def feedback() -> str:
     lines, cells = ["## Feedback on Fashion-MNIST", ""], study.rows()
     if not cells:
         return "\n".join([*lines, "The study `feedback` was not run; `tdformer scale run feedback`.", ""])
-    done = sum(row["state"] == "finished" for row in cells)
+    done = sum(row["state"] == RunState.FINISHED for row in cells)
     facts = [sorted({str(row[key]) for row in cells if row.get(key)}) for key in ("date", "machine", "revision")]
     images = ", ".join(sorted({f"{row['images']:,}" for row in cells if row.get("images")}))
     lines += [

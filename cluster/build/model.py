@@ -18,16 +18,32 @@ from ..errors import RunError
 from .data import view
 
 
-def build_model(config: Config, data: Samples) -> tdformer.TDFormer:
-    """The configured model, with classes, channels and size taken from the data where the config leaves them open.
+def build_model(config: Config, data: Samples | None) -> tdformer.TDFormer:
+    """The configured model, with classes, channels and size taken from the data where the config leaves them open, or,
+    where nothing is known of the data, None, the model's own.
 
     Raises RunError when the config asks for what the data does not have.
     """
-    options = _fitted({"num_classes": data.classes} | config.model.options(), config, data)
+    options = config.model.options()
+    if data is not None:
+        options = _fitted({"num_classes": data.classes} | options, config, data)
     torch.manual_seed(config.seed)
     model = tdformer.create_model(config.model.name, **options)
-    model.frames = data.kind.frames
+    model.frames = None if data is None else data.kind.frames
     model.freeze(config.train.freeze)
+    return model
+
+
+def outline(config: Config, data: Samples | None) -> tdformer.TDFormer:
+    """The same on meta: its shapes without its numbers."""
+    with torch.device("meta"):
+        return build_model(config, data)
+
+
+def restored(options: Options, weights: Mapping[str, Tensor], where: Path) -> tdformer.TDFormer:
+    """The model that trained weights are of, as `options` made it. Raises RunError where they do not fit."""
+    model = tdformer.create_model(**options)
+    load_weights(model, weights, where)
     return model
 
 
@@ -73,7 +89,7 @@ def example(model: tdformer.TDFormer, batch: int, device: str = "cpu") -> Tensor
     return torch.zeros(*steps, batch, model.config["in_channels"], *model.config["image_size"], device=device)
 
 
-def load_weights(model: tdformer.TDFormer, weights: dict[str, Tensor], where: Path) -> None:
+def load_weights(model: tdformer.TDFormer, weights: Mapping[str, Tensor], where: Path) -> None:
     """Load a checkpoint's weights. Raises RunError when it is of another model, naming the first difference."""
     own = model.state_dict()
     odd = sorted(own.keys() ^ weights.keys()) or [k for k in own if own[k].shape != weights[k].shape]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from pipelines.samples import Augmentation, Samples, Seen
@@ -19,7 +18,7 @@ from . import planner
 from .data import augmentation, check_kind, opened, training_data, view
 from .first_weights import Begun, begin
 from .memory import Memory
-from .model import build_model, trained_model
+from .model import build_model, outline, trained_model
 from .optimizers import OPTIMIZERS
 
 
@@ -62,8 +61,7 @@ class Setup:
     @cached_property
     def outline(self) -> TDFormer:
         """The model to train, on meta: its shapes without its numbers."""
-        with torch.device("meta"):
-            return self.model()
+        return outline(self.config, self.samples)
 
     def model(self) -> TDFormer:
         """The model to train, with its first weights: another one each time."""

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipelines.classes import mapping
-from pipelines.errors import DataError
-from pipelines.raw import catalog, fashion_mnist
+from pipelines.errors import DataError, NotHere
+from pipelines.raw import catalog
 from pipelines.remote import Remote, is_remote
 from pipelines.store import beton_writer, index, tar_writer
 from pipelines.store.beton import BetonDataset
 from pipelines.store.forms import FFCV, Form
 from pipelines.store.index import Index, class_names
+from pipelines.store.stored import PIXELS
 from pipelines.store.tars import TarDataset
 from pipelines.views.pictures import MAX_PIXELS
 
@@ -23,14 +24,13 @@ from ..run.lock import exclusive
 from ..run.progress import progress, say
 from .data import check_dataset, training_data
 
-FALL_BACK = "digits"
-
 
 def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
     """Make sure that the shards of the configuration or recipe `path` are there; returns the file to train.
 
-    That is `path`, or, where the raw files of Fashion-MNIST are missing, the recipe beside it for scikit-learn's
-    digits, which need none. Raises RunError or DataError for shards that are damaged or of another data set.
+    That is `path`, or, where raw files that nobody has named a place for are not on this machine, the recipe beside it
+    for the data set that stands in for theirs. Raises RunError or DataError for shards that are damaged or of another
+    data set.
     """
     path = configs.recipe(path)
     config = configs.load(path, overrides)
@@ -42,12 +42,13 @@ def prepare(path: Path, overrides: Sequence[str] = ()) -> Path:
     source = Path(data.source) if data.source else None
     try:
         _ensure(data.dataset, folder, source, data.form)
-    except DataError as e:
-        instead = path.with_name(f"{FALL_BACK}.yaml")
-        missing = data.dataset == "fashion_mnist" and source is None and not fashion_mnist.FOLDER.exists()
-        if not missing or "data.dataset" in configs.named(overrides) or splits(folder) or not instead.is_file():
+    except NotHere as e:
+        other_set = catalog.get(data.dataset).instead
+        instead = path.with_name(f"{other_set}.yaml")
+        chosen = other_set is None or "data.dataset" in configs.named(overrides)  # nothing else will do
+        if chosen or splits(folder) or not instead.is_file():
             raise
-        say(f"{e}\nFashion-MNIST is not on this machine: taking scikit-learn's 1,797 digits instead ({instead})")
+        say(f"{e}\n{data.dataset} is not on this machine: taking {other_set} instead ({instead})")
         other = configs.load(instead, overrides).data
         assert isinstance(other.folder, Path)
         _ensure(other.dataset, other.folder, None, other.form)
@@ -104,8 +105,9 @@ def write_shards(
         raise tar_writer.WrongSamples(faults)
 
 
-def write_ffcv(folder: Path, stored: str = "pixels", max_side: int | None = None, processes: int = 1) -> None:
-    """Write the FFCV copy of every split in `folder`, in place of what is there. Raises DataError."""
+def write_ffcv(folder: Path, stored: str = PIXELS.name, max_side: int | None = None, processes: int = 1) -> None:
+    """Write the FFCV copy of every split in `folder`, in place of what is there; see `beton_writer.write`. Raises
+    DataError."""
     for split in splits(folder):
         beton_writer.check(split)
     with exclusive(folder, wait=600), disk_errors(folder):

@@ -71,6 +71,7 @@ def write(
 ) -> None:
     """Write a data set as WebDataset shards with an index and checksums; interrupted, the same command goes on."""
     from pipelines.store.forms import COPIES
+    from pipelines.store.stored import PIXELS
     from pipelines.views.pictures import MAX_PIXELS
 
     from ..build.shards import splits, write_ffcv, write_shards
@@ -93,7 +94,7 @@ def write(
     if not there:
         write_shards(dataset, folder, source, samples_per_shard or 10_000, many, max_pixels or MAX_PIXELS, val_share)
     if to is not None:
-        write_ffcv(folder, stored or "pixels", max_side, many)
+        write_ffcv(folder, stored or PIXELS.name, max_side, many)
 
 
 @shards.add("Compare every sample with its checksum.")

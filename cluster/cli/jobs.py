@@ -86,18 +86,19 @@ def launch(
     """Train as a job: on Slurm, or in the background on this machine."""
     if where not in ("auto", "slurm", "local"):
         raise RunError(f"--where is {where}; choose auto, slurm or local")
+    from ..jobs.waiting import waits
+
+    if not dry_run:
+        waits("checking settings, data, model and memory")
     asked = configs.load(config, overrides or (), site)
     from ..config.overrides import for_training
     from ..config.shape import Shape
     from ..jobs.launch import launch as submit
     from ..jobs.launch import on_slurm
-    from ..jobs.waiting import waits
 
     for_training(asked, overrides or (), launched=True, slurm=on_slurm(where))
     if site and not on_slurm(where):
         raise RunError(f"--site {site} is for Slurm, and this run is on this machine; leave it out")
-    if not dry_run:
-        waits("checking data, model and memory")
     shape = Shape.of(nodes, processes_per_node, gpus_per_node)
     raise typer.Exit(submit(asked, shape, where, dry_run))
 

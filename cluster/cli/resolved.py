@@ -16,6 +16,7 @@ from tdformer import TDFormer
 from .. import config as configs
 from ..build import planner
 from ..build.memory import here
+from ..build.model import outline
 from ..build.setup import Setup
 from ..config import BatchPlan, Config
 from ..errors import RunError
@@ -37,8 +38,7 @@ def resolved(config: Config, processes: int | None) -> str:
         setup = Setup.to_train(config, world, trusted=True)
     except (DataError, RunError) as error:
         notes.append(f"model.num_classes, in_channels and image_size are not known: {error}")
-        with torch.device("meta"):
-            model = tdformer.create_model(config.model.name, **config.model.options())
+        model = outline(config, None)
     else:
         sized = True
         plan, model, samples = setup.plan, setup.outline, len(setup.samples)

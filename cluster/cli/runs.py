@@ -27,13 +27,13 @@ def train(
     processes: Annotated[int | None, count("Processes on this machine. [default: one a GPU, or 1]")] = None,
 ) -> None:
     """Train on this machine; the same command goes on where a killed run was."""
+    waits("loading PyTorch")  # which settings may need that are checked first
     asked = configs.load(config, overrides or ())
     from ..config.overrides import for_training
 
     for_training(asked, overrides or ())
     if processes and "train.processes" in configs.named(overrides or ()) and processes != asked.train.processes:
         raise RunError(f"--processes {processes} and train.processes={asked.train.processes} differ; give one of them")
-    waits("loading PyTorch")
     from ..jobs.processes import start
     from ..run.clock import process_began
 

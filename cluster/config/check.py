@@ -77,7 +77,7 @@ def check(config: Config, dataset_size: int | None = None) -> None:
         if key != "site.setup" and any("\n" in str(text) for text in texts):
             raise RunError(f"{key} is {value!r}; it becomes a line of the job's script, so it must be one")
     project = config.log.wandb_project
-    if config.log.wandb != "off" and not re.fullmatch(r"([^/\\#?%:]+/)?[^/\\#?%:]{1,128}", project):
+    if config.log.to_wandb and not re.fullmatch(r"([^/\\#?%:]+/)?[^/\\#?%:]{1,128}", project):
         raise RunError(f"log.wandb_project is {project!r}; give PROJECT or ENTITY/PROJECT, without \\ # ? % :")
     for entry in config.site.sbatch:
         if entry.startswith("-"):

@@ -226,6 +226,11 @@ class LogConfig:
     profile_steps: list[int] = field(default_factory=list, metadata={"least": 1})
     figures: list[str] = field(default_factory=list, metadata={"registry": "cluster.run.figures:FIGURES"})
 
+    @property
+    def to_wandb(self) -> bool:
+        """Whether a run is logged to wandb, now or to be sent later."""
+        return self.wandb != "off"
+
 
 @dataclass
 class SiteConfig:

@@ -22,6 +22,10 @@ from ..errors import RunError
 from ..run.folder import RunFolder
 from ..run.kept import Crash, Said
 from ..run.lock import superseded
+from ..run.states import RunState
+
+SAID = (RunState.FINISHED, RunState.SAVED, RunState.FAILED)
+"""States in which a start has told how it ended."""
 
 
 def verdict(crashes: Sequence[Crash], limit: int) -> str | None:
@@ -75,9 +79,9 @@ def _main(folder: RunFolder, code: int) -> int:
     assert job is not None
     ours = (status.get("job"), status.get("restarts")) == (job, start)
     state = status.get("state") if ours else None  # an earlier start's words: this one ended without any
-    heard = str(status.get("reason")) if state == "saved" else ""
+    heard = str(status.get("reason")) if state == RunState.SAVED else ""
     asked, stray = (heard == f"stopped by {kind.name}" for kind in (signal.SIGUSR2, signal.SIGTERM))
-    if code == 0 or (state in ("finished", "saved", "failed") and not asked and not stray):
+    if code == 0 or (state in SAID and not asked and not stray):
         return code
     if superseded(folder.path):
         return code
@@ -98,17 +102,17 @@ def _main(folder: RunFolder, code: int) -> int:
         reason = fruitless([*rows, row], status, site)
     if reason is None:
         print(f"{why}: to be queued again", flush=True)
-        folder.tell("saved", **facts, reason=why)
+        folder.tell(RunState.SAVED, **facts, reason=why)
         refused = slurm.requeue(job)
         if refused is None:
             time.sleep(60)  # Slurm ends this script; an exit code of its own could be taken for the next start's
             return code
         line = f"{why}; {refused}: goes on with tdformer resume {folder.path}"
         print(line, flush=True)
-        folder.tell("saved", **facts, reason=line)
+        folder.tell(RunState.SAVED, **facts, reason=line)
         return code
     print(f"{reason}: stops here", flush=True)
-    folder.tell("failed", **facts, reason=reason)
+    folder.tell(RunState.FAILED, **facts, reason=reason)
     return code
 
 

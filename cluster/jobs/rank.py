@@ -24,6 +24,7 @@ from ..errors import NotNow, RunError, user_errors
 from ..run.clock import process_began
 from ..run.folder import RunFolder
 from ..run.records import appears
+from ..run.states import RunState
 
 
 class Job:
@@ -58,7 +59,7 @@ class Job:
 
         def train() -> int:
             if env.global_rank == 0:
-                folder.tell("starting", **folder.known() | _this_start())
+                folder.tell(RunState.STARTING, **folder.known() | _this_start())
             if env.name() == "slurm":
                 self._leave_to_aftermath(env.global_rank)
             from .processes import start
@@ -74,10 +75,10 @@ class Job:
 
         def leave(*_: object) -> None:
             known = folder.known()
-            if folder.status().get("state") == "starting":
+            if folder.status().get("state") == RunState.STARTING:
                 known["started_at"] = known.get("step")  # it has not begun
             with suppress(RunError):
-                folder.tell("saved", **known, reason=f"stopped by {signal.SIGUSR2.name}")
+                folder.tell(RunState.SAVED, **known, reason=f"stopped by {signal.SIGUSR2.name}")
             sys.stdout.flush()
             os._exit(128 + signal.SIGTERM)
 
@@ -99,7 +100,7 @@ def attempted(folder: RunFolder, train: Callable[[], int]) -> int:
         if isinstance(error, NotNow):
             return 1  # the next start may find a free port, the others, its folder
         with suppress(RunError):  # the line is in the log where the disk is full
-            folder.tell("failed", **folder.known(), reason=line)
+            folder.tell(RunState.FAILED, **folder.known(), reason=line)
         return 2
     except Exception:
         traceback.print_exc()

@@ -22,6 +22,7 @@ from ..run.goodput import account
 from ..run.kept import Launched, Said
 from ..run.lock import SILENT
 from ..run.records import record
+from ..run.states import UNDER_WAY, RunState
 from ..run.words import duration
 from ..slurm import State
 
@@ -268,22 +269,22 @@ def _row(folder: RunFolder, job: Job | None, told: dict[str, State], wrong: list
     if job is not None and job.own:
         now = told[job.id] if job.slurm else job.look_here()
     total, step, loss, left = status.get("total"), status.get("step"), status.get("loss"), status.get("seconds_left")
-    said = status.get("state", "damaged" if wrong else "queued")
+    said = status.get("state", RunState.DAMAGED if wrong else RunState.QUEUED)
     wrong += lost
     age = time.time() - status.get("time", 0)
     alive = now.alive or now.unknown or (job is None and age < SILENT)
     own = folder.made(status) if status else job is None or job.own
-    if said in ("starting", "running", "queued") and not own:  # it is so of the run that this is a copy of
-        said = "queued" if now.alive else "copied"
-    if said in ("starting", "running") and now.waits:
-        said = "queued"  # its start ended without a word, and another one comes
-    if said == "queued" and job is not None and job.own and not alive:
-        said = "cancelled" if now.word == "CANCELLED" else "lost"  # before it had begun
+    if said in (*UNDER_WAY, RunState.QUEUED) and not own:  # it is so of the run that this is a copy of
+        said = RunState.QUEUED if now.alive else RunState.COPIED
+    if said in UNDER_WAY and now.waits:
+        said = RunState.QUEUED  # its start ended without a word, and another one comes
+    if said == RunState.QUEUED and job is not None and job.own and not alive:
+        said = RunState.CANCELLED if now.word == "CANCELLED" else RunState.LOST  # before it had begun
         wrong.append(f"tdformer resume {folder.path}")
-    if said in ("starting", "running") and not alive:
-        said = "lost"  # it ended without a word; started again it goes on
-    if now.held and said in ("queued", "saved"):
-        said = "held"
+    if said in UNDER_WAY and not alive:
+        said = RunState.LOST
+    if now.held and said in (RunState.QUEUED, RunState.SAVED):
+        said = RunState.HELD
     if job and job.moved and now.alive:
         wrong.append(f"moved from {job.place}, where its job cannot write any more: stop it, then resume")
     given = job if job and job.own else None
@@ -302,9 +303,9 @@ def _row(folder: RunFolder, job: Job | None, told: dict[str, State], wrong: list
         "hfu": status.get("hfu"),
         "goodput": None,
         "restarts": int(restarts) if restarts.isdecimal() else 0,
-        "seconds_left": left if said == "running" else None,
+        "seconds_left": left if said == RunState.RUNNING else None,
         "job_seconds_left": now.seconds_left if now.word == "RUNNING" else None,
-        "seconds_since_heard": round(age, 1) if said in ("starting", "running", "lost") and status else None,
+        "seconds_since_heard": round(age, 1) if said in (*UNDER_WAY, RunState.LOST) and status else None,
         "checkpoint": saved,
         "reason": "; ".join(filter(None, [status.get("reason"), now.why(job.id) if job else "", *wrong])),
     }
@@ -318,7 +319,7 @@ def follow(job: Job, rank: int, until_end: bool) -> Iterator[str]:
         now = job.look() if until_end else State()
         ended = not now.alive
         if now.unknown:
-            ended = job.folder.status().get("state") in ("finished", "failed")
+            ended = job.folder.status().get("state") in (RunState.FINISHED, RunState.FAILED)
             if not told:
                 print(f"warning: {now.reason}; going on", file=sys.stderr, flush=True)
         told = now.unknown

@@ -26,7 +26,7 @@ from tdformer.digest import DIGEST, PROGRAMS, Described, beside, described, of_f
 from tdformer.errors import ModelError
 from tdformer.norm import fold
 
-from ..build.model import example, load_weights
+from ..build.model import example, restored
 from ..build.setup import Setup
 from ..config import Config, check_commands, flat, named
 from ..config.layers import merged, of_override
@@ -62,8 +62,7 @@ def export(source: str | Path, out: Path, batch: int = 1, overrides: Sequence[st
     where = located(source)
     trained, config = _found(where, overrides)
     assert trained.options is not None
-    model = tdformer.create_model(**trained.options)
-    load_weights(model, trained.weights, where.path)
+    model = restored(trained.options, trained.weights, where.path)
     model.frames = trained.frames
     model.card = known = facts(model, trained, config)
     settled = flat(config) | {"plugins": [name_of(plugin) for plugin in config.plugins]}

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -62,8 +61,8 @@ class Exported:
                 raise RunError(f"{where} cannot be read; `tdformer export` writes it beside {path.name}")
             where, told = path, undescribed.told(read_trained(Source(path)), overrides)
             undescribed.check_data(told, overrides)
-            of_file = {"model": told.options, "config": told.kept, "classes": told.classes, "step": told.step}
-            about = cast(Described, {**told.about, **of_file})
+            assert told.options is not None and isinstance(told.kept, dict)  # or that would have raised
+            about = {**told.about, "model": told.options, "config": told.kept}
         program, kept = path.suffix if path.suffix in READERS else "", about["config"]
 
         def read(words: Sequence[str]) -> Config:

@@ -7,9 +7,8 @@ the rest is given where the file is used: `model.name` of a published one, and t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 from tdformer.digest import Described, beside
 from tdformer.errors import ModelError, first_line
@@ -27,8 +26,6 @@ from ..run.weights import Trained
 
 DATA = ("data.dataset", "data.root", "data.size", "data.crop_ratio", "data.frames")
 """Settings that say what such weights are used on."""
-HEADER = ("averaged", "accuracy", "config_sha256", "code", "run", "dataset")
-"""Of the card in a header what is taken as it is."""
 
 
 def told(trained: Trained, overrides: Sequence[str] = ()) -> Trained:
@@ -64,20 +61,19 @@ def told(trained: Trained, overrides: Sequence[str] = ()) -> Trained:
     new = next((why for name, why in report.fresh.items() if name.startswith("head.")), None)
     if new is not None:
         raise RunError(f"{path}: {new}; set model.num_classes to what the file has, or begin a run with it")
-    seen = card.get("input")
-    kept |= {"data.dataset": card["dataset"]} if card.get("dataset") is not None else {}
-    if isinstance(seen, Mapping):
-        kept |= {f"data.{key}": seen[key] for key in ("size", "crop_ratio", "frames") if key in seen}
+    seen = card["input"]
+    kept |= {} if card["dataset"] is None else {"data.dataset": card["dataset"]}
+    if seen is not None:
+        kept |= {f"data.{key}": value for key, value in seen.items() if key in ("size", "crop_ratio", "frames")}
     for key in FIRST_WEIGHTS:
         kept.pop(f"model.{key}", None)
     return replace(
         trained,
         weights=model.state_dict(),
         options=model.config,
-        frames="frames" in seen if isinstance(seen, Mapping) else None,
+        frames=None if seen is None else "frames" in seen,
         settings=path,
         kept=flat(Config()) | kept,
-        about=cast(Described, {key: card.get(key) for key in HEADER} | {"input": seen}),
     )
 
 
@@ -109,5 +105,5 @@ def of_shards(trained: Trained, config: Config) -> Trained:
             f"{trained.source.path} has {trained.options['num_classes']} outputs, the data in {samples.folder} "
             f"{samples.classes} classes; give the data that it was trained on"
         )
-    about = cast(Described, {**trained.about, "input": input_facts(samples), "dataset": config.data.dataset})
+    about: Described = {**trained.about, "input": input_facts(samples), "dataset": config.data.dataset}
     return replace(trained, classes=samples.class_names, frames=samples.kind.frames, about=about)

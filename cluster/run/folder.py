@@ -19,6 +19,7 @@ from .kept import Beat, Crash, Heard, Mark, Metrics, Said, Speed, Start, Submitt
 from .lock import check, exclusive, heard
 from .provenance import changes, this_start
 from .records import Rows, check_file, record, to_json, write_atomic
+from .states import RunState
 
 STEP = re.compile(r"step-([0-9]{8,})")
 """The name of a checkpoint, with its optimizer step."""
@@ -233,9 +234,9 @@ class RunFolder:
         self.metrics.sync()
         write_atomic(self.summary_file, (to_json(summary) + "\n").encode())
 
-    def tell(self, state: str, **facts: object) -> None:
-        """Replace status.json: `state` is starting, running, saved (it ended, and goes on when started again),
-        failed or finished; the time; any facts; and the folder's mark."""
+    def tell(self, state: RunState, **facts: object) -> None:
+        """Replace status.json: the state, one of those that a run says of itself; the time; any facts; and the folder's
+        mark."""
         with disk_errors(self.status_file):
             said = {"state": state, "time": time.time(), **facts, **self.mark()}
         write_atomic(self.status_file, (to_json(said) + "\n").encode())

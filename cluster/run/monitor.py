@@ -19,6 +19,7 @@ from .figures import FIGURES
 from .folder import RunFolder
 from .records import R, Rows, write_atomic
 from .speed import Lap, Pace
+from .states import RunState
 from .words import duration, worded
 
 ORDER = ("step", "epoch", "loss", "lr", "grad_norm", "accuracy", "firing_rate", "silent")
@@ -56,7 +57,7 @@ class Monitor:
         self._facts: dict[str, object] = {}
         self._drawn, self._drew = -1, time.monotonic()
         self._told, self._warned = 0.0, len(sound(run.health, self.say))
-        self.tell("running", start)
+        self.tell(RunState.RUNNING, start)
 
     def __enter__(self) -> Monitor:
         return self
@@ -64,7 +65,7 @@ class Monitor:
     def __exit__(self, kind: object, error: object, _: object) -> None:
         if self.active and isinstance(error, user_errors()):
             with suppress(RunError):  # a full disk: the first error is the one to tell
-                self.tell("failed", self._step, reason=" ".join(str(error).split()))
+                self.tell(RunState.FAILED, self._step, reason=" ".join(str(error).split()))
         self.close()
 
     def row(self, row: Mapping[str, object]) -> None:
@@ -95,7 +96,7 @@ class Monitor:
         self._pace.add(lap.seconds)
         seconds = self._pace.left(self.total_steps - step)
         if time.monotonic() - self._told >= self.line_seconds / 2:
-            self.tell("running", step, seconds_left=None if seconds is None else round(seconds, 4))
+            self.tell(RunState.RUNNING, step, seconds_left=None if seconds is None else round(seconds, 4))
         timed = self._timed or [worded("images_per_second", lap.rate)]
         left = "" if seconds is None else f"{duration(seconds)} left"
         of = f"epoch {epoch + 1}/{self.config.train.epochs}"
@@ -124,14 +125,14 @@ class Monitor:
         self.run.finish(summary)
         step = summary["step"]
         assert isinstance(step, int)
-        self.tell("finished", step)
+        self.tell(RunState.FINISHED, step)
         self.close()
         self.say(f"finished {self.run.path}: {', '.join(worded(k, v) for k, v in summary.items())}")
 
     def leave(self, leave: Leave) -> None:
         """The run was stopped by a signal, and saved."""
         if self.active:
-            self.tell("saved", leave.step, reason=f"stopped by {leave.kind.name}")
+            self.tell(RunState.SAVED, leave.step, reason=f"stopped by {leave.kind.name}")
             self.say(str(leave))
 
     def warn(self, line: str, **facts: object) -> None:
@@ -141,7 +142,7 @@ class Monitor:
             self.run.health.append({**facts, "warning": line})
             self.say(f"warning: {line}")
 
-    def tell(self, state: str, step: int, **more: object) -> None:
+    def tell(self, state: RunState, step: int, **more: object) -> None:
         """status.json, which is also the heartbeat: while it runs it is at most some seconds old, or a step."""
         job = {"job": this_job(), "restarts": os.environ.get("SLURM_RESTART_COUNT")}
         where = {"host": socket.gethostname(), "pid": os.getpid(), **{k: v for k, v in job.items() if v is not None}}

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from .. import config as configs
 from ..config import Config
 from ..errors import RunError
 from . import checkpoint
+from .cards import names, told
 from .folder import STEP, RunFolder
 
 
@@ -124,25 +124,19 @@ def read(source: Source, verified: bool = False) -> Trained:
     file = read_file(path, verified=about is not None)
     weights = file.weights(str(path))
     if about is None:  # its header may have a card
-        card = file.card or {}
-        step = card.get("step")
+        card = told(file.card or {}, path)
         return Trained(
             source,
             weights,
             file.model,
-            names(card.get("classes")),
-            step=step if type(step) is int else None,
-            about=cast(Described, card),
+            card["classes"],
+            step=card["step"],
+            about=card,
             unread=file.unread,
             averaged=file.averaged,
         )
     said = about["model"], names(about.get("classes")), about.get("frames"), about["step"]
     return Trained(source, weights, *said, beside(path), about["config"], about, file.unread)
-
-
-def names(said: object) -> list[str] | None:
-    """The names of classes, where that is what is said: it may be a stranger's."""
-    return said if isinstance(said, list) and all(isinstance(name, str) for name in said) else None
 
 
 def settle(folder: RunFolder, config: Config) -> None:

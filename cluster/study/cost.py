@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from .folder import CellFolder
+from ..run.states import RunState
+from .folder import ENDED, CellFolder
 from .usage import Uses
 
 
@@ -25,16 +26,16 @@ class Costs:
         """Of all cells, so far."""
         return sum(map(self.of, self.cells))
 
-    def left(self, states: Mapping[str, str]) -> dict[str, float | None]:
+    def left(self, states: Mapping[str, RunState]) -> dict[str, float | None]:
         """Of each cell that is not ended, what is to come; None: it is not known.
 
         An image costs what it did in those finished cells that have the most axes in common with it; before there are
         some, what the plan says.
         """
-        rates = {n: self.of(n) / self.facts[n]["images"] for n, state in states.items() if state == "finished"}
+        rates = {n: self.of(n) / self.facts[n]["images"] for n, state in states.items() if state == RunState.FINISHED}
         found: dict[str, float | None] = {}
         for name, state in states.items():
-            if state in ("finished", "stopped"):
+            if state in ENDED:
                 continue
             axes = self.facts[name]["axes"].items()
             common = {n: sum(self.facts[n]["axes"].get(key) == value for key, value in axes) for n in rates}

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config.words import either, nearest
+from ..run.states import RunState
 from . import table
 from .table import Row
 
@@ -130,7 +131,7 @@ def number(row: Row, column: str) -> float | None:
 
 def usable(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[Row], str | None]:
     """Finished rows that have a number in each column, and what to say of the others. Raises Refused where none has."""
-    done = [row for row in rows if row.get("state") in (None, "finished")]
+    done = [row for row in rows if row.get("state") in (None, RunState.FINISHED)]
     if not done:
         raise Refused("no cell is finished" if rows else "no cell has these values")
     for column in columns:

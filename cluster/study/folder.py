@@ -26,6 +26,7 @@ from ..run.kept import Revision, Stopped
 from ..run.lock import SILENT
 from ..run.provenance import REVISION
 from ..run.records import Rows, record, write_atomic
+from ..run.states import UNDER_WAY, RunState
 from ..slurm import State
 from .schema import Study
 
@@ -34,9 +35,17 @@ if TYPE_CHECKING:
 
 CALM = (0, 2, 143, 142, -15, -14)
 """Exit codes of starts that did not crash: done, a user's error, asked to end by TERM, ended by the budget's alarm."""
-STATES = ("finished", "stopped", "running", "queued", "saved", "waiting", "failed")
+STATES = (
+    RunState.FINISHED,
+    RunState.STOPPED,
+    RunState.RUNNING,
+    RunState.QUEUED,
+    RunState.SAVED,
+    RunState.WAITING,
+    RunState.FAILED,
+)
 """Of a cell, in the order in which they are told."""
-ENDED = ("finished", "stopped")
+ENDED = (RunState.FINISHED, RunState.STOPPED)
 """States of a cell that nothing more is to be done for."""
 
 
@@ -140,24 +149,23 @@ class CellFolder:
             return int(stopped["step"])
         return max(self.run.status().get("step") or 0, self.run.saved_step() or 0)
 
-    def state(self, tries: int, job: State | None = None) -> str:
-        """finished, stopped, running, queued, failed, saved or waiting. job: what Slurm says of its job, if it has one
-        of its own."""
+    def state(self, tries: int, job: State | None = None) -> RunState:
+        """One of STATES. job: what Slurm says of its job, if it has one of its own."""
         if self.run.summary() is not None:
-            return "finished"
+            return RunState.FINISHED
         if job is not None and (job.alive or job.unknown):
-            return "queued" if job.waits else "running"
+            return RunState.QUEUED if job.waits else RunState.RUNNING
         if self.run.stopped_file.exists():
-            return "stopped"
+            return RunState.STOPPED
         if job is None and self._runs_here():
-            return "running"
+            return RunState.RUNNING
         if self.wrong() or self.crashes() >= tries:
-            return "failed"
-        return "waiting" if self.run.saved_step() is None else "saved"
+            return RunState.FAILED
+        return RunState.WAITING if self.run.saved_step() is None else RunState.SAVED
 
     def _runs_here(self) -> bool:
         status = self.run.status()
-        if status.get("state") not in ("starting", "running") or "pid" not in status:
+        if status.get("state") not in UNDER_WAY or "pid" not in status:
             return False
         if status.get("host") == socket.gethostname():
             return os.path.exists(f"/proc/{status['pid']}")

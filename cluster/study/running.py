@@ -18,6 +18,7 @@ from ..errors import RunError
 from ..jobs import request
 from ..jobs.launch import on_slurm, place
 from ..run.lock import exclusive
+from ..run.states import RunState
 from ..slurm import State
 from . import fits, grid, report, schema
 from .cost import Costs
@@ -31,6 +32,9 @@ BACKOFF = 5.0
 """Seconds before a cell that crashed is tried again; twice as many after each crash more."""
 LONGEST = 600.0
 """Of them."""
+LIVE = (RunState.RUNNING, RunState.QUEUED)
+OPEN = (RunState.WAITING, RunState.SAVED)
+"""States of cells that have a start, and of those that may get one."""
 
 
 class Asked(BaseException):
@@ -109,15 +113,15 @@ class Runner:
         self.where.look()
         jobs = self.where.jobs([*self.folders.values()])
         states = self.states(jobs)
-        live = [name for name, state in states.items() if state in ("running", "queued")]
+        live = [name for name, state in states.items() if state in LIVE]
         self.tell(states)
         if reached(self.folder.path, self.budget):
-            self.where.withdraw([name for name in live if states[name] == "queued"])
+            self.where.withdraw([name for name in live if states[name] == RunState.QUEUED])
             return bool(live) or self.where.busy()
         self.where.spread(live, self.study.options.at_once)
         for name in self.begun.keys() - {*live}:
             self.ended(name, jobs.get(name))
-        open_ = [name for name, state in states.items() if state in ("waiting", "saved") and name not in self.left]
+        open_ = [name for name, state in states.items() if state in OPEN and name not in self.left]
         now = time.time()
         todo = self.affordable([name for name in open_ if self.not_before(name) <= now], states)
         room = self.study.options.at_once - len(live)
@@ -127,7 +131,7 @@ class Runner:
             return True
         return bool(live) or self.where.busy() or any(self.not_before(name) > now for name in open_)
 
-    def states(self, jobs: Mapping[str, State]) -> dict[str, str]:
+    def states(self, jobs: Mapping[str, State]) -> dict[str, RunState]:
         tries = self.study.options.tries
         return {name: cell.state(tries, jobs.get(name)) for name, cell in self.folders.items()}
 
@@ -156,7 +160,7 @@ class Runner:
         pause: float = min(LONGEST, BACKOFF * 2 ** (crashes - 1))
         return float(cell.attempts.whole("time")[0][-1]["time"]) + pause
 
-    def affordable(self, todo: Sequence[str], states: Mapping[str, str]) -> list[str]:
+    def affordable(self, todo: Sequence[str], states: Mapping[str, RunState]) -> list[str]:
         """Those of `todo` that fit into what is left of the budget, beside those that run; and those whose cost nobody
         knows yet, as long as something is left. `dear` keeps the others."""
         self.dear = {}
@@ -164,7 +168,7 @@ class Runner:
             return [*todo]
         costs = self.costs.left(states)
         free = self.budget - self.costs.spent()
-        free -= sum(costs[name] or 0 for name, state in states.items() if state in ("running", "queued"))
+        free -= sum(costs[name] or 0 for name, state in states.items() if state in LIVE)
         if free > 0 and None in costs.values() and not self.unknown:
             print(
                 "what a cell will take is not known before one is finished: cells are started all the same", flush=True
@@ -181,7 +185,7 @@ class Runner:
                 self.dear[name] = f"{takes}and {max(0.0, free) / 3600:.3g} are left of the budget"
         return found
 
-    def tell(self, states: Mapping[str, str]) -> None:
+    def tell(self, states: Mapping[str, RunState]) -> None:
         """A line where something has changed."""
         counts = Counter(states.values())
         line = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
@@ -196,7 +200,7 @@ class Runner:
         states = self.states(self.where.jobs([*self.folders.values()]))
         missing = [name for name, state in states.items() if state not in ENDED]
         for name in missing:
-            if states[name] == "failed":
+            if states[name] == RunState.FAILED:
                 reason = self.folders[name].run.status().get("reason") or f"see {self.folder.logs}"
                 print(f"failed: {name}: {reason}", flush=True)
             elif why := self.left.get(name) or self.dear.get(name):

@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from .. import slurm
 from ..errors import RunError
+from ..run.states import RunState
 from ..run.words import duration
 from . import schema
 from .cost import Costs
@@ -45,8 +46,10 @@ def status(path: Path) -> Told:
     costs = Costs([*cells.values()])
     left = costs.left(states)
     seconds = [None if cost is None else cost / cells[name].shape.world for name, cost in left.items()]
-    reasons = {name: cells[name].run.status().get("reason") for name, state in states.items() if state == "failed"}
-    ended = {name: cells[name].stopped() for name, state in states.items() if state == "stopped"}
+    reasons = {
+        name: cells[name].run.status().get("reason") for name, state in states.items() if state == RunState.FAILED
+    }
+    ended = {name: cells[name].stopped() for name, state in states.items() if state == RunState.STOPPED}
     reasons |= {name: None if where is None else where["rule"] for name, where in ended.items()}
     known = [one for one in seconds if one is not None]
     limit = budget(folder.path)

@@ -62,7 +62,7 @@ class Trainer:
         first_here: bool,
     ) -> None:
         """first_here: of its machine's ranks this is the one that reads what is there for all of them."""
-        config = setup.config
+        config, self.setup = setup.config, setup
         self.config, self.folder, self.device, self.notice, self.watchdog = config, folder, device, notice, watchdog
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.checkpoints = Checkpoints(folder, config.checkpoint.keep, watchdog, first_here)
@@ -270,8 +270,7 @@ class Trainer:
         """Accuracy and loss over the whole validation set, of the averaged weights where there are some."""
         model = self.engine.module
         if (weights := self.hooks.weights()) is not None:
-            model = tdformer.create_model(**self.engine.module.config).to(self.device)
-            model.load_state_dict(weights)
+            model = self.setup.trained(model.config, weights, self.folder.path).to(self.device)
         model.eval()
         micro_batch, alive = self.plan.micro_batch, self.watchdog.alive
         with devices.autocast(self.device, self.config.train.precision):

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, NotHere
 from ..samples import Pixels
 from .arrays import ArrayDataset
 from .source import DATASETS
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
+MISSING = "is missing; install the Debian package dataset-fashion-mnist, or name its folder as the source"
 
 
 def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
@@ -24,9 +25,7 @@ def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         with gzip.open(path, "rb") as file:
             content = file.read()
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path} is missing; install the Debian package dataset-fashion-mnist, or name its folder as the source"
-        ) from error
+        raise DataError(f"{path} {MISSING}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); install dataset-fashion-mnist again") from error
     header = 4 * (1 + dimensions)
@@ -37,6 +36,8 @@ def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 
 def load(split: str, source: Path | None) -> tuple[Pixels, NDArray[np.int64]]:
+    if source is None and not FOLDER.exists():
+        raise NotHere(f"{FOLDER} {MISSING}")
     folder, prefix = source or FOLDER, {"train": "train", "test": "t10k"}[split]
     images = _idx(folder / f"{prefix}-images-idx3-ubyte.gz", 3)
     labels = _idx(folder / f"{prefix}-labels-idx1-ubyte.gz", 1)
@@ -52,5 +53,6 @@ FASHION_MNIST = DATASETS.register(
         ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
         load,
         counts=(60_000, 10_000),
+        instead="digits",
     )
 )

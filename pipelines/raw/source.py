@@ -48,7 +48,8 @@ class Source(Protocol):
 class Dataset(ABC):
     """shape (C, H, W), H and W 0 where every picture has its own; mean and std of each channel, scaled to 0..1. Events
     have C 2, OFF and ON, the sensor's H and W, and as counts mean 0 and std 1. counts: samples of each of splits, and
-    classes: their number, where everybody's copy has the same; what is planned before it is there goes by them."""
+    classes: their number, where everybody's copy has the same; what is planned before it is there goes by them.
+    instead: the data set that a recipe is prepared with where the raw files raise NotHere."""
 
     name: str
     shape: tuple[int, int, int]
@@ -58,6 +59,7 @@ class Dataset(ABC):
     kind: str = field(default="pictures", kw_only=True)
     counts: tuple[int, ...] = field(default=(), kw_only=True)
     classes: int | None = field(default=None, kw_only=True)
+    instead: str | None = field(default=None, kw_only=True)
 
     def held_back(self, share: float) -> Dataset:
         """This one, with so much of the samples that are trained on held back to test on. Raises DataError."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,11 +14,11 @@ from numpy.typing import NDArray
 from .. import disk
 from ..errors import DamagedSample, DataError
 from ..samples import Box, Pixels
-from ..views.pictures import crop, decode, resized
 from . import beton_writer, ours
-from .ffcv_adapter import installed, read_table
+from .ffcv_adapter import installed
 from .forms import ffcv_file
 from .index import Index
+from .stored import STORED, Kept
 
 AGAIN = "write it again with tdformer shard --to ffcv"
 
@@ -41,15 +40,15 @@ class BetonDataset(Index):
         super().__init__(folder, trusted)
         self.path = ffcv_file(self.folder)
         self._checks = self._read_facts()
-        self.stored: str = str(self._checks["stored"])
+        self.stored = STORED[str(self._checks["stored"])]
         installed()
         try:
-            table = read_table(self.path, self.stored, self.shape)
-        except Exception as error:  # see `read_table`
+            table = self.stored.table(self.path, self.shape)
+        except Exception as error:  # see `ffcv_adapter`
             raise DataError(f"{self.path} cannot be read ({type(error).__name__}); {AGAIN}") from error
         if not np.array_equal(table.labels, self.labels):
             raise DataError(f"{self.path} has other samples than the index beside it; {AGAIN}")
-        self._first, self._size, self._shape = table.first, table.size, table.sides
+        self._first, self._size, self._sides = table.first, table.size, table.sides
         wrong = np.flatnonzero((table.first < 0) | (table.size < 0) | (self._end > self.path.stat().st_size))
         if len(wrong):
             raise DataError(f"{self.path} has sample {wrong[0]} outside the file; {AGAIN}")
@@ -59,23 +58,11 @@ class BetonDataset(Index):
 
     def image(self, i: int) -> Pixels:
         """Sample i, uint8 `[C, H, W]`."""
-        content = self._kept(i)
-        if self.stored == "files":
-            return decode(content.tobytes(), self.shape[0], math.prod(self.size(i)))
-        return content if all(self.shape) else content.transpose(2, 0, 1)
+        return self.stored.image(self._kept(i))
 
     def crop(self, i: int, box: Box, size: int) -> Pixels:
-        """A box of sample i, in pixels of the original, at size x size: uint8 `[C, size, size]`. Of stored pixels no
-        more than the box is read."""
-        content = self._kept(i)
-        if self.stored == "files":
-            return crop(content.tobytes(), self.shape[0], box, size, math.prod(self.size(i)))
-        if all(self.shape):
-            content = content.transpose(1, 2, 0)
-        if content.shape[:2] != self.size(i):
-            y, x = (there / original for there, original in zip(content.shape, self.size(i), strict=False))
-            box = box[0] * y, box[1] * x, box[2] * y, box[3] * x
-        return resized(content, box, size)
+        """A box of sample i, in pixels of the original, at size x size: uint8 `[C, size, size]`."""
+        return self.stored.crop(self._kept(i), box, size)
 
     def verify(self, progress: Callable[[int, int], None] | None = None, again: bool = False) -> None:
         """Compare the file with its checksums, if this very file was not found whole before, or `again`."""
@@ -113,6 +100,8 @@ class BetonDataset(Index):
             raise DataError(f"{checks} cannot be read ({type(error).__name__}); {AGAIN}") from error
         if str(facts["digest"]) != self.digest:
             raise DataError(f"{self.path} was made from other shards than the index beside it; {AGAIN}")
+        if str(facts["stored"]) not in STORED:
+            raise DataError(f"{checks} says that {self.path.name} holds {str(facts['stored'])!r:.40}; {AGAIN}")
         size = self.path.stat().st_size
         if size != int(facts["bytes"]):
             raise DataError(f"{self.path} has {size} bytes instead of {int(facts['bytes'])}; {AGAIN}")
@@ -121,19 +110,16 @@ class BetonDataset(Index):
     def _take(self, ids: NDArray[np.int64]) -> None:
         super()._take(ids)
         self._first, self._size = self._first[ids], self._size[ids]
-        self._shape = None if self._shape is None else self._shape[ids]
+        self._sides = None if self._sides is None else self._sides[ids]
 
     @property
     def _end(self) -> NDArray[np.int64]:
         """The byte after each sample, `[n]`."""
         return self._first + self._size
 
-    def _kept(self, i: int) -> NDArray[np.uint8]:
-        """Stored pixels `[H, W, 3]` or `[C, H, W]`, or the bytes of a file."""
+    def _kept(self, i: int) -> Kept:
         first = self._first[i]
         content = self._bytes[first : first + self._size[i]]
-        if self.stored == "files":
-            if zlib.crc32(content.data) != int(self.table["crc32"][i]):
-                raise DamagedSample(f"{self.path}: sample {i} is damaged (checksum); {AGAIN}")
-            return content
-        return content.reshape(self.shape if self._shape is None else (*self._shape[i], 3))
+        if self.stored.original and zlib.crc32(content.data) != int(self.table["crc32"][i]):
+            raise DamagedSample(f"{self.path}: sample {i} is damaged (checksum); {AGAIN}")
+        return Kept(content, self.shape, self.size(i), None if self._sides is None else self._sides[i])

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from .. import disk
 from ..errors import DataError
 from . import ours
-from .ffcv_adapter import PAGE, Chunk, FileWriter, Told
+from .ffcv_adapter import PAGE, Chunk, FileWriter, Told, installed
 from .forms import ffcv_file
+from .stored import PIXELS, STORED, Stored
 from .tars import TarDataset
 
 BLOCK = 1 << 23
-STORED = ("pixels", "files")
 Failed = tuple[bool, str, int | None]
 """Of what ended a process: whether it is a DataError, its line, and its number."""
 
@@ -48,21 +48,21 @@ def check(folder: Path) -> None:
 def write(
     folder: Path,
     *,
-    stored: str = "pixels",
+    stored: str = PIXELS.name,
     max_side: int | None = None,
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the shards in `folder` as FOLDER/SPLIT.beton, sample by sample in the order of the index.
 
-    stored: `pixels`, or `files`: the original bytes, no larger than the shards. max_side: pixels are brought down to
-    this longer side, averaged over areas. The file appears when it is whole and synced. Raises DataError for a
-    damaged sample, a full disk, where ffcv is missing or something is in the way (see `check`); then nothing is left
-    behind.
+    stored: the name of one of STORED. max_side: pixels are brought down to this longer side, averaged over areas. The
+    file appears when it is whole and synced. Raises DataError for a damaged sample, a full disk, where ffcv is missing
+    or something is in the way (see `check`); then nothing is left behind.
     """
     if stored not in STORED:
         raise DataError(f"an FFCV file cannot hold {stored!r}; choose one of {', '.join(STORED)}")
-    if max_side is not None and stored == "files":
+    kept = STORED[stored]
+    if max_side is not None and kept.original:
         raise DataError("original files keep their size; leave max-side out, or store pixels")
     data = TarDataset(folder)
     if not data.kind.pictures:
@@ -72,13 +72,13 @@ def write(
     for left in ours.unfinished(folder, folder.name):  # by a writer that was killed
         left.unlink()
     hidden = disk.temporary(final)
-    need = _bytes(data, stored, max_side)
+    need = int(kept.sizes(data, max_side).sum() * 1.02) + 2 * PAGE  # about; never less but for a few pages
     free = shutil.disk_usage(folder).free
     if need > free:
         takes = f"to write {final}: it takes {need / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"
         raise DataError(disk.no_space(takes, "free some, or store less with --max-side or --stored files"))
     try:
-        _write(hidden, data, stored, max_side, processes, progress)
+        _write(hidden, data, kept, max_side, processes, progress)
         disk.sync(hidden)
         facts = {"digest": np.array(data.digest), "bytes": np.array(hidden.stat().st_size), "stored": np.array(stored)}
         with checks(hidden).open("wb") as file:
@@ -103,56 +103,34 @@ def crcs(beton: Path) -> Iterator[int]:
             yield zlib.crc32(block)
 
 
-def _bytes(data: TarDataset, stored: str, max_side: int | None) -> int:
-    """What the file takes, about; never less but for a few pages."""
-    return int(_sizes(data, stored, max_side).sum() * 1.02) + 2 * PAGE
-
-
-def _sizes(data: TarDataset, stored: str, max_side: int | None) -> NDArray[np.float64]:
-    """Bytes of each sample, `[n]`."""
-    if stored == "files":
-        return data.table["size"].astype(float)
-    height, width = (data.table[side].astype(float) for side in ("height", "width"))
-    longer = np.maximum(height, width)
-    scale = np.minimum(1, (max_side or np.inf) / longer)
-    bytes_of: NDArray[np.float64] = data.shape[0] * height * width * scale**2
-    return bytes_of
-
-
 class _Source:
     """A split as ffcv's writer takes it."""
 
-    def __init__(self, data: TarDataset, stored: str) -> None:
+    def __init__(self, data: TarDataset, stored: Stored) -> None:
         self.data, self.stored = data, stored
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, i: int) -> tuple[NDArray[np.uint8], int]:
-        if self.stored == "files":
-            content, label = self.data.read(i)
-            return np.frombuffer(content, np.uint8), label
-        pixels = self.data.image(i)
-        seen = pixels if all(self.data.shape) else pixels.transpose(1, 2, 0)
-        return np.ascontiguousarray(seen), int(self.data.labels[i])
+        return self.stored.content(self.data, i)
 
 
 def _write(
     target: Path,
     data: TarDataset,
-    stored: str,
+    stored: Stored,
     max_side: int | None,
     processes: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Its processes are started and watched here."""
+    installed()
     writer = FileWriter(
         target,
         _Source(data, stored),
-        stored=stored,
-        shape=data.shape,
-        max_side=max_side,
-        largest=int(_sizes(data, stored, max_side).max()) + 1,
+        field=stored.field(data.shape, max_side),
+        largest=int(stored.sizes(data, max_side).max()) + 1,
         processes=processes,
     )
     context = multiprocessing.get_context("fork")

@@ -24,6 +24,11 @@ Chunk = list[tuple[int, int]]
 """Places in the file and samples."""
 Told = list[object]
 """Where the pages of a process went, as ffcv tells it."""
+Field = Any
+"""What ffcv writes and reads a sample with."""
+Column = NDArray[Any]
+Shape = tuple[int, int, int]
+"""(C, H, W) of a data set's pictures, H and W 0 where every one has its own."""
 
 
 def installed() -> ModuleType:
@@ -50,19 +55,37 @@ class Table:
     sides: NDArray[np.int64] | None
 
 
-def read_table(path: Path, stored: str, shape: tuple[int, int, int]) -> Table:
-    """The table of a file of pictures of `shape` (C, H, W). ffcv reads a damaged head without a check: this raises
-    whatever numpy then says."""
+def field_of_files() -> Field:
+    from ffcv.fields import BytesField
+
+    return BytesField()
+
+
+def field_of_pixels(shape: Shape, max_side: int | None) -> Field:
+    from ffcv.fields import NDArrayField, RGBImageField
+
+    if all(shape):
+        return NDArrayField(np.dtype(np.uint8), shape)
+    return RGBImageField(write_mode="raw", max_resolution=max_side)
+
+
+def table_of_files(path: Path) -> Table:
+    """ffcv reads a damaged head without a check: this and `table_of_pixels` raise whatever numpy then says."""
     reader = installed().reader.Reader(str(path))
     pictures, labels = reader.metadata["f0"], reader.metadata["f1"]
-    sides = None
-    if stored == "files":
-        first, size = pictures["ptr"], pictures["size"]
-    elif all(shape):
-        first, size = pictures, np.full(len(labels), int(reader.handlers["image"].element_size))
-    else:
-        first, sides = pictures["data_ptr"], np.stack([pictures["height"], pictures["width"]], 1).astype(np.int64)
-        size = 3 * sides.prod(1)
+    return _table(pictures["ptr"], pictures["size"], labels)
+
+
+def table_of_pixels(path: Path, shape: Shape) -> Table:
+    reader = installed().reader.Reader(str(path))
+    pictures, labels = reader.metadata["f0"], reader.metadata["f1"]
+    if all(shape):
+        return _table(pictures, np.full(len(labels), int(reader.handlers["image"].element_size)), labels)
+    sides = np.stack([pictures["height"], pictures["width"]], 1).astype(np.int64)
+    return _table(pictures["data_ptr"], 3 * sides.prod(1), labels, sides)
+
+
+def _table(first: Column, size: Column, labels: Column, sides: NDArray[np.int64] | None = None) -> Table:
     return Table(first.astype(np.int64), size.astype(np.int64), labels.astype(np.int64), sides)
 
 
@@ -83,23 +106,14 @@ class FileWriter:
         target: Path,
         pictures: Pictures,
         *,
-        stored: str,
-        shape: tuple[int, int, int],
-        max_side: int | None,
+        field: Field,
         largest: int,
         processes: int,
     ) -> None:
-        """shape (C, H, W), H and W 0 where every picture has its own; largest: bytes of the largest sample."""
-        installed()
-        from ffcv.fields import BytesField, IntField, NDArrayField, RGBImageField
+        """field: of a picture; largest: bytes of the largest sample."""
+        from ffcv.fields import IntField
         from ffcv.writer import DatasetWriter
 
-        if stored == "files":
-            field: Any = BytesField()
-        elif all(shape):
-            field = NDArrayField(np.dtype(np.uint8), shape)
-        else:
-            field = RGBImageField(write_mode="raw", max_resolution=max_side)
         self.target, self.pictures = target, pictures
         self.page = max(PAGE, 1 << (largest - 1).bit_length())
         self._writer = DatasetWriter(str(target), {"image": field, "label": IntField()}, self.page, processes)

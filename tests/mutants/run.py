@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -23,6 +24,12 @@ TREE = Path(__file__).parents[2]
 COPIED = ("tdformer", "pipelines", "cluster", "tests", "benchmarks", "configs", "docs", "examples")
 LIMIT = 600
 """Seconds a test, after which it hangs, and has failed."""
+OTHERS = (
+    *("deepspeed.comm.mori", "deepspeed.module_inject.auto_ep_layer", "deepspeed.runtime.zero.muon.muon_optimizer"),
+    *("hypothesis", "matplotlib.pyplot", "numba", "omegaconf", "pytest", "rich.progress"),
+    *("scipy.optimize", "scipy.stats", "sklearn.datasets", "torch._dynamo", "typer", "webdataset"),
+)
+"""What a start of training imports, and most tests; and timm."""
 FAILED, PASSED = 1, 0
 """Exit codes of pytest: any other one says nothing about the tests."""
 
@@ -38,14 +45,21 @@ def main(words: list[str]) -> int:
             return 1
         survivors = 0
         for edit in chosen:
-            begun = time.monotonic()
+            begun, spent = time.monotonic(), computed()
             verdict = judged(edit, copy, log)
             survivors += verdict != "killed"
-            print(f"{verdict:10} {time.monotonic() - begun:5.0f} s  {edit.name}", flush=True)
+            took = f"{time.monotonic() - begun:5.0f} s, {computed() - spent:4.0f} of a core"
+            print(f"{verdict:10} {took}  {edit.name}", flush=True)
             if verdict == "broken":
                 print(log.read_text())
     print(f"{len(chosen) - survivors} of {len(chosen)} killed")
     return 1 if survivors else 0
+
+
+def computed() -> float:
+    """Seconds that processes which have ended took of the cores."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
 
 
 def copied(folder: Path) -> Path:
@@ -79,10 +93,11 @@ def prepare() -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
-    import hypothesis  # noqa: F401
-    import matplotlib.pyplot  # noqa: F401
-    import pytest  # noqa: F401
+    for name in OTHERS:
+        import_module(name)
+    import_module("pipelines.views.augment").auto_augment()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pipelines"]:
+        del sys.modules[name]  # each fork has its own, with the edit
 
 
 def tested(copy: Path, log: Path, names: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ class Wandb(Hook):
 
     @classmethod
     def wanted(cls, config: Config) -> bool:
-        return config.log.wandb != "off"
+        return config.log.to_wandb
 
     def begin(self, run: Training, rows: Iterable[Metrics]) -> None:
         super().begin(run, rows)

@@ -17,7 +17,7 @@ import tdformer
 from cluster import config as configs
 from cluster.build import planner
 from cluster.build.data import augmentation, opened, view
-from cluster.build.model import build_model, example
+from cluster.build.model import build_model
 from cluster.build.shards import verify_shards, write_shards
 from cluster.config import Config, load
 from cluster.errors import RunError
@@ -143,12 +143,3 @@ def test_memory_is_planned_for_frames(shards: Path) -> None:
             planner.price(model, asked, plan, "none", 1) for model in (build_model(asked, opened(asked, "train")), grey)
         )
     assert frames.cost.flops > picture.cost.flops and frames.total > picture.total
-
-
-@pytest.mark.parametrize("name", ["hst_2_256", "spikformer_2_256"])
-def test_models_made_for_event_frames_take_them(name: str) -> None:
-    with torch.device("meta"):
-        model = tdformer.create_model(name, segments=4, feedback="all")
-        frames = example(model, 2, "meta")
-        assert frames.shape == (16, 2, 2, 128, 128)
-        assert model(frames).shape == (4, 2, 10)

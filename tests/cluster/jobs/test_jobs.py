@@ -1,4 +1,4 @@
-"""Runs as jobs of this machine, through submitit's local executor; and when a crashed job may start again."""
+"""Runs as jobs of this machine, through submitit's local executor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 
 from cluster.build.shards import write_shards
 from cluster.jobs import status as jobs
-from cluster.jobs.aftermath import verdict
 from cluster.run.folder import RunFolder
 
 RECIPE = """\
@@ -136,34 +135,3 @@ def test_runs_in_the_background_of_this_machine_and_where_they_are(cli: Any, fol
 def test_nodes_need_slurm(cli: Any, folder: RunFolder) -> None:
     done = cli("launch", *WORDS, "--nodes", 2)
     assert done.returncode == 2 and "2 nodes need Slurm" in done.stderr and not folder.path.exists()
-
-
-@pytest.mark.parametrize(
-    ("steps", "why"),
-    [
-        ([0], None),  # the first crash, even before a checkpoint
-        ([8], None),
-        ([8, 12], None),
-        ([8, 8], "twice from step 8 on"),
-        ([4, 8, 12], "3 times, site.restarts=2"),
-    ],
-)
-def test_a_crash_is_tried_again_while_it_gains_checkpoints(steps: list[int], why: str | None) -> None:
-    said = verdict([{"exit_code": 1, "checkpoint": step} for step in steps], limit=2)
-    assert (said is None) == (why is None)
-    assert why is None or (said is not None and why in said)
-
-
-@pytest.mark.parametrize(
-    ("steps", "why"),
-    [
-        ([0], None),
-        ([4, 8, 12, 16], None),  # as often as preemption likes to send TERM ahead of it
-        ([4, 8, 8], "ended by SIGTERM twice from step 8 on"),
-    ],
-)
-def test_an_end_by_term_is_no_crash_while_it_gains_checkpoints(steps: list[int], why: str | None) -> None:
-    rows = [{"exit_code": 143, "checkpoint": step, "saved": True} for step in steps]
-    assert verdict(rows, limit=2) == why
-    crash = {"exit_code": 1, "checkpoint": 20}
-    assert verdict([*rows, crash], limit=1) is None  # they do not count for it

@@ -178,7 +178,7 @@ def test_an_export_is_read(small: tuple[Small, Records], tmp_path: Path) -> None
     ],
 )
 def test_the_other_backbones_are_read(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
-    """Where a model gains an operator, `OPERATORS` does; `test_exported_files` reads a QKFormer."""
+    """Where a model gains an operator, `OPERATORS` does; `test_exported` reads a QKFormer."""
     small = {
         "small_sdt": Entry(SDT, SDTSizes(16, 1, (False, False, True, True)), 16, 3, 5, 2),
         "small_sdt_pooled": Entry(SDT, SDTSizes(16, 1, (False, False, True, True), pooled_heads=2), 16, 2, 5, 2),

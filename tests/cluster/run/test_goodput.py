@@ -15,8 +15,7 @@ import pytest
 from cluster.config import Config, load
 from cluster.config.shape import Shape
 from cluster.jobs.launch import note
-from cluster.run import clock
-from cluster.run.clock import PARTS, Clock, process_began
+from cluster.run.clock import PARTS
 from cluster.run.folder import RunFolder
 from cluster.run.goodput import CAUSES, LONGEST, account, steps
 from cluster.run.speed import WARM_UP
@@ -225,23 +224,3 @@ def test_quartiles_of_a_step_are_without_the_first_of_each_start(run: RunFolder)
     run.clock.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = steps(run)
     assert (found["seconds_step_low"], found["seconds_step"], found["seconds_step_high"]) == (STEP, STEP, 4.0)
-
-
-def test_a_process_knows_when_it_began() -> None:
-    before = time.monotonic()
-    child = os.fork()
-    if not child:
-        os._exit(not before - 0.5 < process_began() <= time.monotonic())
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert process_began() < before
-
-
-def test_another_process_of_a_start_goes_on_with_its_clock(run: RunFolder) -> None:
-    assert Clock.of(run.clock) is None
-    run.open(Config(), {}, {"world": 2})
-    mine = run.open(Config(), {}, {"world": 4}, began=time.monotonic() - 100)
-    mine.tell(step=3)
-    found = Clock.of(run.clock)
-    assert found is not None and (found.start, found.world, found.began) == (2, 4, mine.began)
-    assert 100 <= found.seconds() < 160 and clock.EVERY > 0
-    assert [row["start"] for row in run.starts.read()] == [1, 2]

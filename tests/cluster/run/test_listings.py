@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,6 @@ import torch
 from forked import Command
 
 from cluster.run import checkpoint
-from cluster.run.records import appears
 
 PROGRAM = """
 import ctypes, os, sys, threading, time
@@ -94,17 +91,3 @@ def test_what_nobody_sees_is_not_waited_for(root: Path) -> None:
     (root / "step-00000002" / checkpoint.MANIFEST).unlink()
     first, second = ranks(root, late=2, seconds=0)
     assert first == second and len(first) == 3 and first[0] == "step-00000001"
-
-
-def test_a_file_of_another_host_comes_into_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write() -> None:
-        time.sleep(0.5)
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "launch.yaml").touch()
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    assert appears(tmp_path / "run" / "launch.yaml")
-    writer.join()
-    monkeypatch.setattr("cluster.run.records.PATIENCE", 0.5)
-    assert not appears(tmp_path / "run" / "other")

@@ -113,19 +113,6 @@ def test_an_inode_takes_all_of_64_bits(tmp_path: Path) -> None:
     assert run.said()["inode"] == largest
 
 
-def test_ids_of_wandb_written_before_are_kept(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.path.mkdir()
-    (folder.path / "wandb_id").write_text("0a1b2c3d")
-    note_sent(folder, 5)
-    assert identity(folder) == identity(folder) == "0a1b2c3d" and sent(folder) == 5
-    assert identity(RunFolder(_copied(folder.path))) != "0a1b2c3d"
-    for damaged in (b"\xff\xfe", b'{"id": 5}', b"../x", b'{"id": "0a1b'):
-        (folder.path / "wandb_id").write_bytes(damaged)
-        with pytest.raises(RunError, match="wandb_id .*delete it"):
-            identity(folder)
-
-
 def test_a_writer_whose_folder_was_moved_ends_in_one_line_and_makes_no_new_one(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.open(Config())

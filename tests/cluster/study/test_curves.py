@@ -244,17 +244,3 @@ def test_axes_that_grow_together_are_refused() -> None:
     n = np.geomspace(1e6, 1e9, 10)
     note = fit(rows(loss(n, 20 * n), parameters=n, images=20 * n), SPEC).note
     assert note == "parameters, images grow together in these cells: fit one of them, or vary them apart"
-
-
-def test_what_of_the_cells_is_used_is_said() -> None:
-    x = np.geomspace(1, 100, 8)
-    table = rows(0.5 + x**-0.5, images=x)
-    table[0] |= {"state": "failed"}
-    table[1] |= {"state": "finished", "simulated": True}
-    table[2]["loss"] = None
-    found = fit(table, {"name": "p", "kind": "power", "y": "loss", "x": "images"})
-    assert found.note == (
-        "2 cells are not finished or without images or loss: left out; 1 of 6 cells are simulated, not run; "
-        "no cell is held out: without the largest, not enough cells: 4, at least 5 are needed"
-    )
-    assert len(found.points) == 6 and found.held_out is None and found.parameters["alpha"].value == pytest.approx(0.5)

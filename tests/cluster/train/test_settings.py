@@ -62,6 +62,7 @@ log: {every_steps: 2}
 """
 EVENTS = """\
 name: events
+seed: 5
 model: {name: sdt_2_256, time_steps: 2, v_reset: -0.1}
 data: {dataset: dvs128_gesture, size: 16, frames: time, augment: {flip: 0.5, events: true}}
 train: {global_batch: 4, micro_batch: 4, norm_batch: 2, schedule: constant, threads: 1}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-import tdformer
 from cluster.build.shards import write_shards
-from cluster.config import TrainConfig
 from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
-from cluster.train.engine import parameter_groups
-from cluster.train.schedule import learning_rate
 from pipelines.order import permutation
 from pipelines.raw import catalog
 from pipelines.raw.arrays import ArrayDataset
@@ -137,33 +131,3 @@ def test_the_command_says_what_it_measured(train: Any, cli: Any, tmp_path: Path)
     again = cli("train", "recipe.yaml", "name=run")
     assert again.returncode == 0 and "is finished" in again.stdout
     assert (tmp_path / "runs" / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_learning_rate_warms_up_and_ends_at_the_minimum() -> None:
-    train = TrainConfig(epochs=10, lr=1.0, min_lr=0.1, warmup_epochs=2)
-    rates = [learning_rate(train, step, 50) for step in range(500)]
-    assert rates[0] == pytest.approx(0.01) and rates[99] == pytest.approx(1.0) == max(rates)
-    assert all(a > b for a, b in itertools.pairwise(rates[100:]))
-    assert rates[300] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
-    assert rates[-1] == pytest.approx(0.1, abs=1e-4)
-
-
-def test_vectors_do_not_decay_and_early_layers_learn_slower() -> None:
-    model = tdformer.create_model("quickstart", segments=2, feedback="all")
-    groups = parameter_groups(model, 0.05, 0.5)
-    names = {id(p): name for name, p in model.named_parameters()}
-    seen = {names[id(p)]: group for group in groups for p in group["params"]}
-    assert seen.keys() == dict(model.named_parameters()).keys()
-    for name, parameter in model.named_parameters():
-        assert seen[name]["weight_decay"] == (0.05 if parameter.dim() > 1 else 0.0), name
-    scales = [
-        seen[name]["lr_scale"]
-        for name in (
-            "head.weight",
-            "backbone.stages.2.0.attention.q.current.conv.weight",
-            "backbone.embeds.2.units.0.current.conv.weight",
-            "backbone.stages.1.0.mlp.fc1.current.conv.weight",
-            "backbone.embeds.0.units.0.current.conv.weight",
-        )
-    ]
-    assert scales == [1, 0.5, 0.25, 0.125, 2**-6]

@@ -8,14 +8,12 @@ import signal
 import socket
 import time
 
-import numpy as np
 import pytest
 import torch
 
 from cluster.config import Config, load
 from cluster.errors import RunError
 from cluster.run.folder import RunFolder
-from cluster.run.records import Rows, write_atomic
 
 HOLD = """
 import sys, time
@@ -95,31 +93,6 @@ def test_a_lock_is_given_back_after_an_error(tmp_path):
         pass
 
 
-def test_rows_keep_order_and_every_digit(tmp_path):
-    rows = Rows(tmp_path / "rows.jsonl")
-    rows.append({"b": 0.1 + 0.2, "a": np.float32(0.1), "t": torch.tensor(3), "n": float("nan"), "l": [1, None]})
-    text = '{"b": 0.30000000000000004, "a": 0.10000000149011612, "t": 3, "n": null, "l": [1, null]}\n'
-    assert rows.path.read_text() == text
-    assert rows.size() == len(text)
-    rows.sync()
-
-
-def test_rows_go_back_to_a_size(tmp_path):
-    rows = Rows(tmp_path / "rows.jsonl")
-    rows.truncate(0)
-    rows.append({"step": 1})
-    rows.sync()
-    size = rows.size()
-    rows.append({"step": 2})
-    with rows.path.open("a") as f:
-        f.write('{"step": 3, "lo')  # killed while writing
-    assert rows.read() == [{"step": 1}, {"step": 2}]
-    rows.truncate(size)
-    assert rows.read() == [{"step": 1}]
-    with pytest.raises(RunError, match=f"has {size} bytes"):
-        rows.truncate(size + 1)
-
-
 def test_a_run_is_taken_up_with_the_same_settings_only(tmp_path):
     run = RunFolder(tmp_path / "run")
     config = load(None, ["train.lr=0.002"])
@@ -161,19 +134,3 @@ def test_a_run_is_finished_when_it_has_a_summary(tmp_path):
     run.summary_file.write_text('{"accu')
     with pytest.raises(RunError, match=r"summary\.json is not JSON"):
         run.summary()
-
-
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot write"), RunFolder(tmp_path / "file" / "run").lock():
-        pass
-
-
-def test_an_atomic_write_replaces_and_leaves_nothing_else(tmp_path):
-    for content in (b"old", b"new"):
-        write_atomic(tmp_path / "f", content)
-        assert (tmp_path / "f").read_bytes() == content
-    (tmp_path / "d").mkdir()
-    with pytest.raises(RunError, match="cannot write"):
-        write_atomic(tmp_path / "d", b"a folder is in the way")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "f"]
