@@ -47,7 +47,8 @@ def unit(backend: Backend, y: Tensor, pool: bool, grad: Tensor | None) -> None:
     backend.fire(drive, STEPS)
     if grad is not None:
         got = backend.fire_backward(drive, grad, None)
-        backend.norm_backward(y, norm, got.current, Means(got.total / count, got.total_normal / count), pool)
+        means = Means(got.total / count, got.total_normal / count)
+        backend.norm_backward(drive, grad, None, got, means, True)
 
 
 def moved(y: Tensor, spikes: Tensor, backward: bool) -> int:

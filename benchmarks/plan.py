@@ -3,7 +3,7 @@
     python -m benchmarks.plan [--worlds 1 2 4] [--rounds 3] [--clock wall|cores] [--gpu-only] [--cpu-only]
     python -m benchmarks.plan --read benchmarks/results/plan.json [--clock wall|cores] [--gpu-only] [--cpu-only]
 
-On this CPU a case is planned from its operators, which are timed one by one; no step is looked at, and nothing is fitted.
+On this CPU a case is planned from its operators, which are timed one by one; no step is looked at, nothing is fitted.
 Memory is counted. What was timed is kept by `--write`, and planned anew by `--read`. Of the H100 the
 rows are those of results/gpu.md, fitted with torch's profile of two of them; each is planned with rates that were
 fitted without it.
@@ -39,6 +39,7 @@ from cluster.plan.network import AlphaBeta
 from cluster.plan.predict import predict
 from cluster.plan.rates import Rates
 from cluster.plan.timed import Timed
+from tdformer.kernels import stands_for
 from tdformer.measure import Work, measure_step
 
 from . import machine, table
@@ -169,8 +170,9 @@ PROFILED = 0.5
 
 
 def course_of(row: dict[str, Any]) -> tuple[Work, ...]:
-    """Of a step of rates.yaml."""
-    with torch.device("meta"):
+    """Of a step of rates.yaml, as the code that was measured did it, that of commit 7590ad3: planes, an fp32 gradient
+    of each current, packing by PyTorch's operators. It did on a GPU what is done on a CPU now."""
+    with torch.device("meta"), stands_for("cpu"):
         feedback = "none" if row["segments"] == 1 else "all"
         options = {"time_steps": 4, "segments": row["segments"], "feedback": feedback, "image_size": row["size"]}
         model = tdformer.create_model("hst_10_768", **options)

@@ -13,6 +13,7 @@ from .backbones import Backbone, Sizes, truncated
 from .errors import ModelError
 from .norm import BatchNorm
 from .options import Options
+from .packing import bounded, split
 from .policies import POLICIES
 from .state import Keep, State, name_units
 
@@ -123,7 +124,7 @@ class TDFormer(nn.Module):
                 f"images are {list(images.shape[-3:])}, the model takes {[channels, *size]}; "
                 "set in_channels and image_size"
             )
-        return images.chunk(self.segments) if frames else [images[None]] * self.segments
+        return split(images, self.segments) if frames else [bounded(images[None], None)] * self.segments
 
 
 def default_alphas(segments: int) -> list[float]:

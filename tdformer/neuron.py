@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import kernels
 from .kernels import Drive
 from .options import NeuronOptions
-from .packing import bounded
+from .packing import bounded, keep_bits
 from .precision import typed
 from .recompute import Tensors, again
 from .state import State, Stateful
@@ -27,20 +27,26 @@ class _LIF(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, current: Tensor, membrane: Tensor | None, decay: Tensor, o: NeuronOptions, steps: int
-    ) -> tuple[Tensor, Tensor]:
-        ctx.options = o
+        ctx: Any, current: Tensor, membrane: Tensor | None, decay: Tensor, o: NeuronOptions, steps: int, *more: bool
+    ) -> tuple[Tensor | None, ...]:
+        """more: the other arguments of `kernels.fire`."""
+        ctx.options, ctx.steps = o, steps
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(current, membrane, decay)
-        return kernels.fire(Drive(current, None, membrane, decay, o), steps)
+        fired = kernels.fire(Drive(current, None, membrane, decay, o), steps, *more)
+        if fired.bits is not None:
+            ctx.mark_non_differentiable(fired.bits)
+        return tuple(fired)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         current, membrane, decay = ctx.saved_tensors
-        grad_spikes, grad_membrane = grads
-        assert grad_spikes is not None
-        drive = Drive(current, None, membrane, decay, ctx.options)
-        got = kernels.fire_backward(drive, grad_spikes, grad_membrane)
-        return got.current.to(current.dtype), got.membrane, got.decay, None, None
+        grad_spikes, grad_membrane, _ = grads
+        if grad_spikes is None:  # only the potential is used
+            grad_spikes = current.new_zeros(ctx.steps, *current.shape[1:])
+        got = kernels.fire_backward(Drive(current, None, membrane, decay, ctx.options), grad_spikes, grad_membrane)
+        assert got.current is not None
+        return got.current.to(current.dtype), got.membrane, got.decay, None, None, None, None
 
 
 def decay_of(o: NeuronOptions, channels: int, like: Tensor, decay: Tensor | None = None) -> Tensor:
@@ -64,6 +70,21 @@ def lif(
     broadcasts over `[...]`; None takes `options.tau`.
     Returns spikes `[T, ...]` in current's type and the last potential `[...]` in fp32 (fp64 for fp64 input).
     """
+    spikes, v = _fired(current, membrane, options, decay, steps or len(current))
+    assert v is not None
+    return spikes, v
+
+
+def _fired(
+    current: Tensor,
+    membrane: Tensor | None,
+    options: NeuronOptions,
+    decay: Tensor | None,
+    steps: int,
+    bits: bool = False,
+    last: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """As `lif`. bits: the spikes are wanted packed, too; last: the last potential is not."""
     if decay is not None and decay.numel() > 1:
         after = decay.dim() - 1  # dimensions behind the channels
     else:
@@ -76,14 +97,16 @@ def lif(
         math.prod(shape[channel + 1 :]) if channel else math.prod(shape[1:]),
         1,
     )
-    spikes, v = _LIF.apply(  # type: ignore[no-untyped-call]
+    spikes, v, packed = _LIF.apply(  # type: ignore[no-untyped-call]
         current.reshape(shape[0], *grouped),
         None if membrane is None else membrane.reshape(grouped),
         decay_of(options, grouped[1], current, decay),
         options,
-        steps or shape[0],
+        steps,
+        bits and (current.dim(), channel) == (5, 2),
+        last,
     )
-    return spikes.view(-1, *shape[1:]), v.view(shape[1:])
+    return keep_bits(spikes.view(-1, *shape[1:]), packed), None if v is None else v.view(shape[1:])
 
 
 class Neuron(Stateful):
@@ -117,16 +140,18 @@ class Neuron(Stateful):
         decay: 1 / tau as a function of `weights`; else the neuron's own.
         """
         tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-        own, steps = self.w if decay is None else None, state.steps
+        own, steps, last = self.w if decay is None else None, state.steps, state.last
         learned = weights if own is None else (own, *weights)
+        packed = state.keep.packed and torch.is_grad_enabled()
         plif = own is not None  # the function below outlives the tensors, so it must not hold them
 
-        def fire(membrane: Tensor | None, inputs: Tensors, weights: Tensors) -> tuple[Tensor, Tensor]:
+        def fire(membrane: Tensor | None, inputs: Tensors, weights: Tensors) -> tuple[Tensor, Tensor | None]:
             others = weights[1:] if plif else weights
             rate = torch.sigmoid(weights[0]) if plif else None if decay is None else decay(*others)
             current = inputs[0] if call is None else call(*inputs, *others)
             if not self.across_batch:
-                return lif(current, membrane, self.options, rate, steps)
+                bits = packed and not torch.is_grad_enabled()  # not in backward, which computes this again
+                return _fired(current, membrane, self.options, rate, steps or len(current), bits, last)
             spikes, v = lif(current.flatten(0, 1), membrane, self.options, rate)
             return spikes.unflatten(0, current.shape[:2]), v
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .norm import frozen_statistics
-from .packing import bounded, pack
+from .packing import bits_of, bounded, keep_bits, pack
 from .precision import autocast, autocast_type
 from .state import State, keys
 
@@ -71,7 +71,8 @@ def again(call: Fire, state: State, key: str | None, inputs: Tensors, weights: T
     border = Border(state, membrane)
     output: Tensor
     if torch.is_grad_enabled() and (state.keep.packed or state.keep.rounded):
-        output, after = _Again.apply(call, border, len(inputs), membrane, *inputs, *weights)  # type: ignore[no-untyped-call]
+        output, after, bits = _Again.apply(call, border, len(inputs), membrane, *inputs, *weights)  # type: ignore[no-untyped-call]
+        keep_bits(output, bits)
     else:
         output, after = call(membrane, inputs, weights)
         after = border.after(after)
@@ -135,7 +136,7 @@ class _Again(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, call: Fire, border: Border, packed: int, membrane: Tensor | None, *tensors: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         inputs, weights = tensors[:packed], tensors[packed:]
         kept = [pack(x) for x in inputs]
         ctx.layouts = [layout for _, layout in kept]
@@ -143,7 +144,9 @@ class _Again(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(border.to_keep(membrane), *(data for data, _ in kept), *weights)
         output, after = call(membrane, inputs, weights)
-        return output, border.after(after)
+        if (bits := bits_of(output)) is not None:
+            ctx.mark_non_differentiable(bits)
+        return output, border.after(after), bits
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -157,7 +160,7 @@ class _Again(torch.autograd.Function):
             for x in wanted.values():
                 x.requires_grad_()
             outputs = ctx.call(start, tuple(rest[: len(inputs)]), tuple(rest[len(inputs) :]))
-        pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
+        pairs = [(o, g) for o, g in zip(outputs, grads[:2], strict=True) if g is not None]
         found = torch.autograd.grad(
             [o for o, _ in pairs], list(wanted.values()), [g for _, g in pairs], allow_unused=True
         )

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from . import kernels
 from .errors import ModelError
-from .kernels import Drive, Gradients, Means, Norm
+from .kernels import Drive, Fired, Gradients, Means, Norm
 from .neuron import Neuron, decay_of
 from .norm import BatchNorm
 from .options import NeuronOptions
-from .packing import Layout, bounded, pack
+from .packing import Layout, bounded, keep_bits, pack
 from .precision import autocast_type, exact, typed
 from .recompute import Border, carry
 from .state import State
@@ -59,7 +59,7 @@ class Current(nn.Module):
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         """x `[T, B, C, H, W]`, or `[1, B, C, H, W]` if it is the same at each step -> the same with C', H', W'."""
-        return _run(self, None, state, [(x, self.conv.weight)])
+        return bounded(_run(self, None, state, [(x, self.conv.weight)]), None)
 
     def borrows(self) -> Iterator[tuple[nn.Module, nn.Parameter]]:
         """It computes with the parameters of its parts; see `attention.borrowed`."""
@@ -126,10 +126,11 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
         decay = decay_of(neuron.options, layer.conv.out_channels, x, neuron.decay())
     plan = _Plan(layer, neuron, state, x)
     border = Border(state, membrane)
-    packed = [pack(x) if state.keep.packed and torch.is_grad_enabled() else None for x, _ in pairs]
+    packing = state.keep.packed and torch.is_grad_enabled()
+    packed = [pack(x) if packing else None for x, _ in pairs]
     output: Tensor
-    output, after = _Unit.apply(  # type: ignore[no-untyped-call]
-        _Call(plan, border, packed),
+    output, after, bits = _Unit.apply(  # type: ignore[no-untyped-call]
+        _Call(plan, border, packed, packing and neuron is not None),
         membrane,
         decay,
         layer.norm.weight,
@@ -139,7 +140,7 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
     )
     if neuron is not None:
         carry(state, neuron.key, after)
-    return output
+    return keep_bits(output, bits)
 
 
 class _Plan:
@@ -150,7 +151,7 @@ class _Plan:
         self.stride, self.padding = int(layer.conv.stride[0]), int(layer.conv.padding[0])
         self.options = None if neuron is None else neuron.options
         self.across_batch = neuron is not None and neuron.across_batch
-        self.segment, self.steps = state.segment, state.steps or len(x)
+        self.segment, self.given, self.steps = state.segment, len(x), state.steps or len(x)
         self.dtype = autocast_type(x) or x.dtype
         height, width = (-(-n // self.stride) for n in x.shape[-2:])
         each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
@@ -172,7 +173,7 @@ class _Plan:
         bias = None if bias is None else typed(bias, self.dtype)
         y: Tensor | None = None
         for x, w in zip(inputs, weights, strict=True):
-            x, w = typed(x.flatten(0, 1), self.dtype), typed(w, self.dtype)
+            x, w = typed(kernels.laid(x).flatten(0, 1), self.dtype), typed(w, self.dtype)
             own = kernels.convolve(x, w, bias if y is None else None, self.stride, self.padding)
             y = own if y is None else y.add_(own)
         assert y is not None
@@ -188,32 +189,33 @@ class _Plan:
         )
         return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
 
-    def fire(
-        self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Output `[T, B, C, h, w]` and the membrane after it."""
-        if self.options is None:
-            return kernels.current(y, norm, self.pool), None
-        drive = self._drive(y, norm, membrane, decay)
-        spikes, after = kernels.fire(drive, len(drive.y) if self.across_batch else self.steps)
-        return spikes.view(*y.shape[:2], *spikes.shape[2:]) if self.across_batch else spikes, after
-
-    def fire_backward(
-        self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None, grad: Tensor, after: Tensor | None
-    ) -> Gradients:
-        """From the gradients of both outputs of `fire`."""
-        if self.options is None:
-            real = grad.to(kernels.real(y)).contiguous()
-            return Gradients(real, None, real, *kernels.current_backward(y, norm, real, self.pool))
-        drive = self._drive(y, norm, membrane, decay)
-        if not self.across_batch:
-            return kernels.fire_backward(drive, grad, after)
-        got = kernels.fire_backward(drive, _line(grad), after)
-        return got._replace(current=got.current.view(*y.shape[:2], *got.current.shape[2:]))
-
-    def _drive(self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None) -> Drive:
-        assert decay is not None and self.options is not None
+    def drive(self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None) -> Drive:
+        """What drives the neurons; y `[S, b, C', H', W']`."""
         return Drive(_line(y) if self.across_batch else y, norm, membrane, decay, self.options, self.pool)
+
+    def fire(self, drive: Drive, bits: bool = False, last: bool = False) -> Fired:
+        """Output `[T, B, C, h, w]`, the membrane after it, and the output packed; see `protocol.Backend`."""
+        fired = kernels.fire(drive, len(drive.y) if self.across_batch else self.steps, bits, last)
+        if not self.across_batch:
+            return fired
+        packed = None if fired.bits is None else self._square(fired.bits)
+        return fired._replace(spikes=self._square(fired.spikes), bits=packed)
+
+    def fire_backward(self, drive: Drive, grad: Tensor, after: Tensor | None) -> Gradients:
+        """From the gradients of both outputs of `fire`."""
+        return kernels.fire_backward(drive, _line(grad) if self.across_batch else grad, after)
+
+    def norm_backward(
+        self, drive: Drive, grad: Tensor, after: Tensor | None, found: Gradients, means: Means, spare: bool
+    ) -> Tensor:
+        """d/d y `[S, b, C', H', W']`; see `protocol.Backend`."""
+        grad = _line(grad) if self.across_batch else grad
+        grad_y = kernels.norm_backward(drive, grad, after, found, means, spare)
+        return self._square(grad_y) if self.across_batch else grad_y
+
+    def _square(self, x: Tensor) -> Tensor:
+        """The inverse of `_line`, for a whole batch."""
+        return x.view(self.given, -1, *x.shape[2:])
 
 
 def _line(x: Tensor) -> Tensor:
@@ -222,11 +224,13 @@ def _line(x: Tensor) -> Tensor:
 
 
 class _Call(NamedTuple):
-    """What `_Unit` is given besides tensors; packed: of each pair's input, where that is what is kept."""
+    """What `_Unit` is given besides tensors; packed: of each pair's input, where that is what is kept; bits: whether
+    the output is wanted packed as well."""
 
     plan: _Plan
     border: Border
     packed: list[tuple[Tensor, Layout] | None]
+    bits: bool
 
 
 class _Unit(torch.autograd.Function):
@@ -242,22 +246,23 @@ class _Unit(torch.autograd.Function):
         beta: Tensor | None,
         bias: Tensor | None,
         *pairs: Tensor,
-    ) -> tuple[Tensor, Tensor | None]:
-        plan, border, packed = call
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        plan, border, packed, bits = call
         inputs, weights = pairs[::2], pairs[1::2]
         with exact(inputs[0]):
             ys = [plan.convolve([x[:, part] for x in inputs], weights, bias) for _, part in plan.slices]
-            y = ys[0] if len(ys) == 1 else torch.cat(ys, 1)
+            y = _joined(ys, 1)
+            assert y is not None
             del ys
-            norms, outputs, afters = [], [], []
+            norms: list[Norm] = []
+            fired: list[Fired] = []
             for group in plan.groups:
                 own = y[:, group]
                 norm, ctx.count = plan.norm.measure(own.flatten(0, 1), plan.segment)
-                output, after = plan.fire(own, norm, _of(membrane, group), decay)
                 norms.append(norm)
-                outputs.append(output)
-                afters.append(after)
-            whole, after = _joined(outputs, 1), _joined(afters, 0)
+                fired.append(plan.fire(plan.drive(own, norm, _of(membrane, group), decay), bits, border.last))
+            whole, after = _joined([f.spikes for f in fired], 1), _joined([f.membrane for f in fired], 0)
+            packed_output = _joined([f.bits for f in fired], 1)
         assert whole is not None
         ctx.plan, ctx.border, ctx.rerun = plan, border, _membrane_after
         ctx.layouts = [None if p is None else p[1] for p in packed]
@@ -272,14 +277,16 @@ class _Unit(torch.autograd.Function):
             *weights,
             *(x if p is None else p[0] for x, p in zip(inputs, packed, strict=True)),
         )
-        return whole, border.after(after)
+        if packed_output is not None:
+            ctx.mark_non_differentiable(packed_output)
+        return whole, border.after(after), packed_output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         plan, saved = ctx.plan, _Saved(ctx)
         membrane = ctx.border.entering(saved.membrane)
         ctx.border.done()
-        grad, after = grads
+        grad, after, _ = grads
         if grad is None and after is not None:  # only the potential is used
             grad = after.new_zeros(ctx.output, dtype=plan.dtype)
         assert grad is not None
@@ -326,8 +333,8 @@ def _gradients(
     for group, part in plan.slices:
         inputs = saved.inputs(part)
         y = saved.currents(inputs, part)
-        norm, before, after = saved.norms[group], _of(membrane, part), _of(grad_after, part)
-        found.append(plan.fire_backward(y, norm, before, saved.decay, grad[:, part], after))
+        drive = plan.drive(y, saved.norms[group], _of(membrane, part), saved.decay)
+        found.append(plan.fire_backward(drive, grad[:, part], _of(grad_after, part)))
     totals = []
     for number in range(len(plan.groups)):
         own = [f for f, (group, _) in zip(found, plan.slices, strict=True) if group == number]
@@ -341,11 +348,11 @@ def _gradients(
         if len(plan.slices) > 1:
             inputs = saved.inputs(part)
             y = saved.currents(inputs, part)
-        if saved.y is not None:
-            y = y.clone()  # the next line writes over it
-        grad_y = kernels.norm_backward(y, saved.norms[group], found[i].current, means[group], plan.pool)
-        found[i] = found[i]._replace(current=total)  # let go of it
-        del y
+            drive = plan.drive(y, saved.norms[group], _of(membrane, part), saved.decay)
+        of_after = _of(grad_after, part)
+        grad_y = plan.norm_backward(drive, grad[:, part], of_after, found[i], means[group], saved.y is None)
+        found[i] = found[i]._replace(current=None, winners=None)  # let go of them
+        del y, drive
         for k, (x, weight, (of_x, of_weight)) in enumerate(zip(inputs, saved.weights, needed, strict=True)):
             wanted = [of_x, of_weight, k == 0 and saved.bias is not None]
             grad_x, grad_w, grad_b = plan.convolve_backward(grad_y, x, weight, wanted)
@@ -373,8 +380,8 @@ def _membrane_after(ctx: Any) -> Tensor | None:
     with exact(saved.data[0]):
         for group, part in plan.slices:
             y = saved.currents(saved.inputs(part), part)
-            _, after = plan.fire(y, saved.norms[group], _of(membrane, part), saved.decay)
-            afters.append(after)
+            drive = plan.drive(y, saved.norms[group], _of(membrane, part), saved.decay)
+            afters.append(plan.fire(drive).membrane)
     left: Tensor | None = ctx.border.after(_joined(afters, 0))
     return left
 
@@ -384,9 +391,13 @@ def _of(membrane: Tensor | None, part: slice) -> Tensor | None:
 
 
 def _joined(parts: Sequence[Tensor | None], axis: int) -> Tensor | None:
-    """The parts behind one another; None where there is none."""
+    """The parts behind one another along their first or second axis; None where there is none."""
     there = [part for part in parts if part is not None]
-    return torch.cat(there, axis) if len(there) > 1 else parts[0]
+    if len(there) < 2:
+        return parts[0]
+    if there[0].dim() < 4 or not kernels.channels_last(there[0]):
+        return torch.cat(there, axis)
+    return torch.cat([part.movedim(-3, -1) for part in there], axis).movedim(-1, -3)  # which stays so in memory
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:
@@ -402,6 +413,6 @@ def _placed(whole: Tensor | None, images: Tensor | None, part: slice, batch: int
     if images is None or images.shape[1] == batch:
         return images
     if whole is None:
-        whole = images.new_empty(images.shape[0], batch, *images.shape[2:])
+        whole = kernels.empty(images, images.shape[0], batch, *images.shape[2:])
     whole[:, part] = images
     return whole

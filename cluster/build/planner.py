@@ -12,6 +12,7 @@ from torch import nn
 
 from tdformer import TDFormer
 from tdformer.errors import first_line
+from tdformer.kernels import standing
 from tdformer.measure import Calls, Cost, measure_step
 from tdformer.norm import norm_batch
 from tdformer.policies import POLICIES, Choice, choices, smallest
@@ -147,7 +148,8 @@ def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders
     """What one choice costs; seconds for a large model, so a process that checks and then trains does it once."""
     short = config.train.computes_in.short
     groups = min(plan.norm_batch, plan.micro_batch)
-    key = repr((model.config, model.frames, plan.micro_batch, groups, short, policy, borders, config.train.freeze))
+    about = model.config, model.frames, standing(), config.train.freeze
+    key = repr((*about, plan.micro_batch, groups, short, policy, borders))
     if key not in _priced:
         _priced[key] = counted(model, config, plan, policy, borders)
     cost = _priced[key]

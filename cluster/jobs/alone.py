@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tdformer import TDFormer, kernels
+from tdformer.kernels import stands_for
 from tdformer.measure import Call, Calls, measure_evaluation
 from tdformer.norm import norm_batch
 from tdformer.unit import Current, Unit
@@ -71,7 +72,7 @@ def _calls(setup: Setup, memory: Memory) -> tuple[Calls, Calls, int]:
     """Those of a micro-batch in training and in evaluation, and the bytes of the first at its peak."""
     config, plan, model = setup.config, setup.plan, setup.outline
     training, evaluation = Calls(), Calls()
-    with torch.device("meta"):
+    with torch.device("meta"), stands_for("cpu"):
         chosen = settled(model, config, plan, memory)
         cost = counted(model, config, plan, chosen.policy, chosen.borders, training)
         images, short = example(model, plan.micro_batch, "meta"), config.train.computes_in.short

@@ -11,6 +11,7 @@ import torch
 from pipelines.order import steps_per_epoch
 from tdformer import TDFormer
 from tdformer.errors import first_line
+from tdformer.kernels import stands_for
 from tdformer.measure import Work, measure_evaluation
 from tdformer.policies import choices
 
@@ -71,7 +72,7 @@ def predict(
     if machine is None:
         machine = Machine.unknown(config, shape) if chip is None else Machine.of_chip(chip, config, shape)
     model, plan, terms = setup.outline, setup.plan, terms or Terms()
-    with torch.device("meta"):
+    with torch.device("meta"), stands_for("cuda" if shape.gpus else "cpu"):
         try:
             chosen = settled(model, config, plan, machine.memory)
             fits = chosen.total <= machine.memory.size * machine.memory.usable

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..attention import SpikeDrivenAttention
 from ..errors import ModelError
 from ..neuron import AFTER_PRODUCT, Neuron
+from ..packing import add, bounded
 from ..state import State
 from ..unit import Current, UnitOptions
 from .base import MODELS, Backbone, Entry, Given, Published, Sizes, truncated
@@ -70,7 +71,7 @@ class Stem(nn.Module):
             x = pooled(x, state) if self.pools[i] else x
         x = self.currents[3](x, state)  # pooled before the neuron: the shortcut is a current
         position: Tensor = self.position(self.neurons[3](x, state), state)
-        return x + position
+        return add(x, position)
 
 
 class MLP(nn.Module):
@@ -169,7 +170,7 @@ class SDT(Backbone[SDTSizes]):
         x = self.step(self.stem, state, x)
         for block in self.blocks:
             x = self.step(block, state, x, high)
-        features = self.head_neuron(x.mean((3, 4)), state)
+        features = self.head_neuron(bounded(x.mean((3, 4)), None), state)
         return features, self.high(x, state) if self.high is not None else x
 
 

@@ -16,27 +16,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import meta, reference
-from .protocol import Backend, Drive, Gradients, Means, Norm, Packer
-from .reference import current, current_backward, real
+from .layout import channels_last, empty, interpreted, laid, standing, stands_for
+from .protocol import Adder, Backend, Drive, Fired, Gradients, Means, Norm, Packer
+from .reference import real
 
 __all__ = [
     "ARITHMETIC",
     "Backend",
     "Drive",
+    "Fired",
     "Gradients",
     "Means",
     "Norm",
+    "add_pack",
+    "channels_last",
     "convolve",
     "convolve_backward",
-    "current",
-    "current_backward",
+    "empty",
     "fire",
     "fire_backward",
+    "laid",
     "largest_integer",
     "norm_backward",
     "of",
     "pack",
     "real",
+    "standing",
+    "stands_for",
     "statistics",
     "unpack",
 ]
@@ -49,7 +55,8 @@ ARITHMETIC = 2
 def chosen(x: Tensor) -> Backend:
     """The kernels for a tensor: Triton's on CUDA, numba's on CPU, PyTorch's for fp64 and wherever a library lacks.
 
-    TDFORMER_KERNELS=reference takes PyTorch's everywhere.
+    TDFORMER_KERNELS=reference takes PyTorch's everywhere, and gpu Triton's on CPU where that interprets them
+    (TRITON_INTERPRET=1).
     """
     if x.is_meta:
         return meta
@@ -58,7 +65,9 @@ def chosen(x: Tensor) -> Backend:
 
 def of(device: str) -> Backend:
     """The kernels for a kind of device, `cuda` or `cpu`, where values have at most 32 bits."""
-    return reference if os.environ.get("TDFORMER_KERNELS") == "reference" else _load(device)
+    if os.environ.get("TDFORMER_KERNELS") == "reference":
+        return reference
+    return _load("cuda" if interpreted() else device)
 
 
 @lru_cache
@@ -78,16 +87,23 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     return chosen(y).statistics(y)
 
 
-def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
-    return chosen(drive.y).fire(drive, steps)
+def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
+    return chosen(drive.y).fire(drive, steps, bits, last)
 
 
 def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
     return chosen(drive.y).fire_backward(drive, grad_spikes, grad_membrane)
 
 
-def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool) -> Tensor:
-    return chosen(y).norm_backward(y, norm, grad, means, pool)
+def norm_backward(
+    drive: Drive,
+    grad_spikes: Tensor,
+    grad_membrane: Tensor | None,
+    found: Gradients,
+    means: Means,
+    spare: bool,
+) -> Tensor:
+    return chosen(drive.y).norm_backward(drive, grad_spikes, grad_membrane, found, means, spare)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
@@ -142,8 +158,25 @@ def pack(x: Tensor, bits: int) -> Tensor:
     return _packer(x).pack(x, bits)
 
 
+def add_pack(x: Tensor, y: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """See `protocol.Adder`; by two calls where a packer cannot add."""
+    packer = _packer(x)
+    if isinstance(packer, Adder):
+        return packer.add_pack(x, y, bits)
+    total = x + y
+    return total, packer.pack(total, bits)
+
+
 def unpack(data: Tensor, bits: int, count: int, dtype: torch.dtype) -> Tensor:
     return _packer(data).unpack(data, bits, count, dtype)
+
+
+def _packer(x: Tensor) -> Packer:
+    if x.is_meta:
+        return meta if standing() == "cuda" else reference
+    if x.device.type == "cpu" and not interpreted():
+        return _numba()
+    return reference if os.environ.get("TDFORMER_KERNELS") == "reference" else _triton()
 
 
 @lru_cache
@@ -155,5 +188,10 @@ def _numba() -> Packer:
     return cpu
 
 
-def _packer(x: Tensor) -> Packer:
-    return _numba() if x.device.type == "cpu" else reference
+@lru_cache
+def _triton() -> Packer:
+    if not find_spec("triton"):
+        return reference
+    from . import gpu_packing
+
+    return gpu_packing

@@ -21,7 +21,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .protocol import Drive, Gradients, Means, Norm
+from . import reference
+from .protocol import Drive, Fired, Gradients, Means, Norm
 
 Array = NDArray[np.generic]
 Real = float | np.float32
@@ -70,19 +71,23 @@ class Slope(NamedTuple):
     detach: bool
 
 
-def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
-    """See `protocol.Backend`."""
+def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
+    """See `protocol.Backend`; it makes the last potential in any case, and no bits."""
+    if drive.neuron is None:
+        return reference.fire(drive, steps)
     _, batch, channels, *size = drive.y.shape
     shape = (batch, channels, *(_halves(size) if drive.pool else size))
     spikes = torch.empty(steps, *shape, dtype=torch.float32, device=drive.y.device)
     after = torch.empty(shape, dtype=torch.float32, device=drive.y.device)
     spread(_fire, channels, spikes.numel(), _unit(drive), _planes(spikes), _planes(after))
-    return spikes.to(drive.y.dtype), after
+    return Fired(spikes.to(drive.y.dtype), after)
 
 
 def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
     """See `protocol.Backend`."""
     y, o, membrane = drive.y, drive.neuron, drive.membrane
+    if o is None or drive.decay is None:
+        return reference.fire_backward(drive, grad_spikes, grad_membrane)
     channels = y.shape[2]
     grad = torch.empty(y.shape[0], *grad_spikes.shape[1:], dtype=torch.float32, device=y.device)
     before = None if membrane is None else torch.empty(membrane.shape, dtype=torch.float32, device=y.device)
@@ -100,14 +105,24 @@ def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | Non
         _planes(before),
         sums.numpy(),
     )
-    return Gradients(grad, before, *sums)
+    return Gradients(grad, None, before, *sums)
 
 
-def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool) -> Tensor:
-    """See `protocol.Backend`; written over y where that is fp32."""
-    out = y.float().contiguous()
+def norm_backward(
+    drive: Drive,
+    grad_spikes: Tensor,
+    grad_membrane: Tensor | None,
+    found: Gradients,
+    means: Means,
+    spare: bool,
+) -> Tensor:
+    """See `protocol.Backend`; written over y where that is fp32 and spare."""
+    y, norm = drive.y, drive.norm
+    assert norm is not None
+    out = y.to(torch.float32, copy=not spare).contiguous()
     pulls = _array(means.grad), _array(means.grad_normal)
-    spread(_norm_backward, y.shape[2], y.numel(), _array(out), _scaling(norm), *pulls, pool, _planes(grad))
+    grad = _planes(found.current)
+    spread(_norm_backward, y.shape[2], y.numel(), _array(out), _scaling(norm), *pulls, drive.pool, grad)
     return out.to(y.dtype)
 
 
@@ -132,6 +147,7 @@ def _scaling(norm: Norm) -> Scaling:
 
 def _unit(drive: Drive) -> Unit:
     o, channels, none = drive.neuron, drive.y.shape[2], np.zeros(0, np.float32)
+    assert o is not None and drive.decay is not None
     if drive.norm is None:
         norm = Scaling(none, none, np.ones(channels, np.float32), np.zeros(channels, np.float32))
     else:

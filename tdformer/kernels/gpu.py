@@ -1,8 +1,10 @@
-"""The fused neuron on GPU: Triton programs, each over a block of pixels of one plane `[b, c]`.
+"""The fused neuron on GPU: Triton programs over y `[S, M, C]`, M = B H W pixels, whose channels lie side by side.
 
-A program takes its pixels through all steps with V in registers. H must come out the same in both directions, so no
-multiply and add are contracted into one. Each program leaves its part of a sum, and PyTorch adds the parts: two runs
-give the same bits.
+A program takes tiles of pixels and channels through all steps with V in registers. Backward computes H again, twice: a
+first pass adds up what BatchNorm's gradient needs of the whole batch, a second one writes d/d y, so that no d/d current
+of the size of y is ever stored. H must come out the same each time, so no multiply and add are contracted into one but
+BatchNorm's. Each program leaves its part of a sum, of tiles that do not depend on the device, and the parts are added
+in one order: two runs give the same bits.
 """
 
 from __future__ import annotations
@@ -12,40 +14,32 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from ..options import NeuronOptions
-from .protocol import Drive, Gradients, Means, Norm
+from . import gpu_programs as device
+from .protocol import Drive, Fired, Gradients, Means, Norm, chunk_of
 
-HALF_PI = tl.constexpr(math.pi / 2)
-
-
-def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
-    """See `protocol.Backend`."""
-    y = y.contiguous()
-    images, channels, size = y.shape[0], y.shape[1], y[0, 0].numel()
-    block, blocks = _blocks(size)
-    own, squares = torch.empty(2, images, channels, blocks, dtype=torch.float32, device=y.device)
-    _launch(_statistics, own.numel(), block, y, own, squares, size, blocks)
-    count = (size - block * torch.arange(blocks, device=y.device)).clamp(max=block)  # values of a part
-    mean = (own * count).sum((0, 2)) / (images * size)
-    squares += (own - mean.view(-1, 1)).square_() * count
-    return mean, squares.sum((0, 2)) / (images * size)
+PROGRAMS = 1056
+"""That a pass with sums is spread over: 8 for each of 132 multiprocessors."""
+VALUES = 1024
+"""Of a tile, with 4 warps: 8 a thread, a load of 128 bits where they have 16."""
 
 
-class Shape(NamedTuple):
-    """Sizes for the programs: channels, H and W of y; values of y in a plane and in a step; the same of what the neuron
-    sees, `[B, C, h, w]`; programs to a plane."""
+class Sizes(NamedTuple):
+    """pixels that the neuron sees in a step, and of y; y's H and W; pixels from one step of y and of the spikes'
+    gradient to the next; blocks of channels; programs to a block of channels, each of which takes every so-manieth
+    tile; chunks of steps."""
 
-    channels: int
+    pixels: int
+    whole: int
     height: int
     width: int
-    y_size: int
     y_step: int
-    size: int
-    step: int
+    grad_step: int
     blocks: int
+    programs: int
+    chunks: int
 
 
 class Cell(NamedTuple):
@@ -56,392 +50,284 @@ class Cell(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """A `Norm` for the programs, each None where there is none."""
+    """A `Norm` and the `Means` of its gradient for the programs, each None where there is none."""
 
-    mean: Tensor | None
-    invstd: Tensor | None
-    scale: Tensor | None
-    shift: Tensor | None
-
-
-class Sums(NamedTuple):
-    """Where each program leaves its part of the sums of `Gradients`."""
-
-    decay: Tensor
-    grad: Tensor
-    normal: Tensor
+    mean: Tensor | None = None
+    invstd: Tensor | None = None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    grad: Tensor | None = None
+    grad_normal: Tensor | None = None
 
 
-def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
+class Spiked(NamedTuple):
+    """Where `gpu_programs.fire` writes; None: not at all."""
+
+    spikes: Tensor
+    bits: Tensor | None
+    membrane: Tensor | None
+
+
+class Incoming(NamedTuple):
+    """The gradients that enter `gpu_programs.backward`."""
+
+    spikes: Tensor
+    membrane: Tensor | None
+
+
+class Pulled(NamedTuple):
+    """Where `gpu_programs.backward` writes; None: not at all. total, normal and decay: parts of the sums of
+    `Gradients`; starts: V at the start of each chunk but the first; y: d/d y."""
+
+    total: Tensor | None = None
+    normal: Tensor | None = None
+    decay: Tensor | None = None
+    current: Tensor | None = None
+    winners: Tensor | None = None
+    membrane: Tensor | None = None
+    starts: Tensor | None = None
+    y: Tensor | None = None
+
+
+def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     """See `protocol.Backend`."""
-    y, o = drive.y.contiguous(), drive.neuron
-    batch, channels, *image = y.shape[1:]
-    shape = (batch, channels, *((n + 1) // 2 for n in image)) if drive.pool else (batch, channels, *image)
-    spikes = torch.empty(steps, *shape, dtype=y.dtype, device=y.device)
-    after = torch.empty(shape, dtype=torch.float32, device=y.device)
-    block, blocks = _blocks(after[0, 0].numel())
-    _launch(
-        _fire,
-        batch * channels * blocks,
-        block,
+    y = y.movedim(1, -1).contiguous()
+    channels = y.shape[-1]
+    rows = y.numel() // channels
+    bm, bc = _tile(rows, channels)
+    tiles, blocks = triton.cdiv(rows, bm), triton.cdiv(channels, bc)
+    programs = _programs(tiles, blocks)
+    parts = torch.empty(2, programs, channels, dtype=torch.float32, device=y.device)
+    launch(device.statistics, programs * blocks, y, *parts, rows, channels, programs, blocks, BM=bm, BC=bc)
+    found = torch.empty(2, channels, dtype=torch.float32, device=y.device)
+    wide = min(8, bc)
+    launch(
+        device.join,
+        triton.cdiv(channels, wide),
+        *parts,
+        *found,
+        rows,
+        channels,
+        programs,
+        tiles,
+        BM=bm,
+        BP=128,
+        BC=wide,
+    )
+    return found[0], found[1]
+
+
+def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
+    """See `protocol.Backend`."""
+    y = _moved(drive.y)
+    _, batch, *_, channels = y.shape
+    image, steps = _image(drive), steps if drive.neuron is not None else len(y)
+    chunk = chunk_of(steps)
+    sizes, bm, bc = _sizes(drive, y, steps, chunk)
+    written = Spiked(
+        _empty(y, steps, batch, *image, channels),
+        _empty(y, steps, batch, math.prod(image) * channels // 8, dtype=torch.uint8)
+        if bits and channels % 8 == 0
+        else None,
+        None if last or drive.neuron is None else _empty(y, batch, *image, channels, dtype=torch.float32),
+    )
+    launch(
+        device.fire,
+        triton.cdiv(sizes.pixels, bm) * sizes.blocks,
         y,
         _scaling(drive.norm),
-        _dense(drive.membrane),
+        _membrane(drive.membrane),
         _dense(drive.decay),
-        spikes,
-        after,
-        steps,
-        _shape(y, after, blocks),
-        _cell(o),
-        SOFT=o.v_reset is None,
+        written,
+        channels,
+        sizes,
+        _cell(drive.neuron),
+        FIRES=drive.neuron is not None,
+        SOFT=_soft(drive.neuron),
         POOL=drive.pool,
         SAME=len(y) == 1,
+        CHUNK=chunk,
+        BM=bm,
+        BC=bc,
     )
-    return spikes, after
+    after = None if written.membrane is None else written.membrane.movedim(-1, 1)
+    return Fired(written.spikes.movedim(-1, 2), after, written.bits)
 
 
 def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
-    """See `protocol.Backend`. Until a step's gradient is known, its H lies in its place; where one input serves all
-    steps there is no such place, and H is computed again from the first step for each."""
-    y, grad_spikes, o = drive.y.contiguous(), grad_spikes.contiguous(), drive.neuron
-    steps, batch, channels = grad_spikes.shape[:3]
-    grad = torch.empty(len(y), *grad_spikes.shape[1:], dtype=torch.float32, device=y.device)
-    before = None
-    if drive.membrane is not None:
-        before = torch.empty(grad.shape[1:], dtype=torch.float32, device=y.device)
-    block, blocks = _blocks(grad[0, 0, 0].numel())
-    sums = torch.empty(3, batch, channels, blocks, dtype=torch.float32, device=y.device)
-    _launch(
-        _fire_backward,
-        batch * channels * blocks,
-        block,
+    """See `protocol.Backend`. d/d current is written where no second pass follows, and where that one reads it: with
+    pooling, as it is smaller than y there, together with the winner of each window. Else it is summed alone."""
+    y, o = _moved(drive.y), drive.neuron
+    _, batch, *_, channels = y.shape
+    shape = (batch, *_image(drive), channels)
+    sizes, bm, bc = _sizes(drive, y, len(grad_spikes), chunk_of(len(grad_spikes)), summed=True)
+    given = o is None  # d/d current is what comes in
+    normed, learned = drive.norm is not None, drive.decay is not None and drive.decay.requires_grad
+    parts = torch.empty(3, sizes.programs, channels, dtype=torch.float32, device=y.device)
+    written = Pulled(
+        total=parts[0] if normed else None,
+        normal=parts[1] if normed else None,
+        decay=parts[2] if learned else None,
+        current=_empty(y, len(y), *shape) if not given and (drive.pool or not normed) else None,
+        winners=_empty(y, len(y), *shape, dtype=torch.uint8) if drive.pool and normed else None,
+        membrane=None if drive.membrane is None else _empty(y, *shape, dtype=torch.float32),
+        starts=_starts(y, sizes, channels),
+    )
+    _pull(drive, y, grad_spikes, grad_membrane, _scaling(drive.norm), written, sizes, bm, bc)
+    total, normal, decay = parts.sum(1)
+    before, winners, current = (
+        None if x is None else x.movedim(-1, -3) for x in (written.membrane, written.winners, written.current)
+    )
+    return Gradients(grad_spikes if given and drive.pool else current, winners, before, decay, total, normal)
+
+
+def norm_backward(
+    drive: Drive,
+    grad_spikes: Tensor,
+    grad_membrane: Tensor | None,
+    found: Gradients,
+    means: Means,
+    spare: bool,
+) -> Tensor:
+    """See `protocol.Backend`."""
+    y = _moved(drive.y)
+    channels, norm = y.shape[-1], _scaling(drive.norm, means)
+    own = spare and (len(y) == 1 or y.is_contiguous())
+    out = y if own else torch.empty(y.shape, dtype=y.dtype, device=y.device)
+    if found.winners is None:
+        sizes, bm, bc = _sizes(drive, y, len(grad_spikes), chunk_of(len(grad_spikes)))
+        written = Pulled(starts=_starts(y, sizes, channels), y=out)
+        _pull(drive, y, grad_spikes, grad_membrane, norm, written, sizes, bm, bc)
+    else:
+        assert found.current is not None
+        current, winners = (_moved(x).contiguous() for x in (found.current, found.winners))
+        sizes, *_ = _sizes(drive, y, 1, 1)
+        bm, bc = _tile(sizes.whole, channels)
+        tiles = triton.cdiv(sizes.whole, bm)
+        programs = len(y) * tiles * sizes.blocks
+        launch(device.scatter, programs, y, norm, current, winners, out, channels, sizes, tiles, BM=bm, BC=bc)
+    return out.movedim(-1, 2)
+
+
+def launch(kernel: Any, programs: int, *args: object, **options: object) -> None:
+    """Run a kernel; its first argument is on the device where it runs."""
+    with torch.cuda.device_of(args[0]):
+        kernel[(programs,)](*args, num_warps=4, enable_fp_fusion=False, **options)
+
+
+def _pull(
+    drive: Drive,
+    y: Tensor,
+    grad_spikes: Tensor,
+    grad_membrane: Tensor | None,
+    norm: Scaling,
+    written: Pulled,
+    sizes: Sizes,
+    bm: int,
+    bc: int,
+) -> None:
+    """One pass of `gpu_programs.backward`."""
+    o, grads = drive.neuron, _moved(grad_spikes)
+    launch(
+        device.backward,
+        sizes.programs * sizes.blocks,
         y,
-        _scaling(drive.norm),
-        _dense(drive.membrane),
+        norm,
+        _membrane(drive.membrane),
         _dense(drive.decay),
-        grad_spikes,
-        _dense(grad_membrane),
-        grad,
-        before,
-        Sums(*sums),
-        steps,
-        grad_spikes[1:].numel(),
-        _shape(y, grad[0], blocks),
+        Incoming(grads, _membrane(grad_membrane)),
+        written,
+        y.shape[-1],
+        sizes._replace(grad_step=grads.stride(0) // y.shape[-1]),
         _cell(o),
-        SOFT=o.v_reset is None,
-        SURROGATE=o.surrogate,
-        ALPHA=o.alpha,
-        DETACH=o.detach_reset,
+        SOFT=_soft(o),
+        SURROGATE=None if o is None else o.surrogate,
+        ALPHA=1.0 if o is None else o.alpha,
+        DETACH=o is None or o.detach_reset,
         POOL=drive.pool,
         SAME=len(y) == 1,
+        CHUNK=chunk_of(len(grads)),
+        BM=bm,
+        BC=bc,
     )
-    return Gradients(grad, before, *sums.sum((1, 3)))
 
 
-def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool) -> Tensor:
-    """See `protocol.Backend`; written over y. With pooling each window's winner is noted first, in a byte."""
-    y, grad = y.contiguous(), grad.contiguous()
-    planes, winners = y[:, :, :, 0, 0].numel(), None
-    if pool:
-        winners = torch.empty(grad.shape, dtype=torch.uint8, device=y.device)
-        block, blocks = _blocks(grad[0, 0, 0].numel())
-        _launch(_winners, planes * blocks, block, y, _scaling(norm), winners, _shape(y, grad[0], blocks))
-    block, blocks = _blocks(y[0, 0, 0].numel())
-    arguments = _scaling(norm), Means(means.grad.contiguous(), means.grad_normal.contiguous()), grad, winners
-    _launch(_norm_backward, planes * blocks, block, y, *arguments, _shape(y, grad[0], blocks))
-    return y
+def _moved(x: Tensor) -> Tensor:
+    """x `[S, B, C, H, W]` as `[S, B, H, W, C]`, each step contiguous: as it lies where it does so, like a slice."""
+    x = x.movedim(2, -1)
+    return x if x[0].is_contiguous() and x.stride(0) % x.shape[-1] == 0 else x.contiguous()
 
 
-def _launch(kernel: Any, programs: int, block: int, y: Tensor, *args: object, **options: object) -> None:
-    with torch.cuda.device_of(y):
-        kernel[(programs,)](y, *args, BLOCK=block, num_warps=max(1, block // 256), enable_fp_fusion=False, **options)
-
-
-def _blocks(size: int) -> tuple[int, int]:
-    """Pixels of a program, and programs to a plane."""
-    block = min(1024, triton.next_power_of_2(size))
-    return block, triton.cdiv(size, block)
+def _membrane(x: Tensor | None) -> Tensor | None:
+    """x `[B, C, h, w]` as `[B, h, w, C]`."""
+    return None if x is None else x.movedim(1, -1).contiguous()
 
 
 def _dense(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
 
 
-def _scaling(norm: Norm | None) -> Scaling:
-    return Scaling(None, None, None, None) if norm is None else Scaling(*(x.contiguous() for x in norm))
+def _empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
 
 
-def _cell(o: NeuronOptions) -> Cell:
-    return Cell(float(o.threshold), float(o.v_reset or 0.0))
+def _image(drive: Drive) -> tuple[int, int]:
+    """h and w."""
+    height, width = drive.y.shape[3:]
+    return ((height + 1) // 2, (width + 1) // 2) if drive.pool else (height, width)
 
 
-def _shape(y: Tensor, plane: Tensor, blocks: int) -> Shape:
-    """plane: what the neuron sees in a step, `[B, C, h, w]`."""
-    _, _, channels, height, width = y.shape
-    return Shape(channels, height, width, y[0, 0, 0].numel(), y[0].numel(), plane[0, 0].numel(), plane.numel(), blocks)
+def _scaling(norm: Norm | None, means: Means | None = None) -> Scaling:
+    return Scaling(*(x.contiguous() for x in (*(norm or ()), *(means or ()))))
 
 
-@triton.jit
-def _statistics(y, means, squares, size, blocks, BLOCK: tl.constexpr):
-    """Mean of a block, and its summed squares around that mean."""
-    program = tl.program_id(0)
-    pixel = program % blocks * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < size
-    value = tl.load(y + (program // blocks).to(tl.int64) * size + pixel, mask=inside, other=0.0).to(tl.float32)
-    own = tl.sum(value) / tl.minimum(size - program % blocks * BLOCK, BLOCK)
-    centred = tl.where(inside, value - own, 0.0)
-    tl.store(means + program, own)
-    tl.store(squares + program, tl.sum(centred * centred))
+def _cell(o: NeuronOptions | None) -> Cell:
+    return Cell(0.0, 0.0) if o is None else Cell(float(o.threshold), float(o.v_reset or 0.0))
 
 
-@triton.jit
-def _behind(y, scale, shift, pixel, inside, shape, POOL: tl.constexpr):
-    """The value of y behind each current, in fp32, and where in its window it was (0 to 8)."""
-    height, width = shape.height, shape.width
-    place = tl.full(pixel.shape, -1, tl.int32)
-    if POOL:
-        value = tl.zeros(pixel.shape, tl.float32)
-        largest = tl.zeros(pixel.shape, tl.float32)
-        columns = (width + 1) // 2
-        for k in tl.static_range(9):
-            row, column = pixel // columns * 2 - 1 + k // 3, pixel % columns * 2 - 1 + k % 3
-            there = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            other = tl.load(y + row * width + column, mask=there, other=0.0).to(tl.float32)
-            x = tl.fma(other, scale, shift)
-            better = there & ((place < 0) | (x > largest) | (x != x))  # NaN wins, as in PyTorch
-            value = tl.where(better, other, value)
-            largest = tl.where(better, x, largest)
-            place = tl.where(better, k, place)
-    else:
-        value = tl.load(y + pixel, mask=inside, other=0.0).to(tl.float32)
-    return value, place
+def _soft(o: NeuronOptions | None) -> bool:
+    return o is not None and o.v_reset is None
 
 
-@triton.jit
-def _charge(v, x, rate, rest):
-    """Eq 1: H."""
-    return v + (x - (v - rest)) * rate
+def _tile(pixels: int, channels: int, values: int = 0) -> tuple[int, int]:
+    """Pixels and channels of a tile: of the channels a power of two that divides them, or else more than there are.
+    values: of a tile, VALUES unless they are given."""
+    bc = math.gcd(channels, 128)
+    if bc < 16:
+        bc = min(64, triton.next_power_of_2(channels))
+    return min((values or VALUES) // bc, triton.next_power_of_2(pixels)), bc
 
 
-@triton.jit
-def _after(h, cell, SOFT: tl.constexpr):
-    """Eq 3: V after the spike, from H before it."""
-    if SOFT:
-        v = h - tl.where(h >= cell.threshold, cell.threshold, 0.0)
-    else:
-        v = tl.where(h >= cell.threshold, cell.rest, h)
-    return v
+def _programs(tiles: int, blocks: int) -> int:
+    """To a block of channels, where each leaves a part of a sum."""
+    return max(1, min(PROGRAMS // blocks, tiles))
 
 
-@triton.jit
-def _fire(
-    y,
-    norm,
-    membrane,
-    decay,
-    spikes,
-    after,
-    steps,
-    shape,
-    cell,
-    SOFT: tl.constexpr,
-    POOL: tl.constexpr,
-    SAME: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """norm: `Scaling`; shape: `Shape`; cell: `Cell`."""
-    plane = (tl.program_id(0) // shape.blocks).to(tl.int64)
-    pixel = tl.program_id(0) % shape.blocks * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < shape.size
-    c = plane % shape.channels
-    rate = tl.load(decay + c)
-    a, b = 1.0, 0.0
-    if norm.scale is not None:
-        a, b = tl.load(norm.scale + c), tl.load(norm.shift + c)
-    v = tl.zeros([BLOCK], tl.float32) + cell.rest
-    if membrane is not None:
-        v = tl.load(membrane + plane * shape.size + pixel, mask=inside, other=0.0).to(tl.float32)
-    y += plane * shape.y_size
-    spikes += plane * shape.size
-    x = tl.zeros([BLOCK], tl.float32)
-    if SAME:
-        x = tl.fma(_behind(y, a, b, pixel, inside, shape, POOL)[0], a, b)
-    for _ in range(steps):
-        if not SAME:
-            x = tl.fma(_behind(y, a, b, pixel, inside, shape, POOL)[0], a, b)
-            y += shape.y_step
-        h = _charge(v, x, rate, cell.rest)
-        tl.store(spikes + pixel, (h >= cell.threshold).to(tl.float32), mask=inside)
-        spikes += shape.step
-        v = _after(h, cell, SOFT)
-    tl.store(after + plane * shape.size + pixel, v, mask=inside)
+def _sizes(drive: Drive, y: Tensor, steps: int, chunk: int, summed: bool = False) -> tuple[Sizes, int, int]:
+    """For y `[S, B, H, W, C]`, with the pixels and the channels of a tile. summed: the programs leave sums."""
+    given, batch, height, width, channels = y.shape
+    pixels = batch * math.prod(_image(drive))
+    many = drive.pool and given > 1  # each value of each step is then taken out of nine: half the registers
+    bm, bc = _tile(pixels, channels, VALUES // 2 if many else VALUES)
+    tiles, blocks = triton.cdiv(pixels, bm), triton.cdiv(channels, bc)
+    return (
+        Sizes(
+            pixels=pixels,
+            whole=batch * height * width,
+            height=height,
+            width=width,
+            y_step=y.stride(0) // channels if given > 1 else 0,
+            grad_step=0,
+            blocks=blocks,
+            programs=_programs(tiles, blocks) if summed else tiles,
+            chunks=steps // chunk,
+        ),
+        bm,
+        bc,
+    )
 
 
-@triton.jit
-def _slope(u, SURROGATE: tl.constexpr, ALPHA: tl.constexpr):
-    """The surrogate's gradient at u = H - V_th (`tdformer.surrogate`)."""
-    if SURROGATE == "sigmoid":
-        s = tl.sigmoid(u * ALPHA)
-        slope = (1 - s) * s * ALPHA
-    elif SURROGATE == "arctan":
-        wide = u * (HALF_PI * ALPHA)
-        slope = 1 / (wide * wide + 1) * (ALPHA / 2)
-    else:
-        tl.static_assert(SURROGATE == "rectangular")
-        slope = tl.where(tl.abs(u) < 0.5 / ALPHA, ALPHA, 0.0)
-    return slope
-
-
-@triton.jit
-def _reset_slope(h, slope, cell, SOFT: tl.constexpr, DETACH: tl.constexpr):
-    """dV / dH of Eq 3, with or without the path through the spike."""
-    if SOFT:
-        kept = tl.zeros_like(h) + 1
-        through = -cell.threshold * slope
-    else:
-        kept = (h < cell.threshold).to(tl.float32)
-        through = (cell.rest - h) * slope
-    if not DETACH:
-        kept += through
-    return kept
-
-
-@triton.jit
-def _fire_backward(
-    y,
-    norm,
-    membrane,
-    decay,
-    grad_spikes,
-    grad_membrane,
-    grad,
-    before,
-    sums,
-    steps,
-    last,
-    shape,
-    cell,
-    SOFT: tl.constexpr,
-    SURROGATE: tl.constexpr,
-    ALPHA: tl.constexpr,
-    DETACH: tl.constexpr,
-    POOL: tl.constexpr,
-    SAME: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """norm: `Scaling`; sums: `Sums`; last: where the last step of grad_spikes begins; shape: `Shape`; cell: `Cell`."""
-    rest, size, step, y_step = cell.rest, shape.size, shape.step, shape.y_step
-    plane = (tl.program_id(0) // shape.blocks).to(tl.int64)
-    pixel = tl.program_id(0) % shape.blocks * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < size
-    c = plane % shape.channels
-    rate = tl.load(decay + c)
-    a, b, centre, inverse = 1.0, 0.0, 0.0, 0.0
-    if norm.scale is not None:
-        a, b = tl.load(norm.scale + c), tl.load(norm.shift + c)
-        centre, inverse = tl.load(norm.mean + c), tl.load(norm.invstd + c)
-    start = tl.zeros([BLOCK], tl.float32) + rest
-    if membrane is not None:
-        start = tl.load(membrane + plane * size + pixel, mask=inside, other=0.0).to(tl.float32)
-    grad_v = tl.zeros([BLOCK], tl.float32)
-    if grad_membrane is not None:
-        grad_v = tl.load(grad_membrane + plane * size + pixel, mask=inside, other=0.0).to(tl.float32)
-    y += plane * shape.y_size
-    grad += plane * size
-    grad_spikes += plane * size + last
-    h = start
-    if SAME:
-        value = _behind(y, a, b, pixel, inside, shape, POOL)[0]
-        x = tl.fma(value, a, b)
-    else:
-        v = start
-        for _ in range(steps):
-            x = tl.fma(_behind(y, a, b, pixel, inside, shape, POOL)[0], a, b)
-            h = _charge(v, x, rate, rest)
-            tl.store(grad + pixel, h, mask=inside)
-            v = _after(h, cell, SOFT)
-            y += y_step
-            grad += step
-    decay_total = tl.zeros([BLOCK], tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    normal_total = tl.zeros([BLOCK], tl.float32)
-    for done in range(steps):
-        left = steps - 1 - done
-        if SAME:
-            v = start
-            h = _charge(v, x, rate, rest)
-            for _ in range(left):
-                v = _after(h, cell, SOFT)
-                h = _charge(v, x, rate, rest)
-        else:
-            y -= y_step
-            grad -= step
-            value = _behind(y, a, b, pixel, inside, shape, POOL)[0]
-            x = tl.fma(value, a, b)
-            tl.debug_barrier()  # another thread of the program may have stored H, or may store over it below
-            earlier, v = start, start
-            if left > 0:
-                earlier = tl.load(grad - step + pixel, mask=inside, other=0.0)
-                v = _after(earlier, cell, SOFT)
-        slope = _slope(h - cell.threshold, SURROGATE, ALPHA)
-        grad_h = tl.load(grad_spikes + pixel, mask=inside, other=0.0).to(tl.float32) * slope
-        grad_h += grad_v * _reset_slope(h, slope, cell, SOFT, DETACH)
-        grad_spikes -= step
-        decay_total += grad_h * (x - (v - rest))
-        grad_v = grad_h * (1 - rate)
-        grad_x = grad_h * rate
-        total += grad_x
-        if not SAME:
-            tl.store(grad + pixel, grad_x, mask=inside)
-            normal_total += grad_x * ((value - centre) * inverse)
-            h = earlier
-    if SAME:
-        tl.store(grad + pixel, total, mask=inside)
-        normal_total = total * ((value - centre) * inverse)
-    if before is not None:
-        tl.store(before + plane * size + pixel, grad_v, mask=inside)
-    tl.store(sums.decay + tl.program_id(0), tl.sum(decay_total))
-    tl.store(sums.grad + tl.program_id(0), tl.sum(total))
-    tl.store(sums.normal + tl.program_id(0), tl.sum(normal_total))
-
-
-@triton.jit
-def _winners(y, norm, winners, shape, BLOCK: tl.constexpr):
-    """Where in its window each current came from."""
-    plane = (tl.program_id(0) // shape.blocks).to(tl.int64)
-    pixel = tl.program_id(0) % shape.blocks * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < shape.size
-    c = plane % shape.channels
-    a, b = tl.load(norm.scale + c), tl.load(norm.shift + c)
-    place = _behind(y + plane * shape.y_size, a, b, pixel, inside, shape, True)[1]
-    tl.store(winners + plane * shape.size + pixel, place, mask=inside)
-
-
-@triton.jit
-def _norm_backward(y, norm, means, grad, winners, shape, BLOCK: tl.constexpr):
-    """A pixel in an odd row or column lies in two windows across or down; it gets the gradients of those it won."""
-    width, size, grad_size = shape.width, shape.y_size, shape.size
-    plane = (tl.program_id(0) // shape.blocks).to(tl.int64)
-    pixel = tl.program_id(0) % shape.blocks * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < size
-    c = plane % shape.channels
-    grad += plane * grad_size
-    if winners is None:
-        g = tl.load(grad + pixel, mask=inside, other=0.0).to(tl.float32)
-    else:
-        winners += plane * grad_size
-        columns = (width + 1) // 2
-        row, column = pixel // width, pixel % width
-        g = tl.zeros([BLOCK], tl.float32)
-        for k in tl.static_range(4):
-            r, s = row // 2 + k // 2, column // 2 + k % 2
-            window = r * columns + s
-            place = (row - 2 * r + 1) * 3 + column - 2 * s + 1
-            over = inside & (row - 2 * r >= -1) & (column - 2 * s >= -1) & (window < grad_size) & (s < columns)
-            won = tl.load(winners + window, mask=over, other=255).to(tl.int32) == place
-            g += tl.load(grad + window, mask=over & won, other=0.0).to(tl.float32)
-    place = y + plane * size + pixel
-    away = tl.load(place, mask=inside, other=0.0).to(tl.float32) - tl.load(norm.mean + c)
-    normal = away * tl.load(norm.invstd + c)
-    centred = g - tl.load(means.grad + c) - normal * tl.load(means.grad_normal + c)
-    tl.store(place, centred * tl.load(norm.scale + c), mask=inside)
+def _starts(y: Tensor, sizes: Sizes, channels: int) -> Tensor | None:
+    if sizes.chunks == 1:
+        return None
+    return _empty(y, sizes.chunks - 1, sizes.pixels, channels, dtype=torch.float32)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..options import NeuronOptions
 from ..precision import typed
 from ..surrogate import SURROGATES
-from .protocol import Drive, Gradients, Means, Norm
+from .protocol import Drive, Fired, Gradients, Means, Norm
 
 
 def real(y: Tensor) -> torch.dtype:
@@ -25,21 +25,28 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def fire(drive: Drive, steps: int) -> tuple[Tensor, Tensor]:
-    """See `protocol.Backend`."""
+def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
+    """See `protocol.Backend`; it makes the last potential in any case, and no bits."""
     y, norm, membrane, decay, o, pool = drive
+    if o is None or decay is None:
+        return Fired(_current(y, norm, pool)[0].to(y.dtype), None)
     x = _winners(y, norm)[0] if pool else _affine(y, norm)
     spikes = []
     for _, fired, v in _walk(x, membrane, decay, o, steps):
         spikes.append(fired)
         after = v
-    return torch.stack(spikes).to(y.dtype), after
+    return Fired(torch.stack(spikes).to(y.dtype), after)
 
 
 def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
     """See `protocol.Backend`."""
     y, norm, membrane, decay, o, pool = drive
     x, normal = _current(y, norm, pool)
+    if o is None or decay is None:
+        assert normal is not None
+        g = grad_spikes.to(normal.dtype).contiguous()
+        total = g.sum((0, 1, 3, 4))
+        return Gradients(g, None, None, total, total, (g * normal).sum((0, 1, 3, 4)))
     steps, same = len(grad_spikes), len(x) == 1
     h = x.new_empty(steps, *x.shape[1:])
     spikes = torch.empty_like(h, dtype=torch.bool)
@@ -62,6 +69,7 @@ def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | Non
         grad_x[0 if same else t] += grad_h * rate
     return Gradients(
         grad_x,
+        None,
         None if membrane is None else grad_v,
         grad_decay,
         grad_x.sum((0, 1, 3, 4)),
@@ -69,8 +77,17 @@ def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | Non
     )
 
 
-def norm_backward(y: Tensor, norm: Norm, grad: Tensor, means: Means, pool: bool) -> Tensor:
+def norm_backward(
+    drive: Drive,
+    grad_spikes: Tensor,
+    grad_membrane: Tensor | None,
+    found: Gradients,
+    means: Means,
+    spare: bool,
+) -> Tensor:
     """See `protocol.Backend`."""
+    y, norm, grad, pool = drive.y, drive.norm, found.current, drive.pool
+    assert norm is not None and grad is not None
     per_channel = (1, 1, -1, 1, 1)
     if pool:
         spread = torch.zeros(y.shape, dtype=grad.dtype, device=y.device)
@@ -132,20 +149,6 @@ def _reset_slope(h: Tensor, slope: Tensor, o: NeuronOptions) -> Tensor:
         return torch.ones_like(h) if o.detach_reset else 1 - o.threshold * slope
     kept = (h < o.threshold).to(h.dtype)
     return kept if o.detach_reset else kept + (o.v_reset - h) * slope
-
-
-def current(y: Tensor, norm: Norm, pool: bool) -> Tensor:
-    """BatchNorm's affine part and the pooling alone: y `[S, B, C, H, W]` -> `[S, B, C, h, w]` in y's type."""
-    x, _ = _current(y, norm, pool)
-    return x.to(y.dtype)
-
-
-def current_backward(y: Tensor, norm: Norm, grad: Tensor, pool: bool) -> tuple[Tensor, Tensor]:
-    """The two sums of `Gradients`, for d/d current `[S, B, C, h, w]`."""
-    _, normal = _current(y, norm, pool)
-    assert normal is not None
-    g = grad.to(normal.dtype)
-    return g.sum((0, 1, 3, 4)), (g * normal).sum((0, 1, 3, 4))
 
 
 def largest_integer(x: Tensor) -> int | None:

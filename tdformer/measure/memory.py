@@ -85,10 +85,21 @@ class LiveBytes:
         self.work.neuron_bytes += moved
         self.asked(1)
 
-    def kernel(self, name: str, args: tuple[object, ...]) -> None:
-        """A call of a kernel."""
-        if self.calls is not None:
-            self.calls.add("other" if "pack" in name else "neuron", getattr(kernels, name), args, {})
+    def packing(self, moved: int) -> None:
+        """A call of the packing kernels."""
+        self.work.packing_bytes += moved
+        self.asked(1)
+
+    @contextmanager
+    def kernel(self, name: str, args: tuple[object, ...]) -> Iterator[None]:
+        """A call of one of these; what it calls in turn is no call of its own."""
+        calls, self.calls = self.calls, None
+        if calls is not None:
+            calls.add("other" if "pack" in name else "neuron", getattr(kernels, name), args, {})
+        try:
+            yield
+        finally:
+            self.calls = calls
 
     def asked(self, launches: int) -> None:
         """One more operator, whose work is noted."""
@@ -198,7 +209,7 @@ def live_bytes(model: nn.Module, there: Iterable[Tensor] = (), calls: Calls | No
     trained = (p for p in model.parameters() if p.requires_grad)
     hooks = [p.register_post_accumulate_grad_hook(lambda p: follow.accumulated(p.grad)) for p in trained]
     try:
-        with follow, meta.watched(live.neuron, live.kernel):
+        with follow, meta.watched(live):
             yield live
     finally:
         for hook in hooks:
