@@ -3,8 +3,8 @@
     python -m benchmarks.plan [--worlds 1 2 4] [--rounds 3] [--clock wall|cores] [--gpu-only] [--cpu-only]
     python -m benchmarks.plan --read benchmarks/results/plan.json [--clock wall|cores] [--gpu-only] [--cpu-only]
 
-On this CPU each case is planned with rates that were fitted to all others on as many processes (leave one out); memory
-is counted, and nothing is fitted. What was timed is kept by `--write`, and planned anew by `--read`. Of the H100 the
+On this CPU a case is planned from its operators, which are timed one by one; no step is looked at, nothing is fitted.
+Memory is counted. What was timed is kept by `--write`, and planned anew by `--read`. Of the H100 the
 rows are those of results/gpu.md, fitted with torch's profile of two of them; each is planned with rates that were
 fitted without it.
 """
@@ -23,10 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-import tdformer
 from cluster.build.shards import write_shards
 from cluster.config import Config, load
 from cluster.config.shape import Shape
@@ -37,9 +35,9 @@ from cluster.plan.chips import chip
 from cluster.plan.machine import Machine
 from cluster.plan.network import AlphaBeta
 from cluster.plan.predict import predict
-from cluster.plan.rates import Alone, Rates, fitted
-from tdformer.kernels import stands_for
-from tdformer.measure import Work, measure_step
+from cluster.plan.rates import Rates
+from cluster.plan.timed import Timed
+from tdformer.measure import Work
 
 from . import machine, table
 
@@ -88,7 +86,7 @@ CASES = [
     Case("hst_4_384", "cifar10", 8, 2, 1, "block"),
     Case("sdt_2_256", "cifar10", 8, 4, 1, "none"),
     Case("spikformer_2_384", "cifar10", 4, 4, 2, "block"),
-    Case("spikformer_2_384", "cifar10", 8, 2, 1, "none"),  # each rate is a large share of two steps and more
+    Case("spikformer_2_384", "cifar10", 8, 2, 1, "none"),
     Case("sdt_2_256", "cifar10", 4, 4, 2, "unit"),
     Case("quickstart", "digits", 8, 4, 1, "none"),
     Case("quickstart", "digits", 256, 4, 1, "none"),
@@ -97,16 +95,16 @@ CASES = [
 
 
 def timed(worlds: Sequence[int], rounds: int) -> dict[str, Any]:
-    """What was measured on this CPU, to be kept in a file: the cases, and for each number of processes what
-    `calibration.steps` found. Others on the machine only add to a time, so of the rounds, which are apart, the least of
-    each counts."""
+    """What was measured on this CPU, to be kept in a file: the cases, and for each number of processes what steps took,
+    what their operators took, and how the processes exchange. Others on the machine only add to a time, so of the
+    rounds, which are apart, the least of each counts."""
     with tempfile.TemporaryDirectory() as folder:
         write_shards("digits", Path(folder, "digits"))
         found: dict[int, list[calibration.Measured]] = {world: [] for world in worlds}
         for number in range(rounds):
             for world in worlds:
                 cases = [case.config(world, Path(folder)) for case in CASES]
-                found[world].append(calibration.steps(cases, world, memory=not number))
+                found[world].append(calibration.measure(cases, world, steps=True, memory=not number))
                 print(f"round {number + 1} of {rounds}, {world} ranks", file=sys.stderr, flush=True)
     return {
         "machine": machine(),
@@ -121,23 +119,26 @@ def least(rounds: Sequence[calibration.Measured]) -> dict[str, Any]:
     for times in zip(*(one.taken for one in rounds), strict=True):
         best = {"seconds": min(t.seconds for t in times), "cores": min(t.cores for t in times)}
         taken.append({"peak": times[0].peak, **best})
+    links = {key: min(getattr(r.network, key) for r in rounds) for key in ("alpha", "beta")}
     by = {"seconds": [one.by_clock for one in rounds], "cores": [one.by_cores for one in rounds]}
-    alone = {clock: [min(column) for column in zip(*its, strict=True)] for clock, its in by.items()}
-    links = [min(column) for column in zip(*((r.network.alpha, r.network.beta) for r in rounds), strict=True)]
-    return {"taken": taken, "network": links, "alone": alone}
+    planned = {clock: [fastest(times) for times in zip(*its, strict=True)] for clock, its in by.items()}
+    return {"taken": taken, "network": links, "planned": planned}
+
+
+def fastest(times: Sequence[Timed]) -> dict[str, Any]:
+    """Of each part the least."""
+    parts = {part: min(one.parts[part] for one in times) for part in times[0].parts}
+    return {"parts": parts, "tested": min(one.tested for one in times), "end": min(one.end for one in times)}
 
 
 def on_cpu(measured: dict[str, Any], clock: str) -> Iterator[list[str]]:
     """A row for each number of processes and case of what `timed` found; its errors are of memory and of seconds."""
     cases = [Case(*row) for row in measured["cases"]]
     for name, found in measured["worlds"].items():
-        world, network, alone = int(name), AlphaBeta(*found["network"]), Alone(*found["alone"][clock])
-        setups = [setup_of(case.config(world, Path("absent")), world) for case in cases]
-        seconds = [row[clock] for row in found["taken"]]
-        steps = [calibration.without_exchange(setup, one, network) for setup, one in zip(setups, seconds, strict=True)]
-        for i, (case, setup, took) in enumerate(zip(cases, setups, found["taken"], strict=True)):
-            rate = fitted(steps[:i] + steps[i + 1 :], alone, "the other cases")
-            here = Machine.unknown(setup.config, Shape(1, world, 0)).timed(rate, network, None)
+        world, network = int(name), AlphaBeta(**found["network"])
+        for case, took, own in zip(cases, found["taken"], found["planned"][clock], strict=True):
+            setup, seconds = setup_of(case.config(world, Path("absent")), world), took[clock]
+            here = Machine.unknown(setup.config, Shape(1, world, 0)).timed(Timed(**own), network, None)
             plan = predict(setup, Shape(1, world, 0), None, here, search=False)
             gib, step = plan.memory["total"].value, plan.step["total"].value
             assert gib is not None and step is not None
@@ -145,20 +146,9 @@ def on_cpu(measured: dict[str, Any], clock: str) -> Iterator[list[str]]:
             if took["peak"]:
                 mib = took["peak"] / 2**20
                 shown = [f"{mib:.2f}", f"{1024 * gib:.2f}", f"{gib * 1024 / mib - 1:+.1%}"]
-            yield [name, *case.words(), *shown, f"{seconds[i]:.3f}", f"{step:.3f}", f"{step / seconds[i] - 1:+.1%}"]
-
-
-def told_apart(measured: dict[str, Any], clock: str) -> str:
-    """How well the steps of one process tell rates apart: the singular values of their features, each over the step's
-    seconds and then of length 1. All 1: as well as can be; 0: not at all."""
-    cases = [Case(*row) for row in measured["cases"]]
-    world, found = next(iter(measured["worlds"].items()))
-    setups = [setup_of(case.config(int(world), Path("absent")), int(world)) for case in cases]
-    network, seconds = AlphaBeta(*found["network"]), [row[clock] for row in found["taken"]]
-    steps = [calibration.without_exchange(setup, one, network) for setup, one in zip(setups, seconds, strict=True)]
-    table = np.array([step.features() / step.seconds for step in steps])
-    values = np.linalg.svd(table / np.linalg.norm(table, axis=0), compute_uv=False)
-    return ", ".join(f"{value:.3f}" for value in values)
+            parts = {part: value.value for part, value in plan.step.items() if value.value is not None}
+            ours = [f"{1e3 * parts[key]:.1f}" for key in ("matrix", "neuron", "host")]
+            yield [name, *case.words(), *shown, f"{seconds:.4f}", f"{step:.4f}", f"{step / seconds - 1:+.1%}", *ours]
 
 
 # --------------------------------------------------------------------------------------------------------------- H100
@@ -176,15 +166,11 @@ PROFILED = 0.5
 """The weight of a part in the profile, beside a whole step's 1."""
 
 
-def course_of(row: dict[str, Any]) -> tuple[Work, ...]:
-    """Of a step of rates.yaml, as the code that was measured did it, that of commit 7590ad3: planes, an fp32 gradient
-    of each current, packing by PyTorch's operators. It did on a GPU what is done on a CPU now."""
-    with torch.device("meta"), stands_for("cpu"):
-        feedback = "none" if row["segments"] == 1 else "all"
-        options = {"time_steps": 4, "segments": row["segments"], "feedback": feedback, "image_size": row["size"]}
-        model = tdformer.create_model("hst_10_768", **options)
-        model.set_recompute(row["policy"], row["borders"])
-        return measure_step(model, torch.zeros(row["images"], 3, row["size"], row["size"]), True)[0].course
+def courses() -> list[tuple[Work, ...]]:
+    """Of each step of rates.yaml: its work as that was counted with the code that was measured, and not with today's,
+    which does less. Every 128 operators."""
+    kept = json.loads(Path(__file__).with_name("results").joinpath("plan-h100.json").read_text())
+    return [tuple(Work(**dict(zip(kept["fields"], work, strict=True))) for work in step) for step in kept["steps"]]
 
 
 class Step(NamedTuple):
@@ -196,14 +182,14 @@ class Step(NamedTuple):
     profile: dict[str, float] | None
 
     @classmethod
-    def of(cls, row: dict[str, Any], profiles: Sequence[dict[str, Any]]) -> Step:
+    def of(cls, row: dict[str, Any], course: tuple[Work, ...], profiles: Sequence[dict[str, Any]]) -> Step:
         place = (row["policy"], row["segments"], row["size"])
         found = next((one for one in profiles if (one["policy"], 1, 224) == place), None)
         if found is None:
-            return cls(row, course_of(row), None)
+            return cls(row, course, None)
         parts = {kind: ms for kind, ms in found.items() if kind != "policy"}
         fitting = min(1.0, row["ms"] / sum(parts.values()))
-        return cls(row, course_of(row), {kind: ms * fitting for kind, ms in parts.items()})
+        return cls(row, course, {kind: ms * fitting for kind, ms in parts.items()})
 
     def errors(self, found: Rates) -> list[float]:
         """Of the step, of its launches, which take no longer than it, and of the parts: planned over measured, - 1."""
@@ -246,7 +232,7 @@ def h100_fit(steps: Sequence[Step]) -> NDArray[np.float64]:
 def on_h100() -> tuple[str, list[list[str]]]:
     """What rates.yaml should say, and a row for each step: planned by rates fitted to all, and to all others."""
     known = rates.measured()["h100"]
-    steps = [Step.of(row, known["profile"]) for row in known["steps"]]
+    steps = [Step.of(row, course, known["profile"]) for row, course in zip(known["steps"], courses(), strict=True)]
     whole = h100_fit(steps)
 
     def planned(found: NDArray[np.float64], step: Step) -> float:
@@ -295,13 +281,13 @@ def main() -> None:
     clock = {"wall": "seconds", "cores": "cores"}[asked.clock]
     rows = list(on_cpu(measured, clock))
     head = ["ranks", "model", "images", "T", "N", "policy", "norm batch of"]
+    parts = ["convolutions ms", "neuron ms", "host ms"]
     print(f"timed: {measured['machine']}\n")
-    print(table([*head, "peak MiB", "planned", "error", "step s", "planned", "error"], rows))
+    print(table([*head, "peak MiB", "planned", "error", "step s", "planned", "error", *parts], rows))
     for world in measured["worlds"]:
         own = [row for row in rows if row[0] == world]
-        print(f"{world} ranks: memory {worst(own, 9)}; seconds, left out: {worst(own, 12)}.")
-    print(f"All: memory {worst(rows, 9)}; seconds, left out: {worst(rows, 12)}.")
-    print(f"Features told apart: {told_apart(measured, clock)}.")
+        print(f"{world} ranks: memory {worst(own, 9)}; seconds {worst(own, 12)}.")
+    print(f"All: memory {worst(rows, 9)}; seconds {worst(rows, 12)}.")
     print(f"load {os.getloadavg()[0]:.1f} at the end, {time.perf_counter() - begun:.0f} s in all")
 
 

@@ -31,7 +31,7 @@ from benchmarks.published import Published
 from cluster.jobs import calibration
 from cluster.plan import network
 from cluster.plan.network import AlphaBeta
-from cluster.plan.rates import Alone
+from cluster.plan.timed import Timed
 from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
 from tdformer.kernels import sparse
 from tdformer.measure import live_bytes, measure_evaluation, measure_step
@@ -285,10 +285,13 @@ def test_the_page_has_what_the_paper_s_figures_are_held_against() -> None:
 
 
 def test_the_least_of_rounds_counts() -> None:
-    """Of each step, exchange and rate; the peak is the first round's, the only one that has it."""
-    taken = [calibration.Taken(2.0, 1.0, 7, None)], [calibration.Taken(3.0, 0.5, 0, None)]
-    links, alone = (AlphaBeta(2e-4, 1e-9), AlphaBeta(1e-4, 2e-9)), (Alone(2.0, 3.0), Alone(1.0, 4.0))
-    rounds = [calibration.Measured(t, n, a, a) for t, n, a in zip(taken, links, alone, strict=True)]
+    """Of each step, exchange and part; the peak is the first round's, the only one that has it."""
+    taken = [calibration.Taken(2.0, 1.0, 7)], [calibration.Taken(3.0, 0.5, 0)]
+    links = AlphaBeta(2e-4, 1e-9), AlphaBeta(1e-4, 2e-9)
+    planned = [Timed({"matrix": 2.0, "host": 3.0}, 5.0, 1.0)], [Timed({"matrix": 1.0, "host": 4.0}, 4.0, 2.0)]
+    rounds = [calibration.Measured(t, p, p, n, [None]) for t, p, n in zip(taken, planned, links, strict=True)]
     found = plan.least(rounds)
-    assert found["taken"] == [{"peak": 7, "seconds": 2.0, "cores": 0.5}] and found["network"] == [1e-4, 1e-9]
-    assert found["alone"] == {"seconds": [1.0, 3.0], "cores": [1.0, 3.0]}
+    assert found["taken"] == [{"peak": 7, "seconds": 2.0, "cores": 0.5}]
+    assert found["network"] == {"alpha": 1e-4, "beta": 1e-9}
+    best = {"parts": {"matrix": 1.0, "host": 3.0}, "tested": 4.0, "end": 1.0}
+    assert found["planned"] == {"seconds": [best], "cores": [best]}

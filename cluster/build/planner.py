@@ -13,7 +13,7 @@ from torch import nn
 from tdformer import TDFormer
 from tdformer.errors import first_line
 from tdformer.kernels import standing
-from tdformer.measure import Cost, measure_step
+from tdformer.measure import Calls, Cost, measure_step
 from tdformer.norm import norm_batch
 from tdformer.policies import POLICIES, Choice, choices, smallest
 
@@ -151,13 +151,22 @@ def price(model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders
     about = model.config, model.frames, standing(), config.train.freeze
     key = repr((*about, plan.micro_batch, groups, short, policy, borders))
     if key not in _priced:
-        before = Choice(model.recompute, model.keep.borders)
-        model.set_recompute(policy, borders)
-        norm_batch(model, groups)
-        _priced[key], _ = measure_step(model, example(model, plan.micro_batch, "meta"), short)
-        model.set_recompute(*before)
+        _priced[key] = counted(model, config, plan, policy, borders)
     cost = _priced[key]
     return Recompute(policy, borders, sum(state_parts(model, config, plan, cost)) + activations(config, cost), cost)
+
+
+def counted(
+    model: TDFormer, config: Config, plan: BatchPlan, policy: str, borders: int, calls: Calls | None = None
+) -> Cost:
+    """A micro-batch's training step of one choice; calls: where each of its operators is noted."""
+    before = Choice(model.recompute, model.keep.borders)
+    model.set_recompute(policy, borders)
+    norm_batch(model, min(plan.norm_batch, plan.micro_batch))
+    images, short = example(model, plan.micro_batch, "meta"), config.train.computes_in.short
+    cost, _ = measure_step(model, images, short, calls)
+    model.set_recompute(*before)
+    return cost
 
 
 def activations(config: Config, cost: Cost) -> int:

@@ -36,7 +36,7 @@ def plan(
     ] = None,
     images: Annotated[int | None, count("Training images, of data that are not there yet.")] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time steps on this machine's CPU: a minute, and all its cores.")
+        bool, typer.Option("--measure", help="Time the operators of a step on this machine's CPU, with all its cores.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
@@ -55,7 +55,7 @@ def plan(
         raise RunError(f"--gpu {gpu} is of GPUs, and --gpus-per-node is 0; leave one out")
     from ..jobs.waiting import waits_here
 
-    waits_here("timing steps" if measure else "counting the work of a step")
+    waits_here("timing operators" if measure else "counting the work of a step")
     from ..plan.absent import setup_of
     from ..plan.predict import Terms, predict
 

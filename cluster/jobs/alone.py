@@ -1,74 +1,168 @@
-"""Seconds of a byte of what a step does among much else, timed alone: steps of one model have all of it in one
-proportion."""
+"""The seconds of a step on this machine's CPU, from its operators: each is timed alone, with tensors of the shapes that
+the step gives it. No step is taken."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
-from tdformer import kernels
-from tdformer.kernels import Drive, Means, Norm
-from tdformer.measure import Work, live_bytes
-from tdformer.options import NeuronOptions
+from tdformer import TDFormer, kernels
+from tdformer.kernels import stands_for
+from tdformer.measure import Call, Calls, measure_evaluation
+from tdformer.norm import norm_batch
+from tdformer.unit import Current, Unit
 
-from ..plan.rates import Alone
+from ..build.memory import Memory
+from ..build.model import example
+from ..build.optimizers import OPTIMIZERS
+from ..build.planner import counted
+from ..build.setup import Setup
+from ..plan.predict import settled
+from ..plan.rates import PARTS
 
-SHAPE = (4, 4, 64, 32, 32)
-"""T, B, C, H, W of the tensors: 4 MB each."""
-ROUNDS, LEAST = 5, 0.02
-"""Of which the median counts, and the seconds of one."""
+LEAST, MOST = 0.03, 50
+"""Seconds for which an operator is called, and how often at most; once at least."""
+BESIDE = 2**25
+"""Bytes of all else that a step goes through between two uses of a tensor: at most what a cache has."""
+IMAGES = 4
+"""For which it is seen how many of a convolution's inputs are not zero: where they are few it is done by events."""
 
-Call = Callable[[], object]
-
-
-def alone() -> tuple[Alone, Alone]:
-    """By the clock, and of it what a process was on a core; all ranks do it at once, and the slowest counts."""
-    sums, neuron = (_work(call) for call in _calls("meta"))
-    moved = sums.other_bytes, neuron.neuron_bytes
-    found = [[seconds / size for seconds in _timed(call)] for call, size in zip(_calls("cpu"), moved, strict=True)]
-    slowest = torch.tensor(found, dtype=torch.float64)
-    dist.all_reduce(slowest, dist.ReduceOp.MAX)
-    by_clock, by_cores = slowest.T.tolist()
-    return Alone(*by_clock), Alone(*by_cores)
-
-
-def _calls(device: str) -> tuple[Call, Call]:
-    """A sum, and the neuron's kernels in both directions."""
-    x, y = torch.rand(SHAPE, device=device), torch.rand(SHAPE, device=device)
-    written, one = y.clone(), torch.ones(SHAPE[2], device=device)
-    norm, zeros = Norm(0 * one, one, 4 * one, 0 * one), Means(0 * one, 0 * one)
-    drive = Drive(y, norm, None, one / 2, NeuronOptions())
-
-    def neuron() -> None:
-        kernels.statistics(y.flatten(0, 1))
-        kernels.fire(drive, len(y))
-        found = kernels.fire_backward(drive, x, None)
-        kernels.norm_backward(drive._replace(y=written), x, None, found, zeros, True)
-
-    return lambda: x + y, neuron
+Clocks = Tensor
+"""Seconds by the clock, and of these on a core: `[2]`."""
+Shares = dict[tuple[object, object], float]
+"""Of inputs that are not zero, by `[C, H, W]` of the input and the shape of the weight."""
 
 
-def _work(call: Call) -> Work:
-    with live_bytes(nn.Identity()) as live:
-        call()
-    return live.work
+class Alone(NamedTuple):
+    """Both clocks, `[2]` each, summed over the operators of a micro-batch in training by part, of one in evaluation,
+    and of a step's end; and how many operators the first two are."""
+
+    training: dict[str, Clocks]
+    evaluation: Clocks
+    end: Clocks
+    operators: tuple[int, int]
 
 
-def _timed(call: Call) -> tuple[float, float]:
-    """Seconds of one, and those on a core."""
-    call()
-    found = []
-    for _ in range(ROUNDS):
-        dist.barrier()
-        times, begun = 0, (time.perf_counter(), time.process_time())
-        while not times or time.perf_counter() - begun[0] < LEAST:
-            call()
-            times += 1
-        found.append(((time.perf_counter() - begun[0]) / times, (time.process_time() - begun[1]) / times))
-    by_clock, by_cores = (statistics.median(column) for column in zip(*found, strict=True))
-    return by_clock, by_cores
+def alone(setup: Setup, memory: Memory) -> Alone:
+    """All ranks do it at once, and of each operator the slowest counts."""
+    training, evaluation, peak = _calls(setup, memory)
+    model = setup.model()
+    shares = _shares(model, setup)
+    beside = torch.zeros(min(peak, BESIDE) // 4)
+    parts = {part: torch.zeros(2, dtype=torch.float64) for part in PARTS}
+    tested, known = torch.zeros(2, dtype=torch.float64), {}
+    for call in (*training, *evaluation):
+        if call.key not in known:
+            known[call.key] = _timed(_ready(call, shares), beside)
+    for call in training:
+        parts[call.part] += call.times * known[call.key]
+    for call in evaluation:
+        tested += call.times * known[call.key]
+    end = _timed(_end(model, setup), beside)
+    return Alone(parts, tested, end, (training.count, evaluation.count))
+
+
+def _calls(setup: Setup, memory: Memory) -> tuple[Calls, Calls, int]:
+    """Those of a micro-batch in training and in evaluation, and the bytes of the first at its peak."""
+    config, plan, model = setup.config, setup.plan, setup.outline
+    training, evaluation = Calls(), Calls()
+    with torch.device("meta"), stands_for("cpu"):
+        chosen = settled(model, config, plan, memory)
+        cost = counted(model, config, plan, chosen.policy, chosen.borders, training)
+        images, short = example(model, plan.micro_batch, "meta"), config.train.computes_in.short
+        measure_evaluation(model, images, short, evaluation)
+    return training, evaluation, cost.peak
+
+
+@torch.no_grad()
+def _shares(model: TDFormer, setup: Setup) -> Shares:
+    """As they are before training."""
+    found: dict[tuple[object, object], list[float]] = {}
+
+    def seen(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        layer = module.current if isinstance(module, Unit) else module
+        assert isinstance(layer, Current)
+        share = float((inputs[0] != 0).float().mean())
+        found.setdefault((tuple(inputs[0].shape[2:]), tuple(layer.conv.weight.shape)), []).append(share)
+
+    hooks = [m.register_forward_pre_hook(seen) for m in model.modules() if isinstance(m, Unit | Current)]
+    norm_batch(model, None)
+    images = example(model, min(IMAGES, setup.plan.micro_batch))
+    model.train()(images.normal_() if not setup.samples.kind.frames else images.random_(4))
+    for hook in hooks:
+        hook.remove()
+    return {key: statistics.mean(values) for key, values in found.items()}
+
+
+def _ready(call: Call, shares: Shares) -> Callable[[], object]:
+    """With its tensors; those of spikes as sparse as they are."""
+    args, kwargs = call.arguments()
+    if call.function is kernels.convolve:
+        x, weight, *others = args
+        assert isinstance(x, Tensor) and isinstance(weight, Tensor)
+        share = shares.get((tuple(x.shape[1:]), tuple(weight.shape)), 1.0)
+        args = (x if share == 1 else (torch.rand(x.shape) < share).to(x.dtype), weight, *others)
+    elif call.function is kernels.pack:
+        x, *others = args
+        assert isinstance(x, Tensor)
+        args = ((x > 0).to(x.dtype), *others)
+    return lambda: call.function(*args, **kwargs)
+
+
+def _end(model: TDFormer, setup: Setup) -> Callable[[], object]:
+    """What an optimizer step does after backward, with this process's share of weights and moments."""
+    from ..train.engine import parameter_groups
+
+    train, sharded = setup.config.train, setup.config.engine.zero_stage > 0
+    groups = parameter_groups(model, train.weight_decay, train.layer_decay)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if sharded:
+        own = sum(p.numel() for p in trained) // setup.plan.world
+        trained = [nn.Parameter(torch.randn(own))]
+        groups = [{**groups[0], "params": trained}]
+    optimizer = OPTIMIZERS.get(train.optimizer).make(groups, train)
+    for parameter in trained:
+        parameter.grad = torch.randn_like(parameter)
+    average = [p.detach().clone() for p in model.parameters()] if train.ema_decay else []
+
+    def end() -> None:
+        total = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        if train.clip_grad:
+            torch.nn.utils.clip_grads_with_norm_(trained, train.clip_grad, total)
+        optimizer.step()
+        for mean, parameter in zip(average, model.parameters(), strict=False):
+            mean.lerp_(parameter.detach(), 1 - train.ema_decay)
+
+    return end
+
+
+def _timed(run: Callable[[], object], beside: Tensor) -> Clocks:
+    """Of one call. Of what a step reads, some was written just before, and some long ago: the mean of both, where a
+    cache has the tensors still, and where it has others."""
+    dist.barrier()
+    run()
+    near: list[tuple[float, float]] = []
+    far: list[tuple[float, float]] = []
+    begun = time.perf_counter()
+    while not far or (len(far) < MOST and time.perf_counter() - begun < LEAST):
+        near.append(_once(run))
+        beside.add_(1)
+        far.append(_once(run))
+    middle = [statistics.median(column) for column in zip(*near, strict=True)]
+    seconds = torch.tensor(middle, dtype=torch.float64)
+    seconds += torch.tensor([statistics.median(column) for column in zip(*far, strict=True)], dtype=torch.float64)
+    seconds /= 2
+    dist.all_reduce(seconds, dist.ReduceOp.MAX)
+    return seconds
+
+
+def _once(run: Callable[[], object]) -> tuple[float, float]:
+    begun = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - begun[0], time.process_time() - begun[1]

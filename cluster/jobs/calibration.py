@@ -1,5 +1,5 @@
-"""Steps of training that are timed on this machine, in as many processes as are asked for: what a plan without a GPU
-goes by."""
+"""What a plan without a GPU goes by: the operators of a step, timed on this machine in as many processes as are asked
+for; and steps themselves, with which that is compared."""
 
 from __future__ import annotations
 
@@ -10,143 +10,164 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from pipelines.loader import Batch
+from pipelines.order import Cursor
+from pipelines.workers import Workers
 from tdformer.measure import live_bytes
-from tdformer.policies import choices
 
+from ..build import heap
 from ..build.memory import here
 from ..build.setup import Setup
-from ..config import BatchPlan, Config
+from ..config import Config, load
 from ..config.plugins import take
 from ..config.shape import Shape
 from ..errors import RunError
 from ..plan.absent import Absent, setup_of
 from ..plan.machine import Machine
 from ..plan.network import COUNTED, AlphaBeta, Rule, exposed
-from ..plan.predict import micro_batches, settled, state_moved
-from ..plan.rates import Alone, Timed, fitted, total
+from ..plan.timed import Timed
 from ..run.folder import RunFolder
 from ..signals import Notice
-from .alone import alone
+from .alone import Alone, alone
 from .processes import START, die_with_parent, threads
-
-if TYPE_CHECKING:
-    from ..train.loop import Trainer
 
 WARM, SECONDS, MOST = 2, 1.5, 9
 """Steps before those that count; seconds after which no more are taken, and how many at most."""
 SIZES = (2**12, 2**22)
 """Bytes of the all_reduces that are timed."""
+SMALL = (
+    "data.dataset=digits",
+    "model.name=quickstart",
+    "model.time_steps=2",
+    "train.micro_batch=2",
+    "train.norm_batch=2",
+)
+"""A network whose operators have little to do; its data need not be there."""
 
 
 @dataclass(frozen=True)
 class Taken:
     """What steps took: median seconds, and of them those that a process was on a core; bytes of all tensors at the
-    peak, 0 where not asked for; images that the loader of a process reads in a second, None where there are none to be
-    read."""
+    peak, 0 where not asked for."""
 
     seconds: float
     cores: float
     peak: int
-    images: float | None
 
 
 class Measured(NamedTuple):
-    """Steps in some processes of this machine, how these exchange, and what was timed alone: by the clock, and on a
-    core."""
+    """Of each case what steps took, where they were taken, and what is planned from its operators: by the clock, and on
+    a core; and how the processes exchange."""
 
     taken: list[Taken]
+    by_clock: list[Timed]
+    by_cores: list[Timed]
     network: AlphaBeta
-    by_clock: Alone
-    by_cores: Alone
+    images: list[float | None]
 
 
 def machine(setup: Setup, images: int | None = None) -> Machine:
-    """This one, by steps that it takes of `setup`: with its micro-batch, with smaller ones, and with each policy.
-    images: see `absent.setup_of`. Raises RunError where they cannot be taken."""
-    plan = setup.plan
-    fit = [way.micro_batch for way in micro_batches(setup.config, plan) if way.micro_batch <= plan.micro_batch]
-    cases = [_of_one(setup.config, plan, size) for size in sorted({fit[0], fit[len(fit) // 2], fit[-1]})]
-    own, middle = len(cases) - 1, cases[len(cases) // 2]
-    for policy, _ in choices(1):  # or operations, bytes and calls are in one proportion
-        cases.append(replace(middle, recompute=replace(middle.recompute, policy=policy, borders=1)))
-    taken, network, by_clock, _ = steps(cases, plan.world, images)
-    setups = [setup_of(case, plan.world, images) for case in cases]
-    timed = [without_exchange(one, took.seconds, network) for one, took in zip(setups, taken, strict=True)]
-    here = Machine.unknown(setup.config, Shape(1, plan.world, 0))
-    return here.timed(fitted(timed, by_clock, "measured here"), network, taken[own].images)
+    """This one, by the operators of a step of `setup`, timed one by one. images: see `absent.setup_of`. Raises RunError
+    where they cannot be."""
+    found = measure([setup.config], setup.world, images)
+    here = Machine.unknown(setup.config, Shape(1, setup.world, 0))
+    return here.timed(found.by_clock[0], found.network, found.images[0])
 
 
-def _of_one(config: Config, plan: BatchPlan, micro: int) -> Config:
-    """With steps of one micro-batch of that size in each process, normalised in as many ranks as before."""
-    norm = micro * plan.norm_ranks if plan.norm_ranks > 1 else min(plan.norm_batch, micro)
-    train = replace(config.train, micro_batch=micro, global_batch=micro * plan.world, norm_batch=norm)
-    return replace(config, train=train)
-
-
-def without_exchange(setup: Setup, seconds: float, network: AlphaBeta) -> Timed:
-    """A step of `setup` that took so long, without what passes between the ranks."""
-    config, plan, model = setup.config, setup.plan, setup.outline
-    with torch.device("meta"):
-        cost = settled(model, config, plan, here(config, plan.world)).cost
-    assert cost is not None
-    rule, counted = Rule.of(model, model.segments), COUNTED[min(config.engine.zero_stage, len(COUNTED) - 1)]
-    waited = exposed(rule, network, plan.world, plan.norm_ranks, seconds, counted)
-    own = max(seconds - waited, seconds / 2)
-    return Timed(total([cost.work] * plan.accumulation), state_moved(model, config, plan), own)
-
-
-def steps(cases: Sequence[Config], world: int, images: int | None = None, memory: bool = False) -> Measured:
-    """The steps of each of `cases` in `world` processes of this machine. memory: with their peaks. Raises RunError."""
+def measure(
+    cases: Sequence[Config], world: int, images: int | None = None, steps: bool = False, memory: bool = False
+) -> Measured:
+    """Each of `cases` in `world` processes of this machine. images: see `absent.setup_of`; steps: also take steps, to
+    be compared; memory: with their peaks. Raises RunError."""
+    asked = Asked(list(cases), images, steps, memory)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            mp.start_processes(_rank, (world, folder, list(cases), images, memory), nprocs=world, start_method=START)
+            mp.start_processes(_rank, (world, folder, asked), nprocs=world, start_method=START)
         except (mp.ProcessExitedException, mp.ProcessRaisedException) as failed:
-            raise RunError(f"steps cannot be timed here: {str(failed).strip().splitlines()[-1]}") from failed
+            raise RunError(f"a step cannot be timed here: {str(failed).strip().splitlines()[-1]}") from failed
         found = json.loads(Path(folder, "found.json").read_text())
-    taken, network = [Taken(**row) for row in found["taken"]], AlphaBeta(*found["network"])
-    return Measured(taken, network, *(Alone(*one) for one in found["alone"]))
+    clock, cores = ([Timed(**one) for one in found[name]] for name in ("clock", "cores"))
+    taken = [Taken(**one) for one in found["taken"]]
+    return Measured(taken, clock, cores, AlphaBeta(**found["network"]), found["images"])
 
 
-def _rank(rank: int, world: int, folder: str, cases: list[Config], images: int | None, memory: bool) -> None:
+class Asked(NamedTuple):
+    """See `measure`."""
+
+    cases: list[Config]
+    images: int | None
+    steps: bool
+    memory: bool
+
+
+def _rank(rank: int, world: int, folder: str, asked: Asked) -> None:
     die_with_parent()
     os.environ["LOCAL_WORLD_SIZE"] = str(world)
     from ..train import engine
 
-    torch.set_num_threads(threads(cases[0], world))
+    torch.set_num_threads(threads(asked.cases[0], world))
+    heap.keep_freed()
     device = engine.init_distributed(rank, world, dist.FileStore(f"{folder}/meet", world), wanted="cpu")
-    taken = []
-    for number, config in enumerate(cases):
+    network = AlphaBeta(*_exchange(world))
+    beside = _beside(rank, world, Path(folder, "beside"), device, network)
+    taken, timed, images = [], [], []
+    for number, config in enumerate(asked.cases):
         take(config.plugins, "the configuration")
-        taken.append(_taken(config, rank, world, Path(folder, str(number)), device, images, memory))
-    found = {"taken": [asdict(one) for one in taken], "network": _exchange(world), "alone": alone()}
+        setup = setup_of(config, world, asked.images)
+        if asked.steps:
+            taken.append(asdict(_taken(setup, rank, Path(folder, str(number)), device, asked.memory)))
+        timed.append(alone(setup, here(config, world)))
+        images.append(_read(setup, device))
+    found = {"taken": taken, "network": asdict(network), "images": images}
+    for i, clock in enumerate(("clock", "cores")):
+        found[clock] = [asdict(_of(one, beside[i], i)) for one in timed]
     if not rank:
         Path(folder, "found.json").write_text(json.dumps(found))
     dist.barrier()
     os._exit(0)  # nothing is left to do but to free memory
 
 
-def _taken(
-    config: Config, rank: int, world: int, folder: Path, device: torch.device, images: int | None, memory: bool
-) -> Taken:
+def _of(found: Alone, beside: float, clock: int) -> Timed:
+    """beside: seconds of Python and PyTorch around an operator; clock: 0, or 1 for what a process was on a core."""
+    parts = {part: float(seconds[clock]) for part, seconds in found.training.items()}
+    training, evaluation = (beside * count for count in found.operators)
+    return Timed(parts | {"host": training}, float(found.evaluation[clock]) + evaluation, float(found.end[clock]))
+
+
+def _beside(rank: int, world: int, folder: Path, device: torch.device, network: AlphaBeta) -> list[float]:
+    """Seconds around an operator, by both clocks: what a step of a small network takes beside its operators."""
+    setup = setup_of(
+        load(None, [*SMALL, "train.norm_batch=2", f"train.global_batch={2 * world}", f"data.root={folder}"]), world
+    )
+    taken, found = _taken(setup, rank, folder, device, False), alone(setup, here(setup.config, world))
+    rule = Rule.of(setup.outline, 1)
+    waited = exposed(rule, network, world, 1, taken.seconds, COUNTED[0])
+    known = waited + found.end + sum(found.training.values())
+    steps = torch.tensor([taken.seconds, taken.cores], dtype=torch.float64)
+    around: list[float] = ((steps - known).clamp(min=0) / found.operators[0]).tolist()
+    return around
+
+
+def _taken(setup: Setup, rank: int, folder: Path, device: torch.device, memory: bool) -> Taken:
+    """memory: with its peak."""
     from ..train.loop import Trainer
     from ..train.watchdog import Watchdog
 
-    setup, run, before = setup_of(config, world, images), RunFolder(folder), _bytes(_tensors())
+    run, before = RunFolder(folder), _bytes(_tensors())
     if not rank:
         folder.mkdir()
     dist.barrier()
-    trainer = Trainer(setup, run, device, Notice(), Watchdog(config.engine.timeout_minutes), not rank)
-    batches, rate = _batches(trainer, setup)
+    trainer = Trainer(setup, run, device, Notice(), Watchdog(setup.config.engine.timeout_minutes), not rank)
+    batches = [[_batch(setup) for _ in range(setup.plan.accumulation)] for _ in range(2)]
     trainer.engine.train()
     found: list[tuple[float, float]] = []
     while len(found) < WARM + MOST and (len(found) <= WARM or sum(s for s, _ in found[WARM:]) < SECONDS):
@@ -164,26 +185,31 @@ def _taken(
             trainer.step(batches[0], 0.0)
         peak = resident + live.peak - sum(b.images.nbytes for step in batches for b in step)
     seconds, cores = (statistics.median(column) for column in zip(*found[WARM:], strict=True))
-    return Taken(seconds, cores, peak, rate)
+    return Taken(seconds, cores, peak)
 
 
-def _batches(trainer: Trainer, setup: Setup) -> tuple[list[list[Batch]], float | None]:
-    """Of two steps; and the images of a second, where they are read."""
-    plan = setup.plan
-    if not isinstance(setup.samples, Absent):
-        begun = time.perf_counter()
-        steps = [batches for batches, _ in islice(trainer.feed.batches(trainer.state.cursor), 2)]
-        return steps, len(steps) * plan.micro_batch * plan.accumulation / (time.perf_counter() - begun)
-    view, (channels, *size) = setup.view, setup.samples.shape
+def _batch(setup: Setup) -> Batch:
+    """Of a micro-batch, as a loader gives it."""
+    plan, view, (channels, *size) = setup.plan, setup.view, setup.samples.shape
     grid = size if view is None else list(view.grid)
     frames, classes = [setup.outline.time_steps] * setup.samples.kind.frames, setup.samples.classes
     shape, kind = [plan.micro_batch, *frames, channels, *grid], torch.int16 if frames else torch.uint8
+    labels = torch.randint(classes, (plan.micro_batch,))
+    return Batch(torch.randint(4 if frames else 256, shape, dtype=kind), labels, torch.zeros_like(labels), 0)
 
-    def made() -> Batch:
-        labels = torch.randint(classes, (plan.micro_batch,))
-        return Batch(torch.randint(4 if frames else 256, shape, dtype=kind), labels, torch.zeros_like(labels), 0)
 
-    return [[made() for _ in range(plan.accumulation)] for _ in range(2)], None
+def _read(setup: Setup, device: torch.device) -> float | None:
+    """Images a second, of two steps that are read; None where there are none to be read."""
+    from ..train.feed import Feed
+
+    config, plan = setup.config, setup.plan
+    if isinstance(setup.samples, Absent):
+        return None
+    begun = time.perf_counter()
+    feed = Feed(setup, Workers(config.data.workers, setup.samples), device)
+    cursor = Cursor(config.seed, 0, 0, plan.global_batch, setup.samples.digest)
+    steps = len(list(islice(feed.batches(cursor), 2)))
+    return steps * plan.micro_batch * plan.accumulation / (time.perf_counter() - begun)
 
 
 def _exchange(world: int) -> tuple[float, float]:

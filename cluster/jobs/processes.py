@@ -21,7 +21,7 @@ import torch.multiprocessing as mp
 
 from tdformer.policies import POLICIES, smallest
 
-from ..build import devices, planner
+from ..build import devices, heap, planner
 from ..build.memory import GIB, here
 from ..build.operations import operations
 from ..build.setup import Setup
@@ -209,6 +209,7 @@ def worker(rank: int, world: int, store: dist.Store | None, setup: Setup) -> int
     from ..train.watchdog import Watchdog
 
     torch.set_num_threads(threads(config, world))
+    heap.keep_freed()
     if not rank and world > 1:
         waits(f"joining {world} ranks")
     if world == 1 and store is None and "MASTER_ADDR" not in os.environ:

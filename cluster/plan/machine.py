@@ -11,17 +11,17 @@ from ..config.shape import Shape
 from . import rates
 from .chips import Chip
 from .network import Model, Network
-from .rates import Rates
+from .rates import Speed
 
 
 @dataclass(frozen=True)
 class Machine:
-    """rates, network: None: not known, and `missing` says what to do about it. links: where the network's figures are
+    """speed, network: None: not known, and `missing` says what to do about it. links: where the network's figures are
     from. images: that the loader of a process reads in a second; peak: operations/s; None: not known."""
 
     name: str
     memory: Memory
-    rates: Rates | None = None
+    speed: Speed | None = None
     network: Model | None = None
     links: str = ""
     images: float | None = None
@@ -38,7 +38,7 @@ class Machine:
         return cls(
             name=chip.name,
             memory=memory if given is None else Memory(given * GIB, "recompute.memory"),
-            rates=rates.of_chip(chip, train.precision, train.tf32),
+            speed=rates.of_chip(chip, train.precision, train.tf32),
             network=Network(node=shape.processes, nvlink=1e9 * chip.link),
             links=f"NCCL's model: {chip.link:g} GB/s in a node (datasheet), 50 GB/s a GPU between nodes (assumed)",
             peak=chip.peak(train.precision, train.tf32),
@@ -52,7 +52,6 @@ class Machine:
             memory = Memory(math.inf, "not known: give --gpu NAME, or set site.gpu")
         return cls("this machine", memory or here(config, shape.processes), gpu=shape.gpus > 0)
 
-    def timed(self, found: Rates, network: Model, images: float | None) -> Machine:
+    def timed(self, speed: Speed, network: Model, images: float | None) -> Machine:
         """With what was measured on it."""
-        links = "measured here"
-        return replace(self, rates=found, network=network, links=links, images=images)
+        return replace(self, speed=speed, network=network, links="measured here", images=images)

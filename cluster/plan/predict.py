@@ -30,6 +30,7 @@ from .chips import Chip
 from .figures import Figure, Plan, Section
 from .machine import Machine
 from .network import COUNTED, Rule, exposed
+from .rates import PARTS
 
 COUNT = "counted"
 LIBRARIES, LOADED = 0.56, "resident at the first step of a tiny run, on a CPU with torch 2.13 (28 November 2026)"
@@ -98,7 +99,7 @@ def predict(
         "name": config.name,
         "model": config.model.name,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "on": f"{shape}{f' ({machine.name})' if chip or machine.rates else ''}",
+        "on": f"{shape}{f' ({machine.name})' if chip or machine.speed else ''}",
         "micro_batch": plan.micro_batch,
         "accumulation": plan.accumulation,
         "recompute": chosen.policy,
@@ -206,12 +207,12 @@ def state_moved(model: TDFormer, config: Config, plan: BatchPlan) -> int:
 
 def _step(setup: Setup, machine: Machine, course: Sequence[Work]) -> Section:
     """Seconds of an optimizer step of one process. course: of a micro-batch's work."""
-    if machine.rates is None or machine.network is None:
+    if machine.speed is None or machine.network is None:
         return {"total": Figure(None, "s", machine.missing)}
-    config, plan, model, rates = setup.config, setup.plan, setup.outline, machine.rates
+    config, plan, model, speed = setup.config, setup.plan, setup.outline, machine.speed
     times = plan.accumulation
-    parts = {name: times * seconds for name, seconds in rates.parts(course[-1]).items()}
-    device = sum(parts.values())
+    parts = {name: times * seconds for name, seconds in speed.training(course).items()}
+    device = sum(parts[name] for name in PARTS)
     rule, counted = Rule.of(model, model.segments), COUNTED[min(config.engine.zero_stage, len(COUNTED) - 1)]
 
     def waiting(group: int, compute: float) -> float:
@@ -219,12 +220,12 @@ def _step(setup: Setup, machine: Machine, course: Sequence[Work]) -> Section:
         return exposed(rule, machine.network, plan.world, group, compute, counted)
 
     gradients, behind = waiting(1, device / times), waiting(1, 0.0)
-    found = {name: Figure(seconds, "s", rates.source) for name, seconds in parts.items()}
+    found = {name: Figure(parts[name], "s", speed.source) for name in PARTS}
     norm = times * (waiting(plan.norm_ranks, device / times) - gradients)
     found["batchnorm_collectives"] = Figure(norm, "s", machine.links)
     found["gradients"] = Figure(gradients, "s", f"{machine.links}; the part that backward does not hide")
-    found["optimizer"] = Figure(rates.state_byte * state_moved(model, config, plan), "s", rates.source)
-    found["host"] = Figure(times * rates.host(course), "s", f"{rates.source}; what the device waits for")
+    found["optimizer"] = Figure(speed.optimizer(state_moved(model, config, plan)), "s", speed.source)
+    found["host"] = Figure(parts["host"], "s", f"{speed.source}; what the device waits for")
     known = sum(figure.value or 0.0 for figure in found.values())
     found["loader"] = _loader(config, plan, machine, known)
     known += found["loader"].value or 0.0
@@ -245,13 +246,13 @@ def _loader(config: Config, plan: BatchPlan, machine: Machine, step: float) -> F
 
 def _evaluation(setup: Setup, machine: Machine) -> Figure:
     """Seconds of one evaluation."""
-    if machine.rates is None:
+    if machine.speed is None:
         return Figure(None, "s", machine.missing)
     plan, model, images = setup.plan, setup.outline, len(setup.test or ())
     short = setup.config.train.computes_in.short
     work = measure_evaluation(model, example(model, plan.micro_batch, "meta"), short)
-    each = sum(machine.rates.parts(work).values()) + machine.rates.host([work])
-    return Figure(-(-images // (plan.world * plan.micro_batch)) * each, "s", machine.rates.source)
+    each = machine.speed.evaluation(work)
+    return Figure(-(-images // (plan.world * plan.micro_batch)) * each, "s", machine.speed.source)
 
 
 def _run(

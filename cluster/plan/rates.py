@@ -1,18 +1,16 @@
-"""How long work takes: seconds of each operation, byte and launch that `tdformer.measure.Work` counts."""
+"""How long work takes on a GPU: seconds of each operation, byte and launch that `tdformer.measure.Work` counts."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Protocol, TypedDict
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from tdformer.measure import Work
 
@@ -22,6 +20,27 @@ from .chips import Chip
 
 QUEUE = 1024
 """Kernels that CUDA takes before one is done; then a launch waits."""
+
+
+class Speed(Protocol):
+    """How long the work of a process takes. source: where that is from."""
+
+    @property
+    def source(self) -> str: ...
+
+    def training(self, course: Sequence[Work]) -> dict[str, float]:
+        """Seconds of a micro-batch forward and backward, by part: `PARTS`, and `host`, which is beside these. course:
+        its work so far, on the way and at the end."""
+
+    def evaluation(self, work: Work) -> float:
+        """Seconds of a micro-batch in evaluation."""
+
+    def optimizer(self, moved: int) -> float:
+        """Seconds of a step's end: the optimizer, clipping and averaged weights, which move so many bytes."""
+
+
+PARTS = ("matrix", "attention", "neuron", "other")
+"""Of the device's seconds: convolutions and linear layers, products of activations, neuron and BatchNorm, the rest."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +54,9 @@ class Rates:
     neuron_byte: float
     other_byte: float
     packing_byte: float
-    pooling_byte: float
     operator: float
     host_operator: float
     host_call: float
-    state_byte: float
-    call: float
     source: str
 
     def parts(self, work: Work) -> dict[str, float]:
@@ -51,7 +67,6 @@ class Rates:
             "neuron": self.neuron_byte * work.neuron_bytes,
             "other": self.other_byte * work.other_bytes
             + self.packing_byte * work.packing_bytes
-            + self.pooling_byte * work.pooling_bytes
             + self.operator * work.operators,
         }
 
@@ -78,9 +93,19 @@ class Rates:
 
     def host(self, course: Sequence[Work]) -> float:
         """Seconds of the host that the device waits for. course: see `clocks`."""
-        work = course[-1]
-        waited = self.clocks(course)[0] - sum(self.parts(work).values())
-        return max(0.0, waited) + self.call * work.neuron_calls
+        return max(0.0, self.clocks(course)[0] - sum(self.parts(course[-1]).values()))
+
+    def training(self, course: Sequence[Work]) -> dict[str, float]:
+        """See `Speed`."""
+        return self.parts(course[-1]) | {"host": self.host(course)}
+
+    def evaluation(self, work: Work) -> float:
+        """See `Speed`."""
+        return sum(self.training([work]).values())
+
+    def optimizer(self, moved: int) -> float:
+        """See `Speed`."""
+        return self.other_byte * moved
 
 
 class Shares(TypedDict):
@@ -136,77 +161,8 @@ def of_row(chip: Chip, precision: str, tf32: bool, row: Shares, source: str) -> 
         neuron_byte=1 / (row["neuron_byte"] * band),
         other_byte=1 / (row["other_byte"] * band),
         packing_byte=1 / (row["packing_byte"] * band),
-        pooling_byte=1 / (row["other_byte"] * band),
         operator=1e-6 * row["operator_us"],
         host_operator=1e-6 * row["host_operator_us"],
         host_call=1e-6 * row["host_call_us"],
-        state_byte=1 / (row["other_byte"] * band),
-        call=0.0,
         source=source,
     )
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A step that was measured: its work in all, the bytes of the optimizer, and its seconds without collectives."""
-
-    work: Work
-    state: int
-    seconds: float
-
-    def features(self) -> NDArray[np.float64]:
-        """What the seconds of a CPU are a sum of: operations; bytes of convolutions, of the neuron, of sums, of pooling
-        and of the optimizer; calls of the neuron. Packing is one pass there and little beside them; the operators that
-        it is made of are a GPU's."""
-        work = self.work
-        moved = [work.matrix_bytes, work.neuron_bytes, work.other_bytes + work.attention_bytes, work.pooling_bytes]
-        return np.array([work.flops, *moved, self.state, work.neuron_calls])
-
-
-class Alone(NamedTuple):
-    """Seconds of a byte of what can be timed by itself on a CPU: sums, and the neuron's kernels."""
-
-    other: float
-    neuron: float
-
-    def features(self) -> NDArray[np.float64]:
-        """In the order of `Timed.features`; a convolution's bytes are taken to move as those of sums. NaN: only steps
-        tell it."""
-        return np.array([np.nan, self.other, self.neuron, self.other, np.nan, np.nan, np.nan])
-
-
-TRUST = 0.1
-"""A rate that comes out twice as high as it was alone weighs as much as a step that is planned 10 % wrong."""
-
-
-def fitted(steps: Sequence[Timed], alone: Alone, source: str) -> Rates:
-    """The rates of a CPU by least squares of relative errors, none below 0; steps: at least one. Steps of few models
-    have their work in like proportions, and tell some rates badly from others: each of `alone` is one more row."""
-    from scipy.optimize import nnls
-
-    table, before = np.array([step.features() / step.seconds for step in steps]), alone.features()
-    known = np.isfinite(before)
-    table = np.vstack([table, TRUST * np.diag(1 / before)[known]])
-    goals = np.concatenate([np.ones(len(steps)), np.full(known.sum(), TRUST)])
-    scale = np.maximum(table.max(0), 1e-300)
-    found, _ = nnls(table / scale, goals)
-    flop, matrix, neuron, other, pooling, state, call = (found / scale).tolist()
-    return Rates(
-        matrix_flop=flop,
-        matrix_byte=matrix,
-        neuron_byte=neuron,
-        other_byte=other,
-        packing_byte=0.0,
-        pooling_byte=pooling,
-        operator=0.0,
-        host_operator=0.0,
-        host_call=0.0,
-        state_byte=state,
-        call=call,
-        source=source,
-    )
-
-
-def total(works: Sequence[Work]) -> Work:
-    """Their sum."""
-    return Work(*map(sum, zip(*map(astuple, works), strict=True)))

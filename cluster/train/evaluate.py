@@ -23,7 +23,7 @@ from pipelines.views.corruptions import BENCHMARK, SEVERITIES
 from pipelines.workers import Workers
 from tdformer import TDFormer
 
-from ..build import devices
+from ..build import devices, heap
 from ..build.setup import Setup
 from ..config import Config, check_commands, stored
 from ..config.overrides import UNBOUND, for_evaluation
@@ -185,6 +185,7 @@ def computing(config: Config, device: torch.device) -> Iterator[None]:
     before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     devices.exact(config.train.tf32, config.engine.deterministic)
     torch.set_num_threads(config.train.threads or before)
+    heap.keep_freed()
     try:
         with devices.autocast(device, config.train.precision):
             yield

@@ -233,7 +233,7 @@ def unpack(data: Tensor, bits: int, count: int, dtype: torch.dtype) -> Tensor:
 
 def _packer(x: Tensor) -> Packer:
     if x.is_meta:
-        return meta if standing() == "cuda" else reference
+        return meta
     if x.device.type == "cpu" and not interpreted():
         return _numba()
     return reference if os.environ.get("TDFORMER_KERNELS") == "reference" else _triton()

@@ -4,8 +4,9 @@ move. Memory and time are planned with them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial, wraps
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,39 +15,63 @@ from . import reference
 from .layout import empty, standing
 from .protocol import Drive, Fired, Gradients, Means, Norm, chunk_of
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
-class _Told:
-    """Who is told of a call of the neuron's kernels, and of packing's, how many bytes it moves."""
 
-    neuron: Callable[[int], None] | None = None
-    packing: Callable[[int], None] | None = None
+class Watch(Protocol):
+    """What is told of calls."""
+
+    def neuron(self, moved: int) -> None:
+        """One of the neuron's kernels reads and writes so many bytes."""
+
+    def packing(self, moved: int) -> None:
+        """One of packing's does."""
+
+    def kernel(self, name: str, args: tuple[object, ...]) -> AbstractContextManager[object]:
+        """One of these is called, for the time of the context."""
+
+
+_watch: Watch | None = None
 
 
 @contextmanager
-def watched(neuron: Callable[[int], None], packing: Callable[[int], None]) -> Iterator[None]:
-    """Meanwhile each call tells how many bytes the kernels would read and write."""
-    before = _Told.neuron, _Told.packing
-    _Told.neuron, _Told.packing = neuron, packing
+def watched(watch: Watch) -> Iterator[None]:
+    """Meanwhile each call tells."""
+    global _watch
+    before, _watch = _watch, watch
     try:
         yield
     finally:
-        _Told.neuron, _Told.packing = before
+        _watch = before
 
 
 def _moves(*tensors: Tensor | None) -> None:
-    if _Told.neuron is not None:
-        _Told.neuron(_bytes(*tensors))
+    if _watch is not None:
+        _watch.neuron(_bytes(*tensors))
 
 
 def _packs(*tensors: Tensor) -> None:
-    if _Told.packing is not None:
-        _Told.packing(_bytes(*tensors))
+    if _watch is not None:
+        _watch.packing(_bytes(*tensors))
+
+
+def _told(kernel: Callable[_P, _R]) -> Callable[_P, _R]:
+    @wraps(kernel)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if _watch is None:
+            return kernel(*args, **kwargs)
+        with _watch.kernel(kernel.__name__, args):
+            return kernel(*args, **kwargs)
+
+    return call
 
 
 def _bytes(*tensors: Tensor | None) -> int:
     return sum(t.nbytes for t in tensors if t is not None)
 
 
+@_told
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     channels = y.shape[-3]
     if standing() == "cpu":
@@ -59,6 +84,7 @@ def affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None
     return Norm(mean, *torch.stack([mean, var, mean]))  # counted as what it is: a small operator
 
 
+@_told
 def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
     y, image, gpu = drive.y, _image(drive), standing() == "cuda"
     if drive.neuron is None and not gpu:
@@ -73,6 +99,7 @@ def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fi
     return Fired(spikes, after, packed)
 
 
+@_told
 def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:
     if standing() == "cpu":
         return _whole(drive, grad_spikes, grad_membrane)
@@ -96,6 +123,7 @@ def _whole(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> G
     return Gradients(grad, None, before, *grad.new_empty(3, drive.y.shape[2]))
 
 
+@_told
 def norm_backward(
     drive: Drive,
     grad_spikes: Tensor,
@@ -116,12 +144,14 @@ def norm_backward(
     return out
 
 
+@_told
 def pack(x: Tensor, bits: int) -> Tensor:
     data = x.new_empty(len(x), -(-x[0].numel() * bits // 8), dtype=torch.uint8)
     _packs(x, data)
     return data
 
 
+@_told
 def add_pack(x: Tensor, y: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     total = torch.empty_like(x)
     data = x.new_empty(len(x), -(-x[0].numel() * bits // 8), dtype=torch.uint8)
@@ -129,6 +159,7 @@ def add_pack(x: Tensor, y: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return total, data
 
 
+@_told
 def unpack(data: Tensor, bits: int, count: int, dtype: torch.dtype) -> Tensor:
     values = data.new_empty(len(data), count, dtype=dtype)
     _packs(data, values)

@@ -15,9 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from .. import kernels
 from ..kernels import channels_last, meta
 from ..model import TDFormer, segment_loss
 from ..precision import autocast
+from .calls import Calls
 
 
 @register_flop_formula(torch.ops.tdformer.product)
@@ -55,11 +57,9 @@ class Work:
     neuron_calls: int = 0
     """How many of the operators these are."""
     packing_bytes: int = 0
-    """Of what reads or writes integers, but for pooling's."""
-    pooling_bytes: int = 0
-    """Of max pooling by itself, with the places that it remembers."""
+    """Of what reads or writes integers, but for pooling, which remembers places."""
     other_bytes: int = 0
-    """Of everything else: sums, copies."""
+    """Of everything else: sums, copies, max pooling by itself."""
 
     @property
     def flops(self) -> int:
@@ -90,6 +90,8 @@ class LiveBytes:
     """The peak of `now` and these."""
     then: int = 0
     """Of which gradients."""
+    calls: Calls | None = None
+    """Of all operators, on meta; None: they are not asked for."""
 
     def neuron(self, moved: int) -> None:
         """A call of the fused neuron or BatchNorm, which read and wrote so many bytes."""
@@ -101,6 +103,17 @@ class LiveBytes:
         """A call of the packing kernels."""
         self.work.packing_bytes += moved
         self.asked(1)
+
+    @contextmanager
+    def kernel(self, name: str, args: tuple[object, ...]) -> Iterator[None]:
+        """A call of one of these; what it calls in turn is no call of its own."""
+        calls, self.calls = self.calls, None
+        if calls is not None:
+            calls.add("other" if "pack" in name else "neuron", getattr(kernels, name), args, {})
+        try:
+            yield
+        finally:
+            self.calls = calls
 
     def asked(self, launches: int) -> None:
         """One more operator, whose work is noted."""
@@ -158,19 +171,22 @@ class _Follow(TorchDispatchMode):
         if not (fresh or func._schema.is_mutable) or func._overloadpacket in _ALLOCATE:
             return
         work, moved = self.live.work, sum(min(leaf.nbytes, leaf.untyped_storage().nbytes()) for leaf in read + made)
-        count = flop_registry.get(func._overloadpacket)
-        if func._overloadpacket in _POOLING:
-            work.pooling_bytes += moved
-        elif count is None and all(leaf.is_floating_point() for leaf in read + made):
+        count, part = flop_registry.get(func._overloadpacket), "other"
+        floating = all(leaf.is_floating_point() for leaf in read + made)
+        if count is None and (floating or func._overloadpacket in _POOLING):
             work.other_bytes += moved
         elif count is None:
             work.packing_bytes += moved
         elif func._overloadpacket in _OF_ACTIVATIONS:
             work.attention_flops += count(*args, **kwargs, out_val=result)
             work.attention_bytes += moved
+            part = "attention"
         else:
             work.matrix_flops += count(*args, **kwargs, out_val=result)
             work.matrix_bytes += moved
+            part = "matrix"
+        if self.live.calls is not None:
+            self.live.calls.add(part, func, args, kwargs)
         launches = _LAUNCHES_LAST if made and channels_last(made[0]) else _LAUNCHES
         self.live.asked(launches.get(func._overloadpacket, 1))
 
@@ -201,17 +217,17 @@ class _Follow(TorchDispatchMode):
 
 
 @contextmanager
-def live_bytes(model: nn.Module, there: Iterable[Tensor] = ()) -> Iterator[LiveBytes]:
+def live_bytes(model: nn.Module, there: Iterable[Tensor] = (), calls: Calls | None = None) -> Iterator[LiveBytes]:
     """While the block runs, count live tensor bytes; see `LiveBytes`. On CUDA and CPU as on meta. there: tensors that
-    were made before and are written to in it, beside those of `model`."""
-    live = LiveBytes()
+    were made before and are written to in it, beside those of `model`; calls: where each operator is noted."""
+    live = LiveBytes(calls=calls)
     follow = _Follow(live, model)
     for tensor in (*model.parameters(), *model.buffers(), *there):
         follow.ignore(tensor)
     trained = (p for p in model.parameters() if p.requires_grad)
     hooks = [p.register_post_accumulate_grad_hook(lambda p: follow.accumulated(p.grad)) for p in trained]
     try:
-        with follow, meta.watched(live.neuron, live.packing):
+        with follow, meta.watched(live):
             yield live
     finally:
         for hook in hooks:
@@ -236,14 +252,17 @@ class Cost:
         return self.work.flops
 
 
-def measure_step(model: TDFormer, images: Tensor, bf16: bool = False) -> tuple[Cost, LiveBytes]:
+def measure_step(
+    model: TDFormer, images: Tensor, bf16: bool = False, calls: Calls | None = None
+) -> tuple[Cost, LiveBytes]:
     """Run one forward and backward pass and count. On the meta device nothing is computed or allocated: that is the
     model of bytes and operations by which memory is planned, for the kernels and the types of a GPU.
 
-    images `[B, C, H, W]` or `[T, B, C, H, W]`. Gradients that the model had are lost.
+    images `[B, C, H, W]` or `[T, B, C, H, W]`; calls: where each operator is noted. Gradients that the model had are
+    lost.
     """
     targets = torch.zeros(images.shape[-4], dtype=torch.long, device=images.device)
-    with live_bytes(model) as live, autocast(images, torch.bfloat16 if bf16 else None):
+    with live_bytes(model, calls=calls) as live, autocast(images, torch.bfloat16 if bf16 else None):
         loss = segment_loss(model.train()(images), targets)
         live.kept = live.now
         loss.backward()
@@ -251,8 +270,8 @@ def measure_step(model: TDFormer, images: Tensor, bf16: bool = False) -> tuple[C
     return Cost(live.kept, live.peak, live.together, live.then, live.work, (*live.course, live.work)), live
 
 
-def measure_evaluation(model: TDFormer, images: Tensor, bf16: bool = False) -> Work:
+def measure_evaluation(model: TDFormer, images: Tensor, bf16: bool = False, calls: Calls | None = None) -> Work:
     """The work of one forward pass in evaluation; else as `measure_step`."""
-    with live_bytes(model) as live, autocast(images, torch.bfloat16 if bf16 else None), torch.no_grad():
+    with live_bytes(model, calls=calls) as live, autocast(images, torch.bfloat16 if bf16 else None), torch.no_grad():
         model.eval()(images)
     return live.work

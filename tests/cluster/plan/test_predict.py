@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,11 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from forked import apart
 
 import tdformer
-from benchmarks.plan import course_of
+from benchmarks.plan import courses
 from cluster import config as configs
 from cluster.build import optimizers
 from cluster.build.memory import GIB, Memory
@@ -30,6 +27,7 @@ from cluster.plan.figures import NOT_IN_TOTAL, Plan
 from cluster.plan.machine import Machine
 from cluster.plan.network import AlphaBeta
 from cluster.plan.predict import Terms, predict
+from cluster.plan.timed import Timed
 from cluster.run import checkpoint
 from tdformer.measure import Work, measure_step
 from tdformer.measure.memory import EVERY
@@ -93,7 +91,7 @@ def test_an_h100s_steps(number: int) -> None:
     """As the rates that are kept say, within what benchmarks/results/plan.md states: 10 %. The last one's host is
     slower than its GPU."""
     step = rates.measured()["h100"]["steps"][number]
-    course, found = course_of(step), rates.of_chip(H100, "bf16", False)
+    course, found = courses()[number], rates.of_chip(H100, "bf16", False)
     assert sum(found.parts(course[-1]).values()) + found.host(course) == pytest.approx(step["ms"] / 1e3, rel=0.1)
     assert course[-1].flops / step["images"] == pytest.approx({224: 560e9, 384: 1640e9}[step["size"]], rel=0.6)
     assert found.clocks(course)[1] == pytest.approx(min(step["host_ms"], step["ms"]) / 1e3, rel=0.1)
@@ -106,7 +104,7 @@ def course(*moments: tuple[int, int, int]) -> list[Work]:
 
 def test_a_device_waits_for_its_host_and_the_host_for_the_device() -> None:
     """A byte takes a second, the launch of an operator one; so much by hand."""
-    found = rates.Rates(0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, "by hand")
+    found = rates.Rates(0, 0, 0, 1, 0, 0, 1, 0, "by hand")
     assert found.clocks(course((3, 30, 3))) == (30, 3) and found.host(course((3, 30, 3))) == 0
     assert found.clocks(course((30, 3, 30))) == (30, 30) and found.host(course((30, 3, 30))) == 27
     # slow launches first: as a whole, device and host are busy for 33 s each; one after the other they are not
@@ -120,7 +118,7 @@ def test_a_device_waits_for_its_host_and_the_host_for_the_device() -> None:
 
 
 def test_the_course_of_a_step() -> None:
-    """It grows, ends with all of it, and pooling has bytes of its own, on the meta device as on a CPU."""
+    """It grows, ends with all of it, and pooling is among other bytes, though it remembers integers."""
     for name in ("spikformer_2_384", "quickstart"):
         costs = []
         for device in ("meta", "cpu"):
@@ -133,7 +131,8 @@ def test_the_course_of_a_step() -> None:
         assert all(a.operators < b.operators and a.launches < b.launches for a, b in pairwise(whole[:-1]))
         convolutions = sum(isinstance(part, torch.nn.Conv2d) for part in model.modules())
         assert work.launches == work.operators + (2 + 5) * convolutions
-        assert work.pooling_bytes == costs[1].work.pooling_bytes and (work.pooling_bytes > 0) == (name != "quickstart")
+        pooled, odd = (one.work.packing_bytes for one in costs)
+        assert pooled == odd < work.other_bytes / 1000  # labels, and no places
 
 
 def test_other_gpus_are_scaled() -> None:
@@ -145,39 +144,6 @@ def test_other_gpus_are_scaled() -> None:
     assert "scaled by the datasheets" in other.source and "measured on an H100" in one.source
     with pytest.raises(RunError, match=r"v100 has no bf16; set train.precision=fp16 or fp32"):
         rates.of_chip(chip("v100"), "bf16", False)
-
-
-FLOP, BYTE, NEURON, POOLING, STATE, CALL = 2e-11, 1e-10, 3e-10, 8e-10, 2e-9, 3e-4
-
-
-def known_steps() -> list[rates.Timed]:
-    """Steps of these rates."""
-    steps = []
-    for i in range(1, 9):
-        work = Work(matrix_flops=i * 10**9, other_bytes=10**8 * (9 - i) ** 2, neuron_calls=50 * (i % 3 + 1))
-        work.neuron_bytes, work.pooling_bytes, moved = 10**7 * (i % 4), 10**7 * (i % 5), 10**6 * (i % 2 + 1)
-        seconds = FLOP * work.flops + BYTE * work.other_bytes + CALL * work.neuron_calls + STATE * moved
-        steps.append(rates.Timed(work, moved, seconds + NEURON * work.neuron_bytes + POOLING * work.pooling_bytes))
-    return steps
-
-
-def test_a_cpu_is_fitted() -> None:
-    """Steps of known rates give these back, and each part has what it cost."""
-    steps = known_steps()
-    found = rates.fitted(steps, rates.Alone(BYTE, NEURON), "here")
-    assert (found.matrix_flop, found.other_byte, found.call) == pytest.approx((FLOP, BYTE, CALL), rel=1e-6)
-    assert (found.neuron_byte, found.pooling_byte) == pytest.approx((NEURON, POOLING), rel=1e-6)
-    assert (found.state_byte, found.matrix_byte) == pytest.approx((STATE, BYTE), rel=1e-6)
-    work, its = steps[2].work, STATE * steps[2].state
-    assert found.host([work]) == pytest.approx(CALL * work.neuron_calls)
-    assert sum(found.parts(work).values()) + found.host([work]) + its == pytest.approx(steps[2].seconds)
-
-
-def test_what_steps_tell_counts_more_than_what_was_timed_alone() -> None:
-    """Alone sums were twice as fast: steps of all kinds correct it, and steps that are all alike do not."""
-    steps, half = known_steps(), rates.Alone(BYTE / 2, NEURON)
-    assert rates.fitted(steps, half, "here").other_byte == pytest.approx(BYTE, rel=0.05)
-    assert rates.fitted(steps[:1] * 8, half, "here").other_byte == pytest.approx(BYTE / 2, rel=0.02)
 
 
 def test_every_recipe_has_a_plan() -> None:
@@ -227,13 +193,18 @@ def test_what_nobody_knows(tmp_path: Path) -> None:
 
 
 def test_a_measured_machine() -> None:
-    """Its rates, its network and its loader take part."""
-    found = rates.Rates(1e-11, 0, 1e-10, 0, 0, 0, 0, 0, 0, 0, 1e-4, "measured here")
-    machine = Machine("this machine", Memory(GIB, "here")).timed(found, AlphaBeta(1e-3, 1e-9), 100.0)
+    """Its operators, its network and its loader take part."""
+    parts = {"matrix": 0.1, "attention": 0.01, "neuron": 0.05, "other": 0.02, "host": 0.03}
+    machine = Machine("this machine", Memory(GIB, "here")).timed(
+        Timed(parts, 0.04, 0.005), AlphaBeta(1e-3, 1e-9), 100.0
+    )
     plan = predict(setup_of(configs.load(configs.recipe("digits")), 2), Shape(1, 2, 0), None, machine)
     step = values(plan.step)
     assert step["loader"] == pytest.approx(32 / 100) and step["batchnorm_collectives"] > 0 and step["gradients"] > 2e-3
-    assert step["host"] > 0 and plan.step["matrix"].source == "measured here"
+    assert step | parts == step and step["optimizer"] == 0.005 and plan.step["other"].source == "measured here"
+    tests = plan.run["evaluation_hours"].source.split(" ")[0]
+    batches = int(tests) * -(-360 // (2 * plan.about["micro_batch"]))  # type: ignore[operator]
+    assert plan.run["evaluation_hours"].value == pytest.approx(batches * 0.04 / 3600)
     workers = configs.load(configs.recipe("digits"), ["data.workers=1"])
     behind = values(predict(setup_of(workers, 2), Shape(1, 2, 0), None, machine).step)
     assert behind["loader"] == pytest.approx(max(0.0, 0.32 - (step["total"] - step["loader"])))
@@ -247,29 +218,6 @@ def test_a_checkpoint_is_as_large_as_that(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, {"model": weights, "optimizer": moments}, {}, keep=1)
     real = sum(file.stat().st_size for file in path.iterdir()) / GIB
     assert planned("digits").checkpoint["size"].value == pytest.approx(real, rel=0.05)
-
-
-def real_step(folder: str) -> None:
-    """What steps of training hold at their peak, and what is planned."""
-    from cluster.jobs import calibration
-    from cluster.jobs.alone import alone
-    from cluster.train import engine
-
-    torch.set_num_threads(1)
-    engine.init_distributed(0, 1, dist.HashStore(), wanted="cpu")
-    for number, words in enumerate((["recompute.policy=none"], ["recompute.policy=unit"], ["train.micro_batch=16"])):
-        config = configs.load(configs.recipe("digits"), [*words, f"data.root={folder}/shards", "train.norm_batch=16"])
-        taken = calibration._taken(config, 0, 1, Path(folder, str(number)), torch.device("cpu"), None, True)
-        plan = predict(setup_of(config, 1), Shape(1, 1, 0), None)
-        assert plan.memory["total"].value == pytest.approx(taken.peak / GIB, rel=0.05), words
-        assert taken.seconds > 0 and taken.images is not None and taken.images > 0
-    assert all(1e-12 < rate < 1e-6 for its in alone() for rate in its)  # no byte in less than a picosecond
-    os._exit(0)
-
-
-def test_the_memory_of_a_real_step(tmp_path: Path) -> None:
-    write_shards("digits", tmp_path / "shards")
-    apart(real_step, str(tmp_path))
 
 
 # -------------------------------------------------------------------------------------------------------- the commands
