@@ -194,7 +194,6 @@ class Trainer:
                 count = torch.full_like(correct, len(labels))
                 window += torch.stack([loss.detach() * len(labels), correct, count])
         assert outcome is not None  # of the last micro-batch
-        self.feed.send_next()
         step.worked = self.stopwatch.read()
         damaged = {i: line for batch in batches for i, line in batch.damaged.items()}
         shares: dict[str, Addend] = {
@@ -208,6 +207,7 @@ class Trainer:
         sums, means = self.slots.summed(shares | self.hooks.share(step), statistics.means())
         numbers = Reading(torch.cat([sums, torch.stack([outcome.applied.double(), outcome.norm])]))
         self.launched = Launched(step, state.cursor, numbers, statistics, means, damaged)
+        self.feed.send_next()
         state.step += 1
         state.cursor = state.cursor.advance(len(self.data))
         if step.logs or not self.later:
