@@ -5,8 +5,8 @@
 Units of hst_10_768 without their convolution, 8 images of 224 x 224, T = 4. The contenders take turns; a ratio is the
 median over the rounds of PyTorch's time divided by theirs in the same round. Bytes: each of the four functions reads
 its inputs once and writes its outputs once; between the passes of backward a CPU writes the gradient of each current in
-fp32 and reads it, a GPU reads that of the spikes again. Tensors lie as the device keeps them. What fits the cache can be
-faster than memory.
+fp32 and reads it, a GPU reads that of the spikes again. Tensors lie as the device keeps them. What fits the cache can
+be faster than memory.
 """
 
 from __future__ import annotations

@@ -8,8 +8,10 @@ from typing import Protocol, cast, runtime_checkable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import kernels
 from .errors import ModelError
 from .feedback import Control, FeedbackOptions
+from .heads import as_mask, heads_of, joined, let_through, met, product, sums_of_heads, sums_of_tokens, tokens_of
 from .neuron import AFTER_PRODUCT, Neuron
 from .recompute import selected
 from .state import State
@@ -17,18 +19,6 @@ from .unit import Current, Unit, UnitOptions
 
 Borrowed = Iterator[tuple[nn.Module, nn.Parameter]]
 """A module, and a parameter of another one that it computes with."""
-
-
-def heads_of(x: Tensor, heads: int) -> Tensor:
-    """`[T, B, C, H, W]` -> `[T, B, heads, C / heads, H W]`."""
-    y: Tensor = x.flatten(3).unflatten(2, (heads, -1))
-    return y
-
-
-def tokens_of(x: Tensor, heads: int) -> Tensor:
-    """`[T, B, C, H, W]` -> `[T, B, heads, H W, C / heads]`."""
-    y: Tensor = heads_of(x, heads).transpose(3, 4)
-    return y
 
 
 def spread(spikes: Tensor) -> Tensor:
@@ -47,7 +37,7 @@ class QKAttention(nn.Module):
     def __init__(self, options: UnitOptions, channels: int, heads: int, over: str = "channels") -> None:
         super().__init__()
         _check_heads(channels, heads)
-        self.heads, self.dim = heads, {"channels": 3, "tokens": 4}[over]
+        self.heads, self.sums = heads, {"channels": sums_of_heads, "tokens": sums_of_tokens}[over]
         self.q = Unit(options, channels, channels)
         self.k = Unit(options, channels, channels)
         self.mask = Neuron(options.neuron, AFTER_PRODUCT)
@@ -56,8 +46,8 @@ class QKAttention(nn.Module):
     def forward(self, x: Tensor, state: State, high: Tensor | None = None) -> Tensor:
         """x `[T, B, C, H, W]` -> spikes of the same shape; these stages take no feedback, `high` is ignored."""
         q, k = self.q(x, state), self.k(x, state)
-        mask = self.mask(q, state, lambda q: heads_of(q, self.heads).sum(self.dim, keepdim=True))
-        chosen = selected(lambda mask, k: (mask * heads_of(k, self.heads)).view_as(k), state, mask, k)
+        mask = self.mask(q, state, lambda q: self.sums(q, self.heads))
+        chosen = selected(lambda mask, k: let_through(mask, k, self.heads), state, mask, k)
         spikes: Tensor = self.proj(chosen, state)
         return spikes
 
@@ -118,6 +108,8 @@ class SelfAttention(Steered):
 
     def current(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(Q K^T V) s, all `[T, B, C, H, W]`; sums of spikes are exact, so the cheaper order gives the same result."""
+        if kernels.channels_last(q):
+            return product(q, k, v, self.heads, self.scale)
         shape = q.shape
         q, k, v = (heads_of(s, self.heads) for s in (q, k, v))
         if q.shape[3] <= q.shape[4]:
@@ -162,18 +154,16 @@ class SpikeDrivenAttention(Steered):
     def current(self, k: Tensor, v: Tensor) -> Tensor:
         """What drives the mask, `[T, B, C, 1, 1]`, from K and V `[T, B, C, H, W]`."""
         if self.heads is None:
-            return (k * v).sum((3, 4), keepdim=True)
+            return met(k, v)
         both = spread(tokens_of(spread(k) * spread(v), self.heads))
         return both.sum(3).flatten(2)[..., None, None]
 
     def chosen(self, q: Tensor, mask: Tensor) -> Tensor:
         """The queries `[T, B, C, H, W]` that the mask `[T, B, C, 1, 1]` lets through."""
+        mask = as_mask(mask, q)
         if self.heads is None:
             return q * mask
-        y = spread(tokens_of(q, self.heads) * tokens_of(mask, self.heads))
-        # With one head that is a view whose channels lie side by side, and a convolution of it ends in other bits than
-        # of what is unpacked for backward.
-        return y.transpose(3, 4).reshape(q.shape).contiguous()
+        return joined(spread(tokens_of(q, self.heads) * tokens_of(mask, self.heads)), q.shape)
 
 
 @runtime_checkable

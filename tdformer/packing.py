@@ -73,8 +73,9 @@ def bounded(x: Tensor, bound: int | None) -> Tensor:
 
 
 def split(x: Tensor, count: int) -> list[Tensor]:
-    """x `[T, ...]` in so many parts of as many steps, of which the same is known."""
-    found = list(x.chunk(count))
+    """Frames x `[T, B, C, H, W]` in so many parts of as many steps, of which the same is known; they lie as their
+    device keeps activations."""
+    found = [kernels.laid(part) for part in x.chunk(count)]
     return [bounded(part, bound_of(x)) for part in found] if hasattr(x, "bound") else found
 
 

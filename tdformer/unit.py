@@ -26,7 +26,8 @@ from .recompute import Border, carry
 from .state import State
 
 SLICE = 2**30
-"""Bytes of convolution outputs computed again at once: backward takes larger units slice by slice of the batch."""
+"""Bytes of convolution outputs computed again at once: backward takes larger units slice by slice of the batch. On a
+GPU twice as many: a slice is a copy of what enters and leaves it there, and is convolved again for each pass."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
     membrane = decay = None
     if neuron is not None:
         membrane = state.membrane.get(neuron.key)
-        decay = decay_of(neuron.options, layer.conv.out_channels, x, neuron.decay())
+        decay = decay_of(neuron.options, layer.conv.out_channels, x, neuron.decay(), state.rates)
     plan = _Plan(layer, neuron, state, x)
     border = Border(state, membrane)
     packing = state.keep.packed and torch.is_grad_enabled()
@@ -152,7 +153,7 @@ class _Plan:
         self.options = None if neuron is None else neuron.options
         self.across_batch = neuron is not None and neuron.across_batch
         self.segment, self.given, self.steps = state.segment, len(x), state.steps or len(x)
-        self.dtype = autocast_type(x) or x.dtype
+        self.dtype, self.typed = autocast_type(x) or x.dtype, state.typed
         height, width = (-(-n // self.stride) for n in x.shape[-2:])
         each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
         self.groups = self.norm.groups(x.shape[1])
@@ -164,16 +165,22 @@ class _Plan:
         """Number of the group, and images of it that are computed at once."""
         for number, group in enumerate(self.groups):
             images = group.stop - group.start
-            count = 1 if self.across_batch else min(images, -(-each * images // SLICE))
+            most = SLICE * (1 + kernels.channels_last(x))
+            count = 1 if self.across_batch else min(images, -(-each * images // most))
             edges = [group.start + images * i // count for i in range(count + 1)]
             self.slices += [(number, slice(a, b)) for a, b in pairwise(edges)]
 
+    def own(self, parameter: Tensor) -> Tensor:
+        """A weight or a bias in the type that is computed in."""
+        known = self.typed.get(id(parameter))
+        return known if known is not None and known.dtype == self.dtype else typed(parameter, self.dtype)
+
     def convolve(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
         """Each `[S, b, C, H, W]` -> the sum of their convolutions `[S, b, C', H', W']`."""
-        bias = None if bias is None else typed(bias, self.dtype)
+        bias = None if bias is None else self.own(bias)
         y: Tensor | None = None
         for x, w in zip(inputs, weights, strict=True):
-            x, w = typed(kernels.laid(x).flatten(0, 1), self.dtype), typed(w, self.dtype)
+            x, w = typed(kernels.laid(x).flatten(0, 1), self.dtype), self.own(w)
             own = kernels.convolve(x, w, bias if y is None else None, self.stride, self.padding)
             y = own if y is None else y.add_(own)
         assert y is not None
@@ -184,8 +191,9 @@ class _Plan:
         self, grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says."""
+        given, entered = kernels.laid(grad).flatten(0, 1), typed(kernels.laid(x).flatten(0, 1), self.dtype)
         grad_x, grad_w, grad_b = kernels.convolve_backward(
-            grad.flatten(0, 1), x.flatten(0, 1).to(self.dtype), weight.to(self.dtype), self.stride, self.padding, needs
+            given, entered, self.own(weight), self.stride, self.padding, needs, weight.dtype
         )
         return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
 
@@ -341,7 +349,7 @@ def _gradients(
         totals.append((_sum([f.total for f in own]), _sum([f.total_normal for f in own])))
     means = [Means(*plan.norm.mean_gradients(*sums, saved.count)) for sums in totals]
     total, total_normal = (_sum(list(sums)) for sums in zip(*totals, strict=True))
-    grad_bias: Tensor | None = None
+    grad_bias = known = _bias_gradient(saved, total)
     grad_inputs: list[Tensor | None] = [None for _ in needed]
     grad_weights: list[Tensor | None] = [None for _ in needed]
     for i, (group, part) in enumerate(plan.slices):
@@ -354,11 +362,11 @@ def _gradients(
         found[i] = found[i]._replace(current=None, winners=None)  # let go of them
         del y, drive
         for k, (x, weight, (of_x, of_weight)) in enumerate(zip(inputs, saved.weights, needed, strict=True)):
-            wanted = [of_x, of_weight, k == 0 and saved.bias is not None]
+            wanted = [of_x, of_weight, k == 0 and saved.bias is not None and known is None]
             grad_x, grad_w, grad_b = plan.convolve_backward(grad_y, x, weight, wanted)
             grad_inputs[k] = _placed(grad_inputs[k], grad_x, part, grad.shape[1])
             grad_weights[k] = _added(grad_weights[k], grad_w)
-            grad_bias = _added(grad_bias, grad_b)
+            grad_bias = known if known is not None else _added(grad_bias, grad_b)
         del grad_y, inputs
     typed = [g if g is None else g.to(w.dtype) for g, w in zip(grad_weights, saved.weights, strict=True)]
     return [
@@ -369,6 +377,15 @@ def _gradients(
         grad_bias if grad_bias is None else grad_bias.to(saved.bias.dtype),
         *chain.from_iterable(zip(grad_inputs, typed, strict=True)),
     ]
+
+
+def _bias_gradient(saved: _Saved, total: Tensor) -> Tensor | None:
+    """d/d bias of the convolution on a GPU, from `total`, d/d beta, and not by a sum over all of d/d y: the mean of a
+    norm batch takes a bias away, so that it has none. None: it is to be summed up, or there is no bias."""
+    norm = saved.plan.norm
+    if saved.bias is None or not kernels.channels_last(total) or norm.ranks is not None:
+        return None
+    return torch.zeros_like(total) if saved.count else saved.norms[0].scale * total
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import kernels
 from ..packing import add
 from ..recompute import selected
 from ..state import State
@@ -42,3 +43,10 @@ class Block(nn.Module):
 def pooled(spikes: Tensor, state: State) -> Tensor:
     """3 x 3 max pooling with stride 2 of spikes `[T, B, C, H, W]`: H and W become half, rounded up."""
     return selected(lambda x: F.max_pool2d(x.flatten(0, 1), 3, 2, 1).unflatten(0, x.shape[:2]), state, spikes)
+
+
+def mean_of_pixels(x: Tensor) -> Tensor:
+    """`[T, B, C, H, W]` -> `[T, B, C]`."""
+    if kernels.channels_last(x):
+        return x.movedim(2, 4).mean((2, 3))  # whose gradient lies channels last, too
+    return x.mean((3, 4))

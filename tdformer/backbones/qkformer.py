@@ -16,7 +16,7 @@ from ..packing import add
 from ..state import State
 from ..unit import Unit, UnitOptions
 from .base import MODELS, Backbone, Entry, Given, Published
-from .blocks import MLP, Block
+from .blocks import MLP, Block, mean_of_pixels
 from .keys import LAYERS, UNUSED, of_branch
 from .size import Size, check_width
 
@@ -166,7 +166,7 @@ class QKFormer(Backbone[QKFormerSizes]):
             x = self.step(embed, state, x)
             for block in stage:
                 x = self.step(block, state, x, high if i == len(self.stages) - 1 else None)
-        return x.mean((3, 4)), x
+        return mean_of_pixels(x), x
 
     def _stages(self) -> list[tuple[nn.Module, list[nn.Module]]]:
         """Each stage's embedding and blocks."""

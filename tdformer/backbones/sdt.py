@@ -16,7 +16,7 @@ from ..packing import add, bounded
 from ..state import State
 from ..unit import Current, UnitOptions
 from .base import MODELS, Backbone, Entry, Given, Published, Sizes, truncated
-from .blocks import Block, pooled
+from .blocks import Block, mean_of_pixels, pooled
 from .keys import NEVER, UNUSED, of_block, of_layer, of_stem
 from .size import Size, check_width, hidden
 
@@ -170,7 +170,7 @@ class SDT(Backbone[SDTSizes]):
         x = self.step(self.stem, state, x)
         for block in self.blocks:
             x = self.step(block, state, x, high)
-        features = self.head_neuron(bounded(x.mean((3, 4)), None), state)
+        features = self.head_neuron(bounded(mean_of_pixels(x), None), state)
         return features, self.high(x, state) if self.high is not None else x
 
 

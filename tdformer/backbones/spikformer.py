@@ -14,7 +14,7 @@ from ..packing import add
 from ..state import State
 from ..unit import Unit, UnitOptions
 from .base import MODELS, Backbone, Entry, Given, Published, truncated
-from .blocks import MLP, Block, pooled
+from .blocks import MLP, Block, mean_of_pixels, pooled
 from .keys import UNUSED, of_block, of_branch, of_stem
 from .size import Size, check_width
 
@@ -104,7 +104,7 @@ class Spikformer(Backbone[SpikformerSizes]):
         x = self.step(self.stem, state, x)
         for block in self.blocks:
             x = self.step(block, state, x, high)
-        return x.mean((3, 4)), x
+        return mean_of_pixels(x), x
 
 
 _LATE, _ALL = (False, False, True, True), (True,) * 4

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import meta, reference
+from ..precision import typed
+from . import attention, meta, nhwc, reference
+from .attention import Products
 from .layout import channels_last, empty, interpreted, laid, standing, stands_for
 from .protocol import Adder, Backend, Drive, Fired, Gradients, Means, Norm, Packer
 from .reference import real
@@ -29,6 +31,7 @@ __all__ = [
     "Means",
     "Norm",
     "add_pack",
+    "affine",
     "channels_last",
     "convolve",
     "convolve_backward",
@@ -40,6 +43,8 @@ __all__ = [
     "norm_backward",
     "of",
     "pack",
+    "product",
+    "product_backward",
     "real",
     "standing",
     "stands_for",
@@ -87,6 +92,10 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     return chosen(y).statistics(y)
 
 
+def affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Norm:
+    return chosen(mean).affine(mean, var, weight, bias, eps)
+
+
 def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
     return chosen(drive.y).fire(drive, steps, bits, last)
 
@@ -107,7 +116,11 @@ def norm_backward(
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
-    """x `[M, C, H, W]`, weight `[C', C, k, k]` -> `[M, C', H', W']`; on CPU by events where x is sparse."""
+    """x `[M, C, H, W]`, weight `[C', C, k, k]`, taken in x's type -> `[M, C', H', W']`; on CPU by events where x is
+    sparse."""
+    if channels_last(x):
+        return nhwc.convolve(x, weight, bias, stride, padding)
+    weight = typed(weight, x.dtype)
     x, stride = _thinned(x, weight, stride)
     if x.device.type == "cpu" and chosen(x) is not reference:
         from . import sparse
@@ -119,10 +132,19 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddin
 
 
 def convolve_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, needs: Sequence[bool]
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: int,
+    padding: int,
+    needs: Sequence[bool],
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """d/dx, d/d weight and d/d bias of `convolve`, as far as `needs` says."""
-    whole, given = x, stride
+    """d/dx, d/d weight and d/d bias of `convolve`, as far as `needs` says. dtype: that d/d weight is wanted in, where a
+    backend can add it up in that; None: the weight's."""
+    if channels_last(x):
+        return nhwc.convolve_backward(grad, x, weight, stride, padding, needs, dtype or weight.dtype)
+    weight, whole, given = typed(weight, x.dtype), x, stride
     x, stride = _thinned(x, weight, stride)
     grad_x, grad_w, grad_b = torch.ops.aten.convolution_backward(
         grad,
@@ -148,6 +170,44 @@ def _thinned(x: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, int]:
     if stride == 1 or weight.shape[2] != 1:
         return x, stride
     return x[:, :, ::stride, ::stride].contiguous(), 1
+
+
+def product(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
+    y: Tensor = torch.ops.tdformer.product(q, k, v, heads, scale)
+    return y
+
+
+def product_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    made: tuple[Tensor, Tensor, Tensor] = torch.ops.tdformer.product_backward(grad, q, k, v, heads, scale)
+    return made
+
+
+def _product(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
+    return torch.empty_like(q) if q.is_meta else _products(q).product(q, k, v, heads, scale)
+
+
+def _product_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    if q.is_meta:
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    return _products(q).product_backward(grad, q, k, v, heads, scale)
+
+
+def _products(x: Tensor) -> Products:
+    if chosen(x) is reference:
+        return attention
+    if interpreted() and x.dtype == torch.bfloat16:  # the interpreter multiplies its bits as integers
+        return attention
+    from . import attention_gpu
+
+    return attention_gpu
+
+
+attention.operators.impl("product", _product, "CompositeExplicitAutograd")
+attention.operators.impl("product_backward", _product_backward, "CompositeExplicitAutograd")
 
 
 def largest_integer(x: Tensor) -> int | None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from . import reference
 from .protocol import Drive, Fired, Gradients, Means, Norm
+from .reference import affine as affine
 
 Array = NDArray[np.generic]
 Real = float | np.float32

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..options import NeuronOptions
 from ..precision import typed
 from ..surrogate import SURROGATES
+from .layout import laid
 from .protocol import Drive, Fired, Gradients, Means, Norm
 
 
@@ -25,6 +26,15 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
+def affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Norm:
+    """See `protocol.Backend`."""
+    invstd = (var + eps).rsqrt()
+    if weight is None or bias is None:
+        return Norm(mean, invstd, invstd, -mean * invstd)
+    scale = weight * invstd
+    return Norm(mean, invstd, scale, torch.addcmul(bias, mean, scale, value=-1))
+
+
 def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
     """See `protocol.Backend`; it makes the last potential in any case, and no bits."""
     y, norm, membrane, decay, o, pool = drive
@@ -35,7 +45,7 @@ def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fi
     for _, fired, v in _walk(x, membrane, decay, o, steps):
         spikes.append(fired)
         after = v
-    return Fired(torch.stack(spikes).to(y.dtype), after)
+    return Fired(laid(torch.stack(spikes).to(y.dtype)), after)
 
 
 def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | None) -> Gradients:

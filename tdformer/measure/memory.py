@@ -6,17 +6,31 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from ..kernels import meta
+from ..kernels import channels_last, meta
 from ..model import TDFormer, segment_loss
 from ..precision import autocast
+
+
+@register_flop_formula(torch.ops.tdformer.product)
+def _product(q: torch.Size, k: object, v: object, heads: int, scale: float, **_: object) -> int:
+    """Of K^T V and of Q times that, of each head."""
+    return 4 * prod(q) * q[2] // heads
+
+
+@register_flop_formula(torch.ops.tdformer.product_backward)
+def _product_backward(grad: object, q: torch.Size, k: object, v: object, heads: int, scale: float, **_: object) -> int:
+    """Of K^T V again, of its gradient, and of one product for each tensor's."""
+    return 10 * prod(q) * q[2] // heads
+
 
 EVERY = 64
 """Operators from one note of the course of a step to the next."""
@@ -29,7 +43,7 @@ class Work:
     operators: int = 0
     """What the host asks of the device: PyTorch's operators, and calls of the fused kernels."""
     launches: int = 0
-    """Kernels that a GPU is given for them: a convolution's are also those that change its tensors' layout."""
+    """Kernels that a GPU is given for them: a convolution's are also those that change its tensors' layout, if any."""
     matrix_flops: int = 0
     """Of convolutions and linear layers, 2 a multiply-add."""
     matrix_bytes: int = 0
@@ -107,11 +121,14 @@ class LiveBytes:
 
 _aten = torch.ops.aten
 _ALLOCATE = {_aten.empty, _aten.new_empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty_strided}
-_OF_ACTIVATIONS = {_aten.bmm, _aten.baddbmm}
+_own = torch.ops.tdformer
+_OF_ACTIVATIONS = {_aten.bmm, _aten.baddbmm, _own.product, _own.product_backward}
 _POOLING = {_aten.max_pool2d_with_indices, _aten.max_pool2d_with_indices_backward}
 _LAUNCHES = {_aten.convolution: 3, _aten.convolution_backward: 6}
 """Kernels of cuDNN's convolutions of NCHW: one, or two of backward, and for each tensor one that changes its layout
 (torch's profile in benchmarks/results/gpu.md); of all others 1."""
+_LAUNCHES_LAST = {_aten.convolution_backward: 2}
+"""The same where channels lie last, and nothing changes its layout."""
 
 
 class _Follow(TorchDispatchMode):
@@ -154,7 +171,8 @@ class _Follow(TorchDispatchMode):
         else:
             work.matrix_flops += count(*args, **kwargs, out_val=result)
             work.matrix_bytes += moved
-        self.live.asked(_LAUNCHES.get(func._overloadpacket, 1))
+        launches = _LAUNCHES_LAST if made and channels_last(made[0]) else _LAUNCHES
+        self.live.asked(launches.get(func._overloadpacket, 1))
 
     def count(self, storage: torch.UntypedStorage, gradient: bool) -> None:
         key = storage._cdata

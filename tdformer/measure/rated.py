@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..kernels import attention
 from ..norm import is_recomputing
 from ..unit import Current, Unit
 from .energy import AC, MAC
@@ -124,7 +125,11 @@ class _Watch(TorchDispatchMode):
         self.rated.layers.append(Seen(dense, x.numel(), flat.amin(1), flat.amax(1), parts, values))
 
     def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
-        packet, result = func._overloadpacket, func(*args, **(kwargs or {}))
+        packet = func._overloadpacket
+        if packet is torch.ops.tdformer.product:
+            with self:
+                return attention.product(*args)  # which is products of matrices
+        result = func(*args, **(kwargs or {}))
         if packet in _PRODUCTS:
             a, b = args[_PRODUCTS[packet] :][:2]
             self.product(a.numel() * b.shape[-1], a, b)

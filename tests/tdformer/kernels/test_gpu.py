@@ -277,16 +277,21 @@ REGISTERS = {"fire": 128, "backward": 255, "scatter": 64, "statistics": 64, "joi
 
 def check_registers(made: list[Any]) -> None:
     """No kernel keeps a value in memory because registers do not do, and none has more than it may."""
+    for kernel in made:
+        used = usage(kernel)
+        assert used["STACK"] == used["LOCAL"] == 0, (kernel.name, used)
+        assert used["REG"] <= REGISTERS[kernel.name], (kernel.name, used)
+
+
+def usage(kernel: Any) -> dict[str, int]:
+    """Registers of a compiled kernel's thread, and bytes of memory in their place: STACK and LOCAL."""
     from triton.backends import nvidia
 
+    file = Path(os.environ["TRITON_CACHE_DIR"]) / "kernel.cubin"
+    file.write_bytes(kernel.asm["cubin"])
     tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
-    for kernel in made:
-        file = Path(os.environ["TRITON_CACHE_DIR"]) / "kernel.cubin"
-        file.write_bytes(kernel.asm["cubin"])
-        said = subprocess.run([tool, "-res-usage", file], capture_output=True, text=True, check=True).stdout
-        used = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", said)}
-        assert used["STACK"] == used["LOCAL"] == 0, (kernel.name, said)
-        assert used["REG"] <= REGISTERS[kernel.name], (kernel.name, said)
+    said = subprocess.run([tool, "-res-usage", file], capture_output=True, text=True, check=True).stdout
+    return {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", said)}
 
 
 def check_real(gpu: Any, case: Case, made: list[Any]) -> None:

@@ -1,0 +1,62 @@
+"""Attention's products where channels lie last, Q (K^T V s) of each head: an operator for PyTorch, so that who counts
+operators sees it, and what it is by PyTorch's own. Those want each head's tokens side by side, a copy of every tensor;
+Triton's programs (`attention_gpu`) read them where they lie."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+operators = torch.library.Library("tdformer", "DEF")
+operators.define("product(Tensor q, Tensor k, Tensor v, int heads, float scale) -> Tensor")
+operators.define(
+    "product_backward(Tensor grad, Tensor q, Tensor k, Tensor v, int heads, float scale) -> (Tensor, Tensor, Tensor)"
+)
+
+
+class Products(Protocol):
+    """A module of both; all tensors `[T, B, C, H, W]`."""
+
+    def product(self, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
+        """Of each head its share of the channels."""
+
+    def product_backward(
+        self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of q, k and v."""
+
+
+def product(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
+    """See `Products`."""
+    return _beside(_apart(q, heads) @ _square(_apart(k, heads), _apart(v, heads), scale), q.shape, heads)
+
+
+def product_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `Products`."""
+    of_y, of_q, of_k, of_v = (_apart(x, heads) for x in (grad, q, k, v))
+    of_square = _square(of_q, of_y, scale)  # the gradient of K^T V
+    made = of_y @ _square(of_k, of_v, scale).mT, of_v @ of_square.mT, of_k @ of_square
+    grad_q, grad_k, grad_v = (_beside(x, q.shape, heads) for x in made)
+    return grad_q, grad_k, grad_v
+
+
+def _square(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """a^T b s, of a head's channels by themselves."""
+    return a.mT @ b * scale
+
+
+def _apart(x: Tensor, heads: int) -> Tensor:
+    """`[T, B, C, H, W]` -> `[T B heads, H W, C / heads]`."""
+    y: Tensor = x.movedim(2, 4).flatten(2, 3).unflatten(3, (heads, -1)).transpose(2, 3).flatten(0, 2)
+    return y
+
+
+def _beside(tokens: Tensor, shape: torch.Size, heads: int) -> Tensor:
+    """The other way, to `[T, B, C, H, W]` of this shape."""
+    steps, batch, channels, height, width = shape
+    pixels: Tensor = tokens.unflatten(0, (steps, batch, heads)).transpose(2, 3)
+    return pixels.reshape(steps, batch, height, width, channels).movedim(4, 2)
