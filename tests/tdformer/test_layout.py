@@ -188,3 +188,31 @@ def test_autocast_on_meta_goes_on_as_it_was() -> None:
             assert autocast_type(x) is None
         assert autocast_type(x) == torch.bfloat16
     assert autocast_type(x) is None
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often each parameter is copied into another type."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.places = {p.untyped_storage()._cdata: name for name, p in model.named_parameters()}
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
+        read = {_aten._to_copy: args[:1], _aten._foreach_copy_: args[-1]}.get(func._overloadpacket, ())
+        for tensor in read:
+            if name := self.places.get(tensor.untyped_storage()._cdata):
+                self.found[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("policy", ["unit", "block"])
+def test_a_weight_is_cast_once_for_all_segments_and_passes(policy: str) -> None:
+    with torch.device("meta"), kernels.stands_for("cuda"):
+        model, images = create_model("tiny_hst", segments=4, recompute=policy), torch.zeros(BATCH, 3, 16, 16)
+        with Casts(model) as seen, autocast(images, torch.bfloat16):
+            model.train()(images).sum().backward()
+    weights = [name for name, p in model.named_parameters() if p.dim() == 4]
+    assert weights and all(seen.found[name] == 1 for name in weights)
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    assert all(p.grad.is_contiguous() for p in model.parameters())
