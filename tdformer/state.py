@@ -43,8 +43,6 @@ class State:
     last: bool = False
     keep: Keep = Keep()
     membrane: dict[str, Tensor] = field(default_factory=dict)
-    cast: dict[Tensor, Tensor] = field(default_factory=dict)
-    """Weights in the type that they are computed with, on a GPU under autocast."""
 
 
 class Stateful(nn.Module):

@@ -131,7 +131,7 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
     packed = [pack(x) if packing else None for x, _ in pairs]
     output: Tensor
     output, after, bits = _Unit.apply(  # type: ignore[no-untyped-call]
-        _Call(plan, border, packed, packing and neuron is not None, [_taken(w, plan.dtype, state) for _, w in pairs]),
+        _Call(plan, border, packed, packing and neuron is not None),
         membrane,
         decay,
         layer.norm.weight,
@@ -226,23 +226,12 @@ def _line(x: Tensor) -> Tensor:
 
 class _Call(NamedTuple):
     """What `_Unit` is given besides tensors; packed: of each pair's input, where that is what is kept; bits: whether
-    the output is wanted packed as well; weights: the pairs', as convolutions are given them."""
+    the output is wanted packed as well."""
 
     plan: _Plan
     border: Border
     packed: list[tuple[Tensor, Layout] | None]
     bits: bool
-    weights: list[Tensor]
-
-
-def _taken(weight: Tensor, dtype: torch.dtype, state: State) -> Tensor:
-    """A weight for convolutions in a type. On a GPU that is another type's once for all segments and passes of a
-    micro-batch."""
-    if weight.dtype == dtype or not kernels.channels_last(weight):
-        return weight
-    if weight not in state.cast:
-        state.cast[weight] = kernels.taken(weight.detach(), dtype)
-    return state.cast[weight]
 
 
 class _Unit(torch.autograd.Function):
@@ -259,8 +248,8 @@ class _Unit(torch.autograd.Function):
         bias: Tensor | None,
         *pairs: Tensor,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        plan, border, packed, bits, weights = call
-        inputs = pairs[::2]
+        plan, border, packed, bits = call
+        inputs, weights = pairs[::2], pairs[1::2]
         with exact(inputs[0]):
             ys = [plan.convolve([x[:, part] for x in inputs], weights, bias) for _, part in plan.slices]
             y = _joined(ys, 1)
@@ -279,7 +268,7 @@ class _Unit(torch.autograd.Function):
         ctx.plan, ctx.border, ctx.rerun = plan, border, _membrane_after
         ctx.layouts = [None if p is None else p[1] for p in packed]
         ctx.set_materialize_grads(False)
-        ctx.output, ctx.types = whole.shape, [w.dtype for w in pairs[1::2]]
+        ctx.output = whole.shape
         ctx.save_for_backward(
             border.to_keep(membrane),
             decay,
@@ -315,7 +304,6 @@ class _Saved:
     def __init__(self, ctx: Any) -> None:
         self.plan: _Plan = ctx.plan
         self.count: float = ctx.count
-        self.types: list[torch.dtype] = ctx.types
         self.layouts: list[Layout | None] = ctx.layouts
         self.membrane, self.decay, self.bias, self.y, *rest = ctx.saved_tensors
         left = iter(rest)
@@ -373,10 +361,7 @@ def _gradients(
             grad_weights[k] = _added(grad_weights[k], grad_w)
             grad_bias = known if known is not None else _added(grad_bias, grad_b)
         del grad_y, inputs
-    typed = [
-        g if g is None else g.to(dtype, memory_format=torch.contiguous_format)
-        for g, dtype in zip(grad_weights, saved.types, strict=True)
-    ]
+    typed = [g if g is None else g.to(w.dtype) for g, w in zip(grad_weights, saved.weights, strict=True)]
     return [
         _joined([f.membrane for f in found], 0),
         None if saved.decay is None else _sum([f.decay for f in found]),
