@@ -49,10 +49,20 @@ class _LIF(torch.autograd.Function):
         return got.current.to(current.dtype), got.membrane, got.decay, None, None, None, None
 
 
-def decay_of(o: NeuronOptions, channels: int, like: Tensor, decay: Tensor | None = None) -> Tensor:
-    """1 / tau of each channel `[C]`, from the options or from one learned value or one a channel."""
+def decay_of(
+    o: NeuronOptions,
+    channels: int,
+    like: Tensor,
+    decay: Tensor | None = None,
+    made: dict[tuple[object, ...], Tensor] | None = None,
+) -> Tensor:
+    """1 / tau of each channel `[C]`, from the options or from one learned value or one a channel. made: those of
+    options that there are, to which another one is added."""
     if decay is None:
-        return torch.full((channels,), 1 / o.tau, dtype=kernels.real(like), device=like.device)
+        key, made = (o.tau, channels, kernels.real(like)), {} if made is None else made
+        if key not in made:
+            made[key] = torch.full((channels,), 1 / o.tau, dtype=kernels.real(like), device=like.device)
+        return made[key]
     return typed(decay.flatten().expand(channels), kernels.real(like))
 
 

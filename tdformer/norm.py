@@ -131,13 +131,13 @@ class BatchNorm(nn.Module):
 
     @torch.no_grad()
     def measure(self, y: Tensor, segment: int) -> tuple[Norm, float]:
-        """y `[M, C, ...]` of one group, in segment number `segment` -> how to normalise it, and over how many values a
-        channel the statistics were taken (0: they are the running ones). In training the running statistics move, or
+        """y `[..., C, H, W]` of one group, in segment number `segment` -> how to normalise it, and over how many values
+        a channel the statistics were taken (0: they are the running ones). In training the running statistics move, or
         `step_statistics` takes note."""
         if not self.training:
             return self._norm(*self.rows(segment)), 0.0
         mean, var = kernels.statistics(y)
-        count = y.numel() / y.shape[1]
+        count = y.numel() / y.shape[-3]
         if self.ranks is not None:
             mean, var = _joined(mean, var, self.ranks)
             count *= self.ranks.size()
@@ -164,17 +164,14 @@ class BatchNorm(nn.Module):
             both = torch.stack([total, total_normal])
             dist.all_reduce(both, group=self.ranks)
             total, total_normal = both
-        return total / count, total_normal / count
+        grad, grad_normal = torch._foreach_div((total, total_normal), count)
+        return grad, grad_normal
 
     def _row(self, segment: int) -> int:
         return min(segment, self.running_mean.shape[0] - 1)
 
     def _norm(self, mean: Tensor, var: Tensor) -> Norm:
-        invstd = (var + self.eps).rsqrt()
-        if self.weight is None or self.bias is None:
-            return Norm(mean, invstd, invstd, -mean * invstd)
-        scale = self.weight * invstd
-        return Norm(mean, invstd, scale, torch.addcmul(self.bias, mean, scale, value=-1))
+        return kernels.affine(mean, var, self.weight, self.bias, self.eps)
 
 
 class Folded(nn.Module):

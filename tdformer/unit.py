@@ -124,7 +124,7 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
     membrane = decay = None
     if neuron is not None:
         membrane = state.membrane.get(neuron.key)
-        decay = decay_of(neuron.options, layer.conv.out_channels, x, neuron.decay())
+        decay = decay_of(neuron.options, layer.conv.out_channels, x, neuron.decay(), state.rates)
     plan = _Plan(layer, neuron, state, x)
     border = Border(state, membrane)
     packing = state.keep.packed and torch.is_grad_enabled()
@@ -153,7 +153,7 @@ class _Plan:
         self.options = None if neuron is None else neuron.options
         self.across_batch = neuron is not None and neuron.across_batch
         self.segment, self.given, self.steps = state.segment, len(x), state.steps or len(x)
-        self.dtype = autocast_type(x) or x.dtype
+        self.dtype, self.typed = autocast_type(x) or x.dtype, state.typed
         height, width = (-(-n // self.stride) for n in x.shape[-2:])
         each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
         self.groups = self.norm.groups(x.shape[1])
@@ -170,12 +170,17 @@ class _Plan:
             edges = [group.start + images * i // count for i in range(count + 1)]
             self.slices += [(number, slice(a, b)) for a, b in pairwise(edges)]
 
+    def own(self, parameter: Tensor) -> Tensor:
+        """A weight or a bias in the type that is computed in."""
+        known = self.typed.get(id(parameter))
+        return known if known is not None and known.dtype == self.dtype else typed(parameter, self.dtype)
+
     def convolve(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
         """Each `[S, b, C, H, W]` -> the sum of their convolutions `[S, b, C', H', W']`."""
-        bias = None if bias is None else typed(bias, self.dtype)
+        bias = None if bias is None else self.own(bias)
         y: Tensor | None = None
         for x, w in zip(inputs, weights, strict=True):
-            x = typed(kernels.laid(x).flatten(0, 1), self.dtype)
+            x, w = typed(kernels.laid(x).flatten(0, 1), self.dtype), self.own(w)
             own = kernels.convolve(x, w, bias if y is None else None, self.stride, self.padding)
             y = own if y is None else y.add_(own)
         assert y is not None
@@ -187,7 +192,9 @@ class _Plan:
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says."""
         given, entered = kernels.laid(grad).flatten(0, 1), typed(kernels.laid(x).flatten(0, 1), self.dtype)
-        grad_x, grad_w, grad_b = kernels.convolve_backward(given, entered, weight, self.stride, self.padding, needs)
+        grad_x, grad_w, grad_b = kernels.convolve_backward(
+            given, entered, self.own(weight), self.stride, self.padding, needs, weight.dtype
+        )
         return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
 
     def drive(self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None) -> Drive:
@@ -259,7 +266,7 @@ class _Unit(torch.autograd.Function):
             fired: list[Fired] = []
             for group in plan.groups:
                 own = y[:, group]
-                norm, ctx.count = plan.norm.measure(own.flatten(0, 1), plan.segment)
+                norm, ctx.count = plan.norm.measure(own, plan.segment)
                 norms.append(norm)
                 fired.append(plan.fire(plan.drive(own, norm, _of(membrane, group), decay), bits, border.last))
             whole, after = _joined([f.spikes for f in fired], 1), _joined([f.membrane for f in fired], 0)

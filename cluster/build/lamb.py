@@ -35,7 +35,7 @@ class Lamb(timm.Lamb):
     def __init__(self, groups: Groups, train: TrainConfig) -> None:
         super().__init__(
             groups, lr=train.lr, betas=train.betas, eps=train.eps, max_grad_norm=None, foreach=False
-        )  # one way of adding on every device
+        )  # on a GPU `optimizers.fuse` turns that on
         for group in self.param_groups:
             group["step"] = torch.tensor(0.0)
         self._pieces: Mapping[Tensor, Sequence[Piece]] = {}

@@ -6,13 +6,12 @@ What of DeepSpeed is not public is used in this file alone, as it is in 0.19.8, 
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from itertools import accumulate
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -36,11 +35,12 @@ from tdformer.attention import borrowed
 
 from ..build import devices
 from ..build.optimizer import Group, Groups
-from ..build.optimizers import OPTIMIZERS, OverShares, Piece
+from ..build.optimizers import OPTIMIZERS, STOPS, OverShares, Piece, fuse
 from ..build.planner import PERSISTENT, bucket, live
 from ..config import BatchPlan, Config
 from ..config.precision import FULL
 from ..errors import RunError
+from .reading import runs_ahead
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
@@ -97,6 +97,7 @@ def deepspeed_config(config: Config, plan: BatchPlan, model: nn.Module) -> dict[
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device before each forward and after each step
     }
     dtype = train.computes_in.autocast
     if dtype is not None:  # parameters and BatchNorm's buffers stay in fp32; `bf16` and `fp16.enabled` would cast them
@@ -138,6 +139,9 @@ def start(model: TDFormer, config: Config, plan: BatchPlan) -> DeepSpeedEngine:
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, plan, model))
     engine.kept = kind.states
     _without_scalers(engine)
+    if runs_ahead(engine.device):
+        fuse(_inner(engine))
+    engine.stops_itself = not config.engine.zero_stage and getattr(_inner(engine), STOPS, False)
     _begin_states(engine)
     if not config.engine.zero_stage:
         Sums(engine, bucket(model))
@@ -227,32 +231,44 @@ def backward(engine: DeepSpeedEngine, loss: Tensor, scale: float | None = None) 
     engine.backward(loss)
 
 
-def update(engine: DeepSpeedEngine, clip_grad: float, scale: float | None = None) -> tuple[bool, float | None]:
+class Outcome(NamedTuple):
+    """Of an optimizer step, on the device and the same on all ranks: whether weights and moments may have moved, and
+    the gradient's norm before clipping, in fp64."""
+
+    applied: Tensor
+    norm: Tensor
+
+
+def update(engine: DeepSpeedEngine, clip_grad: float, scale: float | None = None) -> Outcome | None:
     """Take a micro-batch's gradients in and, with the last one, the optimizer step: unless the gradient, over all
-    ranks, is not finite. Returns whether weights and moments may have moved, and the gradient's norm before
-    clipping, None where there is no step yet; the same on all ranks. scale: that of `backward`, divided out first."""
-    last = engine.is_gradient_accumulation_boundary()
-    norm, steps = None, None
-    if last and not engine.zero_optimization():  # with ZeRO, DeepSpeed does the same itself
-        parameters = list(engine.module.parameters())
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if scale is not None:
-            torch._foreach_mul_(gradients, 1 / scale)
-        total = torch.nn.utils.get_total_norm(gradients)
-        norm = float(total)
-        if not math.isfinite(norm):
-            engine.module.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient,
-            steps = [float(count) for count in _steps(engine)]  # but may count the step
-        elif clip_grad:
-            torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, total)
+    ranks, is not finite. None: there is no step yet. scale: that of `backward`, divided out first.
+
+    The host waits for the norm where the optimizer cannot leave out a step by itself, and with ZeRO, where DeepSpeed
+    does all of it."""
+    if not engine.is_gradient_accumulation_boundary():
+        engine.step()
+        return None
+    if engine.zero_optimization():
+        engine.step()
+        norm = torch.full((), float(engine.get_global_grad_norm()), dtype=torch.float64, device=engine.device)
+        return Outcome(norm.isfinite(), norm)
+    parameters = list(engine.module.parameters())
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if scale is not None:
+        torch._foreach_mul_(gradients, 1 / scale)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    finite, before = norm.isfinite(), None
+    if engine.stops_itself:
+        _inner(engine).found_inf = (~finite).float()  # type: ignore[attr-defined] # as torch.amp.GradScaler hands it
+    elif not finite:
+        engine.module.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient,
+        before = [float(count) for count in _steps(engine)]  # but may count the step
+    if clip_grad and before is None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip_grad, norm)
     engine.step()
-    for count, before in zip(_steps(engine), steps or (), strict=False):
-        count.fill_(before)
-    if not last:
-        return True, None
-    if norm is None:
-        norm = float(engine.get_global_grad_norm())
-    return math.isfinite(norm), norm
+    for count, value in zip(_steps(engine), before or (), strict=False):
+        count.fill_(value)
+    return Outcome(finite, norm.double())
 
 
 def set_lr(engine: DeepSpeedEngine, lr: float) -> None:
@@ -394,7 +410,10 @@ def _begin_states(engine: DeepSpeedEngine) -> None:
     inner = _inner(engine)
     shares = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)  # ZeRO 3 keeps its groups empty at rest
     for share in shares or [share for group in inner.param_groups for share in group["params"]]:
-        inner.state[share] = {"step": torch.tensor(0.0)} | {key: torch.zeros_like(share) for key in engine.kept}
+        where = share.device if getattr(inner, STOPS, False) else None  # what may not count a step, counts there
+        inner.state[share] = {"step": torch.tensor(0.0, device=where)} | {
+            k: torch.zeros_like(share) for k in engine.kept
+        }
     for count in _steps(engine):
         count.zero_()  # ZeRO 3 has taken a step without gradients
     link = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)

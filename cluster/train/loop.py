@@ -32,12 +32,13 @@ from .agreement import by_all, by_first, neighbours, of_first, same_data
 from .evaluate import evaluate
 from .feed import Feed
 from .hooks import chosen
+from .reading import Reading, runs_ahead
 from .scale import LossScale
 from .schedule import learning_rate
 from .skips import left_out, skip_samples
 from .slots import Addend, Slots
 from .state import Checkpoints, TrainState
-from .step import Step
+from .step import Launched, Step
 from .stopwatch import Stopwatch
 from .watchdog import Watchdog
 
@@ -66,6 +67,14 @@ class Trainer:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.checkpoints = Checkpoints(folder, config.checkpoint.keep, watchdog, first_here)
         self.best = False  # whether the weights, as they are, were evaluated and are the best so far
+        # What came of a step is known one step later where the device works behind the host; not with ZeRO 3, whose
+        # weights may not be gathered between a forward pass and its backward pass.
+        self.later = runs_ahead(device) and config.engine.zero_stage < 3
+        self.launched: Launched | None = None  # a step of which it is not known yet what came of it
+        self.known: list[Step] = []  # those that it is known of since the last one was begun
+        self.settled = 0.0  # when it was known of the last one
+        self.asked: signal.Signals | None = None  # by whom the run is to end
+        self.due = False  # whether it is time to save
         setup.settle(*of_first((config.train.norm_batch, config.model.weights, config.model.weights_sha256)))
         assert setup.test is not None
         self.data, self.validation = setup.samples, setup.test
@@ -136,20 +145,25 @@ class Trainer:
         for batches, waited in self.feed.batches(self.state.cursor):
             self.watchdog.alive()
             step = self.step(batches, waited)
-            if step.logs:
-                self.monitor.row(step.row)
-                self.hooks.logged(step)
-            self.monitor.step(step.number, step.epoch, step.lap)
-            stop = self.notice.agreed(step.sums["stop"])
-            if stop is not None:
-                self.leave(stop)
+            pause = self.state.cursor.step == 0 or bool(every and step.number % every == 0)
+            if pause or self.due or self.asked is not None:
+                self.settle()
+            for known in self.known:
+                if known.logs:
+                    self.monitor.row(known.row)
+                    self.hooks.logged(known)
+                self.monitor.step(known.number, known.epoch, known.lap)
+            if self.asked is not None:
+                self.leave(self.asked)
             self.end_epoch()
-            if self.state.cursor.step == 0 or step.sums["due"][0] or (every and step.number % every == 0):
+            if pause or self.due:
                 self.save()
 
     def step(self, batches: list[Batch], waited: float) -> Step:
-        """One optimizer step over this rank's share of a global batch, which was waited `waited` seconds for."""
+        """One optimizer step over this rank's share of a global batch, which was waited `waited` seconds for; and what
+        came of the one before, if that is not known yet."""
         config, state, train = self.config, self.state, self.config.train
+        self.known = []
         step = Step(
             number=state.step + 1,
             epoch=state.cursor.epoch,
@@ -158,7 +172,6 @@ class Trainer:
             images=train.global_batch,
             begun=time.perf_counter() - waited,
             waited=waited,
-            scale=None if state.scale is None else state.scale.value,
         )
         # Whatever draws from torch's generator does so as a function of (seed, step, rank): nothing to save.
         torch.manual_seed(zlib.crc32(f"{config.seed} {state.step} {self.rank}".encode()))
@@ -170,33 +183,57 @@ class Trainer:
                     images, targets, labels = self.feed.inputs(batch, state.cursor, self.outputs)
                     with devices.autocast(self.device, train.precision):
                         logits = self.engine(images)
+                self.settle()  # now that the device has something to do while the host waits
+                step.scale = None if state.scale is None else state.scale.value
                 loss = tdformer.segment_loss(logits, targets, train.alphas)
                 # Times 1; a loss that is not finite makes its gradient so, and the step is left out on all ranks.
                 engines.backward(self.engine, loss * (1 + 0 * loss.detach()), step.scale)
-                step.applied, step.grad_norm = engines.update(self.engine, train.clip_grad, step.scale)  # on the last
+                outcome = engines.update(self.engine, train.clip_grad, step.scale)
                 correct = (logits[-1].argmax(1) == labels).sum()
-                window += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
+                count = torch.full_like(correct, len(labels))
+                window += torch.stack([loss.detach() * len(labels), correct, count])
+        assert outcome is not None  # of the last micro-batch
         step.worked = self.stopwatch.read()
+        damaged = {i: line for batch in batches for i, line in batch.damaged.items()}
         shares: dict[str, Addend] = {
-            "window": window if step.applied else torch.zeros_like(window),
+            "window": window.where(outcome.applied, 0.0),
             "damaged": sum(len(batch.damaged) for batch in batches),
             "stop": self.notice.seen,
             "due": self.rank == 0 and self.checkpoints.due(config.checkpoint.every_minutes),  # one clock for all ranks
         }
         if step.scale is not None:
             shares["broken"] = (~window[0].isfinite()).double()
-        step.sums, means = self.slots.summed(shares | self.hooks.share(step), statistics.means())
-        if step.applied:
-            statistics.move(means)
-        self.account(step)
-        if step.sums["damaged"][0]:
-            skip_samples(state, batches, config.data.skips, self.monitor)
-        if not (step.applied or step.overflow):
-            left_out(state, step, self.data, config, self.monitor)
+        sums, means = self.slots.summed(shares | self.hooks.share(step), statistics.means())
+        numbers = Reading(torch.cat([sums, torch.stack([outcome.applied.double(), outcome.norm])]))
+        self.launched = Launched(step, state.cursor, numbers, statistics, means, damaged)
         state.step += 1
         state.cursor = state.cursor.advance(len(self.data))
-        self.hooks.step(step)
+        if step.logs or not self.later:
+            self.settle()
         return step
+
+    def settle(self) -> None:
+        """What came of the step that was launched last, once its numbers are there. Weights and moments are as it left
+        them, for `step` calls this before it updates them. All ranks call it together."""
+        if self.launched is None:
+            return
+        launched, self.launched, state = self.launched, None, self.state
+        step = launched.step
+        *sums, applied, step.grad_norm = launched.numbers.wait()
+        step.applied, step.sums = bool(applied), self.slots.named(sums)
+        if step.applied:
+            launched.statistics.move(launched.means)
+        self.account(step)
+        if step.sums["damaged"][0]:
+            skip_samples(state, step, launched.damaged, self.config.data.skips, self.monitor)
+        if not (step.applied or step.overflow):
+            left_out(state, step, launched.cursor, self.data, self.config, self.monitor)
+        self.asked = self.notice.agreed(step.sums["stop"])
+        self.due = self.due or bool(step.sums["due"][0])
+        step.begun = max(step.begun, self.settled)  # the time before is the last one's
+        self.hooks.step(step)
+        self.settled = time.perf_counter()
+        self.known.append(step)
 
     def account(self, step: Step) -> None:
         """What a step adds to the state, and its row for metrics.jsonl."""
@@ -257,7 +294,7 @@ class Trainer:
             seen = {"frames": self.data.kind.frames, "input": input_facts(self.data)}
             rest = made | {"classes": self.data.class_names} | seen
             self.checkpoints.begin(parts | self.hooks.tensors(), self.state, rest, self.best)
-        self.best = False
+        self.best = self.due = False
         self.hooks.saved(self.state.step)
 
     def saved(self) -> None:

@@ -22,19 +22,28 @@ class Slots:
         self.places = {name: slice(*ends) for name, ends in zip(widths, pairwise(borders), strict=True)}
         self.device = device
 
-    def summed(self, shares: Mapping[str, Addend], means: Tensor) -> tuple[dict[str, list[float]], Tensor]:
-        """Each slot's sums over the ranks, in fp64, and the mean of `means` over them; all ranks call it together.
+    def summed(self, shares: Mapping[str, Addend], means: Tensor) -> tuple[Tensor, Tensor]:
+        """The slots' sums over the ranks, `[n]` in fp64, see `named`, and the mean of `means` over them; all ranks call
+        it together, and none waits for its device.
 
         A slot that `shares` leaves out counts 0. With BatchNorm's running statistics equal on all ranks, evaluation and
         checkpoints do not depend on which of them did it.
         """
         size = max((place.stop for place in self.places.values()), default=0)
-        sums = torch.zeros(size, dtype=torch.float64, device=self.device)
+        known = torch.zeros(size, dtype=torch.float64, pin_memory=self.device.type == "cuda")  # to the host
         for name, share in shares.items():
-            sums[self.places[name]] = share if isinstance(share, Tensor) else torch.tensor(share, dtype=torch.float64)
+            if not isinstance(share, Tensor):
+                known[self.places[name]] = torch.tensor(share, dtype=torch.float64)
+        sums = known.to(self.device, non_blocking=True)
+        for name, share in shares.items():
+            if isinstance(share, Tensor):
+                sums[self.places[name]] = share
         if dist.get_world_size() > 1:
             packed = torch.cat([sums, means.double() / dist.get_world_size()])
             dist.all_reduce(packed)
             sums, means = packed[:size], packed[size:].to(means.dtype)
-        told = sums.tolist()
-        return {name: told[place] for name, place in self.places.items()}, means
+        return sums, means
+
+    def named(self, sums: list[float]) -> dict[str, list[float]]:
+        """Each slot's numbers, of `summed`."""
+        return {name: sums[place] for name, place in self.places.items()}

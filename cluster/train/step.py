@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
+from pipelines.order import Cursor
 from tdformer.measure import Firing
+from tdformer.norm import StepStatistics
 
 from ..run.speed import Lap
+from .reading import Reading
 
 
 @dataclass
@@ -18,10 +23,9 @@ class Step:
 
     What the step fills in: applied: whether the weights moved, which they do not after a loss or gradient that is not
     finite; overflow: whether that was for fp16's range alone, so that a lower scale mends it; grad_norm: before
-    clipping; worked: seconds of this rank's own work; loss: the mean since
-    the last row, where it logs; sums: over the ranks, by the names of the slots; row: for
-    metrics.jsonl, a function of the steps alone; firing: of each unit, where it logs; lap: its time; speed: the row
-    for speed.jsonl, where it logs.
+    clipping; worked: seconds of this rank's own work, which a GPU tells a step later; loss: the mean since the last
+    row, where it logs; sums: over the ranks, by the names of the slots; row: for metrics.jsonl, a function of the steps
+    alone; firing: of each unit, where it logs; lap: its time; speed: the row for speed.jsonl, where it logs.
     """
 
     number: int
@@ -42,3 +46,19 @@ class Step:
     firing: Mapping[str, Firing] = field(default_factory=dict)
     lap: Lap = field(default_factory=Lap)
     speed: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step that the device was asked for, and what is left to be done when its numbers are known.
+
+    cursor: where its batch was; numbers: its sums, whether it was applied, and the norm; statistics: of BatchNorm, to
+    be moved by `means`; damaged: samples of this rank that were not read, with what is wrong with each.
+    """
+
+    step: Step
+    cursor: Cursor
+    numbers: Reading
+    statistics: StepStatistics
+    means: Tensor
+    damaged: Mapping[int, str]

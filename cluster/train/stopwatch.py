@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import TypeVar
 
 import torch
 
-T = TypeVar("T")
-
 
 class Stopwatch:
-    """Seconds inside its `with` blocks: of the device where it has a clock."""
+    """Seconds inside its `with` blocks: of the device where it has a clock, of which none is waited for."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -27,14 +23,14 @@ class Stopwatch:
         self._mark()
 
     def read(self) -> float:
-        """Seconds in all blocks since the last call."""
-        if self.cuda:
-            torch.cuda.current_stream().synchronize()
-            seconds: float = sum(begun.elapsed_time(done) for begun, done in _pairs(self._events)) / 1000
-        else:
-            seconds = sum(done - begun for begun, done in _pairs(self._marks))
-        self._events.clear()
-        self._marks.clear()
+        """Seconds in all blocks since the last call; those that a GPU has not done yet are told by a later one."""
+        seconds = 0.0
+        while self._events and self._events[1].query():
+            begun, done, *self._events = self._events
+            seconds += begun.elapsed_time(done) / 1000
+        while self._marks:
+            start, end, *self._marks = self._marks
+            seconds += end - start
         return seconds
 
     def _mark(self) -> None:
@@ -44,8 +40,3 @@ class Stopwatch:
             self._events.append(event)
         else:
             self._marks.append(time.perf_counter())
-
-
-def _pairs(marks: list[T]) -> Iterator[tuple[T, T]]:
-    """The begin and the end of each block."""
-    return zip(marks[::2], marks[1::2], strict=True)

@@ -31,6 +31,7 @@ __all__ = [
     "Means",
     "Norm",
     "add_pack",
+    "affine",
     "channels_last",
     "convolve",
     "convolve_backward",
@@ -91,6 +92,10 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     return chosen(y).statistics(y)
 
 
+def affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Norm:
+    return chosen(mean).affine(mean, var, weight, bias, eps)
+
+
 def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
     return chosen(drive.y).fire(drive, steps, bits, last)
 
@@ -127,11 +132,18 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddin
 
 
 def convolve_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, needs: Sequence[bool]
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: int,
+    padding: int,
+    needs: Sequence[bool],
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """d/dx, d/d weight and d/d bias of `convolve`, as far as `needs` says."""
+    """d/dx, d/d weight and d/d bias of `convolve`, as far as `needs` says. dtype: that d/d weight is wanted in, where a
+    backend can add it up in that; None: the weight's."""
     if channels_last(x):
-        return nhwc.convolve_backward(grad, x, weight, stride, padding, needs)
+        return nhwc.convolve_backward(grad, x, weight, stride, padding, needs, dtype or weight.dtype)
     weight, whole, given = typed(weight, x.dtype), x, stride
     x, stride = _thinned(x, weight, stride)
     grad_x, grad_w, grad_b = torch.ops.aten.convolution_backward(

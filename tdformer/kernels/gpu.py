@@ -10,6 +10,7 @@ in one order: two runs give the same bits.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +19,13 @@ from torch import Tensor
 
 from ..options import NeuronOptions
 from . import gpu_programs as device
+from .gpu_affine import affine as affine
 from .protocol import Drive, Fired, Gradients, Means, Norm, chunk_of
 
 PROGRAMS = 1056
 """That a pass with sums is spread over: 8 for each of 132 multiprocessors."""
+SHAPES = 1024
+"""Of which is remembered how they are cut: the host works that out once, not for each launch."""
 VALUES = 1024
 """Of a tile, with 4 warps: 8 a thread, a load of 128 bits where they have 16."""
 
@@ -40,6 +44,16 @@ class Sizes(NamedTuple):
     blocks: int
     programs: int
     chunks: int
+
+
+class Tiles(NamedTuple):
+    """Of `statistics`: pixels of a step, and from one to the next; tiles of a step, and of all; blocks of channels."""
+
+    pixels: int
+    step: int
+    each: int
+    all: int
+    blocks: int
 
 
 class Cell(NamedTuple):
@@ -91,37 +105,25 @@ class Pulled(NamedTuple):
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     """See `protocol.Backend`."""
-    y = y.movedim(1, -1).contiguous()
-    channels = y.shape[-1]
-    rows = y.numel() // channels
-    bm, bc = _tile(rows, channels)
-    tiles, blocks = triton.cdiv(rows, bm), triton.cdiv(channels, bc)
-    programs = _programs(tiles, blocks)
-    parts = torch.empty(2, programs, channels, dtype=torch.float32, device=y.device)
-    launch(device.statistics, programs * blocks, y, *parts, rows, channels, programs, blocks, BM=bm, BC=bc)
-    found = torch.empty(2, channels, dtype=torch.float32, device=y.device)
-    wide = min(8, bc)
-    launch(
-        device.join,
-        triton.cdiv(channels, wide),
-        *parts,
-        *found,
-        rows,
-        channels,
-        programs,
-        tiles,
-        BM=bm,
-        BP=128,
-        BC=wide,
-    )
-    return found[0], found[1]
+    y = _moved(y if y.dim() == 5 else y.unsqueeze(0))
+    steps, *size, channels = y.shape
+    pixels = math.prod(size)
+    bm, bc = _tile(pixels, channels)
+    each, blocks = -(-pixels // bm), -(-channels // bc)
+    parts = torch.empty(3, _programs(steps * each, blocks), channels, dtype=torch.float32, device=y.device)
+    programs, tiles = parts.shape[1], Tiles(pixels, y.stride(0) // channels, each, steps * each, blocks)
+    launch(device.statistics, programs * blocks, y, *parts, channels, programs, tiles, BM=bm, BC=bc)
+    (mean, var), wide = torch.empty(2, channels, dtype=torch.float32, device=y.device), min(8, bc)
+    joined = *parts, mean, var, 1 / (steps * pixels), channels, programs
+    launch(device.join, -(-channels // wide), *joined, BP=64, BC=wide)
+    return mean, var
 
 
 def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
     """See `protocol.Backend`."""
     y = _moved(drive.y)
     _, batch, *_, channels = y.shape
-    image, steps = _image(drive), steps if drive.neuron is not None else len(y)
+    image, steps = _image(drive), steps if drive.neuron is not None else y.shape[0]
     chunk = chunk_of(steps)
     sizes, bm, bc = _sizes(drive, y, steps, chunk)
     written = Spiked(
@@ -133,7 +135,7 @@ def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fi
     )
     launch(
         device.fire,
-        triton.cdiv(sizes.pixels, bm) * sizes.blocks,
+        -(-sizes.pixels // bm) * sizes.blocks,
         y,
         _scaling(drive.norm),
         _membrane(drive.membrane),
@@ -145,7 +147,7 @@ def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fi
         FIRES=drive.neuron is not None,
         SOFT=_soft(drive.neuron),
         POOL=drive.pool,
-        SAME=len(y) == 1,
+        SAME=y.shape[0] == 1,
         CHUNK=chunk,
         BM=bm,
         BC=bc,
@@ -160,7 +162,7 @@ def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | Non
     y, o = _moved(drive.y), drive.neuron
     _, batch, *_, channels = y.shape
     shape = (batch, *_image(drive), channels)
-    sizes, bm, bc = _sizes(drive, y, len(grad_spikes), chunk_of(len(grad_spikes)), summed=True)
+    sizes, bm, bc = _sizes(drive, y, grad_spikes.shape[0], chunk_of(grad_spikes.shape[0]), summed=True)
     given = o is None  # d/d current is what comes in
     normed, learned = drive.norm is not None, drive.decay is not None and drive.decay.requires_grad
     parts = torch.empty(3, sizes.programs, channels, dtype=torch.float32, device=y.device)
@@ -168,8 +170,8 @@ def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | Non
         total=parts[0] if normed else None,
         normal=parts[1] if normed else None,
         decay=parts[2] if learned else None,
-        current=_empty(y, len(y), *shape) if not given and (drive.pool or not normed) else None,
-        winners=_empty(y, len(y), *shape, dtype=torch.uint8) if drive.pool and normed else None,
+        current=_empty(y, y.shape[0], *shape) if not given and (drive.pool or not normed) else None,
+        winners=_empty(y, y.shape[0], *shape, dtype=torch.uint8) if drive.pool and normed else None,
         membrane=None if drive.membrane is None else _empty(y, *shape, dtype=torch.float32),
         starts=_starts(y, sizes, channels),
     )
@@ -192,10 +194,10 @@ def norm_backward(
     """See `protocol.Backend`."""
     y = _moved(drive.y)
     channels, norm = y.shape[-1], _scaling(drive.norm, means)
-    own = spare and (len(y) == 1 or y.is_contiguous())
+    own = spare and (y.shape[0] == 1 or y.is_contiguous())
     out = y if own else torch.empty(y.shape, dtype=y.dtype, device=y.device)
     if found.winners is None:
-        sizes, bm, bc = _sizes(drive, y, len(grad_spikes), chunk_of(len(grad_spikes)))
+        sizes, bm, bc = _sizes(drive, y, grad_spikes.shape[0], chunk_of(grad_spikes.shape[0]))
         written = Pulled(starts=_starts(y, sizes, channels), y=out)
         _pull(drive, y, grad_spikes, grad_membrane, norm, written, sizes, bm, bc)
     else:
@@ -203,8 +205,8 @@ def norm_backward(
         current, winners = (_moved(x).contiguous() for x in (found.current, found.winners))
         sizes, *_ = _sizes(drive, y, 1, 1)
         bm, bc = _tile(sizes.whole, channels)
-        tiles = triton.cdiv(sizes.whole, bm)
-        programs = len(y) * tiles * sizes.blocks
+        tiles = -(-sizes.whole // bm)
+        programs = y.shape[0] * tiles * sizes.blocks
         launch(device.scatter, programs, y, norm, current, winners, out, channels, sizes, tiles, BM=bm, BC=bc)
     return out.movedim(-1, 2)
 
@@ -245,8 +247,8 @@ def _pull(
         ALPHA=1.0 if o is None else o.alpha,
         DETACH=o is None or o.detach_reset,
         POOL=drive.pool,
-        SAME=len(y) == 1,
-        CHUNK=chunk_of(len(grads)),
+        SAME=y.shape[0] == 1,
+        CHUNK=chunk_of(grads.shape[0]),
         BM=bm,
         BC=bc,
     )
@@ -289,6 +291,7 @@ def _soft(o: NeuronOptions | None) -> bool:
     return o is not None and o.v_reset is None
 
 
+@lru_cache(SHAPES)
 def _tile(pixels: int, channels: int, values: int = 0) -> tuple[int, int]:
     """Pixels and channels of a tile: of the channels a power of two that divides them, or else more than there are.
     values: of a tile, VALUES unless they are given."""
@@ -305,18 +308,25 @@ def _programs(tiles: int, blocks: int) -> int:
 
 def _sizes(drive: Drive, y: Tensor, steps: int, chunk: int, summed: bool = False) -> tuple[Sizes, int, int]:
     """For y `[S, B, H, W, C]`, with the pixels and the channels of a tile. summed: the programs leave sums."""
-    given, batch, height, width, channels = y.shape
-    pixels = batch * math.prod(_image(drive))
-    many = drive.pool and given > 1  # each value of each step is then taken out of nine: half the registers
+    return _sized(y.shape, y.stride(0), _image(drive), drive.pool, steps, chunk, summed)
+
+
+@lru_cache(SHAPES)
+def _sized(
+    shape: torch.Size, stride: int, image: tuple[int, int], pool: bool, steps: int, chunk: int, summed: bool
+) -> tuple[Sizes, int, int]:
+    given, batch, height, width, channels = shape
+    pixels = batch * math.prod(image)
+    many = pool and given > 1  # each value of each step is then taken out of nine: half the registers
     bm, bc = _tile(pixels, channels, VALUES // 2 if many else VALUES)
-    tiles, blocks = triton.cdiv(pixels, bm), triton.cdiv(channels, bc)
+    tiles, blocks = -(-pixels // bm), -(-channels // bc)
     return (
         Sizes(
             pixels=pixels,
             whole=batch * height * width,
             height=height,
             width=width,
-            y_step=y.stride(0) // channels if given > 1 else 0,
+            y_step=stride // channels if given > 1 else 0,
             grad_step=0,
             blocks=blocks,
             programs=_programs(tiles, blocks) if summed else tiles,

@@ -4,7 +4,6 @@ which they lie in memory."""
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from . import gpu_programs as device
@@ -30,7 +29,7 @@ def unpack(data: Tensor, bits: int, count: int, dtype: torch.dtype) -> Tensor:
     data = data.contiguous()
     images, size = data.shape
     values = torch.empty(images, count, dtype=dtype, device=data.device)
-    blocks = triton.cdiv(size, BYTES)
+    blocks = -(-size // BYTES)
     launch(device.unpack, images * blocks, data, values, count, size, blocks, BITS=bits, BYTES=BYTES)
     return values
 
@@ -40,6 +39,6 @@ def _packed(x: Tensor, y: Tensor | None, total: Tensor | None, bits: int) -> Ten
     count = x[0].numel()
     size = -(-count * bits // 8)
     data = torch.empty(len(x), size, dtype=torch.uint8, device=x.device)
-    blocks = triton.cdiv(size, BYTES)
+    blocks = -(-size // BYTES)
     launch(device.pack, len(x) * blocks, x, y, total, data, count, size, blocks, BITS=bits, BYTES=BYTES)
     return data

@@ -26,9 +26,9 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddin
 
 
 def convolve_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, needs: Sequence[bool]
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, needs: Sequence[bool], dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """See `kernels.convolve_backward`; d/d weight is in the weight's type."""
+    """See `kernels.convolve_backward`."""
     if weight.shape[2] > 1:
         grad_x, grad_w, grad_b = torch.ops.aten.convolution_backward(
             _image(grad),
@@ -44,7 +44,7 @@ def convolve_backward(
             list(needs),
         )
         if grad_w is not None:
-            grad_w = grad_w.to(weight.dtype, memory_format=torch.contiguous_format)
+            grad_w = grad_w.to(dtype, memory_format=torch.contiguous_format)
         return grad_x, grad_w, grad_b
     rows, thin = _pixels(grad), _thinned(x, stride)
     grad_x = grad_w = grad_b = None
@@ -54,7 +54,7 @@ def convolve_backward(
             own, grad_x = grad_x, torch.zeros_like(x)
             grad_x[:, :, ::stride, ::stride] = own
     if needs[1]:
-        grad_w = _product(rows.t(), _pixels(thin), weight.dtype).view_as(weight)
+        grad_w = _product(rows.t(), _pixels(thin), dtype).view_as(weight)
     if needs[2]:
         grad_b = rows.sum(0)
     return grad_x, grad_w, grad_b

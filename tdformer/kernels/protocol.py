@@ -7,6 +7,7 @@ backend takes them as they lie.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -18,6 +19,7 @@ CHUNK = 4
 """Time steps that a GPU's backward has in registers at once; of more it stores V at the first of each so many."""
 
 
+@lru_cache
 def chunk_of(steps: int) -> int:
     """The most steps, up to CHUNK, that divide them."""
     return next(n for n in range(min(CHUNK, steps), 0, -1) if steps % n == 0)
@@ -87,7 +89,11 @@ class Backend(Protocol):
     __name__: str
 
     def statistics(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y `[M, C, ...]` -> mean and biased variance over all but C, each `[C]`."""
+        """y `[M, C, H, W]`, or a part of a batch `[S, b, C, H, W]` -> mean and biased variance over all but C, each
+        `[C]`."""
+
+    def affine(self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Norm:
+        """How BatchNorm normalises by statistics `[C]`; weight and bias `[C]`, both or neither."""
 
     def fire(self, drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:
         """Spikes over `steps` (Eqs 1-3). bits: they are also wanted packed; last: nobody wants the last potential."""

@@ -22,8 +22,17 @@ def real(y: Tensor) -> torch.dtype:
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     """See `protocol.Backend`."""
-    var, mean = torch.var_mean(y.to(real(y)), [0, *range(2, y.dim())], correction=0)
+    var, mean = torch.var_mean(y.flatten(0, -4).to(real(y)), [0, 2, 3], correction=0)
     return mean, var
+
+
+def affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Norm:
+    """See `protocol.Backend`."""
+    invstd = (var + eps).rsqrt()
+    if weight is None or bias is None:
+        return Norm(mean, invstd, invstd, -mean * invstd)
+    scale = weight * invstd
+    return Norm(mean, invstd, scale, torch.addcmul(bias, mean, scale, value=-1))
 
 
 def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:

@@ -38,9 +38,10 @@ def measure_firing(model: nn.Module) -> Iterator[dict[str, Firing]]:
     firing: dict[str, Firing] = {}
     with _means(model, 2) as runs:
         yield firing
-    for name, values in runs.items():
-        channels = torch.stack(values).mean(0)
-        firing[name] = Firing(float(channels.mean()), float((channels == 0).float().mean()), channels)
+    means = {name: torch.stack(values).mean(0) for name, values in runs.items()}
+    told = [value for own in means.values() for value in (own.mean(), (own == 0).float().mean())]
+    numbers = iter(torch.stack(told).tolist() if told else [])  # the device is waited for once
+    firing |= {name: Firing(next(numbers), next(numbers), own) for name, own in means.items()}
 
 
 @contextmanager

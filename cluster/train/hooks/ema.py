@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from tdformer.precision import typed
+
 from ...config import Config
 from ...run.kept import Metrics
 from ..step import Step
@@ -40,8 +42,9 @@ class EMA(Hook):
             return
         model, decay = self.run.engine.module, self.config.train.ema_decay
         with self._whole():
-            for name, value in [*model.named_parameters(), *model.named_buffers()]:
-                self.average[name].lerp_(value.detach().float(), 1 - decay)
+            values = dict([*model.named_parameters(), *model.named_buffers()])
+            averages = [self.average[name] for name in values]
+            torch._foreach_lerp_(averages, [typed(value, torch.float32) for value in values.values()], 1 - decay)
 
     def weights(self) -> dict[str, Tensor]:
         return self.average

@@ -48,8 +48,8 @@ def taken(running: Any, steps: range, rank: int) -> None:
         loss = tdformer.segment_loss(running(images), torch.eye(10)[torch.randint(10, (2,))])
         engine.set_lr(running, 0.05)
         running.backward(loss * (float("nan") if step == BROKEN else 1))
-        applied, _ = engine.update(running, 0.5)
-        assert applied == (step != BROKEN)
+        outcome = engine.update(running, 0.5)
+        assert outcome is not None and outcome.applied == (step != BROKEN)
 
 
 def ranks(rank: int, folder: str) -> None:

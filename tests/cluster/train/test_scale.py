@@ -142,10 +142,10 @@ def by_us(config: Config) -> Told:
             with autocast(CPU, config.train.precision):
                 logits = running(images)
             engine.backward(running, tdformer.segment_loss(logits, labels), scale.value)
-            applied, norm = engine.update(running, CLIP, scale.value)
-        assert norm is not None and (norm < 100) == applied
-        scale = scale.after(applied, INTERVAL)
-        told.append((applied, scale.value))
+            outcome = engine.update(running, CLIP, scale.value)
+        assert outcome is not None and (outcome.norm < 100) == outcome.applied
+        scale = scale.after(bool(outcome.applied), INTERVAL)
+        told.append((bool(outcome.applied), scale.value))
     return told, {key: value for key, value in engine.moments(running, True).items() if key.startswith("exp_avg.")}
 
 

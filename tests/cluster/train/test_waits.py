@@ -1,0 +1,268 @@
+"""No step waits for its device but one that logs or is saved: what came of it is known one step later, on a GPU. Here
+the same code runs on the CPU, where each number that the host reads of a tensor is counted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+from forked import Command, apart
+from same_run import assert_equal
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cluster.config import load
+from cluster.run.folder import RunFolder
+
+WORDS = (
+    "model.name=quickstart",
+    "model.time_steps=2",
+    "data.dataset=digits",
+    "data.augment.crop_padding=1",
+    "train.global_batch=8",
+    "train.micro_batch=4",
+    "train.threads=1",
+    "log.every_steps=3",
+)
+CASES = {
+    "as it is": (),
+    "unit": ("recompute.policy=unit", "train.precision=bf16", "train.clip_grad=0.5"),
+    "block": ("recompute.policy=block", "train.precision=bf16", "train.ema_decay=0.9"),
+    "fed back": ("model.segments=2", "model.feedback=all", "recompute.policy=unit", "train.ema_decay=0.9"),
+    "time": ("model.segments=2", "model.feedback=all", "recompute.policy=time", "train.clip_grad=0.5"),
+    "fp16": ("train.precision=fp16", "train.clip_grad=0.5", "train.ema_decay=0.9"),
+    "sgd": ("train.optimizer=sgd",),
+    "plif": ("model.neuron=plif", "model.name=sdt_2_256", "model.width=32", "recompute.policy=unit"),
+    "lamb": ("train.optimizer=lamb",),
+}
+WAITS = {"lamb": 3}
+"""In each step: LAMB cannot leave out a step by itself, so the norm is waited for; its two counts are on the host."""
+READ = {
+    "aten._local_scalar_dense",
+    "aten.nonzero",
+    "aten.equal",
+    "aten.is_nonzero",
+    "aten.unique",
+    "aten.masked_select",
+}
+
+
+class Reads(TorchDispatchMode):
+    """Counts where the host looks at a tensor of the device's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
+        if str(func._overloadpacket) in READ:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def reads() -> Iterator[list[str]]:
+    """What is no operator on a CPU counts, too."""
+    with pytest.MonkeyPatch.context() as monkey, Reads() as counted:
+        for name in ("tolist", "numpy", "cpu"):
+            real = getattr(Tensor, name)
+
+            def told(tensor: Tensor, *given: Any, real: Callable[..., Any] = real, name: str = name) -> Any:
+                counted.found.append(name)
+                return real(tensor, *given)
+
+            monkey.setattr(Tensor, name, told)
+        yield counted.found
+
+
+def step_by_step(folder: Path, shards: Path) -> None:
+    """Of each case, what is read in each of five steps, of which the third logs."""
+    from cluster.build.setup import Setup
+    from cluster.signals import Notice
+    from cluster.train import engine, loop
+    from cluster.train.feed import Feed
+    from cluster.train.reading import Reading
+    from cluster.train.watchdog import Watchdog
+    from tdformer import kernels
+
+    torch.set_num_threads(1)
+    os.environ["TDFORMER_KERNELS"] = "reference"  # numba's look at what they compute, as its packing does
+    kernels._packer = lambda x: kernels.reference
+    kernels.largest_integer = lambda x: None
+    device = engine.init_distributed(0, 1, dist.FileStore(str(folder / "meet"), 1), wanted="cpu")
+    loop.runs_ahead = engine.runs_ahead = lambda device: True
+    feed, wait, update = Feed.inputs, Reading.wait, engine.update
+    told: dict[str, list[list[str]]] = {}
+    for number, (name, words) in enumerate(CASES.items()):
+        config = load(None, [*WORDS, *words, f"data.root={shards}", f"runs_dir={folder / str(number)}"])
+        run = RunFolder(config.run_path)
+        run.path.mkdir(parents=True)
+        trainer = loop.Trainer(Setup.to_train(config, 1), run, device, Notice(), Watchdog(10), True)
+        trainer.engine.train()
+        told[name] = []
+        for batches, _ in zip(
+            (batches for batches, _ in trainer.feed.batches(trainer.state.cursor)), range(5), strict=False
+        ):
+            with reads() as found:
+                forwards = trainer.engine.module.register_forward_hook(lambda *_, found=found: found.append("forward"))
+
+                def fed(*given: Any, found: list[str] = found) -> Any:
+                    had = list(found)  # of what comes from the loader, the host looks at what is on the host
+                    inputs = feed(*given)
+                    found[:] = had
+                    return inputs
+
+                def waited(reading: Reading, found: list[str] = found) -> list[float]:
+                    numbers = wait(reading)
+                    found[-1] = "numbers"
+                    return numbers
+
+                def updated(*given: Any, found: list[str] = found) -> Any:
+                    outcome = update(*given)
+                    found.append("update")
+                    return outcome
+
+                with (
+                    patch.object(Feed, "inputs", fed),
+                    patch.object(Reading, "wait", waited),
+                    patch.object(engine, "update", updated),
+                ):
+                    trainer.step(batches, 0.0)
+                forwards.remove()
+            told[name].append(list(found))
+    (folder / "told.json").write_text(json.dumps(told))
+    os._exit(0)
+
+
+def test_a_step_reads_nothing_of_the_device_but_the_numbers_of_the_one_before(few_digits: Path, tmp_path: Path) -> None:
+    """Those it has once the first forward pass is on its way, before weights are updated; of two micro-batches."""
+    apart(step_by_step, tmp_path, few_digits)
+    told = json.loads((tmp_path / "told.json").read_text())
+    micro_batches = ["forward", "update", "forward", "update"]
+    later = ["forward", "numbers", "update", "forward", "update"]
+    for name in CASES:
+        first, second, logs, fourth, fifth = (
+            [one for one in step if one in ("forward", "numbers", "update")] for step in told[name]
+        )
+        assert [first, second, fourth, fifth] == [micro_batches, later, micro_batches, later], name
+        assert logs[:-1] == later and logs[-1] == "numbers", name
+        for step in (0, 1, 3, 4):
+            others = [one for one in told[name][step] if one not in ("forward", "numbers", "update")]
+            assert len(others) == WAITS.get(name, 0), (name, step, others)
+
+
+RUNS = """\
+import itertools, math, os, signal
+import tdformer
+from cluster.cli import main
+from cluster.train import engine, loop
+
+engine.runs_ahead = lambda device: True  # the optimizer leaves out a step by itself
+loop.runs_ahead = lambda device: os.environ["LATER"] == "1"
+forward, step, passes = tdformer.TDFormer.forward, loop.Trainer.step, itertools.count(1)
+
+def poisoned(model, images):
+    logits = forward(model, images)
+    if not model.training or images.is_meta:
+        return logits
+    return logits * (math.inf if model.poisoned else 1)
+
+def noted(trainer, *given):
+    number = trainer.state.step + 1
+    trainer.engine.module.poisoned = number in (4, 5, 9)
+    if number == int(os.environ.get("KILLED", 0)):
+        trainer.saved()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == int(os.environ.get("LEFT", 0)):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(trainer, *given)
+
+tdformer.TDFormer.forward, loop.Trainer.step = poisoned, noted
+main()
+"""
+RECIPE = """\
+name: run
+model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
+data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1}, mixup: 0.2}
+train: {epochs: 2, global_batch: 8, micro_batch: 4, clip_grad: 0.5, ema_decay: 0.9, threads: 1}
+checkpoint: {every_steps: 5, every_minutes: null, keep: 4}
+log: {every_steps: 3}
+"""
+
+
+@pytest.fixture(scope="module")
+def start(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[int, Path]]:
+    folder = tmp_path_factory.mktemp("later")
+    (folder / "recipe.yaml").write_text(RECIPE.replace("SHARDS", str(few_digits)))
+
+    def start(runs: str, *words: str, **environment: int) -> tuple[int, Path]:
+        env = os.environ | {name: str(value) for name, value in environment.items()}
+        command = Command(
+            "train", folder / "recipe.yaml", f"runs_dir={folder / runs}", *words, cwd=folder, env=env, program=RUNS
+        )
+        print(*command.communicate())
+        assert command.returncode is not None
+        return command.returncode, folder / runs
+
+    return start
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_run_is_the_same_however_late_the_host_knows(start: Callable[..., tuple[int, Path]], precision: str) -> None:
+    """With steps that are left out, two of them in a row; a kill; and a signal that comes between two rows."""
+    words = (f"train.precision={precision}",)
+    names = count()
+    at_once = start(f"{precision}-{next(names)}", *words, LATER=0)
+    later = start(f"{precision}-{next(names)}", *words, LATER=1)
+    assert at_once[0] == later[0] == 0
+    assert_equal(at_once[1], later[1])
+    rows = RunFolder(later[1] / "run").metrics.read("step")
+    assert [row["step"] for row in rows if "lr" in row] == list(range(3, 17, 3))
+    skipped = next(row for row in rows if row["step"] == 6)["skipped"]
+    assert skipped == 2 if precision == "fp32" else skipped > 2  # of fp16 also those that lower the scale
+    broken = f"{precision}-{next(names)}"
+    assert start(broken, *words, LATER=1, KILLED=8)[0] == -9
+    code, runs = start(broken, *words, LATER=1, LEFT=13)
+    assert code == 128 + 15 and RunFolder(runs / "run").saved_step() == 14  # that it came is known a step later
+    assert start(broken, *words, LATER=1)[0] == 0
+    assert_equal(at_once[1], runs)
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_not_waited_for(few_digits: Path, tmp_path: Path) -> None:
+    """CUDA itself raises where the host would wait."""
+    apart(on_gpu, tmp_path, few_digits)
+
+
+def on_gpu(folder: Path, shards: Path) -> None:
+    from cluster.build.setup import Setup
+    from cluster.signals import Notice
+    from cluster.train import engine, loop
+    from cluster.train.watchdog import Watchdog
+
+    device = engine.init_distributed(0, 1, dist.FileStore(str(folder / "meet"), 1), wanted="cuda")
+    for number, (name, words) in enumerate(CASES.items()):
+        if name in WAITS:
+            continue
+        config = load(None, [*WORDS, *words, f"data.root={shards}", f"runs_dir={folder / str(number)}"])
+        run = RunFolder(config.run_path)
+        run.path.mkdir(parents=True)
+        trainer = loop.Trainer(Setup.to_train(config, 1), run, device, Notice(), Watchdog(10), True)
+        trainer.engine.train()
+        for batches, _ in trainer.feed.batches(trainer.state.cursor):
+            logs = (trainer.state.step + 1) % config.log.every_steps == 0
+            torch.cuda.set_sync_debug_mode("default" if trainer.state.step < 2 or logs else "error")
+            trainer.step(batches, 0.0)
+            torch.cuda.set_sync_debug_mode("default")
+            if trainer.state.step == 8:
+                break
+    os._exit(0)
