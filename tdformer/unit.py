@@ -125,7 +125,7 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
     if neuron is not None:
         membrane = state.membrane.get(neuron.key)
         decay = decay_of(neuron.options, layer.conv.out_channels, x, neuron.decay(), state.rates)
-    plan = _Plan(layer, neuron, state, x)
+    plan = _Plan(layer, neuron, state, pairs)
     border = Border(state, membrane)
     packing = state.keep.packed and torch.is_grad_enabled()
     packed = [pack(x) if packing else None for x, _ in pairs]
@@ -147,13 +147,18 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
 class _Plan:
     """What one call computes, apart from its tensors; the same in forward and backward."""
 
-    def __init__(self, layer: Current, neuron: Neuron | None, state: State, x: Tensor) -> None:
+    def __init__(
+        self, layer: Current, neuron: Neuron | None, state: State, pairs: Sequence[tuple[Tensor, Tensor]]
+    ) -> None:
+        x = pairs[0][0]
         self.norm, self.pool = layer.norm, layer.pool
         self.stride, self.padding = int(layer.conv.stride[0]), int(layer.conv.padding[0])
         self.options = None if neuron is None else neuron.options
         self.across_batch = neuron is not None and neuron.across_batch
         self.segment, self.given, self.steps = state.segment, len(x), state.steps or len(x)
-        self.dtype, self.typed = autocast_type(x) or x.dtype, state.typed
+        self.dtype = autocast_type(x) or x.dtype
+        self.typed = [state.typed.get(id(parameter)) for parameter in (layer.conv.bias, *(w for _, w in pairs))]
+        """The bias and the weights as they were made for all units; in backward a checkpoint gives others for them."""
         height, width = (-(-n // self.stride) for n in x.shape[-2:])
         each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
         self.groups = self.norm.groups(x.shape[1])
@@ -170,17 +175,17 @@ class _Plan:
             edges = [group.start + images * i // count for i in range(count + 1)]
             self.slices += [(number, slice(a, b)) for a, b in pairwise(edges)]
 
-    def own(self, parameter: Tensor) -> Tensor:
-        """A weight or a bias in the type that is computed in."""
-        known = self.typed.get(id(parameter))
+    def own(self, parameter: Tensor, place: int) -> Tensor:
+        """The bias or a weight in the type that is computed in. place: in `typed`."""
+        known = self.typed[place]
         return known if known is not None and known.dtype == self.dtype else typed(parameter, self.dtype)
 
     def convolve(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
         """Each `[S, b, C, H, W]` -> the sum of their convolutions `[S, b, C', H', W']`."""
-        bias = None if bias is None else self.own(bias)
+        bias = None if bias is None else self.own(bias, 0)
         y: Tensor | None = None
-        for x, w in zip(inputs, weights, strict=True):
-            x, w = typed(kernels.laid(x).flatten(0, 1), self.dtype), self.own(w)
+        for i, (x, w) in enumerate(zip(inputs, weights, strict=True)):
+            x, w = typed(kernels.laid(x).flatten(0, 1), self.dtype), self.own(w, 1 + i)
             own = kernels.convolve(x, w, bias if y is None else None, self.stride, self.padding)
             y = own if y is None else y.add_(own)
         assert y is not None
@@ -188,12 +193,12 @@ class _Plan:
         return output
 
     def convolve_backward(
-        self, grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]
+        self, grad: Tensor, x: Tensor, weight: Tensor, place: int, needs: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says."""
+        """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says. place: the weight's, in `typed`."""
         given, entered = kernels.laid(grad).flatten(0, 1), typed(kernels.laid(x).flatten(0, 1), self.dtype)
         grad_x, grad_w, grad_b = kernels.convolve_backward(
-            given, entered, self.own(weight), self.stride, self.padding, needs, weight.dtype
+            given, entered, self.own(weight, place), self.stride, self.padding, needs, weight.dtype
         )
         return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
 
@@ -363,7 +368,7 @@ def _gradients(
         del y, drive
         for k, (x, weight, (of_x, of_weight)) in enumerate(zip(inputs, saved.weights, needed, strict=True)):
             wanted = [of_x, of_weight, k == 0 and saved.bias is not None and known is None]
-            grad_x, grad_w, grad_b = plan.convolve_backward(grad_y, x, weight, wanted)
+            grad_x, grad_w, grad_b = plan.convolve_backward(grad_y, x, weight, 1 + k, wanted)
             grad_inputs[k] = _placed(grad_inputs[k], grad_x, part, grad.shape[1])
             grad_weights[k] = _added(grad_weights[k], grad_w)
             grad_bias = known if known is not None else _added(grad_bias, grad_b)

@@ -213,8 +213,8 @@ class Casts(TorchDispatchMode):
         self.found: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
-        if func._overloadpacket is _aten._to_copy and (name := self.places.get(args[0].untyped_storage()._cdata)):
-            self.found[name] += 1
+        read = {_aten._to_copy: args[:1], _aten._foreach_copy_: args[-1]}.get(func._overloadpacket, ())
+        self.found.update(self.places[place] for x in read if (place := x.untyped_storage()._cdata) in self.places)
         return func(*args, **(kwargs or {}))
 
 
