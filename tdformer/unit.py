@@ -157,8 +157,6 @@ class _Plan:
         self.across_batch = neuron is not None and neuron.across_batch
         self.segment, self.given, self.steps = state.segment, len(x), state.steps or len(x)
         self.dtype = autocast_type(x) or x.dtype
-        self.typed = [state.typed.get(id(parameter)) for parameter in (layer.conv.bias, *(w for _, w in pairs))]
-        """The bias and the weights as they were made for all units; in backward a checkpoint gives others for them."""
         height, width = (-(-n // self.stride) for n in x.shape[-2:])
         each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
         self.groups = self.norm.groups(x.shape[1])
@@ -175,17 +173,12 @@ class _Plan:
             edges = [group.start + images * i // count for i in range(count + 1)]
             self.slices += [(number, slice(a, b)) for a, b in pairwise(edges)]
 
-    def own(self, parameter: Tensor, place: int) -> Tensor:
-        """The bias or a weight in the type that is computed in. place: in `typed`."""
-        known = self.typed[place]
-        return known if known is not None and known.dtype == self.dtype else typed(parameter, self.dtype)
-
     def convolve(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
         """Each `[S, b, C, H, W]` -> the sum of their convolutions `[S, b, C', H', W']`."""
-        bias = None if bias is None else self.own(bias, 0)
+        bias = None if bias is None else typed(bias, self.dtype)
         y: Tensor | None = None
-        for i, (x, w) in enumerate(zip(inputs, weights, strict=True)):
-            x, w = typed(kernels.laid(x).flatten(0, 1), self.dtype), self.own(w, 1 + i)
+        for x, w in zip(inputs, weights, strict=True):
+            x = typed(kernels.laid(x).flatten(0, 1), self.dtype)
             own = kernels.convolve(x, w, bias if y is None else None, self.stride, self.padding)
             y = own if y is None else y.add_(own)
         assert y is not None
@@ -197,9 +190,7 @@ class _Plan:
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says. place: the weight's, in `typed`."""
         given, entered = kernels.laid(grad).flatten(0, 1), typed(kernels.laid(x).flatten(0, 1), self.dtype)
-        grad_x, grad_w, grad_b = kernels.convolve_backward(
-            given, entered, self.own(weight, place), self.stride, self.padding, needs, weight.dtype
-        )
+        grad_x, grad_w, grad_b = kernels.convolve_backward(given, entered, weight, self.stride, self.padding, needs)
         return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
 
     def drive(self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None) -> Drive:

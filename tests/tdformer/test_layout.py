@@ -214,7 +214,9 @@ class Casts(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         read = {_aten._to_copy: args[:1], _aten._foreach_copy_: args[-1]}.get(func._overloadpacket, ())
-        self.found.update(self.places[place] for x in read if (place := x.untyped_storage()._cdata) in self.places)
+        for tensor in read:
+            if name := self.places.get(tensor.untyped_storage()._cdata):
+                self.found[name] += 1
         return func(*args, **(kwargs or {}))
 
 

@@ -33,14 +33,12 @@ WORDS = (
     "train.threads=1",
     "log.every_steps=3",
 )
+FED_BACK = ("model.segments=2", "model.feedback=all")
 CASES = {
-    "as it is": (),
-    "unit": ("recompute.policy=unit", "train.precision=bf16", "train.clip_grad=0.5"),
-    "block": ("recompute.policy=block", "train.precision=bf16", "train.ema_decay=0.9"),
-    "fed back": ("model.segments=2", "model.feedback=all", "recompute.policy=unit", "train.ema_decay=0.9"),
-    "time": ("model.segments=2", "model.feedback=all", "recompute.policy=time", "train.clip_grad=0.5"),
-    "fp16": ("train.precision=fp16", "train.clip_grad=0.5", "train.ema_decay=0.9"),
-    "sgd": ("train.optimizer=sgd",),
+    "none": ("train.clip_grad=0.5",),
+    "unit": (*FED_BACK, "recompute.policy=unit", "train.precision=bf16", "train.clip_grad=0.5", "train.ema_decay=0.9"),
+    "block": ("recompute.policy=block", "train.precision=bf16", "train.optimizer=sgd"),
+    "time": (*FED_BACK, "recompute.policy=time", "train.precision=fp16", "train.ema_decay=0.9"),
     "plif": ("model.neuron=plif", "model.name=sdt_2_256", "model.width=32", "recompute.policy=unit"),
     "lamb": ("train.optimizer=lamb",),
 }
@@ -97,7 +95,6 @@ def step_by_step(folder: Path, shards: Path) -> None:
     torch.set_num_threads(1)
     os.environ["TDFORMER_KERNELS"] = "reference"  # numba's look at what they compute, as its packing does
     kernels._packer = lambda x: kernels.reference
-    kernels.largest_integer = lambda x: None
     device = engine.init_distributed(0, 1, dist.FileStore(str(folder / "meet"), 1), wanted="cpu")
     loop.runs_ahead = engine.runs_ahead = lambda device: True
     feed, wait, update = Feed.inputs, Reading.wait, engine.update
@@ -218,7 +215,7 @@ def start(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_run_is_the_same_however_late_the_host_knows(start: Callable[..., tuple[int, Path]], precision: str) -> None:
-    """With steps that are left out, two of them in a row; a kill; and a signal that comes between two rows."""
+    """With steps that are left out, two of them in a row; in fp32 also a kill, and a signal between two rows."""
     words = (f"train.precision={precision}",)
     names = count()
     at_once = start(f"{precision}-{next(names)}", *words, LATER=0)
@@ -229,6 +226,8 @@ def test_a_run_is_the_same_however_late_the_host_knows(start: Callable[..., tupl
     assert [row["step"] for row in rows if "lr" in row] == list(range(3, 17, 3))
     skipped = next(row for row in rows if row["step"] == 6)["skipped"]
     assert skipped == 2 if precision == "fp32" else skipped > 2  # of fp16 also those that lower the scale
+    if precision == "fp16":
+        return
     broken = f"{precision}-{next(names)}"
     assert start(broken, *words, LATER=1, KILLED=8)[0] == -9
     code, runs = start(broken, *words, LATER=1, LEFT=13)
@@ -238,6 +237,7 @@ def test_a_run_is_the_same_however_late_the_host_knows(start: Callable[..., tupl
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_is_not_waited_for(few_digits: Path, tmp_path: Path) -> None:
     """CUDA itself raises where the host would wait."""
     apart(on_gpu, tmp_path, few_digits)
