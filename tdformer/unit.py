@@ -125,13 +125,13 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
     if neuron is not None:
         membrane = state.membrane.get(neuron.key)
         decay = decay_of(neuron.options, layer.conv.out_channels, x, neuron.decay(), state.rates)
-    plan = _Plan(layer, neuron, state, x)
+    plan = _Plan(layer, neuron, state, pairs)
     border = Border(state, membrane)
     packing = state.keep.packed and torch.is_grad_enabled()
     packed = [pack(x) if packing else None for x, _ in pairs]
     output: Tensor
     output, after, bits = _Unit.apply(  # type: ignore[no-untyped-call]
-        _Call(plan, border, packed, packing and neuron is not None, [_taken(w, plan.dtype, state) for _, w in pairs]),
+        _Call(plan, border, packed, packing and neuron is not None),
         membrane,
         decay,
         layer.norm.weight,
@@ -147,7 +147,10 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
 class _Plan:
     """What one call computes, apart from its tensors; the same in forward and backward."""
 
-    def __init__(self, layer: Current, neuron: Neuron | None, state: State, x: Tensor) -> None:
+    def __init__(
+        self, layer: Current, neuron: Neuron | None, state: State, pairs: Sequence[tuple[Tensor, Tensor]]
+    ) -> None:
+        x = pairs[0][0]
         self.norm, self.pool = layer.norm, layer.pool
         self.stride, self.padding = int(layer.conv.stride[0]), int(layer.conv.padding[0])
         self.options = None if neuron is None else neuron.options
@@ -183,9 +186,9 @@ class _Plan:
         return output
 
     def convolve_backward(
-        self, grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]
+        self, grad: Tensor, x: Tensor, weight: Tensor, place: int, needs: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says."""
+        """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says. place: the weight's, in `typed`."""
         given, entered = kernels.laid(grad).flatten(0, 1), typed(kernels.laid(x).flatten(0, 1), self.dtype)
         grad_x, grad_w, grad_b = kernels.convolve_backward(given, entered, weight, self.stride, self.padding, needs)
         return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
@@ -226,23 +229,12 @@ def _line(x: Tensor) -> Tensor:
 
 class _Call(NamedTuple):
     """What `_Unit` is given besides tensors; packed: of each pair's input, where that is what is kept; bits: whether
-    the output is wanted packed as well; weights: the pairs', as convolutions are given them."""
+    the output is wanted packed as well."""
 
     plan: _Plan
     border: Border
     packed: list[tuple[Tensor, Layout] | None]
     bits: bool
-    weights: list[Tensor]
-
-
-def _taken(weight: Tensor, dtype: torch.dtype, state: State) -> Tensor:
-    """A weight for convolutions in a type. On a GPU that is another type's once for all segments and passes of a
-    micro-batch."""
-    if weight.dtype == dtype or not kernels.channels_last(weight):
-        return weight
-    if weight not in state.cast:
-        state.cast[weight] = kernels.taken(weight.detach(), dtype)
-    return state.cast[weight]
 
 
 class _Unit(torch.autograd.Function):
@@ -259,8 +251,8 @@ class _Unit(torch.autograd.Function):
         bias: Tensor | None,
         *pairs: Tensor,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        plan, border, packed, bits, weights = call
-        inputs = pairs[::2]
+        plan, border, packed, bits = call
+        inputs, weights = pairs[::2], pairs[1::2]
         with exact(inputs[0]):
             ys = [plan.convolve([x[:, part] for x in inputs], weights, bias) for _, part in plan.slices]
             y = _joined(ys, 1)
@@ -279,7 +271,7 @@ class _Unit(torch.autograd.Function):
         ctx.plan, ctx.border, ctx.rerun = plan, border, _membrane_after
         ctx.layouts = [None if p is None else p[1] for p in packed]
         ctx.set_materialize_grads(False)
-        ctx.output, ctx.types = whole.shape, [w.dtype for w in pairs[1::2]]
+        ctx.output = whole.shape
         ctx.save_for_backward(
             border.to_keep(membrane),
             decay,
@@ -315,7 +307,6 @@ class _Saved:
     def __init__(self, ctx: Any) -> None:
         self.plan: _Plan = ctx.plan
         self.count: float = ctx.count
-        self.types: list[torch.dtype] = ctx.types
         self.layouts: list[Layout | None] = ctx.layouts
         self.membrane, self.decay, self.bias, self.y, *rest = ctx.saved_tensors
         left = iter(rest)
@@ -368,15 +359,12 @@ def _gradients(
         del y, drive
         for k, (x, weight, (of_x, of_weight)) in enumerate(zip(inputs, saved.weights, needed, strict=True)):
             wanted = [of_x, of_weight, k == 0 and saved.bias is not None and known is None]
-            grad_x, grad_w, grad_b = plan.convolve_backward(grad_y, x, weight, wanted)
+            grad_x, grad_w, grad_b = plan.convolve_backward(grad_y, x, weight, 1 + k, wanted)
             grad_inputs[k] = _placed(grad_inputs[k], grad_x, part, grad.shape[1])
             grad_weights[k] = _added(grad_weights[k], grad_w)
             grad_bias = known if known is not None else _added(grad_bias, grad_b)
         del grad_y, inputs
-    typed = [
-        g if g is None else g.to(dtype, memory_format=torch.contiguous_format)
-        for g, dtype in zip(grad_weights, saved.types, strict=True)
-    ]
+    typed = [g if g is None else g.to(w.dtype) for g, w in zip(grad_weights, saved.weights, strict=True)]
     return [
         _joined([f.membrane for f in found], 0),
         None if saved.decay is None else _sum([f.decay for f in found]),

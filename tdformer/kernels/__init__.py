@@ -19,7 +19,6 @@ from ..precision import typed
 from . import attention, meta, nhwc, reference
 from .attention import Products
 from .layout import channels_last, empty, interpreted, laid, standing, stands_for
-from .nhwc import taken
 from .protocol import Adder, Backend, Drive, Fired, Gradients, Means, Norm, Packer
 from .reference import real
 
@@ -50,7 +49,6 @@ __all__ = [
     "standing",
     "stands_for",
     "statistics",
-    "taken",
     "unpack",
 ]
 
