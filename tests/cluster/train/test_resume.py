@@ -16,29 +16,19 @@ import pytest
 from forked import Command
 from same_run import assert_equal
 
+from benchmarks import bits
 from cluster.build.shards import write_shards
 from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
 
 ROOT = Path(__file__).parents[3]
-RECIPE = """\
-name: run
-model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 2}
-data:
-  {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5, erasing: 0.3}, mixup: 0.2, cutmix: 0.5}
-train:
-  {epochs: 2, global_batch: 160, micro_batch: 40, lr: 0.003, clip_grad: 1.0, ema_decay: 0.9, threads: 1,
-   layer_decay: 0.9, eval_every_epochs: 1}
-checkpoint: {every_steps: 3, keep: 2}
-log: {every_steps: 2}
-"""
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
     write_shards("digits", folder / "shards", samples_per_shard=500)
-    (folder / "recipe.yaml").write_text(RECIPE.replace("SHARDS", str(folder / "shards")))
+    (folder / "recipe.yaml").write_text(bits.RECIPE.replace("SHARDS", str(folder / "shards")))
     return folder / "recipe.yaml"
 
 
@@ -125,6 +115,15 @@ def test_every_zero_stage_goes_on_exactly(
     back_to(whole(processes, stage), tmp_path / "again", then)
     finish(recipe, tmp_path / "again", "--processes", str(processes), f"engine.zero_stage={stage}")
     assert_equal(whole(processes, stage), tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", bits.RUNS)
+def test_its_bytes_are_those_recorded(whole: Callable[[int, int], Path], name: str) -> None:
+    """On the processor and with the libraries of the record; anywhere the bytes are of these files. Where a change is
+    meant to change bits, count `kernels.ARITHMETIC` up and record them anew: `python -m benchmarks.bits --write`."""
+    run = whole(*bits.RUNS[name]) / "run"
+    assert bits.record()[name]["digests"].keys() == bits.digests(run).keys()
+    assert not bits.differences(name, run)
 
 
 def back_to(whole: Path, again: Path, step: int) -> None:
