@@ -131,13 +131,13 @@ class BatchNorm(nn.Module):
 
     @torch.no_grad()
     def measure(self, y: Tensor, segment: int) -> tuple[Norm, float]:
-        """y `[M, C, ...]` of one group, in segment number `segment` -> how to normalise it, and over how many values a
-        channel the statistics were taken (0: they are the running ones). In training the running statistics move, or
+        """y `[..., C, H, W]` of one group, in segment number `segment` -> how to normalise it, and over how many values
+        a channel the statistics were taken (0: they are the running ones). In training the running statistics move, or
         `step_statistics` takes note."""
         if not self.training:
             return self._norm(*self.rows(segment)), 0.0
         mean, var = kernels.statistics(y)
-        count = y.numel() / y.shape[1]
+        count = y.numel() / y.shape[-3]
         if self.ranks is not None:
             mean, var = _joined(mean, var, self.ranks)
             count *= self.ranks.size()

@@ -36,9 +36,10 @@ BLOCK = 1024
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     """See `protocol.Backend`."""
-    planes = _array(y).reshape(y.shape[0], y.shape[1], -1)
-    mean, var = np.empty(y.shape[1], np.float32), np.empty(y.shape[1], np.float32)
-    spread(_statistics, y.shape[1], y.numel(), planes, mean, var)
+    channels = y.shape[-3]
+    planes = _array(y).reshape(-1, channels, y.shape[-2] * y.shape[-1])
+    mean, var = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    spread(_statistics, channels, y.numel(), planes, mean, var)
     return torch.from_numpy(mean), torch.from_numpy(var)
 
 

@@ -46,6 +46,16 @@ class Sizes(NamedTuple):
     chunks: int
 
 
+class Tiles(NamedTuple):
+    """Of `statistics`: pixels of a step, and from one to the next; tiles of a step, and of all; blocks of channels."""
+
+    pixels: int
+    step: int
+    each: int
+    all: int
+    blocks: int
+
+
 class Cell(NamedTuple):
     """The neuron's constants for the programs."""
 
@@ -95,30 +105,18 @@ class Pulled(NamedTuple):
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     """See `protocol.Backend`."""
-    y = y.movedim(1, -1).contiguous()
-    channels = y.shape[-1]
-    rows = y.numel() // channels
-    bm, bc = _tile(rows, channels)
-    tiles, blocks = -(-rows // bm), -(-channels // bc)
-    programs = _programs(tiles, blocks)
-    parts = torch.empty(2, programs, channels, dtype=torch.float32, device=y.device)
-    launch(device.statistics, programs * blocks, y, *parts, rows, channels, programs, blocks, BM=bm, BC=bc)
-    found = torch.empty(2, channels, dtype=torch.float32, device=y.device)
-    wide = min(8, bc)
-    launch(
-        device.join,
-        -(-channels // wide),
-        *parts,
-        *found,
-        rows,
-        channels,
-        programs,
-        tiles,
-        BM=bm,
-        BP=128,
-        BC=wide,
-    )
-    return found[0], found[1]
+    y = _moved(y if y.dim() == 5 else y.unsqueeze(0))
+    steps, *size, channels = y.shape
+    pixels = math.prod(size)
+    bm, bc = _tile(pixels, channels)
+    each, blocks = -(-pixels // bm), -(-channels // bc)
+    parts = torch.empty(3, _programs(steps * each, blocks), channels, dtype=torch.float32, device=y.device)
+    programs, tiles = parts.shape[1], Tiles(pixels, y.stride(0) // channels, each, steps * each, blocks)
+    launch(device.statistics, programs * blocks, y, *parts, channels, programs, tiles, BM=bm, BC=bc)
+    (mean, var), wide = torch.empty(2, channels, dtype=torch.float32, device=y.device), min(8, bc)
+    joined = *parts, mean, var, 1 / (steps * pixels), channels, programs
+    launch(device.join, -(-channels // wide), *joined, BP=64, BC=wide)
+    return mean, var
 
 
 def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fired:

@@ -10,67 +10,62 @@ import triton.language as tl
 HALF_PI = tl.constexpr(math.pi / 2)
 
 
-@triton.jit(do_not_specialize=["rows", "programs", "blocks"])
-def statistics(y, means, squares, rows, C, programs, blocks, BM: tl.constexpr, BC: tl.constexpr):
-    """Mean and summed squares around it, of a program's tiles; both are taken from the mean of the first one."""
-    p = tl.program_id(0) // blocks
-    column = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
+@triton.jit(do_not_specialize=["programs", "tiles"])
+def statistics(y, means, squares, counts, C, programs, tiles, BM: tl.constexpr, BC: tl.constexpr):
+    """Mean and summed squares around it, of the tiles that a program takes, every so-manieth, and of how many values;
+    both are taken from the mean of its first tile. tiles: `gpu.Tiles`."""
+    p = tl.program_id(0) // tiles.blocks
+    column = tl.program_id(0) % tiles.blocks * BC + tl.arange(0, BC)
     known = column < C
     line = tl.arange(0, BM)
     at = line[:, None] * C + column[None, :]
-    first = p * BM
-    mask = (first + line < rows)[:, None] & known[None, :]
-    value = tl.load(y + first.to(tl.int64) * C + at, mask=mask, other=0.0).to(tl.float32)
-    shift = tl.sum(value, 0) / tl.minimum(rows - first, BM).to(tl.float32)
+    tile = p
+    first = tile % tiles.each * BM
+    here = y + ((tile // tiles.each).to(tl.int64) * tiles.step + first) * C
+    mask = (first + line < tiles.pixels)[:, None] & known[None, :]
+    value = tl.load(here + at, mask=mask, other=0.0).to(tl.float32)
+    shift = tl.sum(value, 0) / tl.minimum(tiles.pixels - first, BM).to(tl.float32)
     one = tl.zeros([BM, BC], tl.float32)
     two = tl.zeros([BM, BC], tl.float32)
-    count = rows * 0
-    for _ in range(tl.cdiv(rows - p * BM, programs * BM)):
-        mask = (first + line < rows)[:, None] & known[None, :]
-        value = tl.load(y + first.to(tl.int64) * C + at, mask=mask, other=0.0).to(tl.float32)
+    count = p * 0
+    for _ in range(tl.cdiv(tiles.all - p, programs)):
+        first = tile % tiles.each * BM
+        here = y + ((tile // tiles.each).to(tl.int64) * tiles.step + first) * C
+        mask = (first + line < tiles.pixels)[:, None] & known[None, :]
+        value = tl.load(here + at, mask=mask, other=0.0).to(tl.float32)
         away = tl.where(mask, value - shift[None, :], 0.0)
         one += away
         two += away * away
-        count += tl.minimum(rows - first, BM)
-        first += programs * BM
+        count += tl.minimum(tiles.pixels - first, BM)
+        tile += programs
     away = tl.sum(one, 0)
-    mean = away / count.to(tl.float32)
-    tl.store(means + p * C + column, shift + mean, mask=known)
-    tl.store(squares + p * C + column, tl.maximum(tl.sum(two, 0) - away * mean, 0.0), mask=known)
+    total = count.to(tl.float32)
+    tl.store(means + p * C + column, shift + away / total, mask=known)
+    tl.store(squares + p * C + column, tl.maximum(tl.sum(two, 0) - away * (away / total), 0.0), mask=known)
+    tl.store(counts + p * C + column, total + tl.zeros([BC], tl.float32), mask=known)
 
 
-@triton.jit
-def _counts(p, rows, programs, tiles, BM: tl.constexpr):
-    """How many rows a program took, as `statistics` does; 0 for a program that there is not."""
-    mine = tl.where(p < programs, (tiles - p + programs - 1) // programs, 0)
-    short = tl.where((tiles - 1) % programs == p, tiles * BM - rows, 0)
-    return (mine * BM - short).to(tl.float32)
-
-
-@triton.jit(do_not_specialize=["rows", "programs", "tiles"])
-def join(means, squares, mean, var, rows, C, programs, tiles, BM: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
-    """Mean and biased variance of all rows, from each program's own (Chan's formula)."""
+@triton.jit(do_not_specialize=["programs"])
+def join(means, squares, counts, mean, var, share, C, programs, BP: tl.constexpr, BC: tl.constexpr):
+    """Mean and biased variance of all values, from each program's own (Chan's formula). share: 1 over their number."""
     column = tl.program_id(0) * BC + tl.arange(0, BC)
     known = column < C
     part = tl.arange(0, BP)
-    count = rows.to(tl.float32)
     total = tl.zeros([BP, BC], tl.float32)
     for start in range(0, programs, BP):
-        p = start + part
-        mask = (p < programs)[:, None] & known[None, :]
-        own = tl.load(means + p[:, None] * C + column[None, :], mask=mask, other=0.0)
-        total += own * _counts(p, rows, programs, tiles, BM)[:, None]
-    centre = tl.sum(total, 0) / count
+        mask = (start + part < programs)[:, None] & known[None, :]
+        at = (start + part)[:, None] * C + column[None, :]
+        total += tl.load(means + at, mask=mask, other=0.0) * tl.load(counts + at, mask=mask, other=0.0)
+    centre = tl.sum(total, 0) * share
     spread = tl.zeros([BP, BC], tl.float32)
     for start in range(0, programs, BP):
-        p = start + part
-        mask = (p < programs)[:, None] & known[None, :]
-        own = tl.load(means + p[:, None] * C + column[None, :], mask=mask, other=0.0)
-        around = tl.load(squares + p[:, None] * C + column[None, :], mask=mask, other=0.0)
-        away = own - centre[None, :]
-        spread += around + away * away * _counts(p, rows, programs, tiles, BM)[:, None]
+        mask = (start + part < programs)[:, None] & known[None, :]
+        at = (start + part)[:, None] * C + column[None, :]
+        away = tl.load(means + at, mask=mask, other=0.0) - centre[None, :]
+        spread += tl.load(squares + at, mask=mask, other=0.0)
+        spread += away * away * tl.load(counts + at, mask=mask, other=0.0)
     tl.store(mean + column, centre, mask=known)
-    tl.store(var + column, tl.sum(spread, 0) / count, mask=known)
+    tl.store(var + column, tl.sum(spread, 0) * share, mask=known)
 
 
 @triton.jit

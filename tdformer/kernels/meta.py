@@ -48,8 +48,11 @@ def _bytes(*tensors: Tensor | None) -> int:
 
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
+    channels = y.shape[-3]
+    if standing() == "cpu":
+        y = y.flatten(0, -4)  # which copies a part of a batch
     _moves(y)
-    return y.new_empty(y.shape[1], dtype=torch.float32), y.new_empty(y.shape[1], dtype=torch.float32)
+    return y.new_empty(channels, dtype=torch.float32), y.new_empty(channels, dtype=torch.float32)
 
 
 def affine(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Norm:

@@ -89,7 +89,8 @@ class Backend(Protocol):
     __name__: str
 
     def statistics(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y `[M, C, ...]` -> mean and biased variance over all but C, each `[C]`."""
+        """y `[M, C, H, W]`, or a part of a batch `[S, b, C, H, W]` -> mean and biased variance over all but C, each
+        `[C]`."""
 
     def affine(self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Norm:
         """How BatchNorm normalises by statistics `[C]`; weight and bias `[C]`, both or neither."""

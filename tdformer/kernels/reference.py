@@ -22,7 +22,7 @@ def real(y: Tensor) -> torch.dtype:
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     """See `protocol.Backend`."""
-    var, mean = torch.var_mean(y.to(real(y)), [0, *range(2, y.dim())], correction=0)
+    var, mean = torch.var_mean(y.flatten(0, -4).to(real(y)), [0, 2, 3], correction=0)
     return mean, var
 
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tdformer import TDFormer, create_model, kernels, segment_loss
+from tdformer import TDFormer, create_model, kernels, segment_loss, unit
 from tdformer.measure import measure_step
+from tdformer.norm import norm_batch
 from tdformer.precision import autocast, autocast_type, exact
 from tdformer.state import State
 from tdformer.unit import Current, Unit, UnitOptions
 
-BATCH = 3
+BATCH = 4
 
 
 _aten = torch.ops.aten
@@ -112,17 +113,30 @@ def test_a_picture_that_lies_otherwise_is_turned_once(segments: int) -> None:
     assert sum(seen.found.values()) == 1, seen.found
 
 
+def test_only_what_pools_over_a_heads_channels_turns_them() -> None:
+    """As the published network for CIFAR10-DVS does."""
+    with torch.device("meta"), kernels.stands_for("cuda"):
+        model, frames = create_model("tiny_sdt_dvs", time_steps=4), torch.zeros(4, BATCH, 16, 16, 2).movedim(-1, -3)
+        with Turned(model) as seen:
+            model.train()(frames).sum().backward()
+    pooling = {"max_pool2d_with_indices", "max_pool2d_with_indices_backward", "clone", "mul"}
+    assert {line.split()[0] for line in seen.found} == pooling
+
+
 FAMILIES = ["tiny_hst", "tiny_hst_dvs", "tiny_spikformer", "tiny_sdt", "tiny_sdt_dvs"]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "parted"), [*((name, False) for name in FAMILIES), ("tiny_hst", True)])
 def test_a_model_computes_what_it_does_where_they_lie_first(
-    name: str, tiny: Callable[..., TDFormer], monkeypatch: pytest.MonkeyPatch
+    name: str, parted: bool, tiny: Callable[..., TDFormer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In fp64, by PyTorch's kernels, with a GPU's layout on CPU. Sums come in another order: results differ by less
     than 1e-9 of the largest of their kind."""
     model = tiny(name, time_steps=4, segments=2, feedback="all")
     model.set_recompute("none")  # packing would ask for Triton's interpreter
+    if parted:  # every image a slice, every two a norm batch
+        monkeypatch.setattr(unit, "SLICE", 1)
+        norm_batch(model, 2)
     pixels = BATCH, model.config["in_channels"], *model.config["image_size"]
     images = torch.rand(4, *pixels, dtype=torch.float64) if "dvs" in name else torch.rand(pixels, dtype=torch.float64)
     lay: list[bool] = []
