@@ -23,7 +23,7 @@ from .options import NeuronOptions
 from .packing import Layout, bounded, keep_bits, pack
 from .precision import autocast_type, exact, typed
 from .recompute import Border, carry
-from .state import State
+from .state import State, place
 
 SLICE = 2**30
 """Bytes of convolution outputs computed again at once: backward takes larger units slice by slice of the batch. On a
@@ -131,7 +131,7 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
     packed = [pack(x) if packing else None for x, _ in pairs]
     output: Tensor
     output, after, bits = _Unit.apply(  # type: ignore[no-untyped-call]
-        _Call(plan, border, packed, packing and neuron is not None, [_taken(w, plan.dtype, state) for _, w in pairs]),
+        _Call(plan, border, packed, packing and neuron is not None),
         membrane,
         decay,
         layer.norm.weight,
@@ -153,7 +153,7 @@ class _Plan:
         self.options = None if neuron is None else neuron.options
         self.across_batch = neuron is not None and neuron.across_batch
         self.segment, self.given, self.steps = state.segment, len(x), state.steps or len(x)
-        self.dtype = autocast_type(x) or x.dtype
+        self.dtype, self.typed = autocast_type(x) or x.dtype, state.typed
         height, width = (-(-n // self.stride) for n in x.shape[-2:])
         each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
         self.groups = self.norm.groups(x.shape[1])
@@ -170,12 +170,17 @@ class _Plan:
             edges = [group.start + images * i // count for i in range(count + 1)]
             self.slices += [(number, slice(a, b)) for a, b in pairwise(edges)]
 
+    def own(self, parameter: Tensor) -> Tensor:
+        """A weight or a bias in the type that is computed in."""
+        known = self.typed.get(place(parameter)) if self.typed else None
+        return known if known is not None and known.dtype == self.dtype else typed(parameter, self.dtype)
+
     def convolve(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
         """Each `[S, b, C, H, W]` -> the sum of their convolutions `[S, b, C', H', W']`."""
-        bias = None if bias is None else typed(bias, self.dtype)
+        bias = None if bias is None else self.own(bias)
         y: Tensor | None = None
         for x, w in zip(inputs, weights, strict=True):
-            x = typed(kernels.laid(x).flatten(0, 1), self.dtype)
+            x, w = typed(kernels.laid(x).flatten(0, 1), self.dtype), self.own(w)
             own = kernels.convolve(x, w, bias if y is None else None, self.stride, self.padding)
             y = own if y is None else y.add_(own)
         assert y is not None
@@ -187,7 +192,9 @@ class _Plan:
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says."""
         given, entered = kernels.laid(grad).flatten(0, 1), typed(kernels.laid(x).flatten(0, 1), self.dtype)
-        grad_x, grad_w, grad_b = kernels.convolve_backward(given, entered, weight, self.stride, self.padding, needs)
+        grad_x, grad_w, grad_b = kernels.convolve_backward(
+            given, entered, self.own(weight), self.stride, self.padding, needs, weight.dtype
+        )
         return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
 
     def drive(self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None) -> Drive:
@@ -226,23 +233,12 @@ def _line(x: Tensor) -> Tensor:
 
 class _Call(NamedTuple):
     """What `_Unit` is given besides tensors; packed: of each pair's input, where that is what is kept; bits: whether
-    the output is wanted packed as well; weights: the pairs', as convolutions are given them."""
+    the output is wanted packed as well."""
 
     plan: _Plan
     border: Border
     packed: list[tuple[Tensor, Layout] | None]
     bits: bool
-    weights: list[Tensor]
-
-
-def _taken(weight: Tensor, dtype: torch.dtype, state: State) -> Tensor:
-    """A weight for convolutions in a type. On a GPU that is another type's once for all segments and passes of a
-    micro-batch."""
-    if weight.dtype == dtype or not kernels.channels_last(weight):
-        return weight
-    if weight not in state.cast:
-        state.cast[weight] = kernels.taken(weight.detach(), dtype)
-    return state.cast[weight]
 
 
 class _Unit(torch.autograd.Function):
@@ -259,8 +255,8 @@ class _Unit(torch.autograd.Function):
         bias: Tensor | None,
         *pairs: Tensor,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        plan, border, packed, bits, weights = call
-        inputs = pairs[::2]
+        plan, border, packed, bits = call
+        inputs, weights = pairs[::2], pairs[1::2]
         with exact(inputs[0]):
             ys = [plan.convolve([x[:, part] for x in inputs], weights, bias) for _, part in plan.slices]
             y = _joined(ys, 1)
@@ -279,7 +275,7 @@ class _Unit(torch.autograd.Function):
         ctx.plan, ctx.border, ctx.rerun = plan, border, _membrane_after
         ctx.layouts = [None if p is None else p[1] for p in packed]
         ctx.set_materialize_grads(False)
-        ctx.output, ctx.types = whole.shape, [w.dtype for w in pairs[1::2]]
+        ctx.output = whole.shape
         ctx.save_for_backward(
             border.to_keep(membrane),
             decay,
@@ -315,7 +311,6 @@ class _Saved:
     def __init__(self, ctx: Any) -> None:
         self.plan: _Plan = ctx.plan
         self.count: float = ctx.count
-        self.types: list[torch.dtype] = ctx.types
         self.layouts: list[Layout | None] = ctx.layouts
         self.membrane, self.decay, self.bias, self.y, *rest = ctx.saved_tensors
         left = iter(rest)
@@ -373,10 +368,7 @@ def _gradients(
             grad_weights[k] = _added(grad_weights[k], grad_w)
             grad_bias = known if known is not None else _added(grad_bias, grad_b)
         del grad_y, inputs
-    typed = [
-        g if g is None else g.to(dtype, memory_format=torch.contiguous_format)
-        for g, dtype in zip(grad_weights, saved.types, strict=True)
-    ]
+    typed = [g if g is None else g.to(w.dtype) for g, w in zip(grad_weights, saved.weights, strict=True)]
     return [
         _joined([f.membrane for f in found], 0),
         None if saved.decay is None else _sum([f.decay for f in found]),

@@ -2,7 +2,7 @@
 images, `[M H W, C]`. Of an activation nothing is copied for them, but for a 1 x 1 convolution with a stride its pixels.
 
 Weights are kept as `[C', C, k, k]`. A larger kernel takes them channels last, which is the same copy as the one into
-the type of autocast, and gives their gradient so; the copy into fp32 makes it as they are kept."""
+the type of autocast, and gives their gradient back as they are kept, which is the same copy as the one into fp32."""
 
 from __future__ import annotations
 
@@ -16,11 +16,6 @@ from ..precision import typed
 from .layout import laid
 
 
-def taken(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A weight in a type, as convolutions take it."""
-    return _filter(weight, dtype) if weight.shape[2] > 1 else typed(weight, dtype)
-
-
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
     """See `kernels.convolve`."""
     if weight.shape[2] > 1:
@@ -31,11 +26,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddin
 
 
 def convolve_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, needs: Sequence[bool]
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, needs: Sequence[bool], dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """See `kernels.convolve_backward`; on CUDA d/d weight of a 1 x 1 is in fp32."""
+    """See `kernels.convolve_backward`."""
     if weight.shape[2] > 1:
-        made: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+        grad_x, grad_w, grad_b = torch.ops.aten.convolution_backward(
             _image(grad),
             _image(x),
             _filter(weight, x.dtype),
@@ -48,7 +43,9 @@ def convolve_backward(
             1,
             list(needs),
         )
-        return made
+        if grad_w is not None:
+            grad_w = grad_w.to(dtype, memory_format=torch.contiguous_format)
+        return grad_x, grad_w, grad_b
     rows, thin = _pixels(grad), _thinned(x, stride)
     grad_x = grad_w = grad_b = None
     if needs[0]:
@@ -57,7 +54,7 @@ def convolve_backward(
             own, grad_x = grad_x, torch.zeros_like(x)
             grad_x[:, :, ::stride, ::stride] = own
     if needs[1]:
-        grad_w = _product(rows.t(), _pixels(thin)).view_as(weight)
+        grad_w = _product(rows.t(), _pixels(thin), dtype).view_as(weight)
     if needs[2]:
         grad_b = rows.sum(0)
     return grad_x, grad_w, grad_b
@@ -93,6 +90,7 @@ def _filter(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.to(dtype, memory_format=torch.channels_last)
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a b. On CUDA the parts of its long sums meet in fp32; PyTorch has that nowhere else."""
-    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda and a.itemsize == 2 else a @ b
+def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a b in a type. On CUDA the parts of its long sums meet in that type, not in theirs; PyTorch has that nowhere
+    else."""
+    return torch.mm(a, b, out_dtype=dtype) if a.is_cuda and a.dtype != dtype else typed(a @ b, dtype)
