@@ -101,6 +101,14 @@ def kernels_of_gpu() -> Launches:
         from tdformer.kernels import layout
 
         layout._standing, layout.interpreted = "cuda", lambda: True  # what meta and the CPU are taken for
+    with contextlib.suppress(ImportError):
+        from tdformer.kernels import nhwc
+
+        def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+            """As on CUDA, where what comes out has the type from the start."""
+            return torch.empty_like(a @ b, dtype=dtype)
+
+        nhwc._product = product
     JITFunction.run = found.kernel
     kernels.chosen, kernels._packer = lambda x: gpu, lambda x: packing
     return found

@@ -17,7 +17,7 @@ from .options import Options
 from .packing import bounded, split
 from .policies import POLICIES
 from .precision import autocast_type
-from .state import Keep, State, name_units
+from .state import Keep, State, name_units, place
 
 
 class TDFormer(nn.Module):
@@ -97,7 +97,7 @@ class TDFormer(nn.Module):
         Returns logits `[N, B, classes]` in training, one for each segment, and the last segment's `[B, classes]` in
         evaluation.
         """
-        state = State(steps=self.time_steps // self.segments, keep=self.keep, cast=self._cast(images))
+        state = State(steps=self.time_steps // self.segments, keep=self.keep, typed=self._typed(images))
         high, logits = None, []
         for segment, x in enumerate(self._inputs(images)):
             state.segment, state.last = segment, segment == self.segments - 1
@@ -115,17 +115,21 @@ class TDFormer(nn.Module):
         return self.head(features.mean(0)), high
 
     @torch.no_grad()
-    def _cast(self, images: Tensor) -> dict[Tensor, Tensor]:
-        """In training on a GPU under autocast, the 1 x 1 kernels in its type for `State.cast`, at once; units cast what
-        is missing there. Of sharded ones only those that are there."""
+    def _typed(self, images: Tensor) -> dict[tuple[int, int], Tensor]:
+        """In training under autocast, what convolutions compute with, for `State.typed`: cast at once, where each unit
+        would cast its own in each segment and both directions; kernels of more than a pixel are also laid as a GPU's
+        convolutions take them. Of sharded weights only those that are there."""
         dtype = autocast_type(images)
-        if dtype is None or not self.training or not kernels.channels_last(images):
+        if dtype is None or not self.training:
             return {}
-        layers = [m for m in self.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
-        weights: list[Tensor] = [m.weight for m in layers if m.weight.numel()]
-        cast = [torch.empty_like(weight, dtype=dtype) for weight in weights]
-        torch._foreach_copy_(cast, weights)
-        return dict(zip(weights, cast, strict=True))
+        layers = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        own = [p for m in layers for p in (m.weight, m.bias) if p is not None and p.numel()]
+        turned = [p for p in own if p.dim() == 4 and p.shape[2] > 1 and kernels.channels_last(p)]
+        found = {place(p): p.to(dtype, memory_format=torch.channels_last) for p in turned}
+        alike: list[Tensor] = [p for p in own if place(p) not in found]
+        cast = [torch.empty_like(p, dtype=dtype) for p in alike]
+        torch._foreach_copy_(cast, alike)
+        return found | {place(p): value for p, value in zip(alike, cast, strict=True)}
 
     def _inputs(self, images: Tensor) -> Sequence[Tensor]:
         """Each segment's input: its frames `[T/N, B, C, H, W]`, or the picture `[1, B, C, H, W]`."""

@@ -6,7 +6,7 @@ So there is no reset to forget, and a smaller last batch needs no care.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class State:
     segment counts from 0; steps is the number of time steps in it, for inputs `[1, B, C, H, W]` that are the same at
     each step (None: as many as the input has). The units advance `membrane` to the end of the segment; after the last
     one nobody asks for it, and it is not made.
+
+    typed: weights and biases in the type that autocast computes in, by the parameter's `place`, as far as they were
+    made for all units at once; rates: what `neuron.decay_of` made for units before.
     """
 
     segment: int = 0
@@ -43,10 +46,13 @@ class State:
     last: bool = False
     keep: Keep = Keep()
     membrane: dict[str, Tensor] = field(default_factory=dict)
-    cast: dict[Tensor, Tensor] = field(default_factory=dict)
-    """Weights in the type that they are computed with, on a GPU under autocast."""
+    typed: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
     rates: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
-    """What `neuron.decay_of` made for units before."""
+
+
+def place(x: Tensor) -> tuple[int, int]:
+    """Where a parameter lies: it can be known by that also where it comes detached, as out of a checkpoint."""
+    return x.untyped_storage()._cdata, int(x.storage_offset())
 
 
 class Stateful(nn.Module):

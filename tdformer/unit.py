@@ -23,7 +23,7 @@ from .options import NeuronOptions
 from .packing import Layout, bounded, keep_bits, pack
 from .precision import autocast_type, exact, typed
 from .recompute import Border, carry
-from .state import State
+from .state import State, place
 
 SLICE = 2**30
 """Bytes of convolution outputs computed again at once: backward takes larger units slice by slice of the batch. On a
@@ -156,7 +156,7 @@ class _Plan:
         self.options = None if neuron is None else neuron.options
         self.across_batch = neuron is not None and neuron.across_batch
         self.segment, self.given, self.steps = state.segment, len(x), state.steps or len(x)
-        self.dtype = autocast_type(x) or x.dtype
+        self.dtype, self.typed = autocast_type(x) or x.dtype, state.typed
         height, width = (-(-n // self.stride) for n in x.shape[-2:])
         each = len(x) * layer.conv.out_channels * height * width * self.dtype.itemsize
         self.groups = self.norm.groups(x.shape[1])
@@ -173,12 +173,17 @@ class _Plan:
             edges = [group.start + images * i // count for i in range(count + 1)]
             self.slices += [(number, slice(a, b)) for a, b in pairwise(edges)]
 
+    def own(self, parameter: Tensor) -> Tensor:
+        """A weight or a bias in the type that is computed in."""
+        known = self.typed.get(place(parameter)) if self.typed else None
+        return known if known is not None and known.dtype == self.dtype else typed(parameter, self.dtype)
+
     def convolve(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
         """Each `[S, b, C, H, W]` -> the sum of their convolutions `[S, b, C', H', W']`."""
-        bias = None if bias is None else typed(bias, self.dtype)
+        bias = None if bias is None else self.own(bias)
         y: Tensor | None = None
         for x, w in zip(inputs, weights, strict=True):
-            x = typed(kernels.laid(x).flatten(0, 1), self.dtype)
+            x, w = typed(kernels.laid(x).flatten(0, 1), self.dtype), self.own(w)
             own = kernels.convolve(x, w, bias if y is None else None, self.stride, self.padding)
             y = own if y is None else y.add_(own)
         assert y is not None
@@ -190,7 +195,9 @@ class _Plan:
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says. place: the weight's, in `typed`."""
         given, entered = kernels.laid(grad).flatten(0, 1), typed(kernels.laid(x).flatten(0, 1), self.dtype)
-        grad_x, grad_w, grad_b = kernels.convolve_backward(given, entered, weight, self.stride, self.padding, needs)
+        grad_x, grad_w, grad_b = kernels.convolve_backward(
+            given, entered, self.own(weight), self.stride, self.padding, needs, weight.dtype
+        )
         return None if grad_x is None else grad_x.view_as(x).to(x.dtype), grad_w, grad_b
 
     def drive(self, y: Tensor, norm: Norm, membrane: Tensor | None, decay: Tensor | None) -> Drive:

@@ -132,11 +132,18 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddin
 
 
 def convolve_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, needs: Sequence[bool]
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: int,
+    padding: int,
+    needs: Sequence[bool],
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """d/dx, d/d weight and d/d bias of `convolve`, as far as `needs` says."""
+    """d/dx, d/d weight and d/d bias of `convolve`, as far as `needs` says. dtype: that d/d weight is wanted in, where a
+    backend can add it up in that; None: the weight's."""
     if channels_last(x):
-        return nhwc.convolve_backward(grad, x, weight, stride, padding, needs)
+        return nhwc.convolve_backward(grad, x, weight, stride, padding, needs, dtype or weight.dtype)
     weight, whole, given = typed(weight, x.dtype), x, stride
     x, stride = _thinned(x, weight, stride)
     grad_x, grad_w, grad_b = torch.ops.aten.convolution_backward(

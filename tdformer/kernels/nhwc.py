@@ -26,9 +26,9 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddin
 
 
 def convolve_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, needs: Sequence[bool]
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, needs: Sequence[bool], dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """See `kernels.convolve_backward`; on CUDA d/d weight of a 1 x 1 is in fp32."""
+    """See `kernels.convolve_backward`."""
     if weight.shape[2] > 1:
         grad_x, grad_w, grad_b = torch.ops.aten.convolution_backward(
             _image(grad),
@@ -43,7 +43,9 @@ def convolve_backward(
             1,
             list(needs),
         )
-        return made
+        if grad_w is not None:
+            grad_w = grad_w.to(dtype, memory_format=torch.contiguous_format)
+        return grad_x, grad_w, grad_b
     rows, thin = _pixels(grad), _thinned(x, stride)
     grad_x = grad_w = grad_b = None
     if needs[0]:
@@ -52,7 +54,7 @@ def convolve_backward(
             own, grad_x = grad_x, torch.zeros_like(x)
             grad_x[:, :, ::stride, ::stride] = own
     if needs[1]:
-        grad_w = _product(rows.t(), _pixels(thin)).view_as(weight)
+        grad_w = _product(rows.t(), _pixels(thin), dtype).view_as(weight)
     if needs[2]:
         grad_b = rows.sum(0)
     return grad_x, grad_w, grad_b
