@@ -409,7 +409,8 @@ def scatter(y, norm, current, winners, out, C, sizes, tiles, BM: tl.constexpr, B
 
 @triton.jit(do_not_specialize=["blocks"])
 def pack(x, y, total, data, count, size, blocks, BITS: tl.constexpr, BYTES: tl.constexpr):
-    """y, total: None, or what is added to x, and where the sum goes."""
+    """Values of an image, or the sums of two, as BITS-bit integers in bytes. y, total: None, or what is added to x, and
+    where the sum goes."""
     EACH: tl.constexpr = 8 // BITS
     image = (tl.program_id(0) // blocks).to(tl.int64)
     byte = tl.program_id(0) % blocks * BYTES + tl.arange(0, BYTES)
@@ -426,6 +427,7 @@ def pack(x, y, total, data, count, size, blocks, BITS: tl.constexpr, BYTES: tl.c
 
 @triton.jit(do_not_specialize=["blocks"])
 def unpack(data, values, count, size, blocks, BITS: tl.constexpr, BYTES: tl.constexpr):
+    """BITS-bit integers of the bytes of an image, as values."""
     EACH: tl.constexpr = 8 // BITS
     image = (tl.program_id(0) // blocks).to(tl.int64)
     byte = tl.program_id(0) % blocks * BYTES + tl.arange(0, BYTES)

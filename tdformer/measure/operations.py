@@ -296,13 +296,23 @@ class _Recorder(TorchDispatchMode):
         self.add(self.names[neuron], "neuron", len(spikes), [found, reset, read])
 
     def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
-        if func._overloadpacket is torch.ops.tdformer.product:
-            with self:
-                return attention.product(*args)  # which is operators that are in the table
         result = func(*args, **(kwargs or {}))
-        if not self.fused:
+        if self.fused:
+            return result
+        if func._overloadpacket is torch.ops.tdformer.product:
+            self.attention(*args)
+        else:
             self.operator(func, args, kwargs or {}, result)
         return result
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> None:
+        """Products of heads and their scale, as the operators that they are where each is one."""
+        y = q
+        for a, b in attention.factors(q, k, v, heads):
+            y = a @ b
+            self.operator(_aten.bmm.default, (a, b), {}, y)
+        y = y.unflatten(0, (*q.shape[:2], heads))
+        self.operator(_aten.mul.Tensor, (y, scale), {}, y * scale)
 
     def operator(self, func: Any, args: Any, kwargs: Any, result: object) -> None:
         """Count one that ran between units, unless it only looks at a tensor in another shape, or copies it."""

@@ -125,14 +125,13 @@ class _Watch(TorchDispatchMode):
         self.rated.layers.append(Seen(dense, x.numel(), flat.amin(1), flat.amax(1), parts, values))
 
     def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
-        packet = func._overloadpacket
-        if packet is torch.ops.tdformer.product:
-            with self:
-                return attention.product(*args)  # which is products of matrices
-        result = func(*args, **(kwargs or {}))
+        packet, result = func._overloadpacket, func(*args, **(kwargs or {}))
         if packet in _PRODUCTS:
             a, b = args[_PRODUCTS[packet] :][:2]
             self.product(a.numel() * b.shape[-1], a, b)
+        elif packet is torch.ops.tdformer.product:
+            for a, b in attention.factors(*args[:4]):
+                self.product(a.numel() * b.shape[-1], a, b)
         elif packet is _aten.convolution:
             self.product(result.numel() * args[1][0].numel(), *args[:2])
         return result

@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from tdformer import TDFormer, create_model, kernels, segment_loss, unit
 from tdformer.measure import measure_step
+from tdformer.measure.operations import Counted, count
+from tdformer.measure.rated import measure_rated
 from tdformer.norm import norm_batch
 from tdformer.precision import autocast, autocast_type, exact
 from tdformer.state import State
@@ -163,6 +165,25 @@ def test_a_model_computes_what_it_does_where_they_lie_first(
     assert lay and all(lay)
     for a, b in zip(first, last, strict=True):
         assert (a - b).abs().max() <= 1e-9 * a.abs().max()
+
+
+@pytest.mark.parametrize("name", ["tiny_spikformer", "tiny_sdt"])
+def test_operations_are_counted_as_where_they_lie_first(
+    name: str, tiny: Callable[..., TDFormer], calibrate: Callable[..., TDFormer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(name, time_steps=2, segments=2, feedback="all")
+    images = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    calibrate(model, images)
+
+    def counted() -> tuple[Counted, float]:
+        with measure_rated(model) as rated, torch.no_grad():
+            model(images)
+        return count(model, images), float(rated.pj)
+
+    first = counted()
+    monkeypatch.setenv("TDFORMER_KERNELS", "gpu")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert counted() == first and not first[0].unknown
 
 
 @pytest.mark.parametrize("frozen", [False, True])

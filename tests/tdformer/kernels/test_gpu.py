@@ -6,6 +6,7 @@ of its own, and this file is what those processes run.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -139,6 +140,12 @@ def check(gpu: Any, device: str, case: Case) -> None:
         if a is not None:
             close = {"rtol": 1e-2, "atol": 1e-2} if a.dtype != torch.float32 else {"rtol": 1e-5, "atol": 1e-5}
             torch.testing.assert_close(a.to(b), b, **close, msg=lambda m, name=name: f"{name}: {m}")
+
+    if device == "cuda":  # where programs run beside each other: twice the same
+        twice = gpu.fire_backward(drive, grad_spikes, grad_v)
+        for name in names | {"current", "winners"}:
+            a, b = getattr(found, name), getattr(twice, name)
+            assert (a is None and b is None) or torch.equal(a, b), name
 
     if norm is not None:
         means = Means(*torch.randn(2, channels).to(device))
@@ -386,6 +393,14 @@ def errors_of(way: str, folder: Path) -> dict[str, str]:
 def test_without_a_gpu(tmp_path: Path, way: str, name: str) -> None:
     found = errors_of(way, tmp_path)[name]
     assert not found, found
+
+
+def test_programs_say_what_they_do_and_have_their_arguments_in_groups() -> None:
+    source = Path(reference.__file__).with_name("gpu_programs.py").read_text()
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    assert len(functions) > 10
+    for function in functions:
+        assert ast.get_docstring(function) and len(function.args.args) < 20, function.name
 
 
 @pytest.mark.gpu
