@@ -115,7 +115,7 @@ class TDFormer(nn.Module):
         return self.head(features.mean(0)), high
 
     @torch.no_grad()
-    def _typed(self, images: Tensor) -> dict[tuple[int, int], Tensor]:
+    def _typed(self, images: Tensor) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
         """In training under autocast, what convolutions compute with, for `State.typed`: cast at once, where each unit
         would cast its own in each segment and both directions; kernels of more than a pixel are also laid as a GPU's
         convolutions take them. Of sharded weights only those that are there."""
@@ -125,11 +125,11 @@ class TDFormer(nn.Module):
         layers = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
         own = [p for m in layers for p in (m.weight, m.bias) if p is not None and p.numel()]
         turned = [p for p in own if p.dim() == 4 and p.shape[2] > 1 and kernels.channels_last(p)]
-        found = {place(p): p.to(dtype, memory_format=torch.channels_last) for p in turned}
-        alike: list[Tensor] = [p for p in own if place(p) not in found]
+        alike: list[Tensor] = [p for p in own if not any(p is other for other in turned)]
         cast = [torch.empty_like(p, dtype=dtype) for p in alike]
         torch._foreach_copy_(cast, alike)
-        return found | {place(p): value for p, value in zip(alike, cast, strict=True)}
+        made = [*zip(alike, cast, strict=True), *((p, p.to(dtype, memory_format=torch.channels_last)) for p in turned)]
+        return {place(p): (p, value) for p, value in made}
 
     def _inputs(self, images: Tensor) -> Sequence[Tensor]:
         """Each segment's input: its frames `[T/N, B, C, H, W]`, or the picture `[1, B, C, H, W]`."""

@@ -37,8 +37,8 @@ class State:
     each step (None: as many as the input has). The units advance `membrane` to the end of the segment; after the last
     one nobody asks for it, and it is not made.
 
-    typed: weights and biases in the type that autocast computes in, by the parameter's `place`, as far as they were
-    made for all units at once; rates: what `neuron.decay_of` made for units before.
+    typed: weights and biases, each with itself in the type that autocast computes in, by its `place`, as far as they
+    were made for all units at once; rates: what `neuron.decay_of` made for units before.
     """
 
     segment: int = 0
@@ -46,7 +46,7 @@ class State:
     last: bool = False
     keep: Keep = Keep()
     membrane: dict[str, Tensor] = field(default_factory=dict)
-    typed: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
+    typed: Mapping[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     rates: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
 
 

@@ -175,8 +175,12 @@ class _Plan:
 
     def own(self, parameter: Tensor) -> Tensor:
         """A weight or a bias in the type that is computed in."""
-        known = self.typed.get(place(parameter)) if self.typed else None
-        return known if known is not None and known.dtype == self.dtype else typed(parameter, self.dtype)
+        where = place(parameter) if self.typed else (0, 0)
+        if (known := self.typed.get(where)) is not None:
+            own, cast = known
+            if cast.dtype == self.dtype and place(own) == where:  # it is not, where shards have come and gone
+                return cast
+        return typed(parameter, self.dtype)
 
     def convolve(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
         """Each `[S, b, C, H, W]` -> the sum of their convolutions `[S, b, C', H', W']`."""

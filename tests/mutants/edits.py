@@ -18,6 +18,7 @@ SCALED = "test_steps_are_those_of_torch_s_gradscaler"
 COUNTED = ("test_a_model_does_what_is_counted_by_hand[tiny_spikformer-options0]",)
 FED = ("test_a_model_does_what_is_counted_by_hand[tiny_hst-options10]",)
 LEFT = "test_left_after_a_step_that_was_left_out_and_resumed"
+LATER = "test_a_run_is_the_same_however_late_the_host_knows"
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,8 @@ EDITS = (
     # The step
     _edit(
         "clipping without ZeRO is gone",
-        "clip_grads_with_norm_(parameters, clip_grad, total)",
-        "get_total_norm([total])",
+        "clip_grads_with_norm_(parameters, clip_grad, norm)",
+        "get_total_norm([norm])",
         "test_gradients_are_clipped_without_zero",
     ),
     _edit("the loss scale stays in the gradient", "torch._foreach_mul_(gradients, 1 / scale)", "pass", SCALED),
@@ -202,16 +203,28 @@ EDITS = (
         "if not step.applied:",
         "test_an_overflow_is_no_alarm_until_the_scale_is_at_its_least",
     ),
-    _edit("a step that is not finite is taken", "if not math.isfinite(norm):", "if False:", LEFT),
+    _edit("a step that is not finite is taken", "elif not finite:", "elif False:", LEFT),
+    _edit("a GPU's step that is not finite is taken", "found_inf = (~finite).float()", "found_inf = 0 * norm", LATER),
+    _edit(
+        "what came of a step is looked at after the next one",
+        "                self.settle()  # now",
+        "                pass  # now",
+        LATER,
+    ),
     _edit(
         "statistics move in a step that is left out",
-        "            statistics.move(means)",
-        "            pass\n        statistics.move(means)",
+        "            launched.statistics.move(launched.means)",
+        "            pass\n        launched.statistics.move(launched.means)",
         LEFT,
     ),
     _edit("AdamW counts steps that were left out", "self.state.step - self.state.skipped", "self.state.step", LEFT),
     _edit("moments are not restored", "engine.optimizer.state[parameter][key].copy_(value)", "pass", LEFT),
-    _edit("every later checkpoint is the best", "        self.best = False\n", "", LEFT),
+    _edit(
+        "every later checkpoint is the best",
+        "        self.best = self.due = False\n",
+        "        self.due = False\n",
+        LEFT,
+    ),
     _edit(
         "a tie is not the best",
         'result["accuracy"] >= self.state.best_accuracy',
@@ -227,8 +240,8 @@ EDITS = (
     _edit("SIGTERM is not noted", "self.seen[KINDS.index(kind)] = 1", "pass", LEFT),
     _edit(
         "the average ignores its decay",
-        ".lerp_(value.detach().float(), 1 - ",
-        ".lerp_(value.detach().float(), 0.5 + 0 * ",
+        "for value in values.values()], 1 - decay)",
+        "for value in values.values()], 0.5)",
         PICTURES,
     ),
     _edit("the average begins anew", "average[name].copy_(value)", "average[name].add_(0)", LEFT),
