@@ -34,7 +34,7 @@ class Feed:
             augment=self.setup.augment,
             workers=self.workers,
             view=self.setup.view,
-            skip=self.config.data.on_error == "skip",
+            skip=self.config.data.passes_over,
             window=self.config.data.window,
         )
         waiting = time.perf_counter()
