@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import re
 from pathlib import Path
@@ -15,7 +14,6 @@ from torch import nn
 
 import tdformer
 from benchmarks import (
-    bits,
     checkpoint,
     collectives,
     dense,
@@ -29,12 +27,10 @@ from benchmarks import (
     plan,
 )
 from benchmarks.published import Published
-from cluster.config import load
 from cluster.jobs import calibration
 from cluster.plan import network
 from cluster.plan.network import AlphaBeta
 from cluster.plan.rates import Alone
-from cluster.run.folder import RunFolder
 from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
 from tdformer.kernels import sparse
 from tdformer.measure import live_bytes, measure_evaluation, measure_step
@@ -279,26 +275,3 @@ def test_the_least_of_rounds_counts() -> None:
     found = plan.least(rounds)
     assert found["taken"] == [{"peak": 7, "seconds": 2.0, "cores": 0.5}] and found["network"] == [1e-4, 1e-9]
     assert found["alone"] == {"seconds": [1.0, 3.0], "cores": [1.0, 3.0]}
-
-
-def test_a_run_with_other_bytes_than_recorded_is_named_where_they_can_be_compared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, config = RunFolder(tmp_path / "run"), load(None, ["train.norm_batch=64"])
-    here = {"device": "CPU", "torch": "2.13"}
-    run.open(config, here | {"pillow": "1"})
-    run.metrics.append({"step": 1})
-    step = run.checkpoints / "step-00000001"
-    step.mkdir()
-    (step / "model.safetensors").write_bytes(b"weights")
-    recorded = {"one": {"digests": bits.digests(run.path), "surroundings": bits.surroundings(run.path)}}
-    monkeypatch.setattr(bits, "RECORD", tmp_path / "bits.json")
-    bits.RECORD.write_text(json.dumps(recorded))
-    assert bits.differences("one", run.path) == []
-    run.open(config, here | {"pillow": "2"})
-    run.metrics.append({"step": 2})
-    assert bits.differences("one", run.path) == ["metrics.jsonl"]
-    (step / "model.safetensors").write_bytes(b"Weights")
-    assert bits.differences("one", run.path) == ["metrics.jsonl", "model.safetensors"]
-    run.open(config, here | {"torch": "2.14"})
-    assert bits.differences("one", run.path) is None

@@ -95,6 +95,7 @@ PARTS = {
     "tdformer/measure/firing": "tdformer/test_model",
     "tdformer/measure/memory": "tdformer/test_recompute",
     "tdformer/measure/spikes": "tdformer/measure/test_information",
+    "tdformer/packing": "tdformer/test_recompute",
     "tdformer/precision": "tdformer/measure/test_energy",
     "tdformer/unit": "tdformer/test_recompute",
 }

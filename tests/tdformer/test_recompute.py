@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tdformer import TDFormer, segment_loss, unit
 from tdformer.measure import measure_step
-from tdformer.packing import pack
+from tdformer.packing import add, bounded, pack
 from tdformer.state import Keep, State
 
 
@@ -202,6 +202,17 @@ def test_event_counts_are_packed_or_kept_whole(tiny, largest: int) -> None:
 def test_real_frames_are_kept_whole(tiny, scale: float) -> None:
     plain, again = pair(tiny, "tiny_hst_dvs", "unit", segments=4, time_steps=16)
     same_step(plain, again, torch.randint(0, 5, (16, 2, 2, 32, 32)) * scale)
+
+
+def test_a_sum_takes_the_bits_of_its_largest_value() -> None:
+    spikes = bounded((torch.rand(2, 3, 4, 5, 5) < 0.5).float(), 1)
+    x, widths = spikes, []
+    for _ in range(16):
+        widths.append(pack(x)[1].bits)
+        assert torch.equal(pack(x)[1].unpack(pack(x)[0]), x)
+        x = add(x, spikes)
+    assert widths == [1, 2, 2] + [4] * 12 + [8]
+    assert pack(spikes)[0] is pack(spikes)[0]  # q, k and v share one copy
 
 
 def test_the_packed_copy_is_what_is_kept(tiny) -> None:
