@@ -125,7 +125,7 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
     if neuron is not None:
         membrane = state.membrane.get(neuron.key)
         decay = decay_of(neuron.options, layer.conv.out_channels, x, neuron.decay(), state.rates)
-    plan = _Plan(layer, neuron, state, pairs)
+    plan = _Plan(layer, neuron, state, x)
     border = Border(state, membrane)
     packing = state.keep.packed and torch.is_grad_enabled()
     packed = [pack(x) if packing else None for x, _ in pairs]
@@ -147,10 +147,7 @@ def _run(layer: Current, neuron: Neuron | None, state: State, pairs: list[tuple[
 class _Plan:
     """What one call computes, apart from its tensors; the same in forward and backward."""
 
-    def __init__(
-        self, layer: Current, neuron: Neuron | None, state: State, pairs: Sequence[tuple[Tensor, Tensor]]
-    ) -> None:
-        x = pairs[0][0]
+    def __init__(self, layer: Current, neuron: Neuron | None, state: State, x: Tensor) -> None:
         self.norm, self.pool = layer.norm, layer.pool
         self.stride, self.padding = int(layer.conv.stride[0]), int(layer.conv.padding[0])
         self.options = None if neuron is None else neuron.options
@@ -195,9 +192,9 @@ class _Plan:
         return output
 
     def convolve_backward(
-        self, grad: Tensor, x: Tensor, weight: Tensor, place: int, needs: Sequence[bool]
+        self, grad: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says. place: the weight's, in `typed`."""
+        """d/dx `[S, b, C, H, W]`, d/d weight and d/d bias, as far as `needs` says."""
         given, entered = kernels.laid(grad).flatten(0, 1), typed(kernels.laid(x).flatten(0, 1), self.dtype)
         grad_x, grad_w, grad_b = kernels.convolve_backward(
             given, entered, self.own(weight), self.stride, self.padding, needs, weight.dtype
@@ -370,7 +367,7 @@ def _gradients(
         del y, drive
         for k, (x, weight, (of_x, of_weight)) in enumerate(zip(inputs, saved.weights, needed, strict=True)):
             wanted = [of_x, of_weight, k == 0 and saved.bias is not None and known is None]
-            grad_x, grad_w, grad_b = plan.convolve_backward(grad_y, x, weight, 1 + k, wanted)
+            grad_x, grad_w, grad_b = plan.convolve_backward(grad_y, x, weight, wanted)
             grad_inputs[k] = _placed(grad_inputs[k], grad_x, part, grad.shape[1])
             grad_weights[k] = _added(grad_weights[k], grad_w)
             grad_bias = known if known is not None else _added(grad_bias, grad_b)

@@ -144,6 +144,11 @@ class DataConfig:
         return forms.FORMS[self.format]
 
     @property
+    def passes_over(self) -> bool:
+        """Whether training passes over damaged samples."""
+        return self.on_error == "skip"
+
+    @property
     def mixes(self) -> bool:
         return self.mixup > 0 or self.cutmix > 0
 

@@ -36,7 +36,7 @@ class Feed:
             augment=self.setup.augment,
             workers=self.workers,
             view=self.setup.view,
-            skip=self.config.data.on_error == "skip",
+            skip=self.config.data.passes_over,
             window=self.config.data.window,
         )
         source = loader if self.lane is None else self._drawn(loader, cursor)
