@@ -75,7 +75,7 @@ class Measured:
         self.config, self.options, self.step = self.of.trained.config(overrides), self.of.options, self.of.trained.step
         self.weights = self.of.trained.digest
         how = {"options": self.options, "precision": self.of.config.train.precision, "tf32": self.of.config.train.tf32}
-        how |= {"view": repr(self.of.view), "arithmetic": ARITHMETIC, "classes": self.of.numbers}
+        how |= {"view": repr(self.of.view), "arithmetic": ARITHMETIC[self.of.device.type], "classes": self.of.numbers}
         self._key = {"weights": self.weights, "how": _digest(to_json(how))}
         self._rows: Rows[Row] = Rows(asked.keep or run / KEPT)
         self._kept = {

@@ -30,10 +30,11 @@ def surroundings(config: Config, plan: BatchPlan, threads: int) -> dict[str, obj
     """Those of this start, by name; of the machine that asks."""
     gpus = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
     nccl = torch.cuda.nccl.version() if gpus and torch.distributed.is_nccl_available() else None
+    kind = "cuda" if gpus else "cpu"
     return {
         "device": ", ".join(sorted(gpus)) or "CPU",
         "cpu": f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}",
-        "kernels": f"{kernels.of('cuda' if gpus else 'cpu').__name__.rpartition('.')[2]} {kernels.ARITHMETIC}",
+        "kernels": f"{kernels.of(kind).__name__.rpartition('.')[2]} {kernels.ARITHMETIC[kind]}",
         "processes": plan.world,
         "threads": threads,
         "micro_batch": plan.micro_batch,

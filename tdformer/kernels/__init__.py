@@ -53,8 +53,9 @@ __all__ = [
 ]
 
 
-ARITHMETIC = 2
-"""Counted up where the last bit of what the kernels compute changes. 2: BatchNorm's affine part is rounded once."""
+ARITHMETIC = {"cpu": 2, "cuda": 3}
+"""By the kind of device, counted up where the last bit of what is computed there changes. 2: BatchNorm's affine part is
+rounded once; 3: a GPU's channels lie last, and sums go over them in another order."""
 
 
 def chosen(x: Tensor) -> Backend:
