@@ -189,10 +189,11 @@ class Trainer:
                 loss = tdformer.segment_loss(logits, targets, train.alphas)
                 # Times 1; a loss that is not finite makes its gradient so, and the step is left out on all ranks.
                 engines.backward(self.engine, loss * (1 + 0 * loss.detach()), step.scale)
-                outcome = engines.update(self.engine, train.clip_grad, step.scale)
                 correct = (logits[-1].argmax(1) == labels).sum()
                 count = torch.full_like(correct, len(labels))
                 window += torch.stack([loss.detach() * len(labels), correct, count])
+                del loss, logits  # and with them what backward was computed from
+                outcome = engines.update(self.engine, train.clip_grad, step.scale)
         assert outcome is not None  # of the last micro-batch
         step.worked = self.stopwatch.read()
         damaged = {i: line for batch in batches for i, line in batch.damaged.items()}
