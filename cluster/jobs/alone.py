@@ -26,7 +26,7 @@ from ..build.setup import Setup
 from ..plan.predict import settled
 from ..plan.rates import PARTS
 
-LEAST, MOST = 0.03, 50
+LEAST, MOST = 0.01, 30
 """Seconds for which an operator is called, and how often at most; once at least."""
 BESIDE = 2**25
 """Bytes of all else that a step goes through between two uses of a tensor: at most what a cache has."""
