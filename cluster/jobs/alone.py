@@ -1,5 +1,5 @@
 """The seconds of a step on this machine's CPU, from its operators: each is timed alone, with tensors of the shapes that
-the step gives it. No step is taken."""
+the step gives it. No step of the run is taken."""
 
 from __future__ import annotations
 
