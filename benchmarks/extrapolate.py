@@ -25,6 +25,7 @@ from cluster.plan.chips import chip
 from cluster.study.fits import fit
 from cluster.study.fitted import Fit
 from cluster.study.table import Row
+from tdformer.kernels import stands_for
 from tdformer.measure import measure_step
 
 from . import table
@@ -72,7 +73,7 @@ def steps(network: Network) -> tuple[list[Row], float]:
         return [_cell(step["images"], step["ms"] / 1e3)], step["host_ms"] / 1e3
     known, rows, launch = rates.of_chip(chip("h100"), "bf16", False), [], 0.0
     for images in (144, 288):  # of fewer the launch takes longer than computing
-        with torch.device("meta"):
+        with torch.device("meta"), stands_for("cpu"):  # what a GPU did when it was measured: see benchmarks/plan.py
             model = tdformer.create_model(**network.options, recompute="none")
             cost, _ = measure_step(model, torch.empty(images, 3, 224, 224), True)
         rows.append(_cell(images, sum(known.parts(cost.work).values())) | {"simulated": True})

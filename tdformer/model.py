@@ -114,7 +114,6 @@ class TDFormer(nn.Module):
         features, high = self.backbone(x, high, state)
         return self.head(features.mean(0)), high
 
-    @torch.no_grad()
     def _typed(self, images: Tensor) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
         """In training under autocast, what convolutions compute with, for `State.typed`: cast at once, where each unit
         would cast its own in each segment and both directions; kernels of more than a pixel are also laid as a GPU's
@@ -127,8 +126,10 @@ class TDFormer(nn.Module):
         turned = [p for p in own if p.dim() == 4 and p.shape[2] > 1 and kernels.channels_last(p)]
         alike: list[Tensor] = [p for p in own if not any(p is other for other in turned)]
         cast = [torch.empty_like(p, dtype=dtype) for p in alike]
-        torch._foreach_copy_(cast, alike)
-        made = [*zip(alike, cast, strict=True), *((p, p.to(dtype, memory_format=torch.channels_last)) for p in turned)]
+        with torch.no_grad():  # in training alone: an exported program has no such region
+            torch._foreach_copy_(cast, alike)
+            whole = [p.to(dtype, memory_format=torch.channels_last) for p in turned]
+        made = [*zip(alike, cast, strict=True), *zip(turned, whole, strict=True)]
         return {place(p): (p, value) for p, value in made}
 
     def _inputs(self, images: Tensor) -> Sequence[Tensor]:
