@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import re
 from pathlib import Path
@@ -16,7 +15,6 @@ from torch import nn
 import tdformer
 from benchmarks import (
     augmentation,
-    bits,
     checkpoint,
     collectives,
     dense,
@@ -30,12 +28,10 @@ from benchmarks import (
     plan,
 )
 from benchmarks.published import Published
-from cluster.config import load
 from cluster.jobs import calibration
 from cluster.plan import network
 from cluster.plan.network import AlphaBeta
 from cluster.plan.timed import Timed
-from cluster.run.folder import RunFolder
 from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
 from tdformer.kernels import sparse
 from tdformer.measure import live_bytes, measure_evaluation, measure_step
@@ -299,26 +295,3 @@ def test_the_least_of_rounds_counts() -> None:
     assert found["network"] == {"alpha": 1e-4, "beta": 1e-9}
     best = {"parts": {"matrix": 1.0, "host": 3.0}, "tested": 4.0, "end": 1.0}
     assert found["planned"] == {"seconds": [best], "cores": [best]}
-
-
-def test_a_run_with_other_bytes_than_recorded_is_named_where_they_can_be_compared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, config = RunFolder(tmp_path / "run"), load(None, ["train.norm_batch=64"])
-    here = {"device": "CPU", "torch": "2.13"}
-    run.open(config, here | {"pillow": "1"})
-    run.metrics.append({"step": 1})
-    step = run.checkpoints / "step-00000001"
-    step.mkdir()
-    (step / "model.safetensors").write_bytes(b"weights")
-    recorded = {"one": {"digests": bits.digests(run.path), "surroundings": bits.surroundings(run.path)}}
-    monkeypatch.setattr(bits, "RECORD", tmp_path / "bits.json")
-    bits.RECORD.write_text(json.dumps(recorded))
-    assert bits.differences("one", run.path) == []
-    run.open(config, here | {"pillow": "2"})
-    run.metrics.append({"step": 2})
-    assert bits.differences("one", run.path) == ["metrics.jsonl"]
-    (step / "model.safetensors").write_bytes(b"Weights")
-    assert bits.differences("one", run.path) == ["metrics.jsonl", "model.safetensors"]
-    run.open(config, here | {"torch": "2.14"})
-    assert bits.differences("one", run.path) is None

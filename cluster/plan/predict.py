@@ -225,7 +225,8 @@ def _step(setup: Setup, machine: Machine, course: Sequence[Work]) -> Section:
     found["batchnorm_collectives"] = Figure(norm, "s", machine.links)
     found["gradients"] = Figure(gradients, "s", f"{machine.links}; the part that backward does not hide")
     found["optimizer"] = Figure(speed.optimizer(state_moved(model, config, plan)), "s", speed.source)
-    found["host"] = Figure(parts["host"], "s", f"{speed.source}; what the device waits for")
+    beside = "what the device waits for" if machine.gpu else "Python and PyTorch around operators"
+    found["host"] = Figure(parts["host"], "s", f"{speed.source}; {beside}")
     known = sum(figure.value or 0.0 for figure in found.values())
     found["loader"] = _loader(config, plan, machine, known)
     known += found["loader"].value or 0.0
