@@ -129,15 +129,16 @@ def _end(model: TDFormer, setup: Setup) -> Callable[[], object]:
     optimizer = OPTIMIZERS.get(train.optimizer).make(groups, train)
     for parameter in trained:
         parameter.grad = torch.randn_like(parameter)
-    average = [p.detach().clone() for p in model.parameters()] if train.ema_decay else []
+    weights = [p.detach() for p in model.parameters()] if train.ema_decay else []
+    average = [weight.clone() for weight in weights]
 
     def end() -> None:
         total = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if train.clip_grad:
             torch.nn.utils.clip_grads_with_norm_(trained, train.clip_grad, total)
         optimizer.step()
-        for mean, parameter in zip(average, model.parameters(), strict=False):
-            mean.lerp_(parameter.detach(), 1 - train.ema_decay)
+        if average:
+            torch._foreach_lerp_(average, weights, 1 - train.ema_decay)
 
     return end
 
@@ -147,22 +148,19 @@ def _timed(run: Callable[[], object], beside: Tensor) -> Clocks:
     cache has the tensors still, and where it has others."""
     dist.barrier()
     run()
-    near: list[tuple[float, float]] = []
-    far: list[tuple[float, float]] = []
+    near: list[Clocks] = []
+    far: list[Clocks] = []
     begun = time.perf_counter()
     while not far or (len(far) < MOST and time.perf_counter() - begun < LEAST):
         near.append(_once(run))
         beside.add_(1)
         far.append(_once(run))
-    middle = [statistics.median(column) for column in zip(*near, strict=True)]
-    seconds = torch.tensor(middle, dtype=torch.float64)
-    seconds += torch.tensor([statistics.median(column) for column in zip(*far, strict=True)], dtype=torch.float64)
-    seconds /= 2
+    seconds = (torch.stack(near).median(0).values + torch.stack(far).median(0).values) / 2
     dist.all_reduce(seconds, dist.ReduceOp.MAX)
     return seconds
 
 
-def _once(run: Callable[[], object]) -> tuple[float, float]:
+def _once(run: Callable[[], object]) -> Clocks:
     begun = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - begun[0], time.process_time() - begun[1]
+    return torch.tensor([time.perf_counter() - begun[0], time.process_time() - begun[1]], dtype=torch.float64)
