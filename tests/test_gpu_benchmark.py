@@ -19,7 +19,11 @@ from tdformer.backbones import MODELS, Entry, QKFormer, QKFormerSizes
 MODELS.register("tiny", Entry(QKFormer, QKFormerSizes("imagenet", (16, 24, 32), (1, 1, 2), 4), 32, 3, 10))
 from benchmarks.gpu import runs
 from benchmarks.gpu.__main__ import main
+from cluster.train import graph
 from forked import Command
+from tape import Tape
+
+graph.RECORDERS["cpu"] = Tape  # a graph is CUDA's alone
 
 def start(site, *words, module="cluster.cli"):
     program = f"import runpy; runpy.run_module({module!r}, run_name='__main__')"
@@ -46,6 +50,7 @@ def test_the_gpu_s_benchmark_is_rehearsed(tmp_path: Path) -> None:
     (exact,) = sections["exactness"]["rows"]
     assert exact["twice"] and exact["resumed"]
     assert all(row["kernels"] and row["ms_per_image"] > 0 for row in rows if "name" in row)
+    assert any("as a graph" in row["name"] for row in sections["training step"]["rows"])
     (fed,) = sections["loader"]["rows"]
     assert fed["images_per_second"] > 0 and fed["bare_images_per_second"] > 0 and "RandAugment" in fed["augmentation"]
     assert 0 < sections["checkpoint"]["rows"][0]["held_up_s"] <= sections["checkpoint"]["rows"][0]["written_s"]

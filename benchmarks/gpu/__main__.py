@@ -146,7 +146,7 @@ def _shown(row: dict[str, Any]) -> dict[str, str]:
         "step": row["name"],
         "ms an image (range)": f"{row['ms_per_image']:.2f} ({row['least']:.2f}-{row['most']:.2f})",
         "MFU": f"{100 * row['mfu']:.1f} %" if "mfu" in row else "",
-        "peak GiB (plan)": f"{row['peak_gib']:.1f}{plan}",
+        "peak GiB (plan)": f"{row.get('graph_gib', row['peak_gib']):.1f}{plan}",
         "launches": str(row["launches"]),
         "host ms": f"{row['launch_ms']:.0f}",
         "fused neuron": ", ".join(row["fused"]) or "none",

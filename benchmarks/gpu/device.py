@@ -38,6 +38,10 @@ class Device:
         if self.cuda:
             torch.cuda.empty_cache()
 
+    def reserved(self) -> int:
+        """Bytes that torch has of a GPU, also those of graphs that do not run."""
+        return torch.cuda.memory_reserved() if self.cuda else 0
+
     def milliseconds(self, run: Run, rounds: int) -> list[float]:
         """Of each of `rounds` calls: between events on the device, or on the clock."""
         found = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,6 +81,7 @@ class Contender:
     train: bool = True
     channels_last: bool = False
     compiled: bool = False
+    graph: bool = False  # its step is recorded once, and replayed
 
 
 def _of_ours(name: str, *choice: Any) -> Contender:
@@ -104,6 +105,7 @@ OURS = [
     _of_ours("none, N = 2", "none", 2),
     _of_ours("unit, N = 2", "unit", 2),
     _of_ours("unit, borders = 2, N = 4", "unit", 4, 2),
+    replace(_of_ours("unit, borders = 2, N = 4, as a graph", "unit", 4, 2), graph=True),
 ]
 PEERS = [
     *_peers(True),
@@ -141,12 +143,16 @@ def measured(contender: Contender, work: Work, device: Device) -> dict[str, Any]
             tdformer.segment_loss(logits, labels).backward()
             model.zero_grad()
 
+    run: Callable[[], None] = step
+    if contender.graph:
+        run, held = recorded(step, device)
+        row["graph_gib"] = held / GIB
     for _ in range(work.warm):
-        step()
-    times = [ms / batch for ms in device.milliseconds(step, work.rounds)]
+        run()
+    times = [ms / batch for ms in device.milliseconds(run, work.rounds)]
     row |= {"ms_per_image": statistics.median(times), "least": min(times), "most": max(times)}
-    row |= {"launch_ms": device.launch(step), "peak_gib": device.peak(step, model) / GIB}
-    kernels = device.kernels(step)
+    row |= {"launch_ms": device.launch(run), "peak_gib": device.peak(run, model) / GIB}
+    kernels = device.kernels(run)
     row |= {"launches": sum(count for _, _, count in kernels), "kernels": kernels[:20]}
     row["fused"] = sorted({name for name, _, _ in kernels if re.search("_fire|lif(?!t)", name, re.IGNORECASE)})
     if contender.train:
@@ -155,6 +161,17 @@ def measured(contender: Contender, work: Work, device: Device) -> dict[str, Any]
         if device.peak_rate:
             row["mfu"] = operations(work) / (row["ms_per_image"] * 1e-3 * device.peak_rate)
     return row
+
+
+def recorded(step: Callable[[], None], device: Device) -> tuple[Callable[[], None], int]:
+    """A step as `engine.graph` has it, and the bytes that its memory takes while nothing runs."""
+    from cluster.train.graph import RECORDERS
+
+    device.free()
+    before = device.reserved()
+    replay = RECORDERS[device.kind](step).replay
+    device.free()
+    return replay, device.reserved() - before
 
 
 def planned(contender: Contender, work: Work, batch: int) -> float:

@@ -137,7 +137,7 @@ def at_most(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     height, width = model.config["image_size"]
     channels = sum(p.shape[0] for p in model.parameters() if p.dim() > 1)
     activations = 4 * channels * height * width * model.time_steps * plan.micro_batch
-    most: int = 2 * activations + state_bytes(model, config, plan)
+    most: int = (1 + config.engine.graph) * 2 * activations + state_bytes(model, config, plan)
     return most
 
 
@@ -170,8 +170,9 @@ def counted(
 
 
 def activations(config: Config, cost: Cost) -> int:
-    """Bytes of what is neither the model's nor the optimizer's, at the peak of all."""
-    return cost.peak if config.engine.zero_stage else cost.together - cost.gradients
+    """Bytes of what is neither the model's nor the optimizer's, at the peak of all. A graph keeps them, and gradients,
+    beside those of a step that logs; its inputs, 4 bytes a value of the step's pictures, are not counted."""
+    return cost.peak if config.engine.zero_stage else (1 + config.engine.graph) * (cost.together - cost.gradients)
 
 
 BUCKET = 25 * 2**18
@@ -235,7 +236,8 @@ def state_parts(model: TDFormer, config: Config, plan: BatchPlan, cost: Cost | N
         before = 4 * trained if plan.accumulation > 1 else 0  # of the micro-batches before
         buckets = max(0, 4 * trained + buckets - before - cost.together)
         gradients, summed = before + cost.gradients, 0
-    return StateBytes(weights, gradients + summed, moments, buckets, 4 * count if config.train.ema_decay else 0)
+    gradients = (1 + config.engine.graph) * (gradients + summed)
+    return StateBytes(weights, gradients, moments, buckets, 4 * count if config.train.ema_decay else 0)
 
 
 def ranks_here(world: int) -> int:

@@ -101,3 +101,19 @@ class Setup:
                 f"train.optimizer={train.optimizer} takes steps of whole parameters, and ZeRO shards them; set "
                 "engine.zero_stage=0"
             )
+        if self.config.engine.graph:
+            self._check_graph()
+
+    def _check_graph(self) -> None:
+        """Refuse what one graph of forward and backward passes cannot hold: it runs no Python and meets no rank."""
+        train, stage, ranks = self.config.train, self.config.engine.zero_stage, self.plan.norm_ranks
+        reasons = {
+            f"engine.zero_stage={stage} hands gradients on by Python in between": stage > 0,
+            f"train.precision={train.precision} takes a loss scale that the step before decides": (
+                train.computes_in.scaled
+            ),
+            f"{ranks} processes exchange a norm batch of {self.plan.norm_batch} in between": ranks > 1,
+        }
+        for why, there in reasons.items():
+            if there:
+                raise RunError(f"engine.graph=true records forward and backward passes, and {why}; set it false")

@@ -31,6 +31,7 @@ NEUTRAL = frozenset(
         "train.threads",
         "engine.device",
         "engine.deterministic",
+        "engine.graph",
         "engine.zero_stage",
         "recompute.policy",
         "recompute.borders",

@@ -193,6 +193,7 @@ class EngineConfig:
     device: str = setting("auto", choices=("auto", "cpu", "cuda"))
     deterministic: bool = True
     zero_stage: int = setting(0, choices=(0, 1, 2, 3))
+    graph: bool = False
     reduce: str = setting("fp32", choices=("fp32", "bf16"))
     timeout_minutes: float = setting(10.0, above=0, most=10**6)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from itertools import accumulate
 from typing import NamedTuple, cast
@@ -144,7 +144,7 @@ def start(model: TDFormer, config: Config, plan: BatchPlan) -> DeepSpeedEngine:
     engine.stops_itself = not config.engine.zero_stage and getattr(_inner(engine), STOPS, False)
     _begin_states(engine)
     if not config.engine.zero_stage:
-        Sums(engine, bucket(model))
+        engine.sums = Sums(engine, bucket(model))
     elif not kind.elementwise:
         cast(OverShares, _inner(engine)).over_shares(_pieces(engine), len(list(model.parameters())))
     return engine
@@ -184,6 +184,9 @@ class Sums:
         self.engine, self.size = engine, size
         self._ready: list[nn.Parameter] = []
         self._begun: list[tuple[Tensor, dist.Work]] = []
+        self.waiting = False
+        """Meanwhile nothing is summed, and `order` notes how gradients come."""
+        self.order: dict[nn.Parameter, None] = {}
         self._of_all_ranks = dist.get_world_size() > 1
         engine.allreduce_gradients = self.finish
         if self._of_all_ranks:
@@ -192,6 +195,9 @@ class Sums:
 
     def add(self, parameter: nn.Parameter) -> None:
         """A gradient is there; the order is autograd's, the same on all ranks."""
+        if self.waiting:
+            self.order.setdefault(parameter)
+            return
         if not self.engine.is_gradient_accumulation_boundary():
             return
         if sum(p.numel() for p in self._ready) + parameter.numel() > self.size:
@@ -210,7 +216,7 @@ class Sums:
 
     def finish(self) -> None:
         """Gradients become means over the ranks; what has none gets zeros, so that the optimizer treats it alike."""
-        if not self.engine.is_gradient_accumulation_boundary():
+        if self.waiting or not self.engine.is_gradient_accumulation_boundary():
             return
         for _, parameter in trained(self.engine.module):
             if parameter.grad is None:
@@ -229,6 +235,28 @@ def backward(engine: DeepSpeedEngine, loss: Tensor, scale: float | None = None) 
     elif scale is not None:
         loss = loss * scale
     engine.backward(loss)
+
+
+@contextmanager
+def unsummed(engine: DeepSpeedEngine) -> Iterator[None]:
+    """Meanwhile `backward`, without ZeRO, leaves gradients as they are on this rank."""
+    engine.sums.waiting = True
+    try:
+        yield
+    finally:
+        engine.sums.waiting = False
+
+
+def take(engine: DeepSpeedEngine, gradients: Mapping[nn.Parameter, Tensor]) -> None:
+    """Go on as if `backward` had made these gradients, `unsummed`, of all micro-batches of a step: they are summed up
+    over the ranks in the order in which backward comes to them, and `update` is next."""
+    for parameter, gradient in gradients.items():
+        parameter.grad = gradient
+    while not engine.is_gradient_accumulation_boundary():
+        engine.step()  # which counts
+    for parameter in engine.sums.order:
+        engine.sums.add(parameter)
+    engine.sums.finish()
 
 
 class Outcome(NamedTuple):

@@ -6,15 +6,18 @@ import json
 import signal
 import time
 import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 import tdformer
 from pipelines.loader import Batch
 from pipelines.order import Cursor, steps_per_epoch
 from pipelines.workers import Workers, anywhere, pinned
-from tdformer.norm import norm_batch, step_statistics
+from tdformer.norm import StepStatistics, norm_batch, step_statistics
 
 from ..build import devices
 from ..build.data import input_facts
@@ -31,6 +34,7 @@ from . import engine as engines
 from .agreement import by_all, by_first, neighbours, of_first, same_data
 from .evaluate import evaluate
 from .feed import Feed
+from .graph import Graph, Inputs
 from .hooks import chosen
 from .reading import Reading, runs_ahead
 from .scale import LossScale
@@ -45,6 +49,14 @@ from .watchdog import Watchdog
 SLOTS = {"window": 3, "damaged": 1, "stop": len(KINDS), "due": 1}
 """The loop's own, see `Trainer.step`: (loss, correct, images); samples that were not read; signals; time to save. With
 fp16 also `broken`: ranks whose loss is not finite."""
+
+
+class Passed(NamedTuple):
+    """What a step's micro-batches give: the slot `window`, what BatchNorm measured, and the update."""
+
+    window: Tensor
+    statistics: StepStatistics
+    outcome: engines.Outcome
 
 
 class Trainer:
@@ -104,6 +116,7 @@ class Trainer:
         norm_batch(model, self.plan.norm_batch, neighbours(self.plan.norm_ranks, config.engine.timeout_minutes))
         self.outputs: int = model.config["num_classes"]  # of the head
         self.engine = engines.start(model, config, self.plan)
+        self.graph = Graph(self.engine, self.passes) if config.engine.graph else None
         if resumed is not None:
             engines.restore_moments(self.engine, resumed.parts["optimizer"], self.state.step - self.state.skipped)
 
@@ -177,24 +190,9 @@ class Trainer:
         # Whatever draws from torch's generator does so as a function of (seed, step, rank): nothing to save.
         torch.manual_seed(zlib.crc32(f"{config.seed} {state.step} {self.rank}".encode()))
         engines.set_lr(self.engine, step.lr)
-        window = torch.zeros(3, dtype=torch.float64, device=self.device)
-        with self.hooks.during(step), step_statistics() as statistics:
-            for batch in batches:
-                with self.stopwatch:
-                    images, targets, labels = self.feed.inputs(batch, state.cursor, self.outputs)
-                    with devices.autocast(self.device, train.precision):
-                        logits = self.engine(images)
-                self.settle()  # now that the device has something to do while the host waits
-                step.scale = None if state.scale is None else state.scale.value
-                loss = tdformer.segment_loss(logits, targets, train.alphas)
-                # Times 1; a loss that is not finite makes its gradient so, and the step is left out on all ranks.
-                engines.backward(self.engine, loss * (1 + 0 * loss.detach()), step.scale)
-                correct = (logits[-1].argmax(1) == labels).sum()
-                count = torch.full_like(correct, len(labels))
-                window += torch.stack([loss.detach() * len(labels), correct, count])
-                del loss, logits  # and with them what backward was computed from
-                outcome = engines.update(self.engine, train.clip_grad, step.scale)
-        assert outcome is not None  # of the last micro-batch
+        with self.hooks.during(step):
+            looked_at = self.graph is None or step.logs  # by hooks, at units
+            window, statistics, outcome = (self.computed if looked_at else self.replayed)(step, batches)
         step.worked = self.stopwatch.read()
         damaged = {i: line for batch in batches for i, line in batch.damaged.items()}
         shares: dict[str, Addend] = {
@@ -214,6 +212,60 @@ class Trainer:
         if step.logs or not self.later:
             self.settle()
         return step
+
+    def computed(self, step: Step, batches: list[Batch]) -> Passed:
+        """The micro-batches of a step, one after the other."""
+        window = self.nothing()
+        with step_statistics() as statistics:
+            for batch in batches:
+                with self.stopwatch:
+                    images, targets, labels = self.feed.inputs(batch, self.state.cursor, self.outputs)
+                    logits = self.forward(images)
+                self.settle()  # now that the device has something to do while the host waits
+                step.scale = None if self.state.scale is None else self.state.scale.value
+                window += self.backward(logits, targets, labels, step.scale)
+                del logits  # and with them what backward was computed from
+                outcome = engines.update(self.engine, self.config.train.clip_grad, step.scale)
+        assert outcome is not None  # of the last micro-batch
+        return Passed(window, statistics, outcome)
+
+    def replayed(self, step: Step, batches: list[Batch]) -> Passed:
+        """The same by the graph, which has all of them at once."""
+        assert self.graph is not None
+        with self.stopwatch:
+            inputs = [self.feed.inputs(batch, self.state.cursor, self.outputs) for batch in batches]
+            window, statistics = self.graph.replay(inputs)
+        self.settle()
+        engines.take(self.engine, self.graph.gradients)
+        outcome = engines.update(self.engine, self.config.train.clip_grad)
+        assert outcome is not None
+        return Passed(window, statistics, outcome)
+
+    def passes(self, inputs: Sequence[Inputs]) -> Tensor:
+        """What the graph records."""
+        window = self.nothing()
+        for images, targets, labels in inputs:
+            window += self.backward(self.forward(images), targets, labels)
+        return window
+
+    def nothing(self) -> Tensor:
+        """The slot `window` of no image."""
+        return torch.zeros(SLOTS["window"], dtype=torch.float64, device=self.device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits of a micro-batch, `[N, B, K]`."""
+        with devices.autocast(self.device, self.config.train.precision):
+            logits: Tensor = self.engine(images)
+        return logits
+
+    def backward(self, logits: Tensor, targets: Tensor, labels: Tensor, scale: float | None = None) -> Tensor:
+        """A micro-batch's gradients, and what it adds to `window`."""
+        loss = tdformer.segment_loss(logits, targets, self.config.train.alphas)
+        # Times 1; a loss that is not finite makes its gradient so, and the step is left out on all ranks.
+        engines.backward(self.engine, loss * (1 + 0 * loss.detach()), scale)
+        correct = (logits[-1].argmax(1) == labels).sum()
+        count = torch.full_like(correct, len(labels))
+        return torch.stack([loss.detach() * len(labels), correct, count])
 
     def settle(self) -> None:
         """What came of the step that was launched last, once its numbers are there. Weights and moments are as it left

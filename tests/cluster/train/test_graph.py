@@ -1,0 +1,140 @@
+"""A step as a graph is the step without one, to the bit; on the CPU, where a tape of operators stands in for CUDA's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import torch
+from forked import TDFORMER, Command
+from same_run import assert_equal
+
+from cluster.build.setup import Setup
+from cluster.config import load
+from cluster.errors import RunError
+from cluster.run.folder import RunFolder
+
+RUNS = """\
+import math, os, signal
+import tdformer, torch
+from tape import Tape
+from cluster.cli import main
+from cluster.train import engine, feed, graph, loop
+
+graph.RECORDERS["cpu"] = Tape
+engine.runs_ahead = loop.runs_ahead = lambda device: True
+inputs, step, replay, forward = feed.Feed.inputs, loop.Trainer.step, graph.Graph.replay, tdformer.TDFormer.forward
+
+def poisoned(own, batch, cursor, outputs):
+    images, targets, labels = inputs(own, batch, cursor, outputs)
+    return images, targets * (math.inf if poisoned.on else 1), labels
+
+def noted(trainer, *given):
+    number = trainer.state.step + 1
+    poisoned.on = number == 2
+    if number == int(os.environ.get("KILLED", 0)):
+        trainer.saved()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(trainer, *given)
+
+def drawing(model, images):
+    if model.training and not images.is_meta:
+        images = images + torch.rand_like(images) / 8
+        assert not os.environ.get("LOOKS") or images.max() > 0
+    return forward(model, images)
+
+def told(own, given):
+    print("replayed", flush=True)
+    return replay(own, given)
+
+feed.Feed.inputs, loop.Trainer.step, graph.Graph.replay, tdformer.TDFormer.forward = poisoned, noted, told, drawing
+main()
+"""
+RECIPE = """\
+name: run
+model: {name: quickstart, time_steps: 2, width: 48, depths: [1, 1, 1], heads: 2}
+data: {dataset: digits, root: SHARDS, share: 0.35, augment: {crop_padding: 1}, mixup: 0.2}
+train: {epochs: 2, global_batch: 8, micro_batch: 4, clip_grad: 0.5, ema_decay: 0.9, threads: 1}
+checkpoint: {every_steps: 3, every_minutes: null, keep: 4}
+log: {every_steps: 4}
+"""
+STEPS = 6
+"""In two epochs, of which the second one leaves its weights, and the fourth one logs."""
+FED_BACK = ("model.segments=2", "model.feedback=all")
+CASES = {
+    "none": ("train.micro_batch=8", "train.norm_batch=4"),
+    "unit": (*FED_BACK, "recompute.policy=unit", "train.precision=bf16"),
+    "block": ("recompute.policy=block", "train.optimizer=lamb"),
+    "ranks": (*FED_BACK, "train.processes=2", "train.micro_batch=2", "train.norm_batch=2"),
+}
+"""One micro-batch of two norm batches, and two micro-batches; N = 1 and 2."""
+Start = Callable[..., tuple[CompletedProcess[str], Path]]
+
+
+@pytest.fixture(scope="module")
+def start(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Start:
+    folder = tmp_path_factory.mktemp("graph")
+    (folder / "recipe.yaml").write_text(RECIPE.replace("SHARDS", str(few_digits)))
+
+    def start(runs: str, *words: str, program: str = RUNS, **environment: int) -> tuple[CompletedProcess[str], Path]:
+        env = os.environ | {name: str(value) for name, value in environment.items()}
+        command = Command(
+            "train", folder / "recipe.yaml", f"runs_dir={folder / runs}", *words, cwd=folder, env=env, program=program
+        )
+        done = command.completed()
+        print(done.stdout, done.stderr)
+        return done, folder / runs
+
+    return start
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_by_a_graph_is_the_run_without(start: Start, case: str) -> None:
+    """Metrics, weights, moments and their average, with a step that is left out, one that logs, which runs without,
+    random numbers in the model, and an evaluation between two epochs; `unit` is killed, too, and goes on."""
+    done, eager = start(f"{case}-eager", *CASES[case])
+    assert done.returncode == 0 and "replayed" not in done.stdout
+    if case == "unit":
+        killed, _ = start(f"{case}-graph", *CASES[case], "engine.graph=true", KILLED=6)
+        assert killed.returncode == -9 and killed.stdout.count("replayed") == 4
+    done, graphed = start(f"{case}-graph", *CASES[case], "engine.graph=true")
+    ranks = 2 if case == "ranks" else 1
+    assert done.returncode == 0
+    assert done.stdout.count("replayed") == ranks * (2 if case == "unit" else STEPS - 1)
+    assert_equal(eager, graphed)
+    (row,) = (row for row in RunFolder(graphed / "run").metrics.read("step") if "lr" in row)
+    assert row["step"] == 4 and row["skipped"] == 1
+
+
+def test_what_no_graph_holds_is_refused(start: Start, few_digits: Path) -> None:
+    """In one line, on every way to it: by its settings, where there is no GPU, and where a step looks at a number."""
+    words = (f"data.root={few_digits}", "data.dataset=digits", "model.name=quickstart", "engine.graph=true")
+    for word, why in {
+        "engine.zero_stage=2": "engine.zero_stage=2 hands gradients on by Python",
+        "train.precision=fp16": "train.precision=fp16 takes a loss scale",
+        "train.norm_batch=8": "2 processes exchange a norm batch of 8",
+    }.items():
+        setup = Setup.to_train(load(None, [*words, "train.global_batch=8", "train.micro_batch=4", word]), 2)
+        with pytest.raises(RunError, match=f"engine.graph=true records forward and backward passes, and {why}"):
+            setup.check()
+    done, _ = start("cpu", "engine.graph=true", program=TDFORMER)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "engine.graph=true records what a GPU is asked for, and there is none (cpu)" in done.stderr
+    done, _ = start("looks", "engine.graph=true", LOOKS=1)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "engine.graph=true: no graph of this step (operation not permitted when stream is captur" in done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("case", ["none", "unit", "block"])
+def test_a_run_by_a_cuda_graph_is_the_run_without(start: Start, case: str) -> None:
+    (one, eager), (other, graphed) = (
+        start(f"{case}-cuda-{graph}", *CASES[case], "engine.device=cuda", f"engine.graph={graph}")
+        for graph in ("false", "true")
+    )
+    assert one.returncode == other.returncode == 0 and other.stdout.count("replayed") == STEPS - 1
+    assert_equal(eager, graphed)
