@@ -4,9 +4,10 @@ mixing; and the cores that feed eight GPUs.
     python -m benchmarks.augmentation [--images 640] [--rounds 5]
 
 The photographs are those of benchmarks.loader, 500 x 375, in shards; one process reads batches of 64 at 224 x 224, so
-one core's work with nothing beside it. A part's time is the process's CPU time in it, without that of parts inside it.
-Operations are those that the recipe draws for these pictures, so a part's share is what it has in training. Parts are
-timed in a pass of their own, which the clocks make longer; shown is the round in which they took least.
+one core's work with nothing beside it; for a CPU, and for a GPU, which erases by itself. A part's time is the process's
+CPU time in it, without that of parts inside it. Operations are those that the recipe draws for these pictures, so a
+part's share is what it has in training. Parts are timed in a pass of their own, which the clocks make longer; shown is
+the round in which they took least.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch
 from benchmarks import machine, table
 from benchmarks.loader import BATCH, SIZE, WANTED, Photographs, ours, recipe_of, write
 from pipelines.store import tars
-from pipelines.views import augment, mix
+from pipelines.views import augment, erase, mix
 
 P, R = ParamSpec("P"), TypeVar("R")
 PASS = "read, checksum, keyed draws, batch put together"
@@ -64,7 +65,9 @@ def watched(spent: Spent, recipe: augment.Augment) -> Iterator[None]:
             (tars, "crop", "decode, box brought to size"),
             (augment, "_mirrored", "flip"),
             (augment.Augment, "_coloured", "RandAugment around its operations"),
-            (augment.Augment, "_erase", "erasing"),
+            (erase.Erasing, "place", "erasing: its box"),
+            (erase.Erasing, "write", "erasing: its pixels"),
+            (erase.Place, "row", "erasing: told to the device"),
             (mix, "drawn", "mixing drawn, by the trainer"),
         ):
             stack.enter_context(patch.object(owner, name, spent.on(part, getattr(owner, name))))
@@ -85,11 +88,15 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measure(photos: Photographs) -> tuple[float, Spent]:
+FOR = {"a CPU": True, "a GPU": False}
+"""Whether workers erase."""
+
+
+def measure(photos: Photographs, finish: bool) -> tuple[float, Spent]:
     """CPU seconds of a pass over the photographs, and its parts by a second one, which clocks make longer."""
 
     def all_of_them() -> None:
-        for number, (batch,) in enumerate(ours(photos, augment=recipe)):
+        for number, (batch,) in enumerate(ours(photos, augment=recipe, finish=finish)):
             mix.drawn(len(batch.ids), (SIZE, SIZE), mixup=0.8, cutmix=1.0, seed=0, epoch=0, step=number, position=0)
 
     spent, recipe, begun = Spent(), recipe_of(photos.data), time.thread_time()
@@ -124,14 +131,15 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         photos = write(Path(name), [(375, 500)], images, 0)
         with one_thread():
-            found = [measure(photos) for _ in range(asked.rounds)]
-    passes = [1000 * taken / images for taken, _ in found]
-    parts = min((spent for _, spent in found), key=lambda spent: spent.seconds.total())
-    rate = 1000 / min(passes)
-    print(f"{machine()}; {images} images, {asked.rounds} rounds, in one process of one thread")
-    print(f"CPU ms an image in each round: {', '.join(f'{one:.2f}' for one in passes)}")
-    print(f"{rate:.0f} images/s a core; {WANTED / rate:.1f} cores for {WANTED:,} images/s\n")
-    print(table(["part", "CPU ms an image", "share", "calls of 100 images", "ms a call"], rows(parts, images)))
+            found = [[measure(photos, finish) for finish in FOR.values()] for _ in range(asked.rounds)]
+    print(f"{machine()}; {images} images, {asked.rounds} rounds, in turns, in one process of one thread")
+    for kind, measured in zip(FOR, zip(*found, strict=True), strict=True):
+        passes = [1000 * taken / images for taken, _ in measured]
+        parts = min((spent for _, spent in measured), key=lambda spent: spent.seconds.total())
+        rate = 1000 / min(passes)
+        print(f"\nFor {kind}: CPU ms an image in each round: {', '.join(f'{one:.2f}' for one in passes)}")
+        print(f"{rate:.0f} images/s a core; {WANTED / rate:.1f} cores for {WANTED:,} images/s\n")
+        print(table(["part", "CPU ms an image", "share", "calls of 100 images", "ms a call"], rows(parts, images)))
 
 
 if __name__ == "__main__":

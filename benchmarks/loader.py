@@ -169,11 +169,14 @@ def ours(
     photos: Photographs,
     data: Samples | None = None,
     augment: Augment = Augment(flip=0.5),  # noqa: B008 - frozen
+    finish: bool = True,
 ) -> Iterator[Any]:
-    """As `tdformer train` reads them: bicubic, bytes, which become floats on the device."""
+    """As `tdformer train` reads them: bicubic, bytes, which become floats on the device. finish: whether they are
+    erased here, as for a CPU, or where they are sent."""
     data = data or photos.data
     cursor = order.Cursor(0, 0, 0, BATCH, data.digest)
-    yield from train_loader(data, cursor, order.Share(BATCH), augment=augment, workers=photos.workers, view=View(SIZE))
+    view, share = View(SIZE), order.Share(BATCH)
+    yield from train_loader(data, cursor, share, augment=augment, workers=photos.workers, view=view, finish=finish)
 
 
 def ours_from_ffcv(photos: Photographs) -> Iterator[Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .raw.recorded import EventDataset, EventFolder
     from .raw.source import Dataset, Sample, Source
     from .remote import Patience, Remote
-    from .samples import Augmentation, Encoded, Kind, Samples, Seen
+    from .samples import Augmentation, Encoded, InTwo, Kind, Samples, Seen
     from .settings import AugmentSettings, Settings
     from .store.cache import Cache
     from .store.opening import open_split
@@ -43,7 +43,7 @@ _PLACES = {
     "raw.recorded": ("EventDataset", "EventFolder"),
     "raw.source": ("Dataset", "Sample", "Source"),
     "remote": ("Patience", "Remote"),
-    "samples": ("Augmentation", "Encoded", "Kind", "Samples", "Seen"),
+    "samples": ("Augmentation", "Encoded", "InTwo", "Kind", "Samples", "Seen"),
     "settings": ("AugmentSettings", "Settings"),
     "store.cache": ("Cache",),
     "store.opening": ("open_split",),
@@ -78,6 +78,7 @@ __all__ = [
     "FileSamples",
     "FolderDataset",
     "FrameView",
+    "InTwo",
     "Kind",
     "Patience",
     "Remote",

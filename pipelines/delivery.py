@@ -59,8 +59,8 @@ def _used(x: Tensor, by: torch.cuda.Stream) -> Tensor:
 
 def _each(batch: Batch, what: Callable[[Tensor], Tensor]) -> Batch:
     """The batch with `what` of each tensor that a device computes with."""
-    mixing = None if batch.mixing is None else what(batch.mixing)
-    return replace(batch, images=what(batch.images), labels=what(batch.labels), mixing=mixing)
+    mixing, drawn = (None if one is None else what(one) for one in (batch.mixing, batch.drawn))
+    return replace(batch, images=what(batch.images), labels=what(batch.labels), mixing=mixing, drawn=drawn)
 
 
 @lru_cache

@@ -23,7 +23,8 @@ class Batch:
     sample ids `[B]`; position of the first in its global batch.
 
     damaged: what could not be read and why, by id; `ids` has those that stand in. mixing: how its pairs are mixed, see
-    `views.mix.drawn`; None: that is not drawn yet, or they are not.
+    `views.mix.drawn`; None: that is not drawn yet, or they are not. drawn: for the end of their augmentation, `[B, k]`,
+    which is left to the device; see `samples.InTwo`.
     """
 
     images: Tensor
@@ -32,6 +33,7 @@ class Batch:
     position: int
     damaged: dict[int, str] = field(default_factory=dict)
     mixing: Tensor | None = None
+    drawn: Tensor | None = None
 
 
 def _batches(
@@ -45,10 +47,11 @@ def _batches(
         with data.following(wanted, how.windows) as reads, closing(pool.read(data, how, wanted)) as found:
             for number, (_, position) in enumerate(asked):
                 reads(number)
-                images, ids, damaged = next(found)
+                images, ids, damaged, drawn = next(found)
                 reads(number + 1)
                 labels = torch.from_numpy(data.labels[ids].astype(np.int64))
-                yield Batch(torch.from_numpy(images), labels, torch.from_numpy(ids), position, damaged)
+                left = None if drawn is None else torch.from_numpy(drawn)
+                yield Batch(torch.from_numpy(images), labels, torch.from_numpy(ids), position, damaged, drawn=left)
     finally:
         if pool is not workers:
             pool.close()
@@ -64,12 +67,14 @@ def train_loader(
     view: Seen | None = None,
     skip: bool = False,
     window: int | None = None,
+    finish: bool = True,
 ) -> Iterator[list[Batch]]:
     """From the cursor to the end of its epoch: the micro-batches of each optimizer step. Reads nothing before it.
 
     view: what is seen of a sample; None: pictures as they are. skip: others stand in for damaged samples, and batches
     tell of them. window: shards shuffled together; None: all. workers: those that read, or how many are to be started
-    for this epoch alone. Raises DataError for a damaged sample that is not skipped, or a batch that does not divide.
+    for this epoch alone. finish: whether an augmentation in two is done to its end; else batches say what was drawn for
+    that. Raises DataError for a damaged sample that is not skipped, or a batch that does not divide.
     """
     permuted = order.epoch_order(cursor, data.shard_of, window)
     size = cursor.global_batch
@@ -79,7 +84,8 @@ def train_loader(
         for position, ids in share.of(order.global_batch(permuted, step, size))
     ]
     windows = order.windows(cursor.seed, cursor.epoch, order.shards_in(data.shard_of), window)
-    how = Reading(view, augment, cursor.epoch, cursor.seed if skip else None, frozenset(cursor.damaged), windows)
+    seed, damaged = cursor.seed if skip else None, frozenset(cursor.damaged)
+    how = Reading(view, augment, cursor.epoch, seed, damaged, windows, finish)
     batches = _batches(data, how, asked, workers)
     for _ in range(0, len(asked), share.accumulation):
         yield [next(batches) for _ in range(share.accumulation)]

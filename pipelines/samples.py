@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 from .errors import DataError
 from .remote import Remote
 from .settings import Settings
+
+if TYPE_CHECKING:  # an index is also read where nothing is computed
+    import torch
+    from torch import Tensor
 
 T = TypeVar("T")
 Array = NDArray[np.generic]
@@ -24,6 +28,24 @@ has parts of a pixel and what lies around it is seen by the filter."""
 Augmentation = Callable[..., Array]
 """Of a sample as it is seen, the epoch and the sample's id -> one of its kind. Like a view it is pickled on its way to
 data workers: a function of a module, or an instance of a class of one."""
+
+
+@runtime_checkable
+class InTwo(Protocol):
+    """An augmentation whose end can be left to the device that a batch is sent to."""
+
+    def begin(self, sample: Array, epoch: int, sample_id: int, /) -> tuple[Array, NDArray[np.int64]]:
+        """All but its end, and what was drawn for that, `[k]` of the same k for each sample."""
+        ...
+
+    def finish(self, samples: Tensor, drawn: Tensor, /) -> None:
+        """In place, for `samples` `[B, ...]` with `drawn` `[B, k]`, where they lie: the bits of the whole done at
+        once."""
+        ...
+
+    def finishes_on(self, device: torch.device, /) -> bool:
+        """Whether `finish` has something to do, and can there."""
+        ...
 
 
 class Samples(Protocol):

@@ -25,7 +25,7 @@ import torch
 from . import draws
 from .errors import DamagedSample, DataError
 from .order import Ids
-from .samples import Array, Augmentation, Samples, Seen
+from .samples import Array, Augmentation, InTwo, Samples, Seen
 from .stand_in import StandIns
 
 
@@ -34,7 +34,7 @@ class Reading:
     """What is done with the samples of an epoch or, epoch None, in evaluation.
 
     view: None: pictures as they are. seed, damaged: of `StandIns`, None: a damaged sample is an error. windows: see
-    `Samples.following`.
+    `Samples.following`. finish: whether an augmentation in two is done to its end.
     """
 
     view: Seen | None
@@ -43,6 +43,7 @@ class Reading:
     seed: int | None = None
     damaged: frozenset[int] = frozenset()
     windows: Ids | None = None
+    finish: bool = True
 
 
 class Layout(NamedTuple):
@@ -80,11 +81,12 @@ def pinned(size: int) -> Array:
 
 class Read(NamedTuple):
     """images `[B, ...]`; ids: of the samples that were read, those that stand in for others among them; damaged: what
-    could not be read and why, by id."""
+    could not be read and why, by id. drawn: for the end of the augmentation, `[B, k]`, where that is left."""
 
     images: Array
     ids: Ids
     damaged: dict[int, str]
+    drawn: Ids | None = None
 
 
 class Reader:
@@ -92,40 +94,50 @@ class Reader:
 
     def __init__(self, data: Samples, how: Reading) -> None:
         self.data, self.how = data, how
+        self.begin = how.augment.begin if isinstance(how.augment, InTwo) and not how.finish else None
         self.stand_ins = None if how.seed is None else StandIns(how.seed, data.shard_of, how.damaged)
 
     def read(self, wanted: Ids, place: Place) -> tuple[Layout, Read]:
         """The samples `wanted`, in memory from `place`. Raises DataError."""
         damaged: dict[int, str] = {}
+        drawn: list[Ids] = []
         ids, samples = np.array(wanted), wanted.tolist()
         with draws.batch(samples):
             for k, i in enumerate(samples):
-                ids[k], sample = self._sample(i, damaged)
+                ids[k], sample = self._sample(i, damaged, drawn)
                 if k == 0:
                     layout = Layout.of(sample, len(ids))
                     batch = layout.on(place(len(ids) * sample.nbytes))
                 batch[k] = sample
-        return layout, Read(batch, ids, damaged)
+        return layout, Read(batch, ids, damaged, np.stack(drawn) if drawn else None)
 
-    def _sample(self, i: int, damaged: dict[int, str]) -> tuple[int, Array]:
-        """Sample i, or the one that stands in for it, as it is seen; what cannot be read is added to `damaged`."""
+    def _sample(self, i: int, damaged: dict[int, str], drawn: list[Ids]) -> tuple[int, Array]:
+        """Sample i, or the one that stands in for it, as it is seen; what cannot be read is added to `damaged`, and
+        what is drawn for what is left of its augmentation to `drawn`."""
         if self.stand_ins is None or self.how.epoch is None:
-            return i, self._seen(i)
+            return i, self._seen(i, drawn)
         for other in self.stand_ins.of(self.how.epoch, i):
             try:
-                return other, self._seen(other)
+                return other, self._seen(other, drawn)
             except DamagedSample as error:
                 damaged[other] = str(error)
         raise DataError(f"neither sample {i} nor any of those drawn from its shard can be read; look at the disk")
 
-    def _seen(self, i: int) -> Array:
+    def _seen(self, i: int, drawn: list[Ids]) -> Array:
         view, augment, epoch = self.how.view, self.how.augment, self.how.epoch
         sample = self.data.image(i) if view is None else view.see(self.data, i, epoch)
-        return sample if augment is None or epoch is None else augment(sample, epoch, i)
+        if augment is None or epoch is None:
+            return sample
+        if self.begin is None:
+            return augment(sample, epoch, i)
+        sample, row = self.begin(sample, epoch, i)
+        drawn.append(row)
+        return sample
 
 
-Answer = tuple[Layout, Ids | None, dict[int, str]]
-"""How a worker's batch lies in memory, the ids that were read where they are not those asked for, and damaged ones."""
+Answer = tuple[Layout, Ids | None, dict[int, str], Ids | None]
+"""How a worker's batch lies in memory, the ids that were read where they are not those asked for, damaged ones, and
+what was drawn for what is left of the augmentation."""
 _AHEAD = 2
 """Batches that a worker is asked for before one is taken, and for which it has memory."""
 
@@ -198,12 +210,12 @@ class Workers:
                 for ids in asked[taken + self._due : taken + _AHEAD * self.count]:
                     self._send((taken + self._due) % self.count, ids)
                     self._due += 1
-                layout, others, damaged = self._receive(taken % self.count)
+                layout, others, damaged, drawn = self._receive(taken % self.count)
                 shared = layout.on(self._slot(taken % self.count, taken // self.count))
                 images = layout.on(self.place(shared.nbytes))
                 images[...] = shared  # on one thread; torch would keep all of them busy for it
                 self._taken, self._due = taken + 1, self._due - 1
-                yield Read(images, asked[taken] if others is None else others, damaged)
+                yield Read(images, asked[taken] if others is None else others, damaged, drawn)
         finally:
             if self._due:  # nobody takes them
                 self.close()
@@ -283,7 +295,7 @@ def _answer(reader: Reader, asked: Ids, memory: memoryview) -> Answer | DataErro
         return error
     except Exception:
         return traceback.format_exc()
-    return layout, None if np.array_equal(read.ids, asked) else read.ids, read.damaged
+    return layout, None if np.array_equal(read.ids, asked) else read.ids, read.damaged, read.drawn
 
 
 def _called(name: str) -> None:

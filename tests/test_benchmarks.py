@@ -177,15 +177,22 @@ def test_the_recipe_is_timed_by_part(capsys: pytest.CaptureFixture[str], monkeyp
     augmentation.main(["--images", "64", "--rounds", "1"])
     assert torch.get_num_threads() == threads
     said = capsys.readouterr().out
-    (told,) = re.findall(r"(\d+) images/s a core; ([\d.]+) cores", said)
-    rate, cores = map(float, told)
-    assert rate * cores == pytest.approx(loader.WANTED, rel=0.05)
-    rows = [line.strip("| ").split(" | ") for line in said.splitlines() if line.endswith("|")][2:]
-    found = {row[0]: row for row in rows}
-    assert found["decode, box brought to size"][3] == found["RandAugment around its operations"][3] == "100"
-    operations = [float(row[3]) for name, row in found.items() if name.startswith("RandAugment: ")]
-    assert 60 < sum(operations) < 140  # two of each picture, each by half
-    assert sum(float(row[2].rstrip("%")) for row in rows) == pytest.approx(100, abs=1.5)
+    _, *kinds = said.split("\nFor ")
+    assert [kind.partition(":")[0] for kind in kinds] == ["a CPU", "a GPU"]
+    for kind in kinds:
+        (told,) = re.findall(r"(\d+) images/s a core; ([\d.]+) cores", kind)
+        rate, cores = map(float, told)
+        assert rate * cores == pytest.approx(loader.WANTED, rel=0.05)
+        rows = [line.strip("| ").split(" | ") for line in kind.splitlines() if line.endswith("|")][2:]
+        found = {row[0]: row for row in rows}
+        assert found["decode, box brought to size"][3] == found["RandAugment around its operations"][3] == "100"
+        operations = [float(row[3]) for name, row in found.items() if name.startswith("RandAugment: ")]
+        assert 60 < sum(operations) < 140  # two of each picture, each by half
+        assert sum(float(row[2].rstrip("%")) for row in rows) == pytest.approx(100, abs=1.5)
+        assert ("erasing: its pixels" in found, "erasing: told to the device" in found) == (
+            kind.startswith("a CPU"),
+            kind.startswith("a GPU"),
+        )
 
 
 def test_photographs_have_the_asked_bytes(tmp_path: Path) -> None:

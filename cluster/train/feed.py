@@ -12,6 +12,7 @@ from torch import Tensor
 from pipelines.delivery import Delivery, lane
 from pipelines.loader import Batch, time_first, to_device, train_loader
 from pipelines.order import Cursor, Share
+from pipelines.samples import InTwo
 from pipelines.views import mix
 from pipelines.workers import Workers
 
@@ -25,6 +26,9 @@ class Feed:
         self.setup, self.config, self.data, self.plan = setup, setup.config, setup.samples, setup.plan
         self.workers, self.device, self.lane = workers, device, lane(device)
         self._delivery: Delivery | None = None
+        self._in_two: InTwo | None = None  # an augmentation whose end a GPU does
+        if self.lane is not None and isinstance(setup.augment, InTwo) and setup.augment.finishes_on(device):
+            self._in_two = setup.augment
 
     def batches(self, cursor: Cursor) -> Delivery:
         """This rank's share of each global batch that is left of an epoch, in micro-batches; the seconds that it was
@@ -38,6 +42,7 @@ class Feed:
             view=self.setup.view,
             skip=self.config.data.passes_over,
             window=self.config.data.window,
+            finish=self._in_two is None,
         )
         source = loader if self.lane is None else self._drawn(loader, cursor)
         self._delivery = Delivery(source, self.lane, lambda: self.workers.ready(self.plan.accumulation))
@@ -52,6 +57,8 @@ class Feed:
         """Images `[B, C, H, W]`, or frames `[T, B, 2, H, W]`, and targets `[B, K]` of the head's K = `outputs` on the
         device, mixed if asked; and the labels `[B]`. cursor: where the batch is in the run."""
         config = self.config
+        if self._in_two is not None and batch.drawn is not None:
+            self._in_two.finish(batch.images, batch.drawn)
         images = to_device(batch.images, self.data.mean, self.data.std, self.device)
         labels = batch.labels.to(self.device)
         targets = mix.soft_targets(labels, outputs, config.train.label_smoothing)

@@ -14,23 +14,25 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
+from torch import Tensor
 
 from ..draws import AUGMENT
 from ..errors import DataError
 from ..samples import Pixels
-from .boxes import first_that_fits
+from .erase import NOTHING, Erasing, Place
 from .slides import faster
 from .vision import torchvision
 
 SPIKFORMER_OPS = ("Equalize", "Rotate", "ShearX", "TranslateXRel", "TranslateYRel")
-ERASING_MODES = ("black", "const", "pixel")
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,48 @@ class Augment:
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.erasing_mode not in ERASING_MODES:
-            raise DataError(f"erasing_mode is {self.erasing_mode!r}; choose one of {', '.join(ERASING_MODES)}")
+        _ = self.eraser
         if (self.rand_augment or self.erasing_mode != "black") and not (self.mean and len(self.mean) == len(self.std)):
             raise DataError("rand_augment and erasing_mode fill with the mean colour; give mean and std of the data")
         if self.rand_augment:
             self._rand_augment(224)  # a mistake in the recipe shows here and not in a worker
 
+    @cached_property
+    def eraser(self) -> Erasing:
+        return Erasing(self.erasing_mode, self.mean, self.std)
+
     def __call__(self, image: Pixels, epoch: int, sample_id: int) -> Pixels:
         """uint8 `[C, H, W]` -> uint8 `[C, H, W]`. Raises DataError for colour operations on a grey picture."""
+        image, place = self._until_erased(image, epoch, sample_id)
+        if place is not None:
+            image = image.copy("K")
+            self.eraser.write(image, place)
+        return image
+
+    def begin(self, image: Pixels, epoch: int, sample_id: int) -> tuple[Pixels, NDArray[np.int64]]:
+        """The same but for erasing, and what `finish` erases, `[7]`."""
+        image, place = self._until_erased(image, epoch, sample_id)
+        return image, NOTHING if place is None else place.row(self.eraser.noise)
+
+    def finish(self, images: Tensor, drawn: Tensor) -> None:
+        """Erase in a batch on its device what `begin` gave of each sample, `[B, 7]`."""
+        if images.is_cuda:
+            from .erase_gpu import write_all
+
+            write_all(images, drawn, self.eraser)
+        else:
+            self.eraser.write_all(images, drawn)
+
+    def finishes_on(self, device: torch.device) -> bool:
+        """Whether `finish` has something to do, and can on this device: a GPU needs Triton. A class made of this one
+        may do other things when it is called, which `begin` would leave out."""
+        able = device.type == "cpu" or (device.type == "cuda" and find_spec("triton") is not None)
+        return type(self) is Augment and self.erasing > 0 and able
+
+    def _until_erased(self, image: Pixels, epoch: int, sample_id: int) -> tuple[Pixels, Place | None]:
         colour = self.rand_augment or self.color_jitter
         if not (self.crop_padding or self.flip or self.erasing or colour):
-            return image
+            return image, None
         if colour and len(image) != 3:
             raise DataError(
                 f"rand_augment and color_jitter work on colours, but the pictures have {len(image)} channel(s); "
@@ -88,13 +120,7 @@ class Augment:
             image = _mirrored(image)
         if colour:
             image = self._coloured(image, rng)
-        if erased < self.erasing:
-            image = image.copy("K")
-            if self.erasing_mode == "black":
-                _blank(image, *box)
-            else:
-                self._erase(image, rng)
-        return image
+        return image, self.eraser.place(height, width, box, rng) if erased < self.erasing else None
 
     def _coloured(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         before = picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
@@ -117,37 +143,12 @@ class Augment:
         fill = tuple(min(255, round(255 * m)) for m in self.mean)
         return _parsed(self.rand_augment or "", self.rand_augment_ops, fill, size)
 
-    def _erase(self, image: Pixels, rng: np.random.Generator) -> None:
-        """timm's RandomErasing: a box smaller than the picture, or none where ten draws give none."""
-        channels, height, width = image.shape
-        box = first_that_fits(rng.random(40), height, width, (0.02, 1 / 3), (0.3, 1 / 0.3), (height - 1, width - 1))
-        if box is None:
-            return
-        top, left, h, w = box
-        mean, std = (np.array(x)[:, None, None] for x in (self.mean, self.std))
-        noise = rng.standard_normal((channels, h, w)) if self.erasing_mode == "pixel" else np.zeros((channels, h, w))
-        noise *= std
-        noise += mean
-        noise *= 255
-        np.rint(noise, out=noise)
-        image[:, top : top + h, left : left + w] = np.clip(noise, 0, 255, out=noise)
-
 
 def _mirrored(image: Pixels) -> Pixels:
     """A copy that lies in memory as the picture does, by torch: numpy takes ten times as long where colours lie side
     by side."""
     source = image if image.flags.writeable else image.copy("K")  # torch would warn
     return torch.from_numpy(source).flip(2).numpy()
-
-
-def _blank(image: Pixels, size: float, shape: float, down: float, right: float) -> None:
-    """A box of 2 to 20 % of the area and a ratio of 0.3 to 1 / 0.3, each by a draw from 0 to 1, as its place is."""
-    _, height, width = image.shape
-    area, ratio = height * width * (0.02 + 0.18 * size), 0.3 * (1 / 0.09) ** shape
-    h = min(height, max(1, round((area * ratio) ** 0.5)))
-    w = min(width, max(1, round((area / ratio) ** 0.5)))
-    top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
-    image[:, top : top + h, left : left + w] = 0
 
 
 def auto_augment() -> ModuleType:

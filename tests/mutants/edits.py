@@ -92,6 +92,18 @@ EDITS = (
         "test_they_are_pillow_s",
     ),
     _edit("erasing is off", "erasing=asked.erasing,", "erasing=0.0,", PICTURES),
+    _edit(
+        "a GPU's noise begins later",
+        "4 * (blocks - 1)",
+        "4 * blocks",
+        "test_a_batch_erased_later_is_that_erased_at_once",
+    ),
+    _edit(
+        "pictures for a GPU are erased by the workers",
+        "finish=self._in_two is None",
+        "finish=True",
+        "test_one_step_ahead_is_the_same_run_stopped_or_not",
+    ),
     _edit("erasing is always black", "erasing_mode=asked.erasing_mode", 'erasing_mode="black"', PICTURES),
     _edit("colour jitter is off", "color_jitter=asked.color_jitter", "color_jitter=0.0", PICTURES),
     _edit("RandAugment is off", "rand_augment=asked.rand_augment,", "rand_augment=None,", PICTURES),

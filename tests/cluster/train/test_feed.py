@@ -11,21 +11,21 @@ from same_run import assert_equal
 RECIPE = """\
 name: run
 model: {name: quickstart, time_steps: 1}
-data: {dataset: digits, root: SHARDS, workers: 1, augment: {flip: 0.5}, mixup: 0.4, cutmix: 1.0}
+data: {dataset: digits, root: SHARDS, workers: 1, augment: {flip: 0.5, erasing: 0.6, erasing_mode: pixel},
+       mixup: 0.4, cutmix: 1.0}
 train: {epochs: 1, global_batch: 12, micro_batch: 6, threads: 1, ema_decay: 0.9, label_smoothing: 0.1}
 log: {every_steps: 1}
 """
 AHEAD = """
 import os, signal, sys
-from dataclasses import replace
 from cluster import cli
 from cluster.train import evaluate, feed, loop
+from pipelines import delivery
 
 class Copies:
     def send(self, batches):
-        print("sent", batches[0].mixing is not None, flush=True)
-        drawn = [None if b.mixing is None else b.mixing.clone() for b in batches]
-        return [replace(b, images=b.images.clone(), labels=b.labels.clone(), mixing=m) for b, m in zip(batches, drawn)]
+        print("sent", *(batches[0].mixing is not None, batches[0].drawn is not None), flush=True)
+        return [delivery._each(batch, lambda x: x.clone()) for batch in batches]
     def take(self, batches):
         pass
 
@@ -51,7 +51,7 @@ def test_one_step_ahead_is_the_same_run_stopped_or_not(tmp_path: Path, few_digit
     stop = os.environ | {"STOP": "1"}
     halted = Command("runs_dir=ahead", cwd=tmp_path, env=stop, program=AHEAD).completed()
     told = [line for line in halted.stdout.splitlines() if line.startswith(("sent", "begins"))]
-    assert told[:4] == ["sent True", "begins 1", "sent True", "begins 2"], halted.stdout + halted.stderr
+    assert told[:4] == ["sent True True", "begins 1", "sent True True", "begins 2"], halted.stdout + halted.stderr
     assert "begins 2" in told and "begins 3" not in told
     done = Command("runs_dir=ahead", cwd=tmp_path, program=AHEAD).completed()
     assert done.returncode == 0, done.stdout + done.stderr
