@@ -58,7 +58,7 @@ def parts(unit: Unit, more: nn.Conv2d | None, x: Tensor, other: Tensor, steps: i
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("given", [1, 4], ids=["a picture", "frames"])
-@pytest.mark.parametrize("second", [False])
+@pytest.mark.parametrize("second", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_it_is_its_parts(layer: str, packed: bool, given: int, second: bool, frozen: bool) -> None:
     unit = Unit(UnitOptions(), 3, 5, **LAYERS[layer]).double()
