@@ -70,15 +70,6 @@ PARTS = {
     "cluster/train/reading": "cluster/train/test_waits",
     "cluster/train/skips": "cluster/build/test_damaged_data",
     "cluster/train/state": "cluster/train/test_scale",
-    "pipelines/lazy": "pipelines/test_face",
-    "pipelines/raw/recorded": "pipelines/raw/test_event_sets",
-    "pipelines/raw/source": "pipelines/raw/test_catalog",
-    "pipelines/store/ahead": "pipelines/store/test_tars",
-    "pipelines/store/beton_writer": "pipelines/store/test_beton",
-    "pipelines/store/ffcv_adapter": "pipelines/store/test_beton",
-    "pipelines/store/opening": "pipelines/test_kinds",
-    "pipelines/store/ours": "pipelines/store/test_tar_writer",
-    "pipelines/views/vision": "pipelines/views/test_augment",
 }
 ELSEWHERE = TYPES | ALIKE | COMMANDS | PARTS
 
