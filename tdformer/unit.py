@@ -426,7 +426,9 @@ def _sum(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _added(total: Tensor | None, more: Tensor | None) -> Tensor | None:
-    return more if total is None or more is None else total.add_(more)
+    if more is None:
+        return total
+    return more if total is None else total.add_(more)
 
 
 def _placed(whole: Tensor | None, images: Tensor | None, part: slice, batch: int) -> Tensor | None:

@@ -21,25 +21,15 @@ TYPES = {
     "pipelines/settings": "pipelines/test_kinds",
     "tdformer/options": "tdformer/test_neuron",
     "tdformer/state": "tdformer/test_neuron",
-    "tdformer/kernels/protocol": "tdformer/kernels/test_kernels",
+    "tdformer/kernels/protocol": "tdformer/kernels/test_cpu",
 }
 # Choices of one registry, and backends of one signature: one file holds all of them to the same.
 ALIKE = {
     "cluster/build/lamb": "cluster/build/test_optimizers",
     "cluster/build/optimizer": "cluster/build/test_optimizers",
-    "tdformer/backbones/blocks": "tdformer/test_pretrained",
-    "tdformer/backbones/keys": "tdformer/test_pretrained",
-    "tdformer/backbones/qkformer": "tdformer/test_pretrained",
-    "tdformer/backbones/sdt": "tdformer/test_pretrained",
-    "tdformer/backbones/spikformer": "tdformer/test_pretrained",
     "tdformer/kernels/attention_gpu": "tdformer/kernels/test_attention",
-    "tdformer/kernels/cpu": "tdformer/kernels/test_kernels",
     "tdformer/kernels/gpu_packing": "tdformer/kernels/test_gpu",
     "tdformer/kernels/gpu_programs": "tdformer/kernels/test_gpu",
-    "tdformer/kernels/meta": "tdformer/test_recompute",
-    "tdformer/kernels/reference": "tdformer/kernels/test_kernels",
-    "tdformer/surrogate": "tdformer/test_neuron",
-    "tdformer/policies": "tdformer/backbones/test_base",
 }
 # A command is a few lines over a room: it is tried where that room is tested.
 COMMANDS = {
@@ -80,26 +70,6 @@ PARTS = {
     "cluster/train/reading": "cluster/train/test_waits",
     "cluster/train/skips": "cluster/build/test_damaged_data",
     "cluster/train/state": "cluster/train/test_scale",
-    "pipelines/lazy": "pipelines/test_face",
-    "pipelines/raw/recorded": "pipelines/raw/test_event_sets",
-    "pipelines/raw/source": "pipelines/raw/test_catalog",
-    "pipelines/store/ahead": "pipelines/store/test_tars",
-    "pipelines/store/beton_writer": "pipelines/store/test_beton",
-    "pipelines/store/ffcv_adapter": "pipelines/store/test_beton",
-    "pipelines/store/opening": "pipelines/test_kinds",
-    "pipelines/store/ours": "pipelines/store/test_tar_writer",
-    "pipelines/views/vision": "pipelines/views/test_augment",
-    "tdformer/attention": "tdformer/test_pretrained",
-    "tdformer/digest": "cluster/results/test_exported",
-    "tdformer/heads": "tdformer/test_layout",
-    "tdformer/kernels/layout": "tdformer/test_layout",
-    "tdformer/kernels/nhwc": "tdformer/test_layout",
-    "tdformer/measure/firing": "tdformer/test_model",
-    "tdformer/measure/memory": "tdformer/test_recompute",
-    "tdformer/measure/spikes": "tdformer/measure/test_information",
-    "tdformer/packing": "tdformer/test_recompute",
-    "tdformer/precision": "tdformer/measure/test_energy",
-    "tdformer/unit": "tdformer/test_recompute",
 }
 ELSEWHERE = TYPES | ALIKE | COMMANDS | PARTS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from tdformer import TDFormer, create_model
 from tdformer.attention import SelfAttention
 from tdformer.backbones import MODELS, SDT, Entry, QKFormer, QKFormerSizes, SDTSizes, Spikformer, SpikformerSizes
+from tdformer.measure import spiking
 from tdformer.norm import BatchNorm
 
 LATE = (False, False, True, True)
@@ -74,3 +76,23 @@ def _calibrate(model: TDFormer, images: Tensor) -> TDFormer:
 @pytest.fixture
 def calibrate() -> Callable[[TDFormer, Tensor], TDFormer]:
     return _calibrate
+
+
+def _spikes_of(model: TDFormer, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits, and the spikes of every backbone unit at all time steps."""
+    seen: dict[str, list[Tensor]] = defaultdict(list)
+    hooks = [
+        m.register_forward_hook(lambda m, _, out, key=key: seen[key].append(out.clone()))
+        for key, m in spiking(model).items()
+        if ".control." not in key
+    ]
+    with torch.no_grad():
+        logits = model(x)
+    for hook in hooks:
+        hook.remove()
+    return logits, {k: torch.cat(v) for k, v in seen.items()}
+
+
+@pytest.fixture
+def spikes_of() -> Callable[[TDFormer, Tensor], tuple[Tensor, dict[str, Tensor]]]:
+    return _spikes_of

@@ -1,9 +1,8 @@
-"""Time: segments, feedback, event frames, batch-mates, the end of an epoch, and firing rates."""
+"""Time: segments, feedback, event frames, batch-mates, and the end of an epoch."""
 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from tdformer import TDFormer, load_pretrained, segment_loss
 from tdformer.backbones import MODELS
-from tdformer.measure import measure_firing, measure_rates, spiking
+from tdformer.measure import measure_firing
 
 BACKBONES = ["tiny_hst", "tiny_spikformer", "tiny_sdt"]
 OWN = [("processing", 1), ("processing", 2)]
@@ -30,25 +29,12 @@ def silence(model: TDFormer) -> None:
                 p.zero_()
 
 
-def spikes_of(model: TDFormer, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits, and the spikes of every backbone unit at all time steps."""
-    seen: dict[str, list[Tensor]] = defaultdict(list)
-    hooks = [
-        m.register_forward_hook(lambda m, _, out, key=key: seen[key].append(out.clone()))
-        for key, m in spiking(model).items()
-        if ".control." not in key
-    ]
-    with torch.no_grad():
-        logits = model(x)
-    for hook in hooks:
-        hook.remove()
-    return logits, {k: torch.cat(v) for k, v in seen.items()}
-
-
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("cm", [1, 2, 3])
 @pytest.mark.parametrize("mixer", ["concat", "processing"])
-def test_with_silent_feedback_the_segments_change_no_spike(tiny, calibrate, name: str, cm: int, mixer: str) -> None:
+def test_with_silent_feedback_the_segments_change_no_spike(
+    tiny, calibrate, spikes_of, name: str, cm: int, mixer: str
+) -> None:
     options = {"feedback": "all", "cm": cm, "pm": cm, "mixer": mixer, "segment_norm": "shared"}
     whole = tiny(name, **options)
     silence(whole)
@@ -144,7 +130,7 @@ def test_the_last_segment_learns_from_the_first_through_the_feedback(tiny) -> No
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_add_mixes_without_a_matrix(tiny, name: str) -> None:
+def test_add_mixes_without_a_matrix(tiny, spikes_of, name: str) -> None:
     model = tiny(name, segments=2, feedback="all", mixer="add", clamp=[0, 2])
     plain = tiny(name, segments=2)
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if k in plain.state_dict()})
@@ -195,28 +181,3 @@ def test_a_smaller_last_batch_needs_no_reset(tiny, calibrate, name: str) -> None
         assert torch.equal(model(x), fresh(x))
     model.train()(images(8, 3, 16, 16)).sum().backward()
     assert model(x).shape == (2, 3, 5)
-
-
-def test_firing_rates_are_the_mean_spikes_of_every_unit(tiny, calibrate) -> None:
-    model = calibrate(tiny("tiny_spikformer", segments=2, feedback="all"), images(8, 3, 16, 16))
-    x = images()
-    with measure_firing(model) as firing, torch.no_grad():
-        assert firing == {}
-        model(x)
-    with measure_rates(model) as each, torch.no_grad():
-        model(x)
-    assert each.keys() == firing.keys()
-    _, spikes = spikes_of(model, x)
-    for name, s in spikes.items():
-        torch.testing.assert_close(each[name], s.transpose(0, 1).flatten(1).mean(1).float())
-        assert firing[name].rate == pytest.approx(s.mean().item(), abs=1e-6)
-        silent = (s.transpose(0, 2).flatten(1) == 0).all(1)
-        assert firing[name].silent == pytest.approx(silent.float().mean().item(), abs=1e-6)
-    assert any(".control." in name for name in firing) and any(0 < f.silent < 1 for f in firing.values())
-    rates = [f.rate for f in firing.values()]
-    assert all(0 <= r <= 1 for r in rates) and 0.02 < sum(rates) / len(rates) < 0.98
-    before = dict(firing)
-    with torch.no_grad():
-        model(images())
-    assert firing == before  # the hooks are gone
-    assert not any(m._forward_hooks for m in model.modules())

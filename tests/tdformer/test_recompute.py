@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdformer import TDFormer, create_model, kernels, segment_loss, unit
+from tdformer import TDFormer, segment_loss, unit
 from tdformer.measure import measure_step
-from tdformer.packing import bounded, pack
+from tdformer.packing import pack
 from tdformer.state import Keep, State
 
 
@@ -202,52 +202,6 @@ def test_event_counts_are_packed_or_kept_whole(tiny, largest: int) -> None:
 def test_real_frames_are_kept_whole(tiny, scale: float) -> None:
     plain, again = pair(tiny, "tiny_hst_dvs", "unit", segments=4, time_steps=16)
     same_step(plain, again, torch.randint(0, 5, (16, 2, 2, 32, 32)) * scale)
-
-
-@pytest.mark.parametrize("name", ["tiny_hst_imagenet", "tiny_spikformer_imagenet", "tiny_sdt_imagenet", "tiny_hst_dvs"])
-def test_only_what_nobody_knows_is_looked_at(tiny, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU a look is a wait. Of frames nobody knows whether they are small integers, unless somebody says it."""
-    looked: list[Tensor] = []
-    real = kernels.largest_integer
-    monkeypatch.setattr(kernels, "largest_integer", lambda x: (looked.append(x), real(x))[1])
-    frames = name.endswith("dvs")
-    model = tiny(name, torch.float32, recompute="unit", time_steps=4, segments=2, feedback="all")
-    images = torch.randint(0, 3, (4, 2, 2, 32, 32)).float() if frames else torch.rand(2, 3, 32, 32)
-    model(images).sum().backward()
-    assert len(looked) == 2 * frames and all(x.shape[0] == 2 for x in looked)
-    model(bounded(images, 2 if frames else None)).sum().backward()
-    assert len(looked) == 2 * frames
-
-
-def test_on_a_gpu_spikes_and_their_sums_are_packed_where_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By themselves are packed only the keys that a mask has selected, once in each block of Q-K attention."""
-    calls: dict[str, list[int]] = {"pack": [], "add_pack": []}
-    for name, found in calls.items():
-        real = getattr(kernels.meta, name)
-        monkeypatch.setattr(
-            kernels.meta, name, lambda *args, real=real, found=found: (found.append(args[-1]), real(*args))[1]
-        )
-    with torch.device("meta"), kernels.stands_for("cuda"):
-        model = create_model("hst_4_384", time_steps=2, recompute="unit")
-        loss = segment_loss(model(torch.rand(2, 3, 32, 32)), torch.zeros(2, dtype=torch.long))
-        attentions = sum(type(part).__name__ == "QKAttention" for part in model.modules())
-        assert attentions == 2 and calls["pack"] == [1] * attentions
-        embeddings, blocks = 3, 4
-        assert len(calls["add_pack"]) == embeddings + 2 * blocks and set(calls["add_pack"]) == {2, 4}
-        loss.backward()
-    assert len(calls["pack"]) == attentions
-
-
-def test_the_packed_copy_is_what_is_kept(tiny) -> None:
-    """No float of the size of an activation survives the forward pass, but for the membranes at the border."""
-    model = tiny("tiny_hst_imagenet", torch.float32, recompute="unit")
-    seen: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (seen.append(t), t)[1], lambda t: t):
-        model(torch.rand(3, 3, 32, 32))
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    floats = [t for t in seen if t.is_floating_point() and t.untyped_storage().data_ptr() not in parameters]
-    assert [t.shape for t in floats if t.dim() > 2 and t.shape[-3:] != (3, 32, 32)] == []  # the picture itself
-    assert any(t.dtype == torch.uint8 for t in seen)
 
 
 def test_a_graph_can_be_used_twice(tiny) -> None:

@@ -157,38 +157,6 @@ def test_gesture_folder_faults(gesture):
         GESTURE.open("train", gesture)
 
 
-# Anybody's own
-
-
-def test_a_folder_of_recordings_of_every_format_and_size(tmp_path):
-    source = tmp_path / "source"
-    for split in ("train", "test"):
-        for name in ("left", "right"):
-            (source / split / name).mkdir(parents=True)
-    left, right = source / "train/left", source / "train/right"
-    t, x, y, p = np.array([0, 1]), np.array([200, 3]), np.array([100, 0]), np.array([0, 1])
-    np.savez(left / "a.npz", t=t, x=x, y=y, p=p, size=np.array([180, 240]))
-    np.savez(left / "b.npz", t=t, x=x - 150 * (x > 150), y=y, p=p)
-    (right / "c.aedat").write_bytes(aedat2([(5, 1, 2, 0)]))
-    (right / "d.aedat").write_bytes(HEADER3 + packet([(6, 1, 2, 0), (7, 3, 4, 1)]))
-    shutil.copy(left / "a.npz", source / "test/right")
-    data = TarDataset(shards.write(catalog.get("events"), "train", tmp_path / "shards", source=source))
-    assert data.class_names == ["left", "right"] and data.shape == (2, 0, 0)
-    assert sorted((*data.size(i), len(data.decoded(i, decode)), int(data.labels[i])) for i in range(4)) == [
-        (128, 128, 1, 1),
-        (128, 128, 2, 0),
-        (128, 128, 2, 1),
-        (180, 240, 2, 0),
-    ]
-    view = FrameView(2, "count", (64, 64))
-    assert [int(view.see(data, i, None).sum()) for i in range(4)] == [len(data.decoded(i, decode)) for i in range(4)]
-    with pytest.raises(DataError, match=r"train: sample \d: 150 x 150 is no size for events of 128 x 128"):
-        [FrameView(2, "count", (150, 150)).see(data, i, None) for i in range(4)]
-    np.savez(left / "e.npz", t=t, x=x, y=y, p=p)
-    with pytest.raises(DataError, match="e.npz has event 0 at x 200, y 100, outside 128 x 128 pixels"):
-        shards.write(catalog.get("events"), "train", tmp_path / "shards", source=source)
-
-
 # From files to frames
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,45 +12,21 @@ import numpy as np
 import pytest
 import torch
 from global_batches import global_batches, same
-from PIL import Image
 
 pytest.importorskip("ffcv", reason="ffcv is not installed (.ci/install.sh)")
 
 from pipelines import order
 from pipelines.errors import DataError
 from pipelines.loader import Batch, eval_loader
-from pipelines.raw import catalog
 from pipelines.samples import Samples
 from pipelines.store import beton_writer as beton
 from pipelines.store import index
-from pipelines.store import tar_writer as shards
 from pipelines.store.beton import BetonDataset
 from pipelines.store.tars import TarDataset
 from pipelines.views.boxes import View
 
 ROOT = Path(__file__).parents[3]
 VIEW = View(32)
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 pictures of three classes as shards, each of its own size, smooth as photographs are."""
-    root, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
-    for split in ("train", "val"):
-        for name in ("cat", "dog", "owl"):
-            folder = root / "source" / split / name
-            folder.mkdir(parents=True)
-            for i in range(20):
-                height, width = rng.integers(40, 200, 2)
-                coarse = Image.fromarray(rng.integers(0, 255, (6, 6, 3), np.uint8))
-                coarse.resize((int(width), int(height)), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=95)
-    source = root / "source"
-    return shards.write(catalog.get("folder"), "train", root / "out", source=source, samples_per_shard=25)
-
-
-@pytest.fixture
-def folder(photographs: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(photographs, tmp_path / "train"))
 
 
 def batches(data: Samples, world: int = 1, workers: int = 0) -> list[Batch]:
@@ -199,55 +172,3 @@ def test_shards_written_again_make_it_stale(folder: Path, photographs: Path):
     index_files.edit(folder, columns=index.table_digest(columns))
     with pytest.raises(DataError, match="was made from other shards than the index beside it"):
         BetonDataset(folder)
-
-
-def test_a_damaged_shard_stops_the_writing_and_leaves_nothing(folder: Path):
-    before = sorted(folder.iterdir())
-    data = TarDataset(folder)
-    overwrite(data.paths[1], int(data.table["offset"][30]) + 100, b"\0\0\0\0")
-    with pytest.raises(DataError, match="sample 30 is damaged"):
-        beton.write(folder, processes=2)
-    assert sorted(folder.iterdir()) == before
-
-
-def test_what_cannot_be_written_is_refused(folder: Path):
-    with pytest.raises(DataError, match="cannot hold 'jpg'; choose one of pixels, files"):
-        beton.write(folder, stored="jpg")
-    with pytest.raises(DataError, match="original files keep their size"):
-        beton.write(folder, stored="files", max_side=10)
-
-
-FULL = """
-import shutil, sys
-from pathlib import Path
-from pipelines.store import beton_writer as beton
-from pipelines.errors import DataError
-if sys.argv[2] == "unforeseen":  # others filled the disk after it was asked
-    shutil.disk_usage = lambda folder: type("", (), {"free": 10**12})
-try:
-    beton.write(Path(sys.argv[1]), processes=2)
-except DataError as error:
-    print(error)
-print(*sorted(p.name for p in Path(sys.argv[1]).glob("*beton*")))
-"""
-
-
-@pytest.mark.parametrize("moment", ["foreseen", "unforeseen"])
-def test_a_full_disk_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path, moment: str):
-    user = [] if os.geteuid() == 0 else ["--map-root-user"]
-    (tmp_path / "disk").mkdir()
-    mount = "mount -t tmpfs -o size=3m none disk && cp -r train disk/train"
-    inside = ["unshare", "--mount", *user, "sh", "-c", f'{mount} && exec "$@"', "sh"]
-    if subprocess.run([*inside, "true"], cwd=tmp_path, capture_output=True).returncode:
-        pytest.skip("a full disk needs the right to mount a tmpfs (root, or user namespaces)")
-    done = subprocess.run(
-        [*inside, sys.executable, "-c", FULL, "disk/train", moment],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    line, left = done.stdout.split("\n")[:2]
-    assert line.startswith("no space left to write disk/train/train.beton") and not left

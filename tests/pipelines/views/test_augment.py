@@ -18,7 +18,7 @@ from scipy import stats
 
 from pipelines.draws import AUGMENT
 from pipelines.errors import DataError
-from pipelines.views import augment, vision
+from pipelines.views import augment
 from pipelines.views.augment import SPIKFORMER_OPS, Augment
 from pipelines.views.vision import torchvision
 
@@ -243,13 +243,3 @@ def test_a_missing_library_is_named(missing: str, monkeypatch: pytest.MonkeyPatc
     augment._parsed.cache_clear()
     with pytest.raises(DataError, match=r"pip install 'tdformer\[augment\]'"):
         Augment(rand_augment="rand-m9", mean=MEAN, std=STD)
-
-
-def test_a_torchvision_of_another_release_is_named(monkeypatch: pytest.MonkeyPatch):
-    def fail(name: str) -> None:
-        raise RuntimeError("operator torchvision::nms does not exist\nand more")
-
-    monkeypatch.setattr(vision.importlib, "import_module", fail)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(DataError, match="does not exist\\); install the one of the same release"):
-        torchvision()

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tdformer import kernels
 from tdformer.kernels import Drive, Means, Norm, cpu, reference
 from tdformer.norm import BatchNorm
 from tdformer.options import NeuronOptions
@@ -64,34 +63,6 @@ def test_cpu_is_the_reference(o: NeuronOptions, pool: bool, normed: bool, carrie
             assert over.data_ptr() == before.data_ptr() and torch.equal(over, again)
 
 
-def test_the_reference_is_autograd_through_batch_norm_pooling_and_neuron() -> None:
-    """In fp64, against F.batch_norm, F.max_pool2d and the neuron's own test (`test_neuron`)."""
-    from tdformer.neuron import lif
-
-    o = NeuronOptions()
-    y = torch.randn(3, 2, 4, 6, 6, dtype=torch.float64, requires_grad=True)
-    gamma, beta = torch.rand(4, dtype=torch.float64) + 0.5, torch.rand(4, dtype=torch.float64)
-    gamma.requires_grad_()
-    z = torch.nn.functional.batch_norm(y.flatten(0, 1), None, None, gamma, beta, True)
-    expected, _ = lif(torch.nn.functional.max_pool2d(z, 3, 2, 1).unflatten(0, (3, 2)), None, o)
-    mean, var = reference.statistics(y.detach().flatten(0, 1))
-    invstd = (var + 1e-5).rsqrt()
-    scale = gamma.detach() * invstd
-    norm = Norm(mean, invstd, scale, beta - mean * scale)
-    decay = torch.full((4,), 0.5, dtype=torch.float64)
-    drive = Drive(y.detach(), norm, None, decay, o, True)
-    spikes, *_ = reference.fire(drive, 3)
-    assert torch.equal(spikes, expected.detach())
-    grad = torch.randn_like(spikes)
-    want = torch.autograd.grad(expected, (y, gamma), grad)
-    got = reference.fire_backward(drive, grad, None)
-    count = 3 * 2 * 36
-    means = Means(got.total / count, got.total_normal / count)
-    grad_y = reference.norm_backward(drive, grad, None, got, means, False)
-    torch.testing.assert_close(grad_y, want[0], rtol=1e-9, atol=1e-11)
-    torch.testing.assert_close(got.total_normal, want[1], rtol=1e-9, atol=1e-11)
-
-
 @pytest.mark.parametrize("size", [(7, 6), (16, 16), (1, 1)])
 @pytest.mark.parametrize("batch", [1, 9])
 def test_the_affine_part_is_rounded_once_as_in_batch_norm(size: tuple[int, int], batch: int) -> None:
@@ -137,22 +108,3 @@ def test_packing_is_exact(backend, bits: int, size: tuple[int, int]) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         again = backend.unpack(data, bits, x[0].numel(), dtype)
         assert again.dtype == dtype and torch.equal(again.view_as(x).float(), x)
-
-
-@pytest.mark.parametrize(
-    ("values", "largest"),
-    [([0.0, 1.0], 1), ([0.0, 255.0], 255), ([0.0, 256.0], None), ([0.5, 1.0], None), ([-1.0, 1.0], None)]
-    + [([float("nan"), 1.0], None), ([float("inf"), 0.0], None)],
-)
-def test_what_does_not_fit_a_byte_is_seen(values: list[float], largest: int | None) -> None:
-    assert kernels.largest_integer(torch.tensor(values)) == largest
-
-
-def test_the_kernels_are_chosen_by_device_and_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernels.chosen(torch.zeros(1)) is cpu
-    assert kernels.chosen(torch.zeros(1, dtype=torch.bfloat16)) is cpu
-    assert kernels.chosen(torch.zeros(1, dtype=torch.float16)) is cpu
-    assert kernels.chosen(torch.zeros(1, dtype=torch.float64)) is reference
-    assert kernels.chosen(torch.zeros(1, device="meta")) is kernels.meta
-    monkeypatch.setenv("TDFORMER_KERNELS", "reference")
-    assert kernels.chosen(torch.zeros(1)) is reference

@@ -15,13 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tdformer import TDFormer, create_model, kernels, segment_loss, unit
-from tdformer.measure import measure_step
 from tdformer.measure.operations import Counted, count
 from tdformer.measure.rated import measure_rated
 from tdformer.norm import norm_batch
-from tdformer.precision import autocast, autocast_type, exact
-from tdformer.state import State
-from tdformer.unit import Current, Unit, UnitOptions
+from tdformer.precision import autocast
+from tdformer.unit import Current, Unit
 
 BATCH = 4
 
@@ -186,68 +184,25 @@ def test_operations_are_counted_as_where_they_lie_first(
     assert counted() == first and not first[0].unknown
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_a_bias_before_batchnorm(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch's own mean takes it away; one that stands lets it through. Where channels lie last it takes no sum."""
-    layer = Current(UnitOptions(), 3, 5, kernel=3, bias=True, pool=True).double()
-    layer.norm.frozen = frozen
-    x, grad = torch.randn(2, 3, 3, 8, 6, dtype=torch.float64), torch.randn(2, 3, 5, 4, 3, dtype=torch.float64)
-
-    def computed() -> Tensor:
-        layer.zero_grad()
-        layer.train()(x, State()).backward(grad)
-        assert layer.conv.bias is not None and layer.conv.bias.grad is not None
-        return layer.conv.bias.grad
-
-    first = computed()
-    monkeypatch.setenv("TDFORMER_KERNELS", "gpu")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    last = computed()
-    torch.testing.assert_close(last, first, rtol=1e-9, atol=1e-12)
-    assert last.all() if frozen else not last.any() and first.any()
+def test_meta_stands_for_one_device_at_a_time() -> None:
+    x = torch.zeros(1, 1, 2, 3, 3, device="meta")
+    here = kernels.standing()
+    with kernels.stands_for("cuda"):
+        assert kernels.channels_last(x) and not kernels.channels_last(torch.zeros(1, 1, 2, 3, 3))
+        with pytest.raises(ZeroDivisionError), kernels.stands_for("cpu"):
+            assert not kernels.channels_last(x)
+            raise ZeroDivisionError
+        assert kernels.standing() == "cuda"
+    assert kernels.standing() == here
 
 
-def test_launches_of_convolutions() -> None:
-    """cuDNN has one kernel, and two in backward; a 1 x 1 is products, each an operator of its own."""
-    with torch.device("meta"), kernels.stands_for("cuda"):
-        model = create_model("quickstart")
-        work = measure_step(model, torch.zeros(BATCH, 1, 28, 28))[0].work
-    convolutions = sum(isinstance(m, nn.Conv2d) and m.kernel_size[0] == 3 for m in model.modules())
-    assert convolutions and work.launches == work.operators + convolutions
-
-
-def test_autocast_on_meta_goes_on_as_it_was() -> None:
-    x = torch.zeros(1, device="meta")
-    with autocast(x, torch.bfloat16):
-        with exact(x):
-            assert autocast_type(x) is None
-        assert autocast_type(x) == torch.bfloat16
-    assert autocast_type(x) is None
-
-
-class Casts(TorchDispatchMode):
-    """Counts how often each parameter is copied into another type."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.places = {p.untyped_storage()._cdata: name for name, p in model.named_parameters()}
-        self.found: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
-        read = {_aten._to_copy: args[:1], _aten._foreach_copy_: args[-1]}.get(func._overloadpacket, ())
-        for tensor in read:
-            if name := self.places.get(tensor.untyped_storage()._cdata):
-                self.found[name] += 1
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("policy", ["unit", "block"])
-def test_a_weight_is_cast_once_for_all_segments_and_passes(policy: str) -> None:
-    with torch.device("meta"), kernels.stands_for("cuda"):
-        model, images = create_model("tiny_hst", segments=4, recompute=policy), torch.zeros(BATCH, 3, 16, 16)
-        with Casts(model) as seen, autocast(images, torch.bfloat16):
-            model.train()(images).sum().backward()
-    weights = [name for name, p in model.named_parameters() if p.dim() == 4]
-    assert weights and all(seen.found[name] == 1 for name in weights)
-    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
-    assert all(p.grad.is_contiguous() for p in model.parameters())
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("front", [(2,), (3, 2)], ids=["images", "steps of images"])
+def test_activations_are_made_as_their_device_keeps_them(device: str, front: tuple[int, ...]) -> None:
+    shape, last = (*front, 5, 3, 4), device == "cuda"
+    with torch.device("meta"), kernels.stands_for(device):
+        x = torch.zeros(shape)
+        own, made = kernels.laid(x), kernels.empty(x, *shape, dtype=torch.bfloat16)
+        assert own.shape == made.shape == shape and made.dtype == torch.bfloat16
+        assert made.stride() == own.stride() and own.movedim(-3, -1).is_contiguous() == last
+        assert (own is x) != last and kernels.laid(own) is own
