@@ -18,6 +18,7 @@ SCALED = "test_steps_are_those_of_torch_s_gradscaler"
 COUNTED = ("test_a_model_does_what_is_counted_by_hand[tiny_spikformer-options0]",)
 FED = ("test_a_model_does_what_is_counted_by_hand[tiny_hst-options10]",)
 LEFT = "test_left_after_a_step_that_was_left_out_and_resumed"
+GRAPHED = "test_a_run_by_a_graph_is_the_run_without"
 LATER = "test_a_run_is_the_same_however_late_the_host_knows"
 
 
@@ -57,7 +58,10 @@ EDITS = (
     ),
     _edit("eps is ignored", "train.betas[1]), eps=train.eps", "train.betas[1]), eps=1e-8", PICTURES),
     _edit(
-        "alphas are ignored", "segment_loss(logits, targets, train.alphas)", "segment_loss(logits, targets)", PICTURES
+        "alphas are ignored",
+        "segment_loss(logits, targets, self.config.train.alphas)",
+        "segment_loss(logits, targets)",
+        PICTURES,
     ),
     _edit("mixup takes cutmix's alpha", "mixup=config.data.mixup", "mixup=config.data.cutmix", PICTURES),
     _edit("cutmix takes mixup's alpha", "cutmix=config.data.cutmix", "cutmix=config.data.mixup", PICTURES),
@@ -151,9 +155,25 @@ EDITS = (
     ),
     _edit(
         "autocast is off",
-        "devices.autocast(self.device, train.precision)",
-        'devices.autocast(self.device, "fp32")',
+        "devices.autocast(self.device, self.config.train.precision):\n            logits",
+        'devices.autocast(self.device, "fp32"):\n            logits',
         "test_what_zero_reduces_in_and_clips_at",
+    ),
+    # A step as a graph
+    _edit("a graph computes the first step's pictures", "to.copy_(x)", "pass", GRAPHED),
+    _edit("a recording draws the step's random numbers", "torch.random.fork_rng(own), engines", "engines", GRAPHED),
+    _edit("a graph's gradients stay on their rank", "engine.sums.add(parameter)", "pass", f"{GRAPHED}[ranks]"),
+    _edit(
+        "a step that logs is replayed",
+        "looked_at = self.graph is None or step.logs",
+        "looked_at = self.graph is None",
+        GRAPHED,
+    ),
+    _edit(
+        "what a graph measured is averaged a step late",
+        "launched.statistics.move(launched.means)",
+        "launched.statistics.move(launched.statistics.means())",
+        f"{GRAPHED}[none]",
     ),
     _edit(
         "TF32 is never on",
