@@ -24,7 +24,8 @@ class Batch:
 
     damaged: what could not be read and why, by id; `ids` has those that stand in. mixing: how its pairs are mixed, see
     `views.mix.drawn`; None: that is not drawn yet, or they are not. drawn: for the end of their augmentation, `[B, k]`,
-    which is left to the device; see `samples.InTwo`.
+    which is left to the device; see `samples.InTwo`. largest: of what a device makes of the images, where somebody has
+    looked and all are integers from 0 to 255.
     """
 
     images: Tensor
@@ -34,6 +35,7 @@ class Batch:
     damaged: dict[int, str] = field(default_factory=dict)
     mixing: Tensor | None = None
     drawn: Tensor | None = None
+    largest: int | None = None
 
 
 def _batches(

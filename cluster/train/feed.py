@@ -15,6 +15,8 @@ from pipelines.order import Cursor, Share
 from pipelines.samples import InTwo
 from pipelines.views import mix
 from pipelines.workers import Workers
+from tdformer.kernels import largest_integer
+from tdformer.packing import bounded
 
 from ..build.setup import Setup
 
@@ -65,14 +67,19 @@ class Feed:
         if config.data.mixes:
             how = self._mixing(batch, cursor) if batch.mixing is None else batch.mixing
             images, targets = mix.mixed(images, targets, how.to(self.device))
+        images = time_first(images)
+        if self.lane is not None:
+            images = bounded(images, batch.largest)
         # A part whose input has no gradient is let go by ZeRO-3 before its backward is done.
-        return time_first(images).requires_grad_(config.engine.zero_stage == 3), targets, labels
+        return images.requires_grad_(config.engine.zero_stage == 3), targets, labels
 
     def _drawn(self, loader: Iterator[list[Batch]], cursor: Cursor) -> Iterator[list[Batch]]:
-        """With what is drawn for the steps from the cursor on, before a GPU waits for it."""
+        """With what is drawn for the steps from the cursor on and known of their frames, before a GPU waits for it."""
         for batches in loader:
             if self.config.data.mixes:
                 batches = [replace(batch, mixing=self._mixing(batch, cursor)) for batch in batches]
+            if self.data.kind.frames:
+                batches = [replace(batch, largest=_largest(batch)) for batch in batches]
             yield batches
             cursor = replace(cursor, step=cursor.step + 1)
 
@@ -88,3 +95,10 @@ class Feed:
             step=cursor.step,
             position=batch.position,
         )
+
+
+def _largest(batch: Batch) -> int | None:
+    """See `Batch`. Bytes are normalised; what cutmix puts together are integers still, what mixup does are none."""
+    if batch.images.dtype == torch.uint8 or (batch.mixing is not None and not mix.swaps(batch.mixing)):
+        return None
+    return largest_integer(batch.images)

@@ -58,6 +58,11 @@ def drawn(
     return torch.from_numpy(found)
 
 
+def swaps(how: Tensor) -> bool:
+    """Whether each value that comes of `how`, which `drawn` gave, is one of its pair's, as it was."""
+    return bool((how[:, 1] == 1).all())
+
+
 def mixed(images: Tensor, targets: Tensor, how: Tensor) -> tuple[Tensor, Tensor]:
     """images float `[B, C, H, W]` or frames `[B, T, C, H, W]` and targets `[B, K]`, mixed as `drawn` says on their
     device: eleven operators, whatever B is. They lie in memory as they did."""

@@ -168,7 +168,7 @@ def largest_integer(x: Tensor) -> int | None:
     low, high = x.detach().aminmax()
     if not (low >= 0 and high <= 255):  # also where one is NaN
         return None
-    return int(high) if bool((x == x.to(torch.uint8)).all()) else None
+    return int(high) if not x.is_floating_point() or bool((x == x.to(torch.uint8)).all()) else None
 
 
 def pack(x: Tensor, bits: int) -> Tensor:

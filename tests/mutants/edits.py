@@ -108,6 +108,12 @@ EDITS = (
         "finish=True",
         "test_one_step_ahead_is_the_same_run_stopped_or_not",
     ),
+    _edit(
+        "mixed frames are kept as integers",
+        "not mix.swaps(batch.mixing)",
+        "False",
+        "test_frames_are_looked_at_where_they_are_not_waited_for",
+    ),
     _edit("erasing is always black", "erasing_mode=asked.erasing_mode", 'erasing_mode="black"', PICTURES),
     _edit("colour jitter is off", "color_jitter=asked.color_jitter", "color_jitter=0.0", PICTURES),
     _edit("RandAugment is off", "rand_augment=asked.rand_augment,", "rand_augment=None,", PICTURES),

@@ -15,13 +15,17 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
+from event_files import gestures
 from forked import Command, apart
 from same_run import assert_equal
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cluster.build.shards import write_shards
 from cluster.config import load
 from cluster.run.folder import RunFolder
+from pipelines import delivery
+from pipelines.loader import Batch
 
 WORDS = (
     "model.name=quickstart",
@@ -155,6 +159,75 @@ def test_a_step_reads_nothing_of_the_device_but_the_numbers_of_the_one_before(fe
         for step in (0, 1, 3, 4):
             others = [one for one in told[name][step] if one not in ("forward", "numbers", "update")]
             assert len(others) == WAITS.get(name, 0), (name, step, others)
+
+
+class Copies:
+    """A way to a device that is this memory."""
+
+    def send(self, batches: list[Batch]) -> list[Batch]:
+        return [delivery._each(batch, Tensor.clone) for batch in batches]
+
+    def take(self, batches: list[Batch]) -> None:
+        pass
+
+
+MIXED = {"as they are": (), "cut": ("data.cutmix=1",), "mixed": ("data.mixup=0.5",)}
+OF_FRAMES = ("data.dataset=dvs128_gesture", "data.size=16", *FED_BACK, "recompute.policy=unit", *WORDS[-2:])
+
+
+def frames_step_by_step(folder: Path, shards: Path) -> None:
+    """By how frames are mixed, without a lane and with one: what is read in the second step, how wide the first unit
+    keeps its input in each segment, and the weights' sums."""
+    from cluster.build.setup import Setup
+    from cluster.signals import Notice
+    from cluster.train import engine, feed, loop
+    from cluster.train.watchdog import Watchdog
+    from tdformer import kernels, packing, unit
+
+    torch.set_num_threads(1)
+    os.environ["TDFORMER_KERNELS"] = "reference"
+    kernels._packer = lambda x: kernels.reference
+    device = engine.init_distributed(0, 1, dist.FileStore(str(folder / "meet"), 1), wanted="cpu")
+    loop.runs_ahead = engine.runs_ahead = lambda device: True
+    feed.Feed.send_next = lambda self: None  # or the next step's would be looked at on the host meanwhile
+    told: dict[str, list[object]] = {}
+    for number, ((name, words), ahead) in enumerate((case, ahead) for case in MIXED.items() for ahead in (False, True)):
+        feed.lane = lambda device, ahead=ahead: Copies() if ahead else None
+        words = (*WORDS[:2], *OF_FRAMES, "train.global_batch=8", "train.micro_batch=8", *words)
+        config = load(None, [*words, f"data.root={shards}", f"runs_dir={folder / str(number)}"])
+        run = RunFolder(config.run_path)
+        run.path.mkdir(parents=True)
+        trainer = loop.Trainer(Setup.to_train(config, 1), run, device, Notice(), Watchdog(10), True)
+        trainer.engine.train()
+        widths: list[int] = []
+
+        def packed(x: Tensor, widths: list[int] = widths) -> tuple[Tensor, packing.Layout]:
+            data, layout = packing.pack(x)
+            if x.shape[2] == 2:
+                widths.append(layout.bits)
+            return data, layout
+
+        for batches, _ in trainer.feed.batches(trainer.state.cursor):
+            with reads() as found, patch.object(unit, "pack", packed):
+                trainer.step(batches, 0.0)
+        sums = [float(p.double().sum()) for p in trainer.engine.module.parameters()]
+        told.setdefault(name, []).append((len(found), widths[-2:], sums))
+    (folder / "told.json").write_text(json.dumps(told))
+    os._exit(0)
+
+
+def test_frames_are_looked_at_where_they_are_not_waited_for(tmp_path: Path) -> None:
+    """On the host, before they are sent; packed and computed with as if they had been looked at on the device."""
+    gestures(tmp_path / "source", {"train": 4, "test": 1})
+    write_shards("dvs128_gesture", tmp_path / "shards", tmp_path / "source")
+    apart(frames_step_by_step, tmp_path, tmp_path / "shards")
+    told = json.loads((tmp_path / "told.json").read_text())
+    for name in MIXED:
+        (read, widths, sums), (ahead, widths_ahead, sums_ahead) = told[name]
+        assert sums == sums_ahead and len(widths) == 2, name
+        assert all((width == 0) == (name == "mixed") for width in widths) and widths_ahead == [max(widths)] * 2, name
+        looks = 2 * (2 if name == "mixed" else 3)
+        assert read - ahead >= looks and ahead == told["as they are"][1][0], (name, read, ahead)
 
 
 RUNS = """\
