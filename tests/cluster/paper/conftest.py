@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from firing import digits_run, save
 
 from cluster.build.data import opened
 from cluster.config import load
+from cluster.paper import make
 
 RECIPE = """\
 name: run
@@ -51,3 +54,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data = opened(config, "test")
         save(place / name, config, data, classes=data.class_names)
     return place
+
+
+def _drawn(name: str, sources: list[str], out: Path, *words: str) -> tuple[list[Mapping[str, str]], str]:
+    [page] = make([name], sources, words, out)
+    with page.with_suffix(".csv").open() as file:
+        return list(csv.DictReader(file)), page.read_text()
+
+
+@pytest.fixture
+def drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Mapping[str, str]], str]]:
+    """The numbers and the page of a figure, drawn beside the runs."""
+    monkeypatch.chdir(folder)
+    return _drawn

@@ -1,28 +1,19 @@
-"""Figs 3 and `sensitivity` drawn from runs: what is counted, what the caption says of it, and what is refused."""
+"""Fig. 3 drawn from runs: what is counted, what the caption says of it, and what is refused."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.errors import RunError
-from cluster.paper import make
-
-
-def drawn(name: str, sources: list[str], out: Path, *words: str) -> tuple[list[Mapping[str, str]], str]:
-    [page] = make([name], sources, words, out)
-    with page.with_suffix(".csv").open() as file:
-        return list(csv.DictReader(file)), page.read_text()
 
 
 def test_fig_3_counts_each_neuron_once_and_the_clamp_makes_a_difference(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: Callable[..., Any]
 ) -> None:
-    monkeypatch.chdir(folder)
     rows, page = drawn("3", ["run"], tmp_path, "images=6")
     counts: dict[tuple[str, str], int] = {}
     means: dict[tuple[str, str], float] = {}
@@ -41,15 +32,3 @@ def test_fig_3_counts_each_neuron_once_and_the_clamp_makes_a_difference(
     )
     with pytest.raises(RunError, match="figure 3: off has no processing module with a core"):
         drawn("3", ["run", "off"], tmp_path)
-
-
-def test_sensitivity_of_runs_with_feedback_and_without(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
-    rows, page = drawn("sensitivity", ["off", "run"], tmp_path, "images=2")
-    zero: dict[tuple[str, str], Any] = {(row["run"], row["unit"]): float(row["zero"]) for row in rows}
-    assert {(row["from"], row["to"]) for row in rows} == {("1", "2")} and len(zero) == len(rows)
-    fed = "backbone.stages.2.0.mlp.fc2.neuron"
-    assert zero["run", fed] < zero["off", fed]  # what fired has no effect on itself, and comes back by feedback
-    assert "no feedback, 1 run: " in page and "feedback (concat), 1 run: " in page
