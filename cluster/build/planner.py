@@ -18,13 +18,11 @@ from tdformer.norm import norm_batch
 from tdformer.policies import POLICIES, Choice, choices, smallest
 
 from ..config import BatchPlan, Config, either
+from ..config.values import AUTO
 from ..errors import RunError
 from .memory import GIB, RESERVE, Memory, here
 from .model import example
 from .optimizers import OPTIMIZERS
-
-AUTO = "auto"
-"""What `recompute.policy` says where the memory there is chooses the policy."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +44,15 @@ class Recompute:
 def planned(model: TDFormer, config: Config, plan: BatchPlan) -> Recompute | None:
     """What `recompute.policy: auto` chooses for `model`, which is on meta; the same on all ranks, which call it
     together. None where the config says it. What cannot be priced gets the policy that needs least. Raises RunError
-    where nothing fits."""
-    if config.recompute.policy != AUTO:
-        return None
+    where nothing fits, or where another rank has less memory than the first, who chose, and too little."""
     memories: list[Memory] = [here(config, ranks_here(plan.world))] * plan.world
     if plan.world > 1:  # under ZeRO 3 backward gathers what it computes again: they must agree, so the least counts
         dist.all_gather_object(memories, memories[0])
     least = min(memories, key=lambda memory: memory.size)
+    if config.recompute.policy != AUTO:
+        if least.size < memories[0].size:
+            check(model, config, plan, least)
+        return None
     with torch.device("meta"):
         try:
             return choose(model, config, plan, least)
@@ -74,7 +74,7 @@ def choose(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> 
         tried.append(price(model, config, plan, *choice))
         if tried[-1].total <= room:
             return tried[-1]
-    raise RunError(_too_large(min(tried, key=lambda choice: choice.total), model, config, plan, memory))
+    raise RunError(too_large(min(tried, key=lambda choice: choice.total), model, config, plan, memory))
 
 
 def check(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> str | None:
@@ -91,7 +91,7 @@ def check(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> s
         except RuntimeError as e:
             return f"the memory of a step is not known beforehand ({first_line(e)})"
     if needed.total > memory.size * memory.usable:
-        raise RunError(_too_large(needed, model, config, plan, memory))
+        raise RunError(too_large(needed, model, config, plan, memory))
     if needed.total > memory.size * (memory.usable - RESERVE):
         return _needs(needed, plan, memory)
     return None
@@ -116,9 +116,9 @@ def _needs(needed: Recompute, plan: BatchPlan, memory: Memory) -> str:
     )
 
 
-def _too_large(needed: Recompute, model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> str:
+def too_large(needed: Recompute, model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> str:
     """What is needed, and what there is to change."""
-    remedies = ["lower train.micro_batch"] if plan.micro_batch > 1 else []
+    remedies = ["lower train.micro_batch"] if plan.micro_batch > 1 and config.train.micro_batch != AUTO else []
     if config.recompute.policy != AUTO:  # it has tried what needs less
         if needed.policy != smallest():
             remedies.append(f"set recompute.policy={smallest()}")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
 from pipelines.samples import Augmentation, Samples, Seen
 from tdformer import TDFormer
 from tdformer.options import Options
+from tdformer.policies import Choice
 
 from ..config import BatchPlan, Config, resolve
 from ..errors import RunError
@@ -20,6 +24,17 @@ from .first_weights import Begun, begin
 from .memory import Memory
 from .model import build_model, outline, trained_model
 from .optimizers import OPTIMIZERS
+
+
+class Settled(NamedTuple):
+    """What all ranks take the first one's word for: another may not see yet that the run was begun, or may have other
+    memory."""
+
+    norm_batch: int | None
+    micro_batch: int | str
+    recompute: Choice
+    weights: str | None
+    sha256: str | None
 
 
 class Setup:
@@ -83,13 +98,32 @@ class Setup:
         """Compare a step with the memory there is; see `planner.check`."""
         return planner.check(self.outline, self.config, self.plan, memory)
 
-    def settle(self, norm_batch: int | None, weights: str | None, sha256: str | None) -> None:
-        """Take the first rank's word for `train.norm_batch` and for the weights to begin with: another rank may not see
-        yet that the run was begun."""
-        self.config.model.weights, self.config.model.weights_sha256 = weights, sha256
-        if norm_batch != self.config.train.norm_batch:
-            self.config.train.norm_batch = norm_batch
+    @property
+    def settled(self) -> Settled:
+        """As it is for this rank."""
+        train, kept, model = self.config.train, self.config.recompute, self.config.model
+        choice = Choice(kept.policy, kept.borders)
+        return Settled(train.norm_batch, train.micro_batch, choice, model.weights, model.weights_sha256)
+
+    def settle(self, first: Settled) -> None:
+        """Take the first rank's word."""
+        train, kept, model = self.config.train, self.config.recompute, self.config.model
+        model.weights, model.weights_sha256 = first.weights, first.sha256
+        kept.policy, kept.borders = first.recompute
+        if (first.norm_batch, first.micro_batch) != (train.norm_batch, train.micro_batch):
+            train.norm_batch, train.micro_batch = first.norm_batch, first.micro_batch
             self.__dict__.pop("plan", None)
+
+    def cut(self, plan: BatchPlan, recompute: Choice | None = None) -> Setup:
+        """The same with its batch split so, and computing so again (None: as it does)."""
+        other = copy(self)
+        train = replace(self.config.train, micro_batch=plan.micro_batch, norm_batch=plan.norm_batch)
+        kept = self.config.recompute
+        if recompute is not None:
+            kept = replace(kept, policy=recompute.policy, borders=recompute.borders)
+        other.config = replace(self.config, train=train, recompute=kept)
+        other.__dict__["plan"] = plan
+        return other
 
     def check(self) -> None:
         """Refuse what training could not be begun with."""

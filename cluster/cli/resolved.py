@@ -19,8 +19,11 @@ from ..build.memory import here
 from ..build.model import outline
 from ..build.setup import Setup
 from ..config import BatchPlan, Config
+from ..config.values import AUTO
 from ..errors import RunError
 from ..jobs.processes import threads
+from ..plan.choice import chosen
+from ..plan.machine import Machine
 from ..run.folder import RunFolder
 from ..run.weights import settle
 
@@ -29,7 +32,8 @@ def resolved(config: Config, processes: int | None) -> str:
     """YAML that trains the same run, then as comments what is no setting. Classes and sizes are those of the shards
     where these are there. Raises RunError where the settings do not fit each other or the shards, or the weights to
     begin with are not there."""
-    settle(RunFolder(config.run_path), config)
+    folder = RunFolder(config.run_path)
+    settle(folder, config)
     world = processes or config.train.processes or torch.cuda.device_count() or 1
     plan = configs.resolve(config, world)
     notes = [f"processes: {world}, micro-batches of each in a step: {plan.accumulation}"]
@@ -41,6 +45,10 @@ def resolved(config: Config, processes: int | None) -> str:
         model = outline(config, None)
     else:
         sized = True
+        ranks = planner.ranks_here(world)
+        found = chosen(setup, Machine.seen(config, ranks, world, here(config, ranks)), folder.micro_batch(world))
+        setup, config = found.setup, found.setup.config
+        notes += [line] if (line := found.line()) is not None else []
         plan, model, samples = setup.plan, setup.outline, len(setup.samples)
         each = steps_per_epoch(samples, plan.global_batch)
         notes.append(f"training samples: {samples}, steps: {config.train.epochs * each}, of an epoch: {each}")
@@ -67,7 +75,9 @@ def _filled(config: Config, model: TDFormer, plan: BatchPlan, sized: bool) -> Co
     if filled.model.v_reset is None:
         filled.model.v_reset = "soft"
     train, data = filled.train, filled.data
-    train.norm_batch, train.micro_batch = plan.norm_batch, plan.micro_batch
+    train.norm_batch = plan.norm_batch
+    if sized or train.micro_batch != AUTO:  # without the model's sizes nothing is chosen
+        train.micro_batch = plan.micro_batch
     train.processes, train.threads = plan.world, threads(config, plan.world)
     train.alphas = train.alphas or tdformer.default_alphas(model.segments)
     if isinstance(data.folder, Path):

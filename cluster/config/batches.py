@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import RunError
 from .check import check, check_registered
@@ -35,11 +35,12 @@ def norm_batch(config: Config) -> int:
     """
     train, usual = config.train, USUAL_NORM_BATCH
     divisors = (n for n in range(1, min(train.global_batch, usual**2) + 1) if train.global_batch % n == 0)
-    return train.norm_batch or train.micro_batch or min(divisors, key=lambda n: max(n / usual, usual / n))
+    return train.norm_batch or train.at_once or min(divisors, key=lambda n: max(n / usual, usual / n))
 
 
 def resolve(config: Config, world: int, dataset_size: int | None = None) -> BatchPlan:
-    """The micro-batch and accumulation of each of `world` processes. Raises RunError where there are none."""
+    """The micro-batch and accumulation of each of `world` processes; `train.micro_batch: auto` is as 0 here, which
+    knows no machine. Raises RunError where there are none."""
     check(config, dataset_size)
     check_registered(config)
     plan = split(config, world)
@@ -52,7 +53,7 @@ def resolve(config: Config, world: int, dataset_size: int | None = None) -> Batc
 def split(config: Config, asked: int | None) -> BatchPlan:
     """The plan for as many processes as are `asked`; None: not known yet, and nothing is refused that some number of
     them could do. Raises RunError where the batch does not split."""
-    world, batch, micro, norm = asked or 1, config.train.global_batch, config.train.micro_batch, norm_batch(config)
+    world, batch, micro, norm = asked or 1, config.train.global_batch, config.train.at_once, norm_batch(config)
     if batch % world:
         raise RunError(f"train.global_batch={batch} is not divisible by the {world} processes")
     share = batch // world
@@ -64,7 +65,7 @@ def split(config: Config, asked: int | None) -> BatchPlan:
     fits = share if share % norm == 0 else math.gcd(share, norm)  # this one does on any number of processes
     micro = micro or fits
     if config.data.mixes and micro % 2:
-        key = f"train.micro_batch={micro}" if config.train.micro_batch else f"a share of {micro} images a process"
+        key = f"train.micro_batch={micro}" if config.train.at_once else f"a share of {micro} images a process"
         raise RunError(f"data.mixup and data.cutmix mix images in pairs, and {key} is odd; make it even")
     ranks = max(1, norm // micro)  # that hold one norm batch together
     if asked and (micro * ranks % norm or world % ranks):
@@ -73,3 +74,16 @@ def split(config: Config, asked: int | None) -> BatchPlan:
             f"train.micro_batch={micro} at once are not made of that many; set train.micro_batch={fits}"
         )
     return BatchPlan(batch, world, micro, share // micro, norm, ranks)
+
+
+def cuts(config: Config, plan: BatchPlan) -> list[BatchPlan]:
+    """Every way to cut a process's share into micro-batches that leaves BatchNorm's batch as it is, the smallest
+    first."""
+    found, share = [], plan.global_batch // plan.world
+    for micro in (n for n in range(1, share + 1) if share % n == 0):
+        train = replace(config.train, micro_batch=micro, norm_batch=plan.norm_batch)
+        try:
+            found.append(split(replace(config, train=train), plan.world))
+        except RunError:
+            continue
+    return found

@@ -186,7 +186,7 @@ def _refusal(key: str, model: Options, corruptions: bool) -> str:
 
 def _idle(options: Options, config: Config, run: Config) -> dict[str, str]:
     """The settings of evaluation that have no effect beside the others, and why."""
-    micro, alone = config.train.micro_batch, options.get("segments", 1) == 1
+    micro, alone = config.train.at_once, options.get("segments", 1) == 1
     made = _made(options)
     clamped = not alone and options["feedback"] and made.fed().core
     found = {

@@ -16,7 +16,7 @@ from pipelines.store import forms
 
 from ..errors import RunError
 from .precision import FULL, PRECISIONS, Precision
-from .values import ANY, FOLDER, MINUTES, Form
+from .values import ANY, AUTO, FOLDER, IMAGES, MINUTES, Form
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -157,7 +157,7 @@ class DataConfig:
 class TrainConfig:
     epochs: int = setting(1, least=1)
     global_batch: int = setting(128, least=1)
-    micro_batch: int = setting(0, least=0)
+    micro_batch: int | str = setting(0, least=0, form=IMAGES)
     norm_batch: int | None = setting(None, least=1)
     lr: float = setting(1e-3, above=0)
     min_lr: float = setting(1e-5, least=0)
@@ -183,6 +183,11 @@ class TrainConfig:
     hooks: list[str] = field(default_factory=list, metadata={"registry": "cluster.train.hooks:HOOKS"})
 
     @property
+    def at_once(self) -> int:
+        """The images of `micro_batch`; 0: no number of them is named."""
+        return 0 if isinstance(self.micro_batch, str) else self.micro_batch
+
+    @property
     def computes_in(self) -> Precision:
         """What `precision` names."""
         return PRECISIONS[self.precision]
@@ -200,7 +205,7 @@ class EngineConfig:
 
 @dataclass
 class RecomputeConfig:
-    policy: str = setting("auto", choices=("auto",), registry="tdformer.policies:POLICIES")
+    policy: str = setting(AUTO, choices=(AUTO,), registry="tdformer.policies:POLICIES")
     borders: int = setting(1, least=1)
     memory: float | None = setting(None, above=0)
 

@@ -52,6 +52,14 @@ def _folder(text: str) -> str:
     return path
 
 
+def _images(text: str) -> int | str:
+    return text if text == AUTO else _int(text)
+
+
+AUTO = "auto"
+"""What a setting says where the machine chooses."""
+IMAGES = Form(_images, f"a whole number or {AUTO}")
+"""How many at once."""
 MINUTES = Form(_minutes, "minutes, or a time as sbatch takes it, such as 12:00:00 or 1-00:00:00")
 """Whole minutes, rounded up, of minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or
 days-hours:minutes:seconds."""

@@ -82,4 +82,4 @@ _WORDS = {
 
 def expected(kind: str, form: Form | None) -> str:
     kinds = kind.split(" | ")
-    return either([form.words if form and k != "None" else _WORDS[k] for k in kinds])
+    return either(list(dict.fromkeys(form.words if form and k != "None" else _WORDS[k] for k in kinds)))

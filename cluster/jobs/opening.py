@@ -16,14 +16,15 @@ from ..build.setup import Setup
 from ..config import BatchPlan, Config, show
 
 
-def block(setup: Setup, memory: Memory, threads: int) -> str:
-    """A line each, for people. memory: of one process; threads: of one."""
+def block(setup: Setup, memory: Memory, threads: int, why: str | None = None) -> str:
+    """A line each, for people. memory: of one process; threads: of one; why: its micro-batch was chosen."""
     config, plan, model = setup.config, setup.plan, setup.outline
     assert setup.test is not None
     lines = {
         "model": _model(model),
         "data": _data(config, setup.samples, setup.test, model),
         "steps": _steps(config, plan, len(setup.samples)),
+        **({} if why is None else {"batch": why}),
         "device": _device(config, plan.world, threads),
         "memory": _memory(model, config, plan, memory),
         "folder": str(config.run_path),

@@ -6,21 +6,34 @@ import math
 from collections.abc import Iterator
 from typing import TextIO
 
+from tdformer.kernels import stands_for
+
 from ..build import memory
 from ..build.setup import Setup
 from ..config import Config
 from ..config.shape import Shape
+from ..config.values import AUTO
 from ..errors import RunError
 from ..plan.chips import chip
+from ..plan.choice import fitting
 from ..plan.figures import Plan
 from ..plan.machine import Machine
 from ..plan.predict import RESTART, predict
+from ..run.folder import RunFolder
 
 
 def tell(setup: Setup, shape: Shape, queued: bool, to: TextIO) -> Iterator[str]:
     """Print the plan in a line; gives warnings of little memory, and of a time limit that makes no sense. Raises
     RunError for what does not fit, where its memory is known."""
-    machine = _machine(setup.config, shape, queued)
+    machine, folder = _machine(setup.config, shape, queued), RunFolder(setup.config.run_path)
+    if setup.config.train.micro_batch == AUTO:
+        if shape.gpus and machine.speed is None:
+            print(f"plan: train.micro_batch=auto is chosen as the run starts; {machine.missing}", file=to, flush=True)
+            return
+        with stands_for("cuda" if shape.gpus else "cpu"):
+            found = fitting(setup, machine, folder.micro_batch(shape.world))
+        print(found.line(), file=to, flush=True)
+        setup = found.setup
     if math.isfinite(machine.memory.size) and (warning := setup.check_memory(machine.memory)):
         yield warning
     try:

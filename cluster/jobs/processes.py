@@ -27,7 +27,10 @@ from ..build.operations import operations
 from ..build.setup import Setup
 from ..config import Config, resolve
 from ..config.plugins import take
+from ..config.values import AUTO
 from ..errors import NoMeeting, RunError, memory_errors, user_errors
+from ..plan.choice import fitting
+from ..plan.machine import Machine
 from ..run.folder import RunFolder
 from ..run.kept import Summary
 from ..run.lock import WAIT
@@ -75,7 +78,10 @@ def start(config: Config, processes: int = 0, began: float | None = None) -> int
             devices.places([devices.look(config.engine.device)] * world)
         if speaks:
             waits("planning the memory of a step")
-        memory = here(config, ranks)
+        memory, why = here(config, ranks), None
+        if config.train.micro_batch == AUTO:
+            found = fitting(setup, Machine.seen(config, ranks, world, memory), folder.micro_batch(world))
+            setup, config, why = found.setup, found.setup.config, found.line()
         warning = setup.check_memory(memory)
         if warning and not rank:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
@@ -83,7 +89,7 @@ def start(config: Config, processes: int = 0, began: float | None = None) -> int
         return 0 if done is not None else worker(rank, world, None, setup)
     folder.check(config)
     if speaks:
-        print(opening.block(setup, memory, threads(config, world)), flush=True)
+        print(opening.block(setup, memory, threads(config, world), why), flush=True)
     with folder.lock(wait=WAIT if launched else 0):
         if done is not None:
             print(f"{folder.path} is finished: {describe(done)}; another run needs another name=...", flush=True)
@@ -258,7 +264,7 @@ def smaller(config: Config, world: int) -> str:
     """What to change in a run whose step does not fit."""
     recompute, stage = config.recompute, config.engine.zero_stage
     ways = [f"lower train.micro_batch ({resolve(config, world).micro_batch} now)"]
-    if recompute.policy == planner.AUTO:
+    if recompute.policy == AUTO:
         memory = here(config, planner.ranks_here(world))
         ways.append(f"set recompute.memory, by which auto chooses, lower ({memory.size / GIB:.2f} GiB now)")
     elif POLICIES.get(recompute.policy).packed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -22,7 +22,8 @@ NOT_IN_TOTAL = ("available", "largest_micro_batch", "hidden_gradients", "total")
 
 @dataclass(frozen=True)
 class Plan:
-    """about: what is planned, in words and numbers. fits: whether the memory is enough. memory: GiB of one process;
+    """about: what is planned, in words and numbers. choice: of the ways that `train.micro_batch: auto` looked at, the
+    milliseconds an image; {} where it is a number. fits: whether the memory is enough. memory: GiB of one process;
     step: seconds; both by part, with `total`, their sum. warnings: what to look at before it is queued."""
 
     about: dict[str, str | int]
@@ -34,10 +35,11 @@ class Plan:
     checkpoint: Section
     disk: Section
     warnings: tuple[str, ...] = ()
+    choice: Section = field(default_factory=dict)
 
     def sections(self) -> dict[str, Section]:
         """In the order in which they are shown."""
-        names = ("memory", "host", "step", "run", "checkpoint", "disk")
+        names = ("choice",) * bool(self.choice) + ("memory", "host", "step", "run", "checkpoint", "disk")
         return {name: getattr(self, name) for name in names}
 
     def row(self) -> dict[str, float | None]:

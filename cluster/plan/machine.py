@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import torch
+
 from ..build.memory import GIB, Memory, here
 from ..config import Config
 from ..config.shape import Shape
 from . import rates
-from .chips import Chip
+from .chips import Chip, chip, recognised
 from .network import Model, Network
 from .rates import Speed
 
@@ -51,6 +53,17 @@ class Machine:
         if memory is None and shape.gpus and config.recompute.memory is None:
             memory = Memory(math.inf, "not known: give --gpu NAME, or set site.gpu")
         return cls("this machine", memory or here(config, shape.processes), gpu=shape.gpus > 0)
+
+    @classmethod
+    def seen(cls, config: Config, processes: int, world: int, memory: Memory) -> Machine:
+        """What this process runs on, with so many of the run's: its GPU, by torch's name for it, or where that is not
+        in the table by `site.gpu`. Raises RunError for a type that the GPU does not have, or a name that is none."""
+        shape = Shape(-(-world // processes), processes, processes if torch.cuda.is_available() else 0)
+        kind = recognised(torch.cuda.get_device_name()) if shape.gpus else None
+        if kind is None and shape.gpus and config.site.gpu:
+            kind = chip(config.site.gpu)
+        found = cls.unknown(config, shape, memory) if kind is None else cls.of_chip(kind, config, shape)
+        return replace(found, memory=memory)
 
     def timed(self, speed: Speed, network: Model, images: float | None) -> Machine:
         """With what was measured on it."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -12,25 +11,23 @@ from pipelines.order import steps_per_epoch
 from tdformer import TDFormer
 from tdformer.errors import first_line
 from tdformer.kernels import stands_for
-from tdformer.measure import Work, measure_evaluation
 from tdformer.policies import choices
 
 from ..build import planner
 from ..build.memory import GIB, RESERVE, Memory
-from ..build.model import example
 from ..build.optimizers import OPTIMIZERS
-from ..build.planner import AUTO, Recompute
+from ..build.planner import Recompute
 from ..build.setup import Setup
 from ..config import BatchPlan, Config
-from ..config.batches import split
+from ..config.batches import cuts
 from ..config.shape import Shape
+from ..config.values import AUTO
 from ..errors import RunError
-from . import interval
+from . import durations, interval
 from .chips import Chip
+from .choice import chosen as cut
 from .figures import Figure, Plan, Section
 from .machine import Machine
-from .network import COUNTED, Rule, exposed
-from .rates import PARTS
 
 COUNT = "counted"
 LIBRARIES, LOADED = 0.56, "resident at the first step of a tiny run, on a CPU with torch 2.13 (28 November 2026)"
@@ -71,19 +68,21 @@ def predict(
     config = setup.config
     if machine is None:
         machine = Machine.unknown(config, shape) if chip is None else Machine.of_chip(chip, config, shape)
-    model, plan, terms = setup.outline, setup.plan, terms or Terms()
     with torch.device("meta"), stands_for("cuda" if shape.gpus else "cpu"):
+        batch = cut(setup, machine)
+        setup, config = batch.setup, batch.setup.config
+        model, plan, terms = setup.outline, setup.plan, terms or Terms()
         try:
             chosen = settled(model, config, plan, machine.memory)
             fits = chosen.total <= machine.memory.size * machine.memory.usable
-            searched = search or not fits
+            searched = not batch.looked and (search or not fits)  # else all were looked at
             largest = _largest(model, config, plan, machine.memory) if searched else None
         except RuntimeError as error:
             raise RunError(f"the memory of a step is not known beforehand ({first_line(error)})") from error
         assert chosen.cost is not None
-        step = _step(setup, machine, chosen.cost.course)
+        step = durations.of_step(setup, machine, chosen.cost.course)
         once = planner.price(model, config, plan, choices(model.segments)[0].policy, 1).cost
-        test = _evaluation(setup, machine)
+        test = durations.of_evaluation(setup, machine)
     assert once is not None
     memory = _memory(model, config, plan, chosen, machine.memory)
     if searched:
@@ -115,6 +114,7 @@ def predict(
         checkpoint,
         _disk(setup, size),
         tuple(_warnings(config, chosen, machine.memory, largest, fits)),
+        batch.section(),
     )
 
 
@@ -133,26 +133,13 @@ def settled(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) ->
     return min(tried, key=lambda one: one.total)
 
 
-def micro_batches(config: Config, plan: BatchPlan) -> list[BatchPlan]:
-    """Every way to cut a process's share into micro-batches that leaves BatchNorm's batch as it is, the smallest
-    first."""
-    found, share = [], plan.global_batch // plan.world
-    for micro in (n for n in range(1, share + 1) if share % n == 0):
-        train = replace(config.train, micro_batch=micro, norm_batch=plan.norm_batch)
-        try:
-            found.append(split(replace(config, train=train), plan.world))
-        except RunError:
-            continue
-    return found
-
-
 def _largest(model: TDFormer, config: Config, plan: BatchPlan, memory: Memory) -> int | None:
     """The largest micro-batch of these that fits, by bisection; with the policy that needs least, where it is free."""
     auto = config.recompute.policy == AUTO
     candidates = choices(model.segments)
     choice = candidates[-1] if auto else (config.recompute.policy, config.recompute.borders)
     room = memory.size * (1 - RESERVE if auto else memory.usable)
-    ways = micro_batches(config, plan)
+    ways = cuts(config, plan)
     low, high = 0, len(ways)  # the first `low` fit, those from `high` on do not
     while low < high:
         middle = (low + high) // 2
@@ -193,67 +180,6 @@ def _host(setup: Setup, machine: Machine, checkpoint: int) -> Section:
 
 
 # --------------------------------------------------------------------------------------------------------------- time
-
-
-def state_moved(model: TDFormer, config: Config, plan: BatchPlan) -> int:
-    """Bytes that the optimizer, clipping and the averaged weights read and write in a step, in one process."""
-    count = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    own = trained // (plan.world if config.engine.zero_stage else 1)
-    states = len(OPTIMIZERS.get(config.train.optimizer).states)
-    passes = 3 + 2 * states + (2 if config.train.clip_grad else 0)  # weights and states twice, gradients once
-    return 4 * (passes * own + (3 * count if config.train.ema_decay else 0))
-
-
-def _step(setup: Setup, machine: Machine, course: Sequence[Work]) -> Section:
-    """Seconds of an optimizer step of one process. course: of a micro-batch's work."""
-    if machine.speed is None or machine.network is None:
-        return {"total": Figure(None, "s", machine.missing)}
-    config, plan, model, speed = setup.config, setup.plan, setup.outline, machine.speed
-    times = plan.accumulation
-    parts = {name: times * seconds for name, seconds in speed.training(course).items()}
-    device = sum(parts[name] for name in PARTS)
-    rule, counted = Rule.of(model, model.segments), COUNTED[min(config.engine.zero_stage, len(COUNTED) - 1)]
-
-    def waiting(group: int, compute: float) -> float:
-        assert machine.network is not None
-        return exposed(rule, machine.network, plan.world, group, compute, counted)
-
-    gradients, behind = waiting(1, device / times), waiting(1, 0.0)
-    found = {name: Figure(parts[name], "s", speed.source) for name in PARTS}
-    norm = times * (waiting(plan.norm_ranks, device / times) - gradients)
-    found["batchnorm_collectives"] = Figure(norm, "s", machine.links)
-    found["gradients"] = Figure(gradients, "s", f"{machine.links}; the part that backward does not hide")
-    found["optimizer"] = Figure(speed.optimizer(state_moved(model, config, plan)), "s", speed.source)
-    beside = "what the device waits for" if machine.gpu else "Python and PyTorch around operators"
-    found["host"] = Figure(parts["host"], "s", f"{speed.source}; {beside}")
-    known = sum(figure.value or 0.0 for figure in found.values())
-    found["loader"] = _loader(config, plan, machine, known)
-    known += found["loader"].value or 0.0
-    missing = "" if found["loader"].value is not None else ", without the loader"
-    found["total"] = Figure(known, "s", f"sum of these{missing}")
-    found["hidden_gradients"] = Figure(behind - gradients, "s", f"{machine.links}; hidden behind backward")
-    return found
-
-
-def _loader(config: Config, plan: BatchPlan, machine: Machine, step: float) -> Figure:
-    """What a step waits for its images, of those that are read while it computes."""
-    if machine.images is None:
-        return Figure(None, "s", "not known for data that are not there: --measure where the shards are")
-    reading = plan.micro_batch * plan.accumulation / machine.images
-    waited = max(0.0, reading - step) if config.data.workers else reading
-    return Figure(waited, "s", f"measured here: {machine.images:,.0f} images/s a process")
-
-
-def _evaluation(setup: Setup, machine: Machine) -> Figure:
-    """Seconds of one evaluation."""
-    if machine.speed is None:
-        return Figure(None, "s", machine.missing)
-    plan, model, images = setup.plan, setup.outline, len(setup.test or ())
-    short = setup.config.train.computes_in.short
-    work = measure_evaluation(model, example(model, plan.micro_batch, "meta"), short)
-    each = machine.speed.evaluation(work)
-    return Figure(-(-images // (plan.world * plan.micro_batch)) * each, "s", machine.speed.source)
 
 
 def _run(

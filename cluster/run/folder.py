@@ -121,6 +121,11 @@ class RunFolder:
         if config.train.norm_batch is None:
             config.train.norm_batch = configs.norm_batch(before or config)
 
+    def micro_batch(self, world: int) -> int | None:
+        """That of the last start on so many processes, of a run that has saved; None: there was none."""
+        starts = () if self.unsaved() else reversed(self.starts.whole()[0])
+        return next((row.get("micro_batch") for row in starts if row.get("world") == world), None)
+
     def unsaved(self) -> bool:
         """Whether it has neither a checkpoint nor an end, so that nothing is lost when it begins anew."""
         return self.saved_step() is None and self.summary() is None

@@ -87,7 +87,7 @@ class Trainer:
         self.settled = 0.0  # when it was known of the last one
         self.asked: signal.Signals | None = None  # by whom the run is to end
         self.due = False  # whether it is time to save
-        setup.settle(*of_first((config.train.norm_batch, config.model.weights, config.model.weights_sha256)))
+        setup.settle(of_first(setup.settled))
         assert setup.test is not None
         self.data, self.validation = setup.samples, setup.test
         self.hosts = same_data(self.data)

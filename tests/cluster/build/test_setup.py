@@ -13,6 +13,7 @@ from cluster.build.setup import Setup
 from cluster.build.shards import write_shards
 from cluster.config import Config, load
 from cluster.errors import RunError
+from tdformer.policies import Choice
 
 WORDS = ["data.dataset=digits", "train.global_batch=480", "data.augment.flip=0.5"]
 
@@ -43,11 +44,12 @@ def test_each_part_is_made_once_and_fits_the_others(config: Config) -> None:
 
 def test_what_the_first_rank_has_settled_is_everybody_s(config: Config) -> None:
     setup = Setup.to_train(config, 2)
-    plan = setup.plan
-    setup.settle(config.train.norm_batch, "runs/one@7", "0" * 64)
+    plan, own = setup.plan, setup.settled
+    setup.settle(own._replace(weights="runs/one@7", sha256="0" * 64))
     assert setup.plan is plan and (config.model.weights, config.model.weights_sha256) == ("runs/one@7", "0" * 64)
-    setup.settle(60, None, None)
-    assert config.model.weights is None
+    setup.settle(own._replace(norm_batch=60, micro_batch=60, recompute=Choice("unit", 2)))
+    assert config.model.weights is None and (config.recompute.policy, config.recompute.borders) == ("unit", 2)
+    assert setup.plan.micro_batch == 60
     assert (plan.norm_batch, setup.plan.norm_batch, config.train.norm_batch) == (120, 60, 60)
 
 
