@@ -1,10 +1,11 @@
 """Plans against what was measured: memory and seconds of a step on this CPU, and of an H100's published rows.
 
-    python -m benchmarks.plan [--worlds 1 2 4] [--rounds 3] [--clock wall|cores] [--gpu-only] [--cpu-only]
+    python -m benchmarks.plan [--worlds 1 2 4] [--rounds 3] [--clock wall|cores] [--gpu-only] [--cpu-only] [--write FILE]
     python -m benchmarks.plan --read benchmarks/results/plan.json [--clock wall|cores] [--gpu-only] [--cpu-only]
 
-On this CPU a case is planned from its operators, which are timed one by one; no step is looked at, nothing is fitted.
-Memory is counted. What was timed is kept by `--write`, and planned anew by `--read`. Of the H100 the
+On this CPU a case is planned from its operators, which are timed one by one, and from steps of a narrower network; none
+of its own is looked at, nothing is fitted. Memory is counted. What was timed is kept by `--write`, where it joins that
+of the same cases in other numbers of processes, and planned anew by `--read`. Of the H100 the
 rows are those of results/gpu.md, fitted with torch's profile of two of them; each is planned with rates that were
 fitted without it.
 """
@@ -43,7 +44,7 @@ from . import machine, table
 
 
 class Case(NamedTuple):
-    """images: of a process; together: whether all processes' are one norm batch."""
+    """images: of a process; together: whether all processes' are one norm batch; width: None: the model's own."""
 
     model: str
     dataset: str
@@ -52,6 +53,7 @@ class Case(NamedTuple):
     segments: int
     policy: str
     together: bool = False
+    width: int | None = None
 
     def config(self, world: int, shards: Path) -> Config:
         batch = self.images * world
@@ -68,11 +70,14 @@ class Case(NamedTuple):
             "train.norm_batch": batch if self.together else self.images,
             "train.threads": 1,
         }
+        if self.width is not None:
+            words["model.width"] = self.width
         return load(None, [f"{key}={value}" for key, value in words.items()])
 
     def words(self) -> list[str]:
         norm = "all" if self.together else "a rank"
-        return [self.model, *map(str, (self.images, self.time_steps, self.segments)), self.policy, norm]
+        name = self.model if self.width is None else f"{self.model}, width {self.width}"
+        return [name, *map(str, (self.images, self.time_steps, self.segments)), self.policy, norm]
 
 
 CASES = [
@@ -91,7 +96,13 @@ CASES = [
     Case("quickstart", "digits", 8, 4, 1, "none"),
     Case("quickstart", "digits", 256, 4, 1, "none"),
     Case("hst_4_384", "cifar10", 1, 1, 1, "none"),
+    Case("quickstart", "digits", 24, 6, 2, "none", width=144),
+    Case("hst_4_384", "cifar10", 3, 2, 2, "none", width=256),
+    Case("sdt_2_256", "cifar10", 6, 2, 1, "block", width=384),
+    Case("spikformer_2_384", "cifar10", 2, 6, 3, "unit", width=192),
 ]
+UNSEEN = 15
+"""The first of those that were timed for the first time when the plan was as it is."""
 
 
 def timed(worlds: Sequence[int], rounds: int) -> dict[str, Any]:
@@ -113,16 +124,26 @@ def timed(worlds: Sequence[int], rounds: int) -> dict[str, Any]:
     }
 
 
+def joined(file: Path, measured: dict[str, Any]) -> dict[str, Any]:
+    """What was measured by number of processes, with what a file has of the same cases."""
+    before = json.loads(file.read_text()) if file.exists() else {}
+    same: dict[str, Any] = before["worlds"] if before.get("cases") == measured["cases"] else {}
+    return same | measured["worlds"]
+
+
 def least(rounds: Sequence[calibration.Measured]) -> dict[str, Any]:
     """Of each figure; the peaks are the first round's."""
     taken = []
     for times in zip(*(one.taken for one in rounds), strict=True):
         best = {"seconds": min(t.seconds for t in times), "cores": min(t.cores for t in times)}
         taken.append({"peak": times[0].peak, **best})
-    links = {key: min(getattr(r.network, key) for r in rounds) for key in ("alpha", "beta")}
+    links = [
+        {key: min(getattr(one, key) for one in its) for key in ("alpha", "beta")}
+        for its in zip(*(one.networks for one in rounds), strict=True)
+    ]
     by = {"seconds": [one.by_clock for one in rounds], "cores": [one.by_cores for one in rounds]}
     planned = {clock: [fastest(times) for times in zip(*its, strict=True)] for clock, its in by.items()}
-    return {"taken": taken, "network": links, "planned": planned}
+    return {"taken": taken, "networks": links, "planned": planned}
 
 
 def fastest(times: Sequence[Timed]) -> dict[str, Any]:
@@ -135,10 +156,10 @@ def on_cpu(measured: dict[str, Any], clock: str) -> Iterator[list[str]]:
     """A row for each number of processes and case of what `timed` found; its errors are of memory and of seconds."""
     cases = [Case(*row) for row in measured["cases"]]
     for name, found in measured["worlds"].items():
-        world, network = int(name), AlphaBeta(**found["network"])
-        for case, took, own in zip(cases, found["taken"], found["planned"][clock], strict=True):
+        world, of_each = int(name), zip(cases, found["taken"], found["networks"], found["planned"][clock], strict=True)
+        for case, took, network, own in of_each:
             setup, seconds = setup_of(case.config(world, Path("absent")), world), took[clock]
-            here = Machine.unknown(setup.config, Shape(1, world, 0)).timed(Timed(**own), network, None)
+            here = Machine.unknown(setup.config, Shape(1, world, 0)).timed(Timed(**own), AlphaBeta(**network), None)
             plan = predict(setup, Shape(1, world, 0), None, here, search=False)
             gib, step = plan.memory["total"].value, plan.step["total"].value
             assert gib is not None and step is not None
@@ -277,6 +298,7 @@ def main() -> None:
         return
     measured = json.loads(asked.read.read_text()) if asked.read else timed(asked.worlds, asked.rounds)
     if asked.write:
+        measured["worlds"] = joined(asked.write, measured)
         asked.write.write_text(json.dumps(measured, indent=1) + "\n")
     clock = {"wall": "seconds", "cores": "cores"}[asked.clock]
     rows = list(on_cpu(measured, clock))
@@ -286,7 +308,7 @@ def main() -> None:
     print(table([*head, "peak MiB", "planned", "error", "step s", "planned", "error", *parts], rows))
     for world in measured["worlds"]:
         own = [row for row in rows if row[0] == world]
-        print(f"{world} ranks: memory {worst(own, 9)}; seconds {worst(own, 12)}.")
+        print(f"{world} ranks: memory {worst(own, 9)}; seconds {worst(own, 12)}; unseen {worst(own[UNSEEN:], 12)}.")
     print(f"All: memory {worst(rows, 9)}; seconds {worst(rows, 12)}.")
     print(f"load {os.getloadavg()[0]:.1f} at the end, {time.perf_counter() - begun:.0f} s in all")
 

@@ -296,9 +296,9 @@ def test_the_least_of_rounds_counts() -> None:
     taken = [calibration.Taken(2.0, 1.0, 7)], [calibration.Taken(3.0, 0.5, 0)]
     links = AlphaBeta(2e-4, 1e-9), AlphaBeta(1e-4, 2e-9)
     planned = [Timed({"matrix": 2.0, "host": 3.0}, 5.0, 1.0)], [Timed({"matrix": 1.0, "host": 4.0}, 4.0, 2.0)]
-    rounds = [calibration.Measured(t, p, p, n, [None]) for t, p, n in zip(taken, planned, links, strict=True)]
+    rounds = [calibration.Measured(t, p, p, [n], [None]) for t, p, n in zip(taken, planned, links, strict=True)]
     found = plan.least(rounds)
     assert found["taken"] == [{"peak": 7, "seconds": 2.0, "cores": 0.5}]
-    assert found["network"] == {"alpha": 1e-4, "beta": 1e-9}
+    assert found["networks"] == [{"alpha": 1e-4, "beta": 1e-9}]
     best = {"parts": {"matrix": 1.0, "host": 3.0}, "tested": 4.0, "end": 1.0}
     assert found["planned"] == {"seconds": [best], "cores": [best]}

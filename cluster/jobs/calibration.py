@@ -1,5 +1,6 @@
 """What a plan without a GPU goes by: the operators of a step, timed on this machine in as many processes as are asked
-for; and steps themselves, with which that is compared."""
+for, and what is around them in a narrow network of the same structure; and steps themselves, with which that is
+compared."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor
 
 from pipelines.loader import Batch
 from pipelines.order import Cursor
@@ -27,28 +29,26 @@ from tdformer.measure import live_bytes
 from ..build import heap
 from ..build.memory import here
 from ..build.setup import Setup
-from ..config import Config, load
+from ..config import Config
 from ..config.plugins import take
 from ..config.shape import Shape
 from ..errors import RunError
 from ..plan.absent import Absent, setup_of
 from ..plan.machine import Machine
-from ..plan.network import COUNTED, AlphaBeta, Rule, exposed
+from ..plan.network import COUNTED, AlphaBeta, Rule, waits
 from ..plan.timed import Timed
 from ..run.folder import RunFolder
 from ..signals import Notice
 from .alone import Alone, alone
+from .narrow import narrow
 from .processes import START, die_with_parent, threads
 
-WARM, SECONDS, MOST = 2, 1.5, 9
+WARM, SECONDS, MOST = 2, 1.5, 50
 """Steps before those that count; seconds after which no more are taken, and how many at most."""
-SIZES = (2**12, 2**22)
-"""Bytes of the all_reduces that are timed."""
-TIMES = 40
+SMALLEST, LEAST = 2**12, 2**16
+"""Bytes of one all_reduce that is timed; the other has those of the largest of gradients, and so many at least."""
+TIMES = 20
 """How often each."""
-SMALL = ("data.dataset=digits", "model.name=quickstart", "model.segments=2", "model.feedback=all")
-IMAGES = 32
-"""A network whose operators have little to do, and its images of a process; its data need not be there."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Taken:
 
 
 class Measured(NamedTuple):
-    """Of each case what steps took, where they were taken, and what is planned from its operators: by the clock, and on
-    a core; and how the processes exchange."""
+    """Of each case what steps took, where they were taken, what is planned from its operators: by the clock, and on a
+    core; how the processes exchange, and the images that each reads in a second."""
 
     taken: list[Taken]
     by_clock: list[Timed]
     by_cores: list[Timed]
-    network: AlphaBeta
+    networks: list[AlphaBeta]
     images: list[float | None]
 
 
@@ -77,7 +77,7 @@ def machine(setup: Setup, images: int | None = None) -> Machine:
     where they cannot be."""
     found = measure([setup.config], setup.world, images)
     here = Machine.unknown(setup.config, Shape(1, setup.world, 0))
-    return here.timed(found.by_clock[0], found.network, found.images[0])
+    return here.timed(found.by_clock[0], found.networks[0], found.images[0])
 
 
 def measure(
@@ -94,7 +94,7 @@ def measure(
         found = json.loads(Path(folder, "found.json").read_text())
     clock, cores = ([Timed(**one) for one in found[name]] for name in ("clock", "cores"))
     taken = [Taken(**one) for one in found["taken"]]
-    return Measured(taken, clock, cores, AlphaBeta(**found["network"]), found["images"])
+    return Measured(taken, clock, cores, [AlphaBeta(**one) for one in found["networks"]], found["images"])
 
 
 class Asked(NamedTuple):
@@ -114,45 +114,46 @@ def _rank(rank: int, world: int, folder: str, asked: Asked) -> None:
     torch.set_num_threads(threads(asked.cases[0], world))
     heap.keep_freed()
     device = engine.init_distributed(rank, world, dist.FileStore(f"{folder}/meet", world), wanted="cpu")
-    network = AlphaBeta(*_exchange(world))
-    beside = _beside(rank, world, Path(folder, "beside"), device, network)
-    taken, timed, images = [], [], []
+    found: dict[str, list[object]] = {key: [] for key in ("taken", "clock", "cores", "networks", "images")}
     for number, config in enumerate(asked.cases):
         take(config.plugins, "the configuration")
         setup = setup_of(config, world, asked.images)
         if asked.steps:
-            taken.append(asdict(_taken(setup, rank, Path(folder, str(number)), device, asked.memory)))
-        timed.append(alone(setup, here(config, world)))
-        images.append(_read(setup, device))
-    found = {"taken": taken, "network": asdict(network), "images": images}
-    cores = [_of(one, beside[1], 1) for one in timed]
-    # Short calls are seldom interrupted, and steps are: where ranks share cores, the clock does not tell.
-    shared = world * torch.get_num_threads() / len(os.sched_getaffinity(0))
-    clock = [one.times(shared) for one in cores] if shared > 1 else [_of(one, beside[0], 0) for one in timed]
-    found |= {"clock": [asdict(one) for one in clock], "cores": [asdict(one) for one in cores]}
+            found["taken"].append(asdict(_taken(setup, rank, Path(folder, str(number)), device, asked.memory)))
+        network = _exchange(setup)
+        clock, cores = _planned(setup, rank, Path(folder, f"{number}-narrow"), device, network)
+        found["clock"].append(asdict(clock))
+        found["cores"].append(asdict(cores))
+        found["networks"].append(asdict(network))
+        found["images"].append(_read(setup, device))
     if not rank:
         Path(folder, "found.json").write_text(json.dumps(found))
     dist.barrier()
     os._exit(0)  # nothing is left to do but to free memory
 
 
-def _of(found: Alone, beside: float, clock: int) -> Timed:
-    """beside: seconds of Python and PyTorch around an operator; clock: 0, or 1 for what a process was on a core."""
-    parts = {part: float(seconds[clock]) for part, seconds in found.training.items()}
-    training, evaluation = (beside * count for count in found.operators)
-    return Timed(parts | {"host": training}, float(found.evaluation[clock]) + evaluation, float(found.end[clock]))
-
-
-def _beside(rank: int, world: int, folder: Path, device: torch.device, network: AlphaBeta) -> list[float]:
-    """Seconds around an operator, by both clocks: what a step of a small network takes beside its operators."""
-    own = (f"train.{key}_batch={IMAGES}" for key in ("micro", "norm"))
-    setup = setup_of(load(None, [*SMALL, *own, f"train.global_batch={IMAGES * world}", f"data.root={folder}"]), world)
-    taken, found = _taken(setup, rank, folder, device, False), alone(setup, here(setup.config, world))
-    waited = exposed(Rule.of(setup.outline, 1), network, world, 1, taken.seconds, COUNTED[0])
+def _planned(setup: Setup, rank: int, folder: Path, device: torch.device, network: AlphaBeta) -> tuple[Timed, Timed]:
+    """By the clock, and on a core: the operators, and what a narrow network's step takes beside its own."""
+    config, world = setup.config, setup.world
+    found = alone(setup, here(config, world))
+    small = Setup(narrow(setup, found.chosen), world, setup.samples, setup.test)
+    taken, its = _taken(small, rank, folder, device, False), alone(small, here(small.config, world))
+    times, rule = small.plan.accumulation, Rule.of(small.outline, small.outline.segments)
+    known = its.end + times * sum(its.training.values())
+    counted = COUNTED[min(config.engine.zero_stage, len(COUNTED) - 1)]
+    waited = sum(waits(rule, network, small.plan, 0.0, counted))
     steps = torch.tensor([taken.seconds - waited, taken.cores], dtype=torch.float64)
-    known = found.end + sum(found.training.values())
-    around: list[float] = ((steps - known).clamp(min=0) / found.operators[0]).tolist()
-    return around
+    around = ((steps - known) / times).clamp(min=0)
+    return _of(found, around, 0), _of(found, around, 1)
+
+
+def _of(found: Alone, around: Tensor, clock: int) -> Timed:
+    """around: seconds of a micro-batch beside its operators; clock: 0, or 1 for what a process was on a core. An
+    evaluation has as much around each operator."""
+    parts = {part: float(seconds[clock]) for part, seconds in found.training.items()}
+    host, (training, evaluation) = float(around[clock]), found.operators
+    tested = float(found.evaluation[clock]) + host * evaluation / training
+    return Timed(parts | {"host": host}, tested, float(found.end[clock]))
 
 
 def _taken(setup: Setup, rank: int, folder: Path, device: torch.device, memory: bool) -> Taken:
@@ -210,31 +211,37 @@ def _read(setup: Setup, device: torch.device) -> float | None:
     return steps * plan.micro_batch * plan.accumulation / (time.perf_counter() - begun)
 
 
-def _exchange(world: int) -> tuple[float, float]:
-    """Seconds of a message and of a byte, from all_reduces: their mean, for on cores that gloo's threads share with the
-    ranks a few of them take most of the time."""
+def _exchange(setup: Setup) -> AlphaBeta:
+    """Seconds of a message and of a byte, from all_reduces of few and of as many as a step has at once."""
+    world = setup.world
     if world == 1:
-        return 0.0, 0.0
-    found = []
-    for size in SIZES:
-        tensor, taken = torch.zeros(size // 4), []
-        for _ in range(TIMES):
-            dist.barrier()
-            begun = time.perf_counter()
-            dist.all_reduce(tensor)
-            taken.append(time.perf_counter() - begun)
-        found.append(statistics.fmean(taken) / (2 * (world - 1)))
-    beta = max(0.0, (found[1] - found[0]) / (SIZES[1] - SIZES[0])) * world
-    return max(0.0, found[0] - SIZES[0] * beta / world), beta
+        return AlphaBeta(0.0, 0.0)
+    sizes = SMALLEST, max(LEAST, *Rule.of(setup.outline, setup.outline.segments).gradients)
+    few, many = (_all_reduce(size) / (2 * (world - 1)) for size in sizes)
+    beta = max(0.0, (many - few) / (sizes[1] - sizes[0])) * world
+    return AlphaBeta(max(0.0, few - sizes[0] * beta / world), beta)
 
 
-def _tensors() -> list[torch.Tensor]:
+def _all_reduce(size: int) -> float:
+    """Seconds of one of so many bytes, as it is in the middle."""
+    tensor, taken = torch.zeros(size // 4), []
+    for _ in range(TIMES):
+        dist.barrier()
+        begun = time.perf_counter()
+        dist.all_reduce(tensor)
+        taken.append(time.perf_counter() - begun)
+    seconds = torch.tensor(statistics.median(taken), dtype=torch.float64)
+    dist.all_reduce(seconds, dist.ReduceOp.MAX)
+    return seconds.item()
+
+
+def _tensors() -> list[Tensor]:
     """All that there are."""
     gc.collect()
-    return [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    return [one for one in gc.get_objects() if issubclass(type(one), Tensor)]
 
 
-def _bytes(tensors: Sequence[torch.Tensor]) -> dict[int, int]:
+def _bytes(tensors: Sequence[Tensor]) -> dict[int, int]:
     """By the place of their storage."""
     storages = [one.untyped_storage() for one in tensors]
     return {storage.data_ptr(): storage.nbytes() for storage in storages}

@@ -13,7 +13,7 @@ from ..build.setup import Setup
 from ..config import BatchPlan, Config
 from .figures import Figure, Section
 from .machine import Machine
-from .network import COUNTED, Rule, exposed
+from .network import COUNTED, Rule, waits
 from .rates import PARTS
 
 
@@ -37,18 +37,15 @@ def of_step(setup: Setup, machine: Machine, course: Sequence[Work]) -> Section:
     device = sum(parts[name] for name in PARTS)
     rule, counted = Rule.of(model, model.segments), COUNTED[min(config.engine.zero_stage, len(COUNTED) - 1)]
 
-    def waiting(group: int, compute: float) -> float:
-        assert machine.network is not None
-        return exposed(rule, machine.network, plan.world, group, compute, counted)
-
-    gradients, behind = waiting(1, device / times), waiting(1, 0.0)
+    beside = device / times if machine.gpu else 0.0  # cores that sum gradients do not compute meanwhile
+    norm, gradients = waits(rule, machine.network, plan, beside, counted)
+    _, behind = waits(rule, machine.network, plan, 0.0, counted)
     found = {name: Figure(parts[name], "s", speed.source) for name in PARTS}
-    norm = times * (waiting(plan.norm_ranks, device / times) - gradients)
     found["batchnorm_collectives"] = Figure(norm, "s", machine.links)
     found["gradients"] = Figure(gradients, "s", f"{machine.links}; the part that backward does not hide")
     found["optimizer"] = Figure(speed.optimizer(state_moved(model, config, plan)), "s", speed.source)
-    beside = "what the device waits for" if machine.gpu else "Python and PyTorch around operators"
-    found["host"] = Figure(parts["host"], "s", f"{speed.source}; {beside}")
+    what = "what the device waits for" if machine.gpu else "Python and PyTorch around operators"
+    found["host"] = Figure(parts["host"], "s", f"{speed.source}; {what}")
     known = sum(figure.value or 0.0 for figure in found.values())
     found["loader"] = _loader(config, plan, machine, known)
     known += found["loader"].value or 0.0
@@ -73,6 +70,5 @@ def of_evaluation(setup: Setup, machine: Machine) -> Figure:
         return Figure(None, "s", machine.missing)
     plan, model, images = setup.plan, setup.outline, len(setup.test or ())
     short = setup.config.train.computes_in.short
-    work = measure_evaluation(model, example(model, plan.micro_batch, "meta"), short)
-    each = machine.speed.evaluation(work)
+    each = machine.speed.evaluation(lambda: measure_evaluation(model, example(model, plan.micro_batch, "meta"), short))
     return Figure(-(-images // (plan.world * plan.micro_batch)) * each, "s", machine.speed.source)

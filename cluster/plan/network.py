@@ -12,6 +12,7 @@ from torch import nn
 from tdformer.norm import BatchNorm
 
 from ..build import planner
+from ..config import BatchPlan
 
 
 class Counted(NamedTuple):
@@ -162,3 +163,11 @@ def exposed(rule: Rule, network: Model, ranks: int, group: int, compute: float, 
         seconds += counted.gathers * network.seconds(share, ranks, False)
     seconds += counted.norms * network.seconds(8, ranks, True)
     return seconds + network.seconds(2 * sum(rule.batchnorm), ranks, True)  # running statistics, in double precision
+
+
+def waits(rule: Rule, network: Model, plan: BatchPlan, compute: float, counted: Counted) -> tuple[float, float]:
+    """Seconds of a step in which a rank waits for BatchNorm's sums, and for gradients. compute: of a micro-batch; for
+    the rest see `exposed`."""
+    gradients = exposed(rule, network, plan.world, 1, compute, counted)
+    norm = exposed(rule, network, plan.world, plan.norm_ranks, compute, counted) - gradients
+    return plan.accumulation * norm, gradients

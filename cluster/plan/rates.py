@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -32,8 +32,8 @@ class Speed(Protocol):
         """Seconds of a micro-batch forward and backward, by part: `PARTS`, and `host`, which is beside these. course:
         its work so far, on the way and at the end."""
 
-    def evaluation(self, work: Work) -> float:
-        """Seconds of a micro-batch in evaluation."""
+    def evaluation(self, count: Callable[[], Work]) -> float:
+        """Seconds of a micro-batch in evaluation. count: its work, where that is asked for."""
 
     def optimizer(self, moved: int) -> float:
         """Seconds of a step's end: the optimizer, clipping and averaged weights, which move so many bytes."""
@@ -99,9 +99,9 @@ class Rates:
         """See `Speed`."""
         return self.parts(course[-1]) | {"host": self.host(course)}
 
-    def evaluation(self, work: Work) -> float:
+    def evaluation(self, count: Callable[[], Work]) -> float:
         """See `Speed`."""
-        return sum(self.training([work]).values())
+        return sum(self.training([count()]).values())
 
     def optimizer(self, moved: int) -> float:
         """See `Speed`."""

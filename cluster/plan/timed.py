@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tdformer.measure import Work
 
@@ -18,16 +18,11 @@ class Timed:
     end: float
     source: str = "measured here"
 
-    def times(self, number: float) -> Timed:
-        """So many times as long."""
-        parts = {part: number * seconds for part, seconds in self.parts.items()}
-        return replace(self, parts=parts, tested=number * self.tested, end=number * self.end)
-
     def training(self, course: Sequence[Work]) -> dict[str, float]:
         """See `rates.Speed`."""
         return self.parts
 
-    def evaluation(self, work: Work) -> float:
+    def evaluation(self, count: Callable[[], Work]) -> float:
         """See `rates.Speed`."""
         return self.tested
 

@@ -24,10 +24,15 @@ class Lying(NamedTuple):
     def of(cls, x: Tensor) -> Lying:
         return cls(tuple(x.shape), x.stride(), x.dtype)
 
+    @property
+    def size(self) -> int:
+        """Numbers from its first to its last."""
+        steps = zip(self.shape, self.stride, strict=True)
+        return 0 if 0 in self.shape else 1 + sum((n - 1) * step for n, step in steps)
+
     def made(self) -> Tensor:
         """One that lies so: normal numbers, or integers and truth values that are 0 or 1."""
-        size = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
-        values = torch.randn(0 if 0 in self.shape else size)
+        values = torch.randn(self.size)
         values = values.to(self.dtype) if self.dtype.is_floating_point else (values > 0).to(self.dtype)
         return values.as_strided(self.shape, self.stride)
 
@@ -45,6 +50,11 @@ class Call:
     tree: TreeSpec
     key: object
     times: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Of the tensors that it is given."""
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in self.leaves if isinstance(leaf, Lying))
 
     def arguments(self) -> tuple[tuple[object, ...], dict[str, object]]:
         """On this machine's CPU."""
