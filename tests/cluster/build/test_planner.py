@@ -76,6 +76,19 @@ def test_zero_stages_shard_the_training_state() -> None:
     assert each(world=1, accumulation=2) == 20
 
 
+def test_a_graph_keeps_a_step_s_memory_beside_one_that_logs() -> None:
+    """Its activations and gradients, whatever else there is."""
+    plan, words = BatchPlan(8, 1, 4, 2, 4, 1), ("train.ema_decay=0.9",)
+    with torch.device("meta"):
+        model = tdformer.create_model("quickstart", segments=2, feedback="all")
+        plain, graph = load(None, words), load(None, [*words, "engine.graph=true"])
+        one, other = (planner.price(model, config, plan, "none", 1) for config in (plain, graph))
+        assert one.cost is not None
+        kept = planner.activations(plain, one.cost) + planner.state_parts(model, plain, plan, one.cost).gradients
+        assert other.total == one.total + kept
+        assert other.total < planner.at_most(model, graph, plan)
+
+
 def test_buckets_are_small_beside_a_large_model() -> None:
     plan = BatchPlan(64, 64, 1, 1, 1, 1)
     with torch.device("meta"):

@@ -9,10 +9,12 @@ from subprocess import CompletedProcess
 
 import pytest
 import torch
+from event_files import gestures
 from forked import TDFORMER, Command
 from same_run import assert_equal
 
 from cluster.build.setup import Setup
+from cluster.build.shards import write_shards
 from cluster.config import load
 from cluster.errors import RunError
 from cluster.run.folder import RunFolder
@@ -109,8 +111,9 @@ def test_a_run_by_a_graph_is_the_run_without(start: Start, case: str) -> None:
     assert row["step"] == 4 and row["skipped"] == 1
 
 
-def test_what_no_graph_holds_is_refused(start: Start, few_digits: Path) -> None:
-    """In one line, on every way to it: by its settings, where there is no GPU, and where a step looks at a number."""
+def test_what_no_graph_holds_is_refused(start: Start, few_digits: Path, tmp_path: Path) -> None:
+    """In one line, on every way to it: by its settings, where there is no GPU, by the data's kind, and where a step
+    looks at a number."""
     words = (f"data.root={few_digits}", "data.dataset=digits", "model.name=quickstart", "engine.graph=true")
     for word, why in {
         "engine.zero_stage=2": "engine.zero_stage=2 hands gradients on by Python",
@@ -123,6 +126,13 @@ def test_what_no_graph_holds_is_refused(start: Start, few_digits: Path) -> None:
     done, _ = start("cpu", "engine.graph=true", program=TDFORMER)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "engine.graph=true records what a GPU is asked for, and there is none (cpu)" in done.stderr
+    gestures(tmp_path / "recordings", {"train": 2, "test": 1})
+    write_shards("dvs128_gesture", tmp_path / "events", tmp_path / "recordings")
+    events = (f"data.root={tmp_path / 'events'}", "data.dataset=dvs128_gesture", "data.size=16", "data.share=1")
+    less = ("data.mixup=0", "data.augment.crop_padding=0", "recompute.policy=unit", "train.global_batch=4")
+    done, _ = start("frames", "engine.graph=true", *events, *less)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "recompute.policy=unit packs frames of events by their largest number" in done.stderr
     done, _ = start("looks", "engine.graph=true", LOOKS=1)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "engine.graph=true: no graph of this step (operation not permitted when stream is captur" in done.stderr
