@@ -179,16 +179,32 @@ def test_a_policy_that_is_given_stays() -> None:
 
 def test_without_a_model_of_time_it_is_as_0() -> None:
     of = setup("train.global_batch=48", "train.norm_batch=8")
-    for machine in (Machine("this machine", Memory(GIB, "here")), Machine("a GPU", Memory(GIB, "here"), gpu=True)):
-        found = chosen(of, machine)
+    for gpus, why in ((False, "on a CPU is not modelled"), (True, "on this GPU is not known; set site.gpu to what it")):
+        found = chosen(of, Machine("this machine", Memory(GIB, "here"), gpu=gpus))
         assert found.setup.plan == of.plan and found.setup.plan.micro_batch == 48
-        assert (found.line() or "").startswith(
-            "train.micro_batch=auto is 48, as 0 would be: a step's seconds are not known here (set site.gpu to"
-        )
+        assert (found.line() or "").startswith(f"train.micro_batch=auto is 48, as 0 would be: what a step takes {why}")
         (figure,) = found.section().values()
-        assert figure.value is None and figure.source.startswith("as 0 is: a step's seconds")
+        assert figure.value is None and figure.source.startswith(f"as 0 is: what a step takes {why}")
     number = setup("train.global_batch=48", "train.micro_batch=16")
     assert chosen(number, gpu(H100, GIB)).setup is number
+
+
+def test_what_a_start_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU by torch's name for it, or else what `site.gpu` says; its memory is that of the start."""
+    memory, config = Memory(GIB, "here"), load(None, ["site.gpu=a100"])
+    assert Machine.seen(config, 2, 4, memory) == Machine("this machine", memory)  # no GPU is here
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, of, gpu in (
+        ("NVIDIA H100 80GB HBM3", config, "h100"),
+        ("NVIDIA GTX 1080", config, "a100"),
+        ("NVIDIA GTX 1080", load(None, []), "this machine"),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
+        found = Machine.seen(of, 2, 4, memory)
+        assert (found.name, found.memory, found.gpu) == (gpu, memory, True)
+        assert (found.speed is None) == (gpu == "this machine")
+    with pytest.raises(RunError, match="no GPU is called 'h1000'; did you mean h100"):
+        Machine.seen(load(None, ["site.gpu=h1000"]), 2, 4, memory)
 
 
 # -------------------------------------------------------------------------------------------------------- the commands
