@@ -115,7 +115,7 @@ speeds = st.lists(st.floats(-2, 2), min_size=8, max_size=8).map(
 looked: list[tuple[int, int]] = []
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(batches(), speeds, st.floats(0, 1.2), st.integers(0, 2), st.booleans())
 def check(batch: tuple[int, int, int], speed: rates.Rates, share: float, stage: int, mixes: bool) -> None:
     """Against all ways, priced one by one. share: of the way from the least memory that one needs to the most."""
@@ -142,7 +142,7 @@ def check(batch: tuple[int, int, int], speed: rates.Rates, share: float, stage: 
 
 def test_it_is_the_least_of_all_that_fit() -> None:
     check()
-    assert sum(priced for priced, _ in looked) < 0.8 * sum(ways for _, ways in looked) and len(looked) > 30
+    assert sum(priced for priced, _ in looked) < 0.8 * sum(ways for _, ways in looked) and len(looked) > 15
 
 
 def test_the_micro_batch_before_is_kept_where_it_fits() -> None:
@@ -224,7 +224,7 @@ Machine.seen = lambda config, processes, world, memory: Machine("h100", memory, 
 
 
 def test_a_run_goes_on_with_the_micro_batch_it_had(tmp_path: Path) -> None:
-    """What a start chose, or was told, is kept by those after it; a run that has saved nothing begins anew."""
+    """What a start chose, or was told, is kept by those after it; another run, on two processes, chooses."""
     write_shards("digits", tmp_path / "shards")
     words = ["train", "quickstart", "data.dataset=digits", f"data.root={tmp_path / 'shards'}", "model.width=16"]
     words += ["model.time_steps=2", "train.global_batch=48", "train.norm_batch=8", "train.epochs=1", "data.share=0.1"]
@@ -247,10 +247,11 @@ def test_a_run_goes_on_with_the_micro_batch_it_had(tmp_path: Path) -> None:
     assert [row["micro_batch"] for row in folder.starts.read()] == [16, 16]
     assert (folder.micro_batch(1), folder.micro_batch(2)) == (16, None)
     folder = RunFolder(tmp_path / "runs" / "other")
-    said = start("train.micro_batch=auto", "name=other", until=1)
-    assert re.search(r"^batch   train.micro_batch=auto is 48 with recompute none: .*; measured on an H100", said, re.M)
+    said = start("train.micro_batch=auto", "train.processes=2", "name=other", until=1)
+    assert re.search(r"^batch   train.micro_batch=auto is 24 with recompute none: .*; measured on an H100", said, re.M)
     config = folder.config()
-    assert config is not None and (config.train.micro_batch, config.recompute.policy) == (48, "none")
+    assert config is not None and (config.train.micro_batch, config.recompute.policy) == (24, "none")
+    assert (folder.micro_batch(1), folder.micro_batch(2)) == (None, 24)
 
 
 def test_a_plan_says_what_was_looked_at(cli: Any) -> None:
