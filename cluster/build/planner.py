@@ -198,13 +198,14 @@ def live(model: nn.Module) -> int:
 
 class StateBytes(NamedTuple):
     """Bytes in one process of what is the model's; optimizer: what it keeps, and ZeRO's fp32 copy of the
-    weights; buckets: what passes between the ranks."""
+    weights; buckets: what passes between the ranks; batches: samples on a GPU, which is sent those of the next step."""
 
     weights: int
     gradients: int
     optimizer: int
     buckets: int
     ema: int
+    batches: int
 
 
 def state_bytes(model: TDFormer, config: Config, plan: BatchPlan) -> int:
@@ -237,7 +238,17 @@ def state_parts(model: TDFormer, config: Config, plan: BatchPlan, cost: Cost | N
         buckets = max(0, 4 * trained + buckets - before - cost.together)
         gradients, summed = before + cost.gradients, 0
     gradients = (1 + config.engine.graph) * (gradients + summed)
-    return StateBytes(weights, gradients, moments, buckets, 4 * count if config.train.ema_decay else 0)
+    ema = 4 * count if config.train.ema_decay else 0
+    return StateBytes(weights, gradients, moments, buckets, ema, sent(model, plan))
+
+
+def sent(model: TDFormer, plan: BatchPlan) -> int:
+    """Bytes of the samples of two steps, as `pipelines.delivery` sends them to a GPU: pictures in uint8, frames in
+    int16 (labels and what mixes them are a few numbers a sample); a CPU has them in the host's memory."""
+    if standing() != "cuda":
+        return 0
+    images = example(model, plan.micro_batch, "meta")
+    return 2 * plan.accumulation * images.numel() * (1 if images.dim() == 4 else 2)
 
 
 def ranks_here(world: int) -> int:

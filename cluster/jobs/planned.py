@@ -26,15 +26,19 @@ def tell(setup: Setup, shape: Shape, queued: bool, to: TextIO) -> Iterator[str]:
     """Print the plan in a line; gives warnings of little memory, and of a time limit that makes no sense. Raises
     RunError for what does not fit, where its memory is known."""
     machine, folder = _machine(setup.config, shape, queued), RunFolder(setup.config.run_path)
-    if setup.config.train.micro_batch == AUTO:
-        if shape.gpus and machine.speed is None:
-            print(f"plan: train.micro_batch=auto is chosen as the run starts; {machine.missing}", file=to, flush=True)
-            return
-        with stands_for("cuda" if shape.gpus else "cpu"):
+    auto, warning = setup.config.train.micro_batch == AUTO, None
+    if auto and shape.gpus and machine.speed is None:
+        line = "plan: train.micro_batch=auto is chosen as the run starts; set site.gpu to plan it here"
+        print(line, file=to, flush=True)
+        return
+    with stands_for("cuda" if shape.gpus else "cpu"):
+        if auto:
             found = fitting(setup, machine, folder.micro_batch(shape.world))
-        print(found.line(), file=to, flush=True)
-        setup = found.setup
-    if math.isfinite(machine.memory.size) and (warning := setup.check_memory(machine.memory)):
+            print(found.line(), file=to, flush=True)
+            setup = found.setup
+        if math.isfinite(machine.memory.size):
+            warning = setup.check_memory(machine.memory)
+    if warning is not None:
         yield warning
     try:
         plan = predict(setup, shape, None, machine, search=False)

@@ -91,8 +91,10 @@ def chosen(setup: Setup, machine: Machine, before: int | None = None) -> Chosen:
     batch that a process has. Where nothing fits, it is the way that needs least."""
     if setup.config.train.micro_batch != AUTO:
         return Chosen(setup)
-    if machine.speed is None or not machine.gpu:  # what a CPU was measured with is one shape
-        return _usual(setup, f"a step's seconds are not known here ({machine.missing})")
+    if not machine.gpu:  # what it was measured with is one shape
+        return _usual(setup, "what a step takes on a CPU is not modelled")
+    if machine.speed is None:
+        return _usual(setup, "what a step takes on this GPU is not known; set site.gpu to what it is, or is nearest to")
     plans = cuts(setup.config, setup.plan)
     same = [plan for plan in plans if plan.micro_batch == before]
     with torch.device("meta"):
@@ -193,7 +195,7 @@ class Search:
         for pair in self._pairs(plan, choice):
             peak = max(peak, _beyond(plan, pair, *(self._peak(way.cost) for way in pair)))
         state = planner.state_parts(self.setup.outline, self.setup.config, plan)
-        return peak + state.weights + state.optimizer + state.ema
+        return peak + state.weights + state.optimizer + state.ema + state.batches
 
     def _peak(self, cost: Cost) -> float:
         """Bytes of a step beside those of weights, optimizer and averages."""

@@ -83,8 +83,8 @@ def predict(
         step = durations.of_step(setup, machine, chosen.cost.course)
         once = planner.price(model, config, plan, choices(model.segments)[0].policy, 1).cost
         test = durations.of_evaluation(setup, machine)
+        memory = _memory(model, config, plan, chosen, machine.memory)
     assert once is not None
-    memory = _memory(model, config, plan, chosen, machine.memory)
     if searched:
         source = "counted, of those that divide" if largest else "counted: not even the smallest that divides fits"
         memory["largest_micro_batch"] = Figure(largest, "images", source)

@@ -63,6 +63,18 @@ EDITS = (
         "segment_loss(logits, targets)",
         PICTURES,
     ),
+    _edit(
+        "the first way to cut a batch is taken",
+        "and (self.best is None or way.seconds < self.best.seconds)",
+        "and self.best is None",
+        "test_it_is_the_least_of_all_that_fit",
+    ),
+    _edit(
+        "a run that goes on is cut anew",
+        "if same and (kept",
+        "if not same and (kept",
+        "test_the_micro_batch_before_is_kept_where_it_fits",
+    ),
     _edit("mixup takes cutmix's alpha", "mixup=config.data.mixup", "mixup=config.data.cutmix", PICTURES),
     _edit("cutmix takes mixup's alpha", "cutmix=config.data.cutmix", "cutmix=config.data.mixup", PICTURES),
     _edit(

@@ -27,6 +27,7 @@ from cluster.run import checkpoint
 from cluster.run.folder import RunFolder
 from cluster.train.evaluate import evaluate_run
 from pipelines.views.frames import FrameView
+from tdformer.kernels import stands_for
 
 RECIPE = """\
 name: run
@@ -143,3 +144,7 @@ def test_memory_is_planned_for_frames(shards: Path) -> None:
             planner.price(model, asked, plan, "none", 1) for model in (build_model(asked, opened(asked, "train")), grey)
         )
     assert frames.cost.flops > picture.cost.flops and frames.total > picture.total
+    seen = view(asked, data := opened(asked, "train"))
+    assert seen is not None
+    with stands_for("cuda"):
+        assert planner.sent(build_model(asked, data), plan) == 2 * 8 * seen.bytes(2)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from forked import Command
+import torch.distributed as dist
+from forked import Command, together
 from same_run import assert_equal
 
 import tdformer
@@ -22,6 +23,9 @@ from cluster.config import BatchPlan, load
 from cluster.errors import RunError
 from cluster.jobs.processes import check_inputs
 from cluster.run.folder import RunFolder
+from pipelines.loader import train_loader
+from pipelines.order import Cursor, Share
+from tdformer.kernels import stands_for
 
 GIB = 2**30
 
@@ -105,6 +109,21 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shards("digits", folder / "shards", samples_per_shard=500)
     (folder / "recipe.yaml").write_text(f"name: run\ndata: {{dataset: digits, root: {folder / 'shards'}}}\n")
     return folder / "recipe.yaml"
+
+
+def test_a_gpu_has_the_samples_of_two_steps(recipe: Path) -> None:
+    """As many bytes as the loader's batches have; a CPU has none beside the loader's."""
+    setup = check_inputs(load(recipe, ["train.global_batch=96", "train.micro_batch=24"]), 1)
+    plan, share = setup.plan, Share(24, 4, 0, 1)
+    loader = train_loader(setup.samples, Cursor(0, 0, 0, 96, setup.samples.digest), share, view=setup.view)
+    sizes = [batch.images.nbytes for batch in next(iter(loader))]
+    assert len(sizes) == 4
+    of = {}
+    for device in ("cpu", "cuda"):
+        with stands_for(device), torch.device("meta"):
+            of[device] = planner.state_parts(setup.outline, setup.config, plan)
+    assert of["cpu"].batches == 0 and of["cuda"].batches == 2 * sum(sizes)
+    assert sum(of["cuda"]) == sum(of["cpu"]) + 2 * sum(sizes)
 
 
 def needed(recipe: Path, *words: str, world: int = 1) -> float:
@@ -241,6 +260,25 @@ def test_a_launch_is_priced_for_its_nodes(cli: Any, tmp_path: Path, recipe: Path
     assert done.returncode == 2 and "(site.memory_gb shared by 2 processes)" in done.stderr
     assert "start fewer processes on a machine" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def _least(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/meet", 2), rank=rank, world_size=2)
+    plan = BatchPlan(64, 2, 32, 1, 32, 1)
+    with torch.device("meta"):
+        model = tdformer.create_model("quickstart")
+    for sizes, refused in (((1, 0.001), True), ((0.001, 1), False), ((1, 1), False)):
+        config = load(None, ["recompute.policy=none", f"recompute.memory={sizes[rank]}"])
+        try:
+            assert planner.planned(model, config, plan) is None and not refused
+        except RunError as error:
+            assert refused and "a micro-batch of 32 needs" in str(error)  # the same on both
+    dist.destroy_process_group()
+
+
+def test_a_rank_with_too_little_for_what_the_first_one_chose_ends_the_start(tmp_path: Path) -> None:
+    """The first one has looked for itself."""
+    together(_least, 2, str(tmp_path))
 
 
 def test_the_bound_is_above_every_policy() -> None:

@@ -115,7 +115,7 @@ speeds = st.lists(st.floats(-2, 2), min_size=8, max_size=8).map(
 looked: list[tuple[int, int]] = []
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(batches(), speeds, st.floats(0, 1.2), st.integers(0, 2), st.booleans())
 def check(batch: tuple[int, int, int], speed: rates.Rates, share: float, stage: int, mixes: bool) -> None:
     """Against all ways, priced one by one. share: of the way from the least memory that one needs to the most."""
@@ -142,7 +142,7 @@ def check(batch: tuple[int, int, int], speed: rates.Rates, share: float, stage: 
 
 def test_it_is_the_least_of_all_that_fit() -> None:
     check()
-    assert sum(priced for priced, _ in looked) < 0.8 * sum(ways for _, ways in looked) and len(looked) > 30
+    assert sum(priced for priced, _ in looked) < 0.8 * sum(ways for _, ways in looked) and len(looked) > 15
 
 
 def test_the_micro_batch_before_is_kept_where_it_fits() -> None:
@@ -179,16 +179,32 @@ def test_a_policy_that_is_given_stays() -> None:
 
 def test_without_a_model_of_time_it_is_as_0() -> None:
     of = setup("train.global_batch=48", "train.norm_batch=8")
-    for machine in (Machine("this machine", Memory(GIB, "here")), Machine("a GPU", Memory(GIB, "here"), gpu=True)):
-        found = chosen(of, machine)
+    for gpus, why in ((False, "on a CPU is not modelled"), (True, "on this GPU is not known; set site.gpu to what it")):
+        found = chosen(of, Machine("this machine", Memory(GIB, "here"), gpu=gpus))
         assert found.setup.plan == of.plan and found.setup.plan.micro_batch == 48
-        assert (found.line() or "").startswith(
-            "train.micro_batch=auto is 48, as 0 would be: a step's seconds are not known here (set site.gpu to"
-        )
+        assert (found.line() or "").startswith(f"train.micro_batch=auto is 48, as 0 would be: what a step takes {why}")
         (figure,) = found.section().values()
-        assert figure.value is None and figure.source.startswith("as 0 is: a step's seconds")
+        assert figure.value is None and figure.source.startswith(f"as 0 is: what a step takes {why}")
     number = setup("train.global_batch=48", "train.micro_batch=16")
     assert chosen(number, gpu(H100, GIB)).setup is number
+
+
+def test_what_a_start_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU by torch's name for it, or else what `site.gpu` says; its memory is that of the start."""
+    memory, config = Memory(GIB, "here"), load(None, ["site.gpu=a100"])
+    assert Machine.seen(config, 2, 4, memory) == Machine("this machine", memory)  # no GPU is here
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, of, gpu in (
+        ("NVIDIA H100 80GB HBM3", config, "h100"),
+        ("NVIDIA GTX 1080", config, "a100"),
+        ("NVIDIA GTX 1080", load(None, []), "this machine"),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
+        found = Machine.seen(of, 2, 4, memory)
+        assert (found.name, found.memory, found.gpu) == (gpu, memory, True)
+        assert (found.speed is None) == (gpu == "this machine")
+    with pytest.raises(RunError, match="no GPU is called 'h1000'; did you mean h100"):
+        Machine.seen(load(None, ["site.gpu=h1000"]), 2, 4, memory)
 
 
 # -------------------------------------------------------------------------------------------------------- the commands
@@ -208,7 +224,7 @@ Machine.seen = lambda config, processes, world, memory: Machine("h100", memory, 
 
 
 def test_a_run_goes_on_with_the_micro_batch_it_had(tmp_path: Path) -> None:
-    """What a start chose, or was told, is kept by those after it; a run that has saved nothing begins anew."""
+    """What a start chose, or was told, is kept by those after it; another run, on two processes, chooses."""
     write_shards("digits", tmp_path / "shards")
     words = ["train", "quickstart", "data.dataset=digits", f"data.root={tmp_path / 'shards'}", "model.width=16"]
     words += ["model.time_steps=2", "train.global_batch=48", "train.norm_batch=8", "train.epochs=1", "data.share=0.1"]
@@ -231,10 +247,11 @@ def test_a_run_goes_on_with_the_micro_batch_it_had(tmp_path: Path) -> None:
     assert [row["micro_batch"] for row in folder.starts.read()] == [16, 16]
     assert (folder.micro_batch(1), folder.micro_batch(2)) == (16, None)
     folder = RunFolder(tmp_path / "runs" / "other")
-    said = start("train.micro_batch=auto", "name=other", until=1)
-    assert re.search(r"^batch   train.micro_batch=auto is 48 with recompute none: .*; measured on an H100", said, re.M)
+    said = start("train.micro_batch=auto", "train.processes=2", "name=other", until=1)
+    assert re.search(r"^batch   train.micro_batch=auto is 24 with recompute none: .*; measured on an H100", said, re.M)
     config = folder.config()
-    assert config is not None and (config.train.micro_batch, config.recompute.policy) == (48, "none")
+    assert config is not None and (config.train.micro_batch, config.recompute.policy) == (24, "none")
+    assert (folder.micro_batch(1), folder.micro_batch(2)) == (None, 24)
 
 
 def test_a_plan_says_what_was_looked_at(cli: Any) -> None:

@@ -259,3 +259,12 @@ def test_a_launch_says_its_plan(cli: Callable[..., Any], tmp_path: Path) -> None
     assert done.returncode == 2 and "no GPU is called 'h1000'" in done.stderr
     done = cli(*gpus, "recompute.memory=0.001")
     assert done.returncode == 2 and "lower train.micro_batch" in done.stderr
+    auto = "train.micro_batch=auto"
+    done = cli(*gpus, auto)
+    assert re.search(rf"^{auto} is \d+.* ms an image, the least of .*\nplan: .* s a step", done.stderr, re.M), (
+        done.stderr
+    )
+    done = cli(*gpus, auto, "recompute.memory=0.001")
+    assert done.returncode == 2 and "raise recompute.memory" in done.stderr and "lower" not in done.stderr
+    done = cli(*gpus[:-1], auto)
+    assert f"plan: {auto} is chosen as the run starts; set site.gpu" in done.stderr and done.stdout.startswith("#!")
