@@ -10,59 +10,34 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 PACKAGES = ("tdformer", "pipelines", "cluster")
 
-# Types and constants without behaviour of their own, by a file whose tests use them.
+# Types, registries and constants without behaviour of their own, by a file whose tests use them.
 TYPES = {
-    "cluster/run/kept": "cluster/run/test_damaged_runs",
-    "cluster/train/step": "cluster/train/hooks/test_alarms",
+    "cluster/build/optimizer": "cluster/build/test_optimizers",
     "cluster/paper/style": "cluster/paper/test_network",
+    "cluster/plan/timed": "cluster/plan/test_predict",
+    "cluster/run/figures": "docs/test_extend",
+    "cluster/run/kept": "cluster/run/test_damaged_runs",
     "cluster/study/figures/style": "cluster/study/figures/test_stacked",
+    "cluster/train/step": "cluster/train/hooks/test_alarms",
     "pipelines/errors": "pipelines/store/test_tar_writer",
     "pipelines/samples": "pipelines/store/test_stored",
     "pipelines/settings": "pipelines/test_kinds",
+    "tdformer/kernels/protocol": "tdformer/kernels/test_cpu",
     "tdformer/options": "tdformer/test_neuron",
     "tdformer/state": "tdformer/test_neuron",
-    "tdformer/kernels/protocol": "tdformer/kernels/test_cpu",
 }
-# Choices of one registry, and backends of one signature: one file holds all of them to the same.
-ALIKE = {
-    "cluster/build/lamb": "cluster/build/test_optimizers",
-    "cluster/build/optimizer": "cluster/build/test_optimizers",
+# Triton's programs: they are interpreted, and compiled, in processes of their own, which one file starts for several.
+PROGRAMS = {
     "tdformer/kernels/attention_gpu": "tdformer/kernels/test_attention",
     "tdformer/kernels/gpu_packing": "tdformer/kernels/test_gpu",
     "tdformer/kernels/gpu_programs": "tdformer/kernels/test_gpu",
 }
-# A command is a few lines over a room: it is tried where that room is tested.
-COMMANDS = {
-    "cluster/cli/energy": "cluster/paper/test_energy",
-    "cluster/cli/figures": "cluster/paper/test_making",
-    "cluster/cli/jobs": "cluster/jobs/test_jobs",
-    "cluster/cli/robustness": "cluster/study/test_robustness",
-    "cluster/cli/scale": "cluster/study/test_running",
-    "cluster/cli/scale_report": "cluster/study/test_report",
-}
-# A part of something that is tested as a whole: what it does shows there.
-PARTS = {
-    "cluster/build/operations": "cluster/train/hooks/test_clock",
+# Two modules that are tried on what takes long to make, and is made once: a timed machine, ten runs.
+SHARED = {
     "cluster/jobs/alone": "cluster/jobs/test_calibration",
-    "cluster/jobs/opening": "cluster/cli/test_first_run",
-    "cluster/jobs/planned": "cluster/plan/test_predict",
-    "cluster/jobs/rank": "slurm/test_events",
-    "cluster/jobs/submission": "cluster/jobs/test_launch",
-    "cluster/plan/timed": "cluster/plan/test_predict",
     "cluster/results/corruption": "cluster/study/test_robustness",
-    "cluster/run/figures": "docs/test_extend",
-    "cluster/run/weights": "cluster/build/test_first_weights",
-    "cluster/study/element": "slurm/test_study",
-    "cluster/study/places": "cluster/study/test_running",
-    "cluster/study/rows": "cluster/study/test_running",
-    "cluster/study/status": "cluster/study/test_running",
-    "cluster/train/agreement": "cluster/build/test_start",
-    "cluster/train/hooks/firing": "cluster/train/test_loop",
-    "cluster/train/reading": "cluster/train/test_waits",
-    "cluster/train/skips": "cluster/build/test_damaged_data",
-    "cluster/train/state": "cluster/train/test_scale",
 }
-ELSEWHERE = TYPES | ALIKE | COMMANDS | PARTS
+ELSEWHERE = TYPES | PROGRAMS | SHARED
 
 
 def modules() -> list[str]:

@@ -31,7 +31,7 @@ def test_each_is_the_slope_of_its_step(name: str, alpha: float) -> None:
 @pytest.mark.parametrize("name", SURROGATES)
 @pytest.mark.parametrize("alpha", [0.5, 4.0])
 def test_a_whole_spike_lies_under_each(name: str, alpha: float) -> None:
-    u = torch.linspace(-2000, 2000, 4_000_001, dtype=torch.float64)
+    u = torch.linspace(-400, 400, 800_001, dtype=torch.float64)
     slope = SURROGATES[name](u, alpha)
     assert float(torch.trapezoid(slope, u)) == pytest.approx(1, abs=5e-3)
     torch.testing.assert_close(slope, slope.flip(0))

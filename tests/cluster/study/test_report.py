@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 from blocks import ROOT, blocks
-from made_up_study import HOSTILE, cell, drawn, fits, rows
+from made_up_study import cell, drawn, fits, rows
 
 from cluster.errors import RunError
 from cluster.study.figures.base import Cells, Plot
 from cluster.study.report import check, report
-from cluster.study.table import from_csv, read, to_csv, without_clock
+from cluster.study.table import from_csv, to_csv, without_clock
 
 BARE = [{"cell": "a", "state": "waiting", "axis.seed": 0}, {"cell": "b", "state": "waiting", "axis.seed": 1}]
 
@@ -151,26 +151,3 @@ def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
     [line] = drawn({"kind": "curve", "x": "world", "y": "accuracy", "group": []}, of).traces
     assert line["x"] == [2] and line["y"] == [0.5]
     report(of, [], {}, tmp_path / "out")
-
-
-def test_the_command(cli: Any, tmp_path: Path) -> None:
-    """From a CSV alone; what a study's YAML says of its report; and lines for what cannot be."""
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "cells.csv").write_text(to_csv(rows()))
-    section = "report:\n  title: Mine\n  figures: [{kind: curve, x: world, y: loss}]\n"
-    (tmp_path / "study.yaml").write_text(f"name: s\nconfig: digits\ngrid: {{model.feedback: [none, all]}}\n{section}")
-    done = cli("scale", "report", "mine/cells.csv", "--figures", "study.yaml", "--no-clock", "--out", "a")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "a/index.html\n", "")
-    text = (tmp_path / "a" / "index.html").read_text()
-    assert re.findall("<h[12]>(.*?)</h", text) == ["Mine", "Training loss against processes", "Cells"]
-    assert read(tmp_path / "a" / "cells.csv") == from_csv(to_csv(without_clock(rows())))
-    assert "<script>window" not in text and HOSTILE.partition("window")[2][:10] in text
-    for words, line in (
-        (["mine/cells.csv", "--figures", "none.yaml"], "none.yaml: no such configuration file"),
-        (["mine/none.csv"], "mine/none.csv: cannot be read (No such file or directory)"),
-        (["study.yaml"], "study.yaml: no column is called cell"),
-        (["mine/cells.csv", "--out", "study.yaml"], "study.yaml is there and no folder"),
-    ):
-        done = cli("scale", "report", *words)
-        assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith(f"error: {line}")
-        assert done.stderr.count("\n") == 1

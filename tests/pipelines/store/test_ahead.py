@@ -85,7 +85,7 @@ def test_what_no_later_batch_needs_is_not_fetched(begun: Callable[..., Ahead]) -
 def test_the_shards_of_the_window_that_is_read_are_held_until_they_were(begun: Callable[..., Ahead]) -> None:
     ahead = begun(hold=True)
     ahead.at(0)
-    assert soon(lambda: there(ahead) == {0, 1, 2, 3})
+    assert soon(lambda: ahead.present == {0, 1, 2, 3})  # and whoever fetched them has let go of their locks
     ahead.at(0)
     assert set(ahead.held) == {0, 1}
     ahead.at(1)
