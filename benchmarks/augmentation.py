@@ -107,6 +107,13 @@ def measure(photos: Photographs, finish: bool) -> tuple[float, Spent]:
     return taken, spent
 
 
+def sent(photos: Photographs, finish: bool) -> int:
+    """Bytes of a batch that go to a device: pictures, labels, and what was drawn for mixing and for its erasing."""
+    (batch,) = next(ours(photos, augment=recipe_of(photos.data), finish=finish))
+    mixing = mix.drawn(len(batch.ids), (SIZE, SIZE), mixup=0.8, cutmix=1.0, seed=0, epoch=0, step=0, position=0)
+    return sum(one.nbytes for one in (batch.images, batch.labels, mixing, batch.drawn) if one is not None)
+
+
 def rows(spent: Spent, images: int) -> list[list[str]]:
     """The most expensive first: CPU ms an image, share, calls of 100 images, ms a call."""
     whole = spent.seconds.total()
@@ -131,14 +138,16 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         photos = write(Path(name), [(375, 500)], images, 0)
         with one_thread():
+            sizes = [sent(photos, finish) for finish in FOR.values()]
             found = [[measure(photos, finish) for finish in FOR.values()] for _ in range(asked.rounds)]
     print(f"{machine()}; {images} images, {asked.rounds} rounds, in turns, in one process of one thread")
-    for kind, measured in zip(FOR, zip(*found, strict=True), strict=True):
+    for kind, size, measured in zip(FOR, sizes, zip(*found, strict=True), strict=True):
         passes = [1000 * taken / images for taken, _ in measured]
         parts = min((spent for _, spent in measured), key=lambda spent: spent.seconds.total())
         rate = 1000 / min(passes)
         print(f"\nFor {kind}: CPU ms an image in each round: {', '.join(f'{one:.2f}' for one in passes)}")
-        print(f"{rate:.0f} images/s a core; {WANTED / rate:.1f} cores for {WANTED:,} images/s\n")
+        print(f"{rate:.0f} images/s a core; {WANTED / rate:.1f} cores for {WANTED:,} images/s")
+        print(f"{size:,} bytes of a batch of {BATCH} to the device, {size / BATCH:,.0f} an image\n")
         print(table(["part", "CPU ms an image", "share", "calls of 100 images", "ms a call"], rows(parts, images)))
 
 

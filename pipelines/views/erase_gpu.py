@@ -47,9 +47,9 @@ def write_all(images: Tensor, rows: Tensor, how: Erasing, words: int = WORDS) ->
 def _constants(how: Erasing, channels: int, device: torch.device) -> tuple[Tensor, ...]:
     """The colour, uint8 `[C]`; deviation and mean of each channel, fp64 `[2, C]`; and the ziggurat's numbers. Copied to
     a GPU once, because it is a wait."""
-    colour = np.broadcast_to(how.colour.ravel(), channels)
-    normal = np.array([how.std, how.mean]) if how.noise else np.zeros((2, channels))
-    found = colour.copy(), normal, *_ziggurat()
+    normal = np.array([how.std, how.mean]) if how.noise else np.zeros((2, 1))
+    each = np.broadcast_to(how.colour.ravel(), channels), np.broadcast_to(normal, (2, channels))
+    found = *(one.copy() for one in each), *_ziggurat()
     return tuple(torch.from_numpy(one).to(device) for one in found)
 
 
