@@ -28,11 +28,14 @@ class Optimizer:
     is kept in checkpoints; nothing else is, so the rest must be a function of the step.
     elementwise: whether an element's step depends on that element alone. Where it does not, ZeRO 1 to 3, which hand the
     optimizer flat shares of many parameters, need one that is `OverShares`.
+    working: how many tensors of a parameter's size a step makes at once where it takes one parameter after the other,
+    as on a CPU.
     """
 
     make: Callable[[Groups, TrainConfig], torch.optim.Optimizer]
     states: tuple[str, ...]
     elementwise: bool = True
+    working: int = 0
 
 
 class Piece(NamedTuple):

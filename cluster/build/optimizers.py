@@ -40,6 +40,6 @@ def fuse(optimizer: torch.optim.Optimizer) -> None:
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-OPTIMIZERS.register("adamw", Optimizer(_adamw, MOMENTS))
-OPTIMIZERS.register("lamb", Optimizer(_lamb, MOMENTS, elementwise=False))
-OPTIMIZERS.register("sgd", Optimizer(_sgd, ("momentum_buffer",)))
+OPTIMIZERS.register("adamw", Optimizer(_adamw, MOMENTS, working=2))
+OPTIMIZERS.register("lamb", Optimizer(_lamb, MOMENTS, elementwise=False, working=2))
+OPTIMIZERS.register("sgd", Optimizer(_sgd, ("momentum_buffer",), working=1))

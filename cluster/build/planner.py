@@ -198,12 +198,14 @@ def live(model: nn.Module) -> int:
 
 class StateBytes(NamedTuple):
     """Bytes in one process of what is the model's; optimizer: what it keeps, and ZeRO's fp32 copy of the
-    weights; buckets: what passes between the ranks; batches: samples on a GPU, which is sent those of the next step."""
+    weights; buckets: what passes between the ranks; working: of the optimizer's step, what is more than these; batches:
+    samples on a GPU, which is sent those of the next step."""
 
     weights: int
     gradients: int
     optimizer: int
     buckets: int
+    working: int
     ema: int
     batches: int
 
@@ -232,14 +234,24 @@ def state_parts(model: TDFormer, config: Config, plan: BatchPlan, cost: Cost | N
     moments = (kept if stage == 0 else kept + 4) * trained // (world if stage >= 1 else 1)
     summed = 4 * trained if model.segments > 1 and (stage >= 2 or plan.accumulation > 1) else 0
     # A bucket that is filled, one that is summed over the ranks, and a copy of that.
-    buckets = 4 * bucket(model) * (3 if stage else int(world > 1))
+    buckets, working = 4 * bucket(model) * (3 if stage else int(world > 1)), 0
     if cost is not None and not stage:
         before = 4 * trained if plan.accumulation > 1 else 0  # of the micro-batches before
-        buckets = max(0, 4 * trained + buckets - before - cost.together)
+        over = 4 * trained - before - cost.together  # of a step's end over its peak
+        buckets, working = max(0, over + buckets), _working(model, config)
+        working = max(0, over + working - buckets)
         gradients, summed = before + cost.gradients, 0
     gradients = (1 + config.engine.graph) * (gradients + summed)
     ema = 4 * count if config.train.ema_decay else 0
-    return StateBytes(weights, gradients, moments, buckets, ema, sent(model, plan))
+    return StateBytes(weights, gradients, moments, buckets, working, ema, sent(model, plan))
+
+
+def _working(model: TDFormer, config: Config) -> int:
+    """Bytes that the optimizer's step makes and lets go; a GPU's moves all parameters in one kernel, and makes none."""
+    if standing() == "cuda":
+        return 0
+    largest = max((p.numel() for p in model.parameters() if p.requires_grad), default=0)
+    return 4 * OPTIMIZERS.get(config.train.optimizer).working * largest
 
 
 def sent(model: TDFormer, plan: BatchPlan) -> int:

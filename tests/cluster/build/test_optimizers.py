@@ -17,6 +17,7 @@ import tdformer
 from cluster.build.optimizers import OPTIMIZERS, Optimizer
 from cluster.config import BatchPlan, load
 from cluster.errors import RunError
+from tdformer.measure import live_bytes
 
 NAMES = ("lamb", "sgd")
 """AdamW does so in test_resume and test_elastic."""
@@ -110,3 +111,19 @@ def test_an_optimizer_is_known_by_its_name() -> None:
     OPTIMIZERS.register("mine", Optimizer(OPTIMIZERS.get("sgd").make, ("momentum_buffer",)))
     assert load(None, ["train.optimizer=mine"]).train.optimizer == "mine"
     del OPTIMIZERS._entries["mine"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_a_step_works_with_is_what_it_makes(name: str) -> None:
+    """With decay of weights, for one parameter."""
+    config = load(None, [f"train.optimizer={name}"])
+    weight = torch.nn.Parameter(torch.randn(1000))
+    weight.grad = torch.randn(1000)
+    optimizer = OPTIMIZERS.get(name).make(
+        [{"params": [weight], "weight_decay": 0.1, "lr_scale": 1.0, "lr": 0.1}], config.train
+    )
+    optimizer.step()
+    states = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
+    with live_bytes(torch.nn.Identity(), [weight, weight.grad, *states]) as live:
+        optimizer.step()
+    assert round(live.peak / weight.nbytes, 1) == OPTIMIZERS.get(name).working
