@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from cluster.plan.rates import PARTS
 def real_steps(folder: str) -> None:
     """What steps of training hold at their peak, and what is planned; and their operators, one by one."""
     from cluster.jobs import calibration
-    from cluster.jobs.alone import alone
+    from cluster.jobs.alone import MOST, _timed, alone
     from cluster.train import engine
 
     torch.set_num_threads(1)
@@ -39,13 +40,34 @@ def real_steps(folder: str) -> None:
         assert tuple(found.training) == PARTS and all((seconds > 0).all() for seconds in found.training.values()), found
         assert (found.evaluation > 0).all() and (found.end > 0).all()
         counted.append(found.operators)
+    (none, tested), (unit, again), _ = counted
+    network = calibration._exchange(setup)
+    assert (network.alpha, network.beta) == (0, 0)  # there is no other rank
+    for timed in calibration._planned(setup, 0, Path(folder, "narrow"), torch.device("cpu"), network):
+        assert timed.parts.keys() == {*PARTS, "host"} and all(seconds > 0 for seconds in timed.parts.values()), timed
+        assert timed.end > 0 and timed.tested > timed.parts["host"] * tested / (2 * none)
     images = calibration._read(setup, torch.device("cpu"))
     assert images is not None and images > 0
-    (none, tested), (unit, again), _ = counted
     assert tested == again < none < unit  # evaluation computes nothing again
+    called: list[int] = []
+    clocks = _timed([partial(called.append, number) for number in range(3)])
+    assert called == [0, 1, 2] + [0, 0, 1, 1, 2, 2] * MOST  # in turns, twice in each
+    assert len(clocks) == 3 and all(tuple(one.shape) == (2,) for one in clocks)
     os._exit(0)
 
 
 def test_the_steps_of_a_run_and_their_operators(tmp_path: Path) -> None:
     write_shards("digits", tmp_path / "shards")
     apart(real_steps, str(tmp_path))
+
+
+def test_neighbours_fill_a_cache() -> None:
+    from cluster.jobs.alone import CACHE, Timing, _neighbours
+
+    def sizes(*shares: float) -> list[list[float]]:
+        timings = [Timing(int(share * CACHE), lambda: list) for share in shares]
+        return [[one.bytes / CACHE for one in some] for some in _neighbours(timings)]
+
+    assert sizes(0.5, 0.25, 0.25, 0.5, 0.5, 2) == [[0.5, 0.25, 0.25], [0.5, 0.5], [2]]
+    assert sizes(0.5, 0.5, 1, 0.25, 0.5) == [[0.5, 0.5], [1, 0.25, 0.5]]  # the last ones are too few
+    assert sizes(0.25, 0.5) == [[0.25, 0.5]]

@@ -10,7 +10,8 @@ import torch
 
 import tdformer
 from cluster.build import planner
-from cluster.plan.network import COUNTED, AlphaBeta, Counted, Network, Rule, exposed
+from cluster.config import BatchPlan
+from cluster.plan.network import COUNTED, AlphaBeta, Counted, Network, Rule, exposed, waits
 
 TABLES = Path(__file__).parents[3] / "benchmarks" / "results" / "collectives.md"
 
@@ -61,3 +62,11 @@ def test_what_computing_hides(rule: Rule) -> None:
     assert shown[0] - shown[1] == pytest.approx(0.1 * 2 / 3 / 2)
     assert shown[2] == pytest.approx(sums[-1] + ring.seconds(2 * sum(rule.batchnorm), 2, True))
     assert exposed(rule, AlphaBeta(1.0, 1.0, 0.25), 1, 1, 1.0, Counted(0, 0, 2)) == 0.5
+
+
+def test_a_step_waits_for_each_micro_batch_and_once_for_gradients(rule: Rule) -> None:
+    """Here of three micro-batches, whose norm batches are on two of four ranks."""
+    ring, one = AlphaBeta(1e-4, 1e-9), Counted(0, 0, 0)
+    norm, gradients = waits(rule, ring, BatchPlan(96, 4, 8, 3, 16, 2), 0.5, one)
+    assert gradients == exposed(rule, ring, 4, 1, 0.5, one) > 0
+    assert norm == pytest.approx(3 * (exposed(rule, ring, 4, 2, 0.5, one) - gradients)) and norm > 0

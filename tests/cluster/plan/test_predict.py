@@ -201,6 +201,7 @@ def test_a_measured_machine() -> None:
     plan = predict(setup_of(configs.load(configs.recipe("digits")), 2), Shape(1, 2, 0), None, machine)
     step = values(plan.step)
     assert step["loader"] == pytest.approx(32 / 100) and step["batchnorm_collectives"] > 0 and step["gradients"] > 2e-3
+    assert step["hidden_gradients"] == 0  # cores that sum them do not compute
     assert step | parts == step and step["optimizer"] == 0.005 and plan.step["other"].source == "measured here"
     tests = plan.run["evaluation_hours"].source.split(" ")[0]
     batches = int(tests) * -(-360 // (2 * plan.about["micro_batch"]))  # type: ignore[operator]
@@ -208,6 +209,15 @@ def test_a_measured_machine() -> None:
     workers = configs.load(configs.recipe("digits"), ["data.workers=1"])
     behind = values(predict(setup_of(workers, 2), Shape(1, 2, 0), None, machine).step)
     assert behind["loader"] == pytest.approx(max(0.0, 0.32 - (step["total"] - step["loader"])))
+
+
+def test_what_was_timed_is_not_counted() -> None:
+    def count() -> Work:
+        raise AssertionError
+
+    assert Timed({}, 0.04, 0.005).evaluation(count) == 0.04
+    work, found = Work(other_bytes=3), rates.Rates(0, 0, 0, 2, 0, 0, 0, 0, "by hand")
+    assert found.evaluation(lambda: work) == 6
 
 
 def test_a_checkpoint_is_as_large_as_that(tmp_path: Path) -> None:

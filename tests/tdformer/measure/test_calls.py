@@ -62,6 +62,14 @@ def test_tensors_lie_as_they_lay() -> None:
     assert set(Lying((50,), (1,), torch.uint8).made().tolist()) == {0, 1}
 
 
+def test_bytes_that_an_operator_is_given() -> None:
+    found = Calls()
+    x, y = torch.zeros(3, 4)[:, 1:], torch.zeros(5, dtype=torch.int64)
+    found.add("other", torch.add, (x, 2), {"other": y})
+    (call,) = found
+    assert call.bytes == 4 * (2 * 4 + 3) + 8 * 5  # from the first number to the last
+
+
 def test_evaluation_has_its_own() -> None:
     with torch.device("meta"), stands_for("cpu"):
         model = tdformer.create_model("quickstart", time_steps=2, image_size=8)
