@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,9 @@ def real_steps(folder: str) -> None:
     called: list[int] = []
     clocks = _timed([partial(called.append, number) for number in range(3)])
     assert called == [0, 1, 2] + [0, 0, 1, 1, 2, 2] * MOST  # in turns, twice in each
+    collects: list[bool] = []
+    _timed([lambda: collects.append(gc.isenabled())])
+    assert not any(collects[1:]) and gc.isenabled()  # the first call is not timed
     assert len(clocks) == 3 and all(tuple(one.shape) == (2,) for one in clocks)
     os._exit(0)
 
