@@ -294,6 +294,12 @@ EDITS = (
         "for value in values.values()], 0.5)",
         PICTURES,
     ),
+    _edit(
+        "a second input takes away the gradient of a bias",
+        "    if more is None:\n        return total\n",
+        "    if more is None:\n        return None\n",
+        "test_it_is_its_parts",
+    ),
     _edit("the average begins anew", "average[name].copy_(value)", "average[name].add_(0)", LEFT),
     # BatchNorm
     _edit(

@@ -27,6 +27,8 @@ def test_a_script_has_what_was_asked_for_and_not_what_was_left_out(tmp_path: Pat
     assert (found["job-name"], found["time"], found["nodes"]) == ("a", "7", "2")
     assert "partition" not in found and found["signal"] == "USR2@30"
     assert found["output"].startswith(str(tmp_path / "logs"))
+    job.ask_for({"time": None})
+    assert options(job.script())["time"] == "7"
     assert job.command.startswith("/usr/bin/python3 ") and job.command in job.script()
 
 

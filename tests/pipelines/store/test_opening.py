@@ -9,6 +9,7 @@ import pytest
 
 import pipelines
 from pipelines.store import beton_writer as beton
+from pipelines.store.beton import BetonDataset
 
 
 def test_a_split_is_opened_wherever_it_lies(tmp_path: Path):
@@ -21,4 +22,5 @@ def test_a_split_is_opened_wherever_it_lies(tmp_path: Path):
         pipelines.open_split(folder.as_uri(), copy=True)
     pytest.importorskip("ffcv", exc_type=ImportError)
     beton.write(folder)
-    assert np.array_equal(pipelines.open_split(folder, copy=True).image(7), here.image(7))
+    copy = pipelines.open_split(folder, copy=True)
+    assert isinstance(copy, BetonDataset) and np.array_equal(copy.image(7), here.image(7))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tdformer import create_model, kernels
+from tdformer import create_model, heads, kernels
 from tdformer.measure import live_bytes, measure_evaluation, measure_step
 
 
@@ -64,6 +64,17 @@ def test_products_of_activations_are_told_from_those_of_matrices() -> None:
     assert live.work.attention_flops == 2 * 2 * 3 * 4 * 5 and live.work.matrix_flops == 0
     assert live.work.attention_bytes == a.nbytes + b.nbytes + 2 * 3 * 5 * 4
     assert live.work.packing_bytes > 0
+
+
+def test_products_of_heads_where_channels_lie_last() -> None:
+    """K^T V and Q times that, each 2 a multiply-add over a head's channels, for each token; backward is five such."""
+    with torch.device("meta"), kernels.stands_for("cuda"):
+        q, k, v = (torch.zeros(3, 2, 8, 4, 5, requires_grad=True) for _ in range(3))
+        with live_bytes(nn.Linear(1, 1)) as live:
+            y = heads.product(q, k, v, 2, 0.125)
+            assert live.work.attention_flops == 3 * 2 * 2 * 20 * 2 * (2 * 4 * 4)  # two heads of four channels
+            y.backward(torch.zeros_like(y))
+    assert live.work.attention_flops == 3 * 2 * 2 * 20 * 7 * (2 * 4 * 4)
 
 
 def test_of_several_segments_more_is_kept_and_the_work_is_the_same() -> None:
