@@ -59,7 +59,7 @@ def test_kernels_of_another_arithmetic_are_told() -> None:
     config = load("digits", [])
     now = surroundings(config, BatchPlan(8, 1, 8, 1, 8, 1), 1)
     name, number = now["kernels"].split()
-    assert int(number) == kernels.ARITHMETIC["cpu"] == 2
+    assert int(number) == kernels.ARITHMETIC["cpu"] == 3
     assert changes(Path("runs/a"), now, now, config) == []
     (line,) = changes(Path("runs/a"), now | {"kernels": name}, now, config)
     assert f"otherwise: kernels ({name}, now {name} 2); from here on the last bits" in line
