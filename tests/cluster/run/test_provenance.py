@@ -62,7 +62,7 @@ def test_kernels_of_another_arithmetic_are_told() -> None:
     assert int(number) == kernels.ARITHMETIC["cpu"] == 3
     assert changes(Path("runs/a"), now, now, config) == []
     (line,) = changes(Path("runs/a"), now | {"kernels": name}, now, config)
-    assert f"otherwise: kernels ({name}, now {name} 2); from here on the last bits" in line
+    assert f"otherwise: kernels ({name}, now {name} {number}); from here on the last bits" in line
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
