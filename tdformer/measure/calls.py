@@ -12,6 +12,9 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .. import kernels
 
+PRODUCTS = ("matrix", "attention")
+"""Parts whose operators are products."""
+
 
 class Lying(NamedTuple):
     """A tensor without its numbers."""
@@ -85,8 +88,16 @@ class Calls:
             args, function = (x, weight, bias, _first(stride), _first(padding)), kernels.convolve
         leaves, tree = tree_flatten((args, kwargs))
         leaves = [Lying.of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        leaves = _cast(leaves) if part in PRODUCTS else leaves
         key = (function, str(tree), *((leaf if isinstance(leaf, Lying) else repr(leaf)) for leaf in leaves))
         self._found.setdefault(key, Call(part, function, leaves, tree, key)).times += 1
+
+
+def _cast(leaves: list[object]) -> list[object]:
+    """As autocast does with the factors of a product, but for tensors on meta."""
+    types = {leaf.dtype for leaf in leaves if isinstance(leaf, Lying)}
+    short = min(types, key=lambda dtype: dtype.itemsize)
+    return [leaf._replace(dtype=short) if isinstance(leaf, Lying) else leaf for leaf in leaves]
 
 
 def _first(pair: object) -> object:

@@ -13,13 +13,13 @@ from tdformer.measure import Calls, live_bytes, measure_evaluation, measure_step
 from tdformer.measure.calls import Lying
 
 
-def calls(policy: str, segments: int = 1) -> Calls:
+def calls(policy: str, segments: int = 1, bf16: bool = False) -> Calls:
     found = Calls()
     feedback = "all" if segments > 1 else "none"
     with torch.device("meta"), stands_for("cpu"):
         model = tdformer.create_model("quickstart", time_steps=2, segments=segments, feedback=feedback, image_size=8)
         model.set_recompute(policy, 1)
-        measure_step(model, torch.zeros(2, model.config["in_channels"], 8, 8), False, found)
+        measure_step(model, torch.zeros(2, model.config["in_channels"], 8, 8), bf16, found)
     return found
 
 
@@ -32,8 +32,8 @@ def names(found: Calls) -> Counter[str]:
 
 def test_each_runs_alone_on_a_cpu() -> None:
     """Every operator of a step takes tensors that lie as they did there."""
-    for policy, segments in (("none", 1), ("unit", 2)):
-        found = calls(policy, segments)
+    for policy, segments, bf16 in (("none", 1, False), ("unit", 2, False), ("block", 2, True)):
+        found = calls(policy, segments, bf16)
         for call in found:
             args, kwargs = call.arguments()
             call.function(*args, **kwargs)
