@@ -51,6 +51,30 @@ def _bits(key: tuple[int, ...]) -> np.random.Philox:
     return np.random.Philox(np.random.SeedSequence(key))
 
 
+def where(rng: np.random.Generator) -> tuple[int, int, int]:
+    """Where a generator is: the two words of its key, and how many numbers of 64 bits it has drawn."""
+    state = rng.bit_generator.state
+    blocks = int(state["state"]["counter"][0])  # of four numbers, the last of which is drawn from
+    key, other = state["state"]["key"].view(np.int64).tolist()
+    return key, other, 4 * (blocks - 1) + int(state["buffer_pos"])
+
+
+def resumed(key: int, other: int, drawn: int) -> np.random.Generator:
+    """The generator that `where` tells of."""
+    bits = np.random.Philox(key=np.array([key, other]).view(np.uint64))
+    bits.advance(drawn // 4)
+    bits.random_raw(drawn % 4)
+    return np.random.Generator(bits)
+
+
+def normal_of(number: int) -> float:
+    """The normal number that numpy's generator makes of this number of 64 bits, and where that is not enough, of
+    zeros."""
+    bits = np.random.Philox(0)
+    bits.state = bits.state | {"buffer": np.array([number, 0, 0, 0], np.uint64), "buffer_pos": 0}
+    return float(np.random.Generator(bits).standard_normal())
+
+
 class _OfBatch:
     """Generators of the samples of a batch, made together when the first is asked for."""
 

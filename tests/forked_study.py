@@ -47,6 +47,7 @@ settings:
   recompute.policy: none
   checkpoint: {every_steps: 2, every_minutes: null}
   log.every_steps: 1
+  log.curves: false
 where: local
 """
 STEPS = 12

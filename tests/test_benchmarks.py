@@ -111,7 +111,7 @@ def test_the_plan_agrees_with_the_measurement(monkeypatch: pytest.MonkeyPatch, p
     costs = []
     for device in ("meta", "cpu"):
         with torch.device(device):
-            model = tdformer.create_model("hst_10_384", segments=segments, feedback="last", image_size=64)
+            model = tdformer.create_model("hst_4_384", segments=segments, feedback="last", image_size=64)
             model.set_recompute(policy, min(2, segments))
             costs.append(measure_step(model, torch.rand(2, 3, 64, 64))[0])
     plan, found = costs

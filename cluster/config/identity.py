@@ -43,6 +43,7 @@ NEUTRAL = frozenset(
         "log.wandb_project",
         "log.tensorboard",
         "log.profile_steps",
+        "log.curves",
         "log.figures",
         "engine.timeout_minutes",
         *(f"health.{f.name}" for f in fields(HealthConfig)),

@@ -235,6 +235,7 @@ class LogConfig:
     wandb_project: str = "tdformer"
     tensorboard: bool = False
     profile_steps: list[int] = field(default_factory=list, metadata={"least": 1})
+    curves: bool = True
     figures: list[str] = field(default_factory=list, metadata={"registry": "cluster.run.figures:FIGURES"})
 
     @property

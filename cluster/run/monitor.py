@@ -169,14 +169,17 @@ class Monitor:
             self.display.say(line)
 
     def draw(self) -> None:
-        """curves.png, and what else `log.figures` names, from metrics.jsonl and speed.jsonl; not again where no row
+        """curves.png (`log.curves`), and what else `log.figures` names, from metrics.jsonl and speed.jsonl; not again where no row
         came since: the last evaluation is most often the last row."""
         if self.active:
+            names = dict.fromkeys(["curves"] * self.config.log.curves + self.config.log.figures)
+            if not names:
+                return
             speed, _ = self.run.speed.whole("step", "images_per_second")
             rows, epoch = [*self.run.metrics.read(), *speed], self.total_steps / self.config.train.epochs
             if len(rows) == self._drawn:
                 return
-            for name in dict.fromkeys(["curves", *self.config.log.figures]):
+            for name in names:
                 write_atomic(self.run.figure(name), FIGURES.get(name)(rows, self.config.name, epoch))
             self._drawn, self._drew = len(rows), time.monotonic()
 

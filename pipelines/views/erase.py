@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..draws import resumed, where
 from ..errors import DataError
 from ..samples import Pixels
 from .boxes import first_that_fits
@@ -33,10 +34,7 @@ class Place(NamedTuple):
         numbers of 64 bits it has drawn; `[7]`."""
         if not noise:
             return np.array([*self[:4], 0, 0, 0])
-        state = self.rng.bit_generator.state
-        blocks = int(state["state"]["counter"][0])  # of four numbers, the last of which is drawn from
-        key = state["state"]["key"].view(np.int64)
-        return np.array([*self[:4], *key, 4 * (blocks - 1) + state["buffer_pos"]])
+        return np.array([*self[:4], *where(self.rng)])
 
 
 @dataclass(frozen=True)
@@ -94,15 +92,7 @@ class Erasing:
         for image, row in zip(images.numpy(), rows.tolist(), strict=True):
             top, left, height, width, *generator = row
             if height:
-                self.write(image, Place(top, left, height, width, _generator(*generator)))
-
-
-def _generator(key: int, other: int, drawn: int) -> np.random.Generator:
-    """That of a row, as it was."""
-    bits = np.random.Philox(key=np.array([key, other]).view(np.uint64))
-    bits.advance(drawn // 4)
-    bits.random_raw(drawn % 4)
-    return np.random.Generator(bits)
+                self.write(image, Place(top, left, height, width, resumed(*generator)))
 
 
 def _blank(height: int, width: int, size: float, shape: float, down: float, right: float) -> tuple[int, int, int, int]:

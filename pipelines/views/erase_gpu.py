@@ -19,6 +19,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..draws import normal_of
 from .erase import Erasing
 
 WORDS = 1024
@@ -61,13 +62,8 @@ def _ziggurat() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     The widths are numpy's own: it is given numbers whose draw is a place's. The others follow from them. Where they
     differ from numpy's it is in some of 52 bits, and one draw in some 10^15 ends otherwise.
     """
-    bits = np.random.Philox(0)
-    draw, state = np.random.Generator(bits), bits.state
-    width = np.zeros(256)
-    for layer in range(256):
-        # Place 1 of a layer, and 0, which is taken in the only one whose places are all in the wedge.
-        bits.state = state | {"buffer": np.array([1 << 9 | layer, 0, 0, 0], np.uint64), "buffer_pos": 0}
-        width[layer] = draw.standard_normal()
+    # Place 1 of a layer, and 0, which is taken in the only one whose places are all in the wedge.
+    width = np.array([normal_of(1 << 9 | layer) for layer in range(256)])
     end = width * 2**52
     sure = np.zeros(256)
     sure[0] = end[255] / end[0]

@@ -21,7 +21,7 @@ model: {name: quickstart, time_steps: 1, segments: 1}
 data: {dataset: digits, root: shards}
 train: {epochs: 40, global_batch: 160, threads: 1}
 checkpoint: {every_steps: 10000}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 START = "import os, signal; os.setsid(); signal.signal(signal.SIGHUP, signal.%s); from cluster.cli import main; main()"
 OWN_GROUP, NOHUP = START % "SIG_DFL", START % "SIG_IGN"  # the suite itself may run under nohup

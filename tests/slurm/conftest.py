@@ -199,7 +199,7 @@ class Slurm:
             except AssertionError as error:  # a command of Slurm: daemons that are busy or just begin do not answer
                 said = str(error)
             assert time.monotonic() < deadline, f"waited in vain: {what}\n{said}\n{log()}\n{self.tails()}"
-            time.sleep(0.2)
+            time.sleep(0.4)
 
     def tails(self) -> str:
         """The last 30 lines of each daemon's log, and what runs."""

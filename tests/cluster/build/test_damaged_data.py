@@ -20,7 +20,7 @@ model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: digits, root: shards, augment: {flip: 0.5}, on_error: skip}
 train: {epochs: 2, global_batch: 240, micro_batch: 120, threads: 1, ema_decay: 0.9}
 checkpoint: {every_steps: 3, keep: 9}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 BAD = [10, 700, 1400]
 

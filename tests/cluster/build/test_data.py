@@ -30,7 +30,7 @@ model: {name: quickstart, time_steps: 1, segments: 1, feedback: none}
 data: {dataset: digits, root: shards}
 train: {epochs: 2, global_batch: 240, threads: 1}
 checkpoint: {every_steps: 3, keep: 9}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 
 

@@ -35,7 +35,7 @@ model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: dvs128_gesture, root: shards, size: 16, augment: {flip: 0.5, events: true}, mixup: 0.5, cutmix: 1.0}
 train: {epochs: 2, global_batch: 8, micro_batch: 2, lr: 0.003, label_smoothing: 0.0, threads: 1, ema_decay: 0.5}
 checkpoint: {every_steps: 3, keep: 9}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 
 

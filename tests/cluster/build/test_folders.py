@@ -19,7 +19,7 @@ name: run
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: folder, root: shards, source: pictures, size: 16, augment: {flip: 0.5}}
 train: {epochs: 2, global_batch: 16, lr: 0.003, label_smoothing: 0.0}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 
 

@@ -34,7 +34,7 @@ data:
   fetch: {tries: 3, pause: 0.05, timeout: 5}
 train: {epochs: 1, global_batch: 160, micro_batch: 40, lr: 0.003, ema_decay: 0.9, threads: 1}
 checkpoint: {every_steps: 3}
-log: {every_steps: 2}
+log: {curves: false, every_steps: 2}
 """
 
 

@@ -23,7 +23,7 @@ model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, cm: 1, pm: 
 data: {dataset: digits, root: shards}
 train: {epochs: 8, global_batch: 160, micro_batch: 40, threads: 1, eval_every_epochs: 8}
 checkpoint: {every_steps: 4}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 WORDS = ("recipe.yaml", "--where", "local", "--processes-per-node", "2")
 

@@ -18,7 +18,7 @@ plugins: [lab.rules]
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: digits, root: shards}
 train: {global_batch: 480, norm_batch: 48, threads: 1, lr: 0.1, optimizer: nesterov, schedule: halves}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 RULES = """
 import torch

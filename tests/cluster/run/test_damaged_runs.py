@@ -251,7 +251,7 @@ model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: digits, root: SHARDS}
 train: {epochs: 1, global_batch: 160, micro_batch: 40, threads: 1}
 checkpoint: {every_steps: 3, keep: 9}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 
 

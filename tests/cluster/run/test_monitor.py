@@ -154,6 +154,14 @@ def test_curves_are_drawn_now_and_then_and_at_the_end(run: RunFolder):
     assert curves.read_bytes() not in (b"", at_the_end)
 
 
+def test_a_run_may_draw_none(run: RunFolder):
+    config = load(None, ["log.curves=false"])
+    monitor = Monitor(run, config, STEPS, console=Console(file=io.StringIO()), line_seconds=0.0)
+    monitor.row({"step": 1, "epoch": 0, "loss": 1.0, "lr": 0.1})
+    monitor.finish({"step": 1})
+    assert not run.figure("curves").exists() and run.summary_file.exists()
+
+
 def test_a_loss_that_is_not_a_number_is_null(run: RunFolder):
     monitor = Monitor(run, Config(), STEPS, console=Console(file=io.StringIO()), line_seconds=0.0)
     monitor.row({"step": 1, "epoch": 0, "loss": float("nan"), "lr": 0.1})

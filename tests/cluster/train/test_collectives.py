@@ -29,7 +29,7 @@ model: {name: quickstart, time_steps: 1, segments: 1}
 data: {dataset: digits, root: shards}
 train: {epochs: 1, global_batch: 8, threads: 1, precision: bf16}
 checkpoint: {every_steps: 1}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 COUNTING = """\
 import gc, json

@@ -21,7 +21,7 @@ data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5}, mix
 train:
   {epochs: 3, global_batch: 120, lr: 0.003, clip_grad: 1.0, ema_decay: 0.9, threads: 1, layer_decay: 0.9}
 checkpoint: {every_steps: 100, keep: 20}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 STARTS = [(1, 0), (2, 1), (4, 2), (3, 3), (1, 2)]
 """Processes and ZeRO stage."""

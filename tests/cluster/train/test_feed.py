@@ -14,7 +14,7 @@ model: {name: quickstart, time_steps: 1}
 data: {dataset: digits, root: SHARDS, workers: 1, augment: {flip: 0.5, erasing: 0.6, erasing_mode: pixel},
        mixup: 0.4, cutmix: 1.0}
 train: {epochs: 1, global_batch: 12, micro_batch: 6, threads: 1, ema_decay: 0.9, label_smoothing: 0.1}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 AHEAD = """
 import os, signal, sys

@@ -30,7 +30,7 @@ model: {name: quickstart, time_steps: 1}
 data: {dataset: digits, root: SHARDS}
 train: {epochs: 1, global_batch: 10, norm_batch: 5, lr: 0.003, ema_decay: 0.5, threads: 1}
 checkpoint: {every_steps: 1}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 TUNED = ("model.time_steps=4", "model.segments=2", "model.feedback=all")
 

@@ -61,7 +61,7 @@ model: {name: quickstart, time_steps: 2, width: 48, depths: [1, 1, 1], heads: 2}
 data: {dataset: digits, root: SHARDS, share: 0.35, augment: {crop_padding: 1}, mixup: 0.2}
 train: {epochs: 2, global_batch: 8, micro_batch: 4, clip_grad: 0.5, ema_decay: 0.9, threads: 1}
 checkpoint: {every_steps: 3, every_minutes: null, keep: 4}
-log: {every_steps: 4}
+log: {curves: false, every_steps: 4}
 """
 STEPS = 6
 """In two epochs, of which the second one leaves its weights, and the fourth one logs."""

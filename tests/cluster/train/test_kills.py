@@ -25,7 +25,7 @@ data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5}, mix
 train: {epochs: 1, global_batch: 16, lr: 0.003, ema_decay: 0.9, threads: 1}
 engine: {zero_stage: 2}
 checkpoint: {every_steps: 1, keep: 2}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 TOTAL = 89
 UNSAVED = "checkpoint.every_steps=1000"

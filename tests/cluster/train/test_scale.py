@@ -191,7 +191,7 @@ train:
   {epochs: 1, global_batch: 8, micro_batch: 4, norm_batch: 4, lr: 0.003, clip_grad: 1.0, ema_decay: 0.9, threads: 1,
    precision: fp16, loss_scale: 524288, growth_interval: 3}
 checkpoint: {every_steps: 1, keep: 20}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 
 

@@ -20,7 +20,7 @@ data: {dataset: digits, root: SHARDS}
 train: {epochs: 2, global_batch: 24, lr: 0.003, layer_decay: 0.9, threads: 1}
 engine: {zero_stage: 1}
 checkpoint: {every_steps: 1}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 SIZE = {"width": 32, "depths": [1, 2, 1], "heads": 2, "mlp_ratio": 1.5}
 

@@ -24,7 +24,7 @@ model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: digits, mixup: 0.2, augment: {crop_padding: 1}}
 train: {epochs: 1, global_batch: 128, lr: 0.001, threads: 1}
 checkpoint: {every_steps: 1, keep: 20}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 
 

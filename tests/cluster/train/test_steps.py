@@ -22,7 +22,7 @@ data: {dataset: digits, augment: {crop_padding: 1}}
 train:
   {epochs: 2, global_batch: 40, micro_batch: 20, lr: 1.0e-6, min_lr: 0, clip_grad: 0.05, ema_decay: 0.9, threads: 1}
 checkpoint: {every_steps: 1, every_minutes: null, keep: 20}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 LEFT_OUT, LEFT = 2, 5
 

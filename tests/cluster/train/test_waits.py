@@ -265,7 +265,7 @@ model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1}, mixup: 0.2}
 train: {epochs: 2, global_batch: 8, micro_batch: 4, clip_grad: 0.5, ema_decay: 0.9, threads: 1}
 checkpoint: {every_steps: 5, every_minutes: null, keep: 4}
-log: {every_steps: 3}
+log: {curves: false, every_steps: 3}
 """
 
 

@@ -15,7 +15,7 @@ RECIPE = """\
 model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: digits, root: SHARDS}
 train: {epochs: 1, global_batch: 10, norm_batch: 5, threads: 1, hooks: [energy]}
-log: {every_steps: 1}
+log: {curves: false, every_steps: 1}
 """
 
 

@@ -26,7 +26,7 @@ model: {name: quickstart, width: 32, heads: 2, time_steps: 2, segments: 2, feedb
 data: {dataset: digits, root: SHARDS}
 train: {epochs: 2, global_batch: 10, micro_batch: 5, threads: 1, hooks: [health]}
 checkpoint: {every_steps: 3, keep: 9}
-log: {every_steps: 1, tensorboard: true}
+log: {curves: false, every_steps: 1, tensorboard: true}
 """
 KILLED = """
 import os, signal

@@ -20,7 +20,7 @@ model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: digits, root: SHARDS}
 train: {epochs: 1, global_batch: 10, threads: 1, hooks: [drift]}
 checkpoint: {every_steps: 2, keep: 9}
-log: {every_steps: 2}
+log: {curves: false, every_steps: 2}
 """
 DRIFT = """
 import os, signal

@@ -22,7 +22,7 @@ model: {name: quickstart, time_steps: 2, segments: 2, feedback: all}
 data: {dataset: digits, root: SHARDS}
 train: {epochs: 1, global_batch: 10, threads: 1}
 checkpoint: {every_steps: 2, keep: 9}
-log: {every_steps: 1, tensorboard: true}
+log: {curves: false, every_steps: 1, tensorboard: true}
 """
 KILLED = """
 import os, signal
