@@ -169,8 +169,8 @@ class Monitor:
             self.display.say(line)
 
     def draw(self) -> None:
-        """curves.png (`log.curves`), and what else `log.figures` names, from metrics.jsonl and speed.jsonl; not again where no row
-        came since: the last evaluation is most often the last row."""
+        """curves.png where `log.curves` asks for it, and what `log.figures` names, from metrics.jsonl and speed.jsonl;
+        not again where no row came since: the last evaluation is most often the last row."""
         if self.active:
             names = dict.fromkeys(["curves"] * self.config.log.curves + self.config.log.figures)
             if not names:
