@@ -97,9 +97,10 @@ def test_one_window_and_no_window_have_the_same_global_batches(given_):
 
 
 def test_windows_never_change():
-    """As for the permutation."""
-    shard_of = np.repeat(np.arange(5), 3)
-    ids = order.epoch_order(order.Cursor(3, 1, 0, 4, ""), shard_of, 2)
+    """As for the permutation, which an epoch without them is."""
+    shard_of, cursor = np.repeat(np.arange(5), 3), order.Cursor(3, 1, 0, 4, "")
+    assert np.array_equal(order.epoch_order(cursor, shard_of, None), order.permutation(3, 1, 15))
+    ids = order.epoch_order(cursor, shard_of, 2)
     assert ids.tolist() == [0, 10, 9, 11, 1, 2, 8, 13, 6, 7, 14, 12, 5, 3, 4]
 
 
