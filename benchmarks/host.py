@@ -4,7 +4,8 @@
 
 T = 4, bf16, by policy and segments. Tensors are on the meta device, which computes nothing, and the kernels are the
 GPU's, whose launches are counted and not made. Counted are launches of a whole step: forward, backward, BatchNorm's
-running statistics, the gradient's norm and clipping, AdamW, the average of the weights, and what is logged.
+running statistics, the gradient's norm and clipping, AdamW, the average of the weights, and what is logged. `passes`
+are those of them that `engine.graph` records: forward and backward, and what is logged.
 A convolution is as many as cuDNN makes of it, and an operator over a list of tensors as many as it is cut into.
 
 Times are seconds of the host's CPU, without the driver's. `meta ms` is the whole step on the meta device, most of which
@@ -62,7 +63,7 @@ class Launches(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.operators = self.launches = 0
+        self.operators = self.launches = self.passes = 0
 
     def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         result, packet = func(*args, **(kwargs or {})), func._overloadpacket
@@ -181,7 +182,7 @@ def narrow(policy: str, segments: int) -> Callable[[], None]:
     return step
 
 
-def step_of(policy: str, segments: int, name: str, batch: int, pixels: int) -> Callable[[], None]:
+def step_of(policy: str, segments: int, name: str, batch: int, pixels: int, counter: Launches) -> Callable[[], None]:
     """A whole training step of a tree's model."""
     import tdformer
     from tdformer import norm
@@ -208,6 +209,7 @@ def step_of(policy: str, segments: int, name: str, batch: int, pixels: int) -> C
             (loss * (1 + 0 * loss.detach())).backward()
         correct = (logits[-1].argmax(1) == labels).sum()
         torch.stack([loss.detach() * batch, correct, torch.full_like(correct, batch)])
+        counter.passes = counter.launches
         total = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, total, foreach=True)
         adamw.step()
@@ -232,14 +234,14 @@ def inside() -> None:
     for line in map(str.strip, sys.stdin):
         if line not in ("meta", "host"):
             case = json.loads(line)
-            steps = {"meta": step_of(**case), "host": narrow(case["policy"], case["segments"])}
+            steps = {"meta": step_of(**case, counter=counter), "host": narrow(case["policy"], case["segments"])}
             try:
                 for step in (*steps.values(), steps["host"]):
                     step()
                 counter.operators = counter.launches = 0
                 with counter:
                     steps["meta"]()
-                print(json.dumps([counter.operators, counter.launches]), flush=True)
+                print(json.dumps([counter.operators, counter.launches, counter.passes]), flush=True)
             except torch.utils.checkpoint.CheckpointError:  # before commit 772418a, of `block` in bf16 on meta
                 print("null", flush=True)
         else:
@@ -310,7 +312,11 @@ def main() -> None:
                     row.append(f"{statistics.median(one[i] for one in rounds):.0f}")
                     row.append(f"{statistics.median(one[i] / one[able[0]] for one in rounds):.2f}")
                 rows.append(row)
-    print(table(["step", "tree", "operators", "launches", "ratio", "meta ms", "ratio", "host ms", "ratio"], rows))
+    print(
+        table(
+            ["step", "tree", "operators", "launches", "passes", "ratio", "meta ms", "ratio", "host ms", "ratio"], rows
+        )
+    )
 
 
 if __name__ == "__main__":

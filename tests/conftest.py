@@ -108,8 +108,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported and collected stays to the end: Python need not look through it for garbage again and again,
-    which was a third of the time of tests in this process."""
+    """What is imported and collected stays to the end: Python need not look through it for garbage again and again. Of
+    385 tests in one process that took 29 of 98 s of CPU."""
     gc.collect()
     gc.freeze()
 

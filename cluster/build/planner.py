@@ -138,7 +138,7 @@ def at_most(model: TDFormer, config: Config, plan: BatchPlan) -> int:
     channels = sum(p.shape[0] for p in model.parameters() if p.dim() > 1)
     activations = 4 * channels * height * width * model.time_steps * plan.micro_batch
     most: int = (1 + config.engine.graph) * 2 * activations + state_bytes(model, config, plan)
-    return most
+    return most + _working(model, config)
 
 
 _priced: dict[str, Cost] = {}
@@ -238,8 +238,8 @@ def state_parts(model: TDFormer, config: Config, plan: BatchPlan, cost: Cost | N
     if cost is not None and not stage:
         before = 4 * trained if plan.accumulation > 1 else 0  # of the micro-batches before
         over = 4 * trained - before - cost.together  # of a step's end over its peak
-        buckets, working = max(0, over + buckets), _working(model, config)
-        working = max(0, over + working - buckets)
+        buckets = max(0, over + buckets)
+        working = max(0, over + _working(model, config) - buckets)
         gradients, summed = before + cost.gradients, 0
     gradients = (1 + config.engine.graph) * (gradients + summed)
     ema = 4 * count if config.train.ema_decay else 0

@@ -45,10 +45,11 @@ def resolved(config: Config, processes: int | None) -> str:
         model = outline(config, None)
     else:
         sized = True
-        ranks = planner.ranks_here(world)
-        found = chosen(setup, Machine.seen(config, ranks, world, here(config, ranks)), folder.micro_batch(world))
-        setup, config = found.setup, found.setup.config
-        notes += [line] if (line := found.line()) is not None else []
+        if config.train.micro_batch == AUTO:
+            ranks = planner.ranks_here(world)
+            found = chosen(setup, Machine.seen(config, ranks, world, here(config, ranks)), folder.micro_batch(world))
+            setup, config = found.setup, found.setup.config
+            notes += [line] if (line := found.line()) is not None else []
         plan, model, samples = setup.plan, setup.outline, len(setup.samples)
         each = steps_per_epoch(samples, plan.global_batch)
         notes.append(f"training samples: {samples}, steps: {config.train.epochs * each}, of an epoch: {each}")

@@ -296,3 +296,7 @@ def test_the_bound_is_above_every_policy() -> None:
                 for policy in ("none", "unit") if size == 8 else ("none",):
                     plan, config = BatchPlan(2, 1, 2, 1, 2, 1), load()
                     assert planner.price(model, config, plan, policy, 1).total < planner.at_most(model, config, plan)
+    wide, plan = load(None, ["model.width=192", "model.time_steps=1"]), BatchPlan(1, 1, 1, 1, 1, 1)
+    with torch.device("meta"), stands_for("cpu"):  # whose optimizer needs more than one picture does
+        model = tdformer.create_model("quickstart", width=192, time_steps=1, image_size=8)
+        assert planner.price(model, wide, plan, "unit", 1).total < planner.at_most(model, wide, plan)

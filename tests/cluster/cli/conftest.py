@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commands import user_command
+from typer.testing import CliRunner
+
+from cluster.cli.app import app
+from cluster.errors import RunError
+from tdformer.errors import ModelError
 
 SMALL = """\
 name: small
@@ -25,3 +31,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = user_command(folder, *words)
         assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What a command in an empty folder says in its one line, with nothing written."""
+
+    def refused(*words: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        error = CliRunner().invoke(app, words).exception
+        assert isinstance(error, RunError | ModelError) and "\n" not in str(error)
+        assert not any(tmp_path.iterdir())
+        return str(error)
+
+    return refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,8 @@ def test_lists_are_in_order_and_without_repetition() -> None:
         (["runs/a"], "runs/a: no such run folder"),
     ],
 )
-def test_one_line_before_a_run_is_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    error = CliRunner().invoke(app, ["robustness", *words]).exception
-    assert isinstance(error, RunError) and message in str(error) and "\n" not in str(error)
-    assert not any(tmp_path.iterdir())
+def test_one_line_before_a_run_is_opened(refused: Callable[..., str], words: list[str], message: str) -> None:
+    assert message in refused("robustness", *words)
 
 
 def test_a_run_whose_name_looks_like_a_setting_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

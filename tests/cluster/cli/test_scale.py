@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from typer.testing import CliRunner
 
 from cluster.cli.app import app
 from cluster.cli.scale import _studies
-from cluster.errors import RunError
 
 
 @pytest.mark.parametrize(
@@ -22,13 +22,8 @@ from cluster.errors import RunError
         (["status", "none"], "none is no study (it has no study.yaml)"),
     ],
 )
-def test_one_line_and_nothing_is_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    error = CliRunner().invoke(app, ["scale", *words]).exception
-    assert isinstance(error, RunError) and message in str(error) and "\n" not in str(error)
-    assert not any(tmp_path.iterdir())
+def test_one_line_and_nothing_is_begun(refused: Callable[..., str], words: list[str], message: str) -> None:
+    assert message in refused("scale", *words)
 
 
 def test_how_far_a_study_is_for_people_and_for_programs(tmp_path: Path) -> None:

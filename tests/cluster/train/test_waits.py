@@ -18,6 +18,7 @@ import torch.distributed as dist
 from event_files import gestures
 from forked import Command, apart
 from same_run import assert_equal
+from tape import READ
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -48,14 +49,6 @@ CASES = {
 }
 WAITS = {"lamb": 3}
 """In each step: LAMB cannot leave out a step by itself, so the norm is waited for; its two counts are on the host."""
-READ = {
-    "aten._local_scalar_dense",
-    "aten.nonzero",
-    "aten.equal",
-    "aten.is_nonzero",
-    "aten.unique",
-    "aten.masked_select",
-}
 
 
 class Reads(TorchDispatchMode):
