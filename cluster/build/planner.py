@@ -124,7 +124,9 @@ def too_large(needed: Recompute, model: TDFormer, config: Config, plan: BatchPla
             remedies.append(f"set recompute.policy={smallest()}")
         if POLICIES.get(needed.policy).packed and needed.borders < model.segments:
             remedies.append(f"raise recompute.borders, up to {model.segments}")
-    if plan.world > 1 and config.engine.zero_stage < 3:
+    if config.engine.graph:
+        remedies.append("set engine.graph=false")
+    elif plan.world > 1 and config.engine.zero_stage < 3:
         remedies.append("raise engine.zero_stage")
     if "shared" in memory.whose:
         remedies.append("start fewer processes on a machine")

@@ -271,7 +271,9 @@ def smaller(config: Config, world: int) -> str:
         ways.append(f"raise recompute.borders ({recompute.borders} now)")
     else:
         ways.append(f"set recompute.policy={smallest()} ({recompute.policy} now)")
-    if world > 1 and stage < 3:
+    if config.engine.graph:
+        ways.append("set engine.graph=false, which keeps activations and gradients once")
+    elif world > 1 and stage < 3:
         ways.append(f"raise engine.zero_stage ({stage} now)")
     return " or ".join(ways)
 

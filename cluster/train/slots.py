@@ -39,7 +39,8 @@ class Slots:
             if isinstance(share, Tensor):
                 sums[self.places[name]] = share
         if dist.get_world_size() > 1:
-            packed = torch.cat([sums, means.double() / dist.get_world_size()])
+            there = means.to(sums.device, torch.float64)  # of no BatchNorm, none is on a device
+            packed = torch.cat([sums, there / dist.get_world_size()])
             dist.all_reduce(packed)
             sums, means = packed[:size], packed[size:].to(means.dtype)
         return sums, means

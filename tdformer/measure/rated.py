@@ -3,7 +3,7 @@ from the dense operations of each layer and the mean of what comes in, without c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ class Rated:
         for steps in dict.fromkeys(len(seen.low) for seen in self.layers):
             dense, size, *tensors = zip(*(seen for seen in self.layers if len(seen.low) == steps), strict=True)
             low, high, parts, values = (torch.stack([x.double() for x in own]) for own in tensors)
-            counts = values.new_tensor([dense, size])
+            counts = _beside(values, [dense, size])
             real = ~((low.amin(1) >= 0) & (high.amax(1) < LARGEST) & (parts == 0))
             steps_with = ((low != 0) | (high != 0)).double().mean(1)  # a step at which a picture is black costs nothing
             rate = values / counts[1]
@@ -140,9 +140,14 @@ class _Watch(TorchDispatchMode):
         """Of two activations, or of one and weights, which are real."""
         real = torch.stack([is_real(x) for x in factors])
         sums = torch.stack([x.sum(dtype=torch.float64) for x in factors])
-        sizes = sums.new_tensor([x.numel() for x in factors])
+        sizes = _beside(sums, [x.numel() for x in factors])
         rate = (sums * ~real).sum() / (sizes * ~real).sum().clamp(min=1)
         self.rated.products = self.rated.products + dense * torch.where(real.all(), MAC, AC * rate)
+
+
+def _beside(x: Tensor, numbers: Sequence[object]) -> Tensor:
+    """Numbers of the host, in x's type and on its device, which is not waited for."""
+    return torch.tensor(numbers, dtype=x.dtype, pin_memory=x.is_cuda).to(x.device, non_blocking=True)
 
 
 def is_real(x: Tensor) -> Tensor:

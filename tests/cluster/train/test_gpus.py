@@ -1,0 +1,68 @@
+"""Whole runs on GPUs, one and two: killed and gone on with they end as if nothing had been, with what only a GPU has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from forked import Command
+from same_run import assert_equal
+
+RECIPE = """\
+name: run
+model: {name: quickstart, time_steps: 2, segments: 2, feedback: all, width: 48, depths: [1, 1, 1], heads: 2}
+data: {dataset: digits, root: SHARDS, share: 0.35, augment: {crop_padding: 1, flip: 0.5}, mixup: 0.2, cutmix: 0.5}
+engine: {device: cuda}
+train: {epochs: 2, global_batch: 8, clip_grad: 0.5, ema_decay: 0.9, threads: 1}
+checkpoint: {every_steps: 2, every_minutes: null, keep: 4}
+log: {curves: false, every_steps: 3}
+"""
+KILLS = """\
+import os, signal
+from cluster.cli import main
+from cluster.train import loop
+
+step = loop.Trainer.step
+
+def noted(trainer, *given):
+    if trainer.state.step + 1 == int(os.environ.get("KILLED", 0)):
+        trainer.saved()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(trainer, *given)
+
+loop.Trainer.step = noted
+main()
+"""
+CASES = {
+    "looked at": (1, ("train.hooks=[energy]", "recompute.policy=unit", "train.precision=bf16", "data.workers=2")),
+    "two micro-batches": (1, ("train.micro_batch=4", "recompute.policy=block", "train.precision=fp16")),
+    "norm over ranks": (2, ("train.norm_batch=8", "train.micro_batch=4")),
+    "frozen": (2, ("train.freeze=[backbone]",)),
+    "zero 2": (2, ("engine.zero_stage=2", "train.precision=bf16")),
+    "zero 3": (2, ("engine.zero_stage=3",)),
+}
+"""By how many GPUs they need."""
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES)
+def test_a_killed_run_ends_as_if_it_had_not_been(case: str, few_digits: Path, tmp_path: Path) -> None:
+    count, words = CASES[case]
+    if torch.cuda.device_count() < count:
+        pytest.skip(f"{count} CUDA devices are needed")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("SHARDS", str(few_digits)))
+
+    def code(runs: str, killed: int = 0) -> int:
+        env = os.environ | {"KILLED": str(killed)}
+        given = ("train", "recipe.yaml", f"--processes={count}", f"runs_dir={runs}", *words)
+        command = Command(*given, cwd=tmp_path, env=env, program=KILLS)
+        print(*command.communicate())
+        assert command.returncode is not None
+        return command.returncode
+
+    assert code("whole") == 0
+    assert code("killed", killed=6) != 0
+    assert code("killed") == 0
+    assert_equal(tmp_path / "whole", tmp_path / "killed")

@@ -1,0 +1,45 @@
+"""A GPU where there is none (`emulated_gpu`): the code that runs with a GPU runs, with the CPU's arithmetic.
+
+What it shows: tensors of host and device that are mixed; where the host waits; numbers that are read, or host memory that is used
+again, before a copy is through; what a CUDA graph may not record, and memory that it does not keep; generators,
+streams and groups by torch.cuda's own Python. What it cannot: Triton's compiler, cuDNN, NCCL, how much fits, and time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+PARTS = Path(__file__).with_name("emulated_gpu")
+SOURCE = PARTS / "device.cpp"
+
+
+def library(folder: Path) -> Path:
+    """device.cpp, compiled for this PyTorch: in 8 s, unless the folder has it."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is not installed; python3 -m pip cannot, but apt-get install g++ does")
+    known = hashlib.sha256(SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
+    made = folder / f"emulated-{known}.so"
+    if not made.exists():
+        torch_at = Path(torch.__file__).parent
+        draft = folder / f"{made.name}.{os.getpid()}"
+        words = [compiler, "-std=c++20", "-O1", "-fPIC", "-shared", "-w", f"-I{torch_at}/include", str(SOURCE)]
+        words += [f"-L{torch_at}/lib", f"-Wl,-rpath,{torch_at}/lib", "-ltorch_cpu", "-lc10", "-o", str(draft)]
+        subprocess.run(words, check=True)
+        draft.replace(made)
+    return made
+
+
+def environment(folder: Path, gpus: int = 1) -> Mapping[str, str]:
+    """What a Python process needs around it to have so many of them; kernels are PyTorch's."""
+    paths = [str(PARTS), str(PARTS.parent.parent), str(PARTS.parent), os.environ.get("PYTHONPATH", "")]
+    own = {"EMULATED_GPUS": str(gpus), "EMULATED_GPU_LIBRARY": str(library(folder)), "TDFORMER_KERNELS": "reference"}
+    return os.environ | own | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
