@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from datetime import date
 from pathlib import Path
 
 import torch
+
+ROOT = Path(__file__).parents[1]
 
 
 def machine() -> str:
@@ -18,6 +21,12 @@ def machine() -> str:
         f"{date.today()}, {name}, {torch.get_num_threads()} threads{gpu}, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
+
+
+def python_path(*folders: Path) -> str:
+    """PYTHONPATH for a process that takes code from these folders first: what ours has stays behind them, for packages
+    may be there that are installed nowhere else."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from benchmarks import ROOT, python_path
 
 
 def user_command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """In an interpreter of its own. The first use of a command on a run begins one; others are forked
     (`forked.Command`)."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": python_path(ROOT)}
     command = [sys.executable, "-m", "cluster.cli", *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
 

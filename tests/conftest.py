@@ -20,6 +20,8 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Runs that have several threads all the same do not spin where one waits: that would take the cores from other tests.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+# Whether there are GPUs is asked of their driver: what has started CUDA to find out cannot be forked.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 # A build that was killed leaves a lock there that hangs every later one, so no folder is shared.
 os.environ["TORCH_EXTENSIONS_DIR"] = tempfile.mkdtemp(prefix="tdformer-extensions-")
 atexit.register(shutil.rmtree, os.environ["TORCH_EXTENSIONS_DIR"], ignore_errors=True)
@@ -54,6 +56,13 @@ def pytest_make_collect_report() -> Iterator[None]:
     report = yield
     _fail_if_skipped(report)
     return report
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No test sees a GPU, unless it is those that need one that are asked for (`-m gpu`): the others are a processor's.
+    Before torch is imported; xdist's workers have it from here."""
+    if config.getoption("markexpr").split()[:1] != ["gpu"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks import python_path
 from cluster.config import Config
 from cluster.jobs import processes
 from cluster.run.folder import RunFolder
@@ -57,7 +58,7 @@ def _context() -> Any:
 
 
 def _start(process: BaseProcess) -> None:
-    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(TESTS.parent), str(TESTS)])):  # the forkserver's
+    with patch.dict(os.environ, PYTHONPATH=python_path(TESTS.parent, TESTS)):  # the forkserver's
         process.start()
 
 

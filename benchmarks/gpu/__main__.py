@@ -1,11 +1,13 @@
 """What holds on this GPU, in one command and at most five minutes: exactness, time, memory, loading, checkpoints.
 
-    python -m benchmarks.gpu [--seconds 300] [--out FOLDER] [--device cpu --size small]
+    python -m benchmarks.gpu [--seconds 300] [--only SECTION,...] [--out FOLDER] [--device cpu --size small]
 
 From the tree, without network: torch 2.11 or newer with triton 3.6; what else is missing is named with what it costs.
 Sections run in the order of their importance, each within its own time and what is left of the whole; what did not fit
-is named. gpu.json has all of it, with the profile of each step, gpu.md the tables that are printed last. `--device cpu
---size small` rehearses every section where there is no GPU; its figures say nothing.
+is named. Five minutes do not hold all of them where Triton has compiled nothing yet: `--seconds 560` makes all limits
+so much longer, and with `--only "exactness,training step"` these share the time among themselves. gpu.json, written
+after each row, has all of it, with the profile of each step and the traceback of what failed; gpu.md the tables that
+are printed last. `--device cpu --size small` rehearses every section where there is no GPU; its figures say nothing.
 """
 
 from __future__ import annotations
@@ -29,27 +31,30 @@ from benchmarks import machine, table
 from benchmarks.gpu import runs, steps
 from benchmarks.gpu.device import Device
 from cluster.run.provenance import revision
+from cluster.run.records import write_atomic
 
 Rows = list[dict[str, Any]]
+Sections = dict[str, tuple[float, tuple[str, ...], Callable[[], Iterable[dict[str, Any]]]]]
 SECONDS = 300
 """For all sections, and what the limits of each are for; with more or less time they are so much longer or shorter."""
+AGAIN = 10.0
 
 
-class OutOfTimeError(Exception):
-    """A section's time is over."""
+class OutOfTimeError(BaseException):
+    """A section's time is over. torch.compile makes each Exception of what it compiles one of its own."""
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
     """Raises OutOfTimeError in the block after so many seconds, wherever it is: also between the lines with which torch
-    turns gradients off and on again."""
+    turns gradients off and on again. Where that is lost, as in `__del__`, again every AGAIN seconds."""
 
     def over(*_: object) -> None:
         raise OutOfTimeError
 
     before, gradients = signal.signal(signal.SIGALRM, over), torch.is_grad_enabled()
     autocast = {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), AGAIN)
     try:
         yield
     finally:
@@ -63,42 +68,38 @@ def within(seconds: float) -> Iterator[None]:
 def step_rows(contenders: list[steps.Contender], work: steps.Work, device: Device) -> Iterator[dict[str, Any]]:
     for contender in contenders:
         try:
-            yield steps.measured(contender, work, device)
-        except (RuntimeError, torch.OutOfMemoryError, ImportError) as error:
-            yield {
-                "name": contender.name,
-                "error": (str(error).strip().splitlines() or [type(error).__name__])[0][:200],
-            }
+            row = steps.measured(contender, work, device)
+        except Exception as error:  # a compiler's, a library's: of this one alone
+            row = {"name": contender.name} | runs.failure(error)
+        yield row
 
 
-def sections(
-    site: runs.Site, work: steps.Work, device: Device
-) -> dict[str, tuple[float, tuple[str, ...], Callable[[], Iterable[dict[str, Any]]]]]:
-    """By name: seconds of SECONDS at most, the packages that it needs, and what gives its rows."""
+def sections(site: runs.Site, work: steps.Work, device: Device) -> Sections:
+    """By name, what matters most first: seconds of SECONDS at most, packages that it needs, what gives its rows."""
     cores = len(os.sched_getaffinity(0))
     program = ("deepspeed", "sklearn", "webdataset", "pydantic")
 
     def some(contenders: list[steps.Contender]) -> Iterator[dict[str, Any]]:
-        return step_rows(contenders[::3] if site.small else contenders, work, device)
+        return step_rows(contenders[::2] if site.small else contenders, work, device)
 
     return {
         "exactness": (110, program, lambda: runs.exactness(site, max(1, min(7, cores // 2)))),
-        "training step": (60, (), lambda: some(steps.OURS)),
-        "training step, published style": (60, (), lambda: some(steps.PEERS)),
+        "training step": (50, (), lambda: some(steps.OURS)),
+        "published style": (75, (), lambda: some(steps.PEERS)),
         "evaluation": (25, (), lambda: some(steps.EVALUATIONS)),
         "loader": (100, program, lambda: runs.loader(site)),
-        "checkpoint": (60, program, lambda: runs.checkpoints(site)),  # with the loader's pictures
-        "kernels": (40, ("pytest", "hypothesis", "sklearn"), lambda: runs.kernels(site)),
+        "checkpoint": (60, program, lambda: runs.checkpoints(site)),
+        "kernels": (60, ("pytest", "hypothesis", "sklearn"), lambda: runs.kernels(site)),
+        "more training steps": (50, (), lambda: some(steps.MORE)),
         "torch.compile": (90, (), lambda: some(steps.COMPILED)),
     }
 
 
-def measure(
-    found: dict[str, Any], site: runs.Site, work: steps.Work, device: Device, seconds: float, out: Path
-) -> None:
-    """Fill `found`, which is written after each section."""
+def measure(found: dict[str, Any], todo: Sections, site: runs.Site, device: Device, seconds: float, out: Path) -> None:
+    """Fill `found`, which is written after each row."""
     end = time.monotonic() + seconds
-    for name, (most, needs, rows) in sections(site, work, device).items():
+    share = seconds / min(SECONDS, sum(most for most, *_ in todo.values()))
+    for name, (most, needs, rows) in todo.items():
         section: dict[str, Any] = {"rows": []}
         found["sections"][name] = section
         begun = time.monotonic()
@@ -107,18 +108,26 @@ def measure(
         elif begun >= end:
             section["left_out"] = "no time was left"
         else:
+            site.begin()
             try:
-                with within(min(most * seconds / SECONDS, end - begun)):
+                with within(min(most * share, end - begun)):
                     for row in rows():
                         section["rows"].append(row)
+                        write(found, out)
                         print(f"{name}: {row.get('name', '')} {time.monotonic() - begun:.0f} s", flush=True)
             except OutOfTimeError:
                 section["left_out"] = f"what comes after {len(section['rows'])} rows: its time was over"
             except Exception as error:  # of this section alone
-                section["left_out"] = f"{type(error).__name__}: {str(error).strip()[:300]}"
+                failed = runs.failure(error)
+                section |= {"left_out": f"what comes after {len(section['rows'])} rows: {failed['error']}"} | failed
             site.end()
+            device.free()  # what runs next may be a process of its own
             section["seconds"] = time.monotonic() - begun
-        (out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
+        write(found, out)
+
+
+def write(found: dict[str, Any], out: Path) -> None:
+    write_atomic(out / "gpu.json", (json.dumps(found, indent=1) + "\n").encode())
 
 
 def text(found: dict[str, Any]) -> str:
@@ -140,7 +149,8 @@ def _table(rows: Rows) -> str:
 def _shown(row: dict[str, Any]) -> dict[str, str]:
     """A row's cells by their titles."""
     if "ms_per_image" not in row:
-        return {key.replace("_", " "): f"{v:.3g}" if isinstance(v, float) else str(v) for key, v in row.items()}
+        shown = {key: value for key, value in row.items() if key != "details"}
+        return {key.replace("_", " "): f"{v:.3g}" if isinstance(v, float) else str(v) for key, v in shown.items()}
     plan = f" ({row['planned_gib']:.1f})" if "planned_gib" in row else ""
     return {
         "step": row["name"],
@@ -157,7 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all sections together")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all sections together; default: 300")
+    parser.add_argument("--only", metavar="SECTION,...", help="of those in its tables; then the time is theirs")
     parser.add_argument("--out", type=Path, help="folder for gpu.json and gpu.md; default: a new one")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--size", choices=("full", "small"), default="full")
@@ -186,7 +197,13 @@ def main(arguments: list[str] | None = None) -> int:
             "operations_per_image": steps.operations(work),
             "sections": {},
         }
-        measure(found, site, work, device, given.seconds, out)
+        todo = sections(site, work, device)
+        if unknown := [name for name in (given.only or "").split(",") if given.only and name not in todo]:
+            print(f"error: --only: no section {unknown[0]!r}; there are {', '.join(todo)}", file=sys.stderr)
+            return 2
+        if given.only:
+            todo = {name: todo[name] for name in todo if name in given.only.split(",")}
+        measure(found, todo, site, device, given.seconds, out)
     (out / "gpu.md").write_text(text(found))
     print(f"\n{text(found)}\n{out / 'gpu.json'}")
     return 0

@@ -8,24 +8,36 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from benchmarks import ROOT, python_path
 from benchmarks.gpu.device import Device
 
 if TYPE_CHECKING:
     from cluster.train.loop import Trainer
 
-ROOT = Path(__file__).parents[2]
 POLICIES = ("none", "unit", "block", "time")
+LINES, DETAILS = 40, 3000
+"""Last lines of what a process wrote, and last characters of a traceback, that are kept of a failure."""
+
+
+def failure(error: Exception) -> dict[str, str]:
+    """Of a row: its first line, and where it came from with all that it says."""
+    first = (str(error).strip().splitlines() or [""])[0][:200]
+    details = "".join(traceback.format_exception(error))[-DETAILS:]
+    return {"error": f"{type(error).__name__}: {first}", "details": details}
 
 
 class Site:
@@ -33,30 +45,46 @@ class Site:
 
     def __init__(self, folder: Path, device: str, small: bool) -> None:
         self.folder, self.small, self.cpu = folder, small, device == "cpu"
-        own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"} | ({"CUDA_VISIBLE_DEVICES": ""} if self.cpu else {})
+        own = {"PYTHONPATH": python_path(ROOT), "OMP_NUM_THREADS": "2"} | (
+            {"CUDA_VISIBLE_DEVICES": ""} if self.cpu else {}
+        )
         self.env = os.environ | own
         self.started: list[subprocess.Popen[str]] = []
+        self._over, self._one = False, threading.Lock()
 
     def start(self, *words: str, module: str = "cluster.cli") -> subprocess.Popen[str]:
+        """Raises RuntimeError after `end`."""
+        with self._one:
+            if self._over:
+                raise RuntimeError("its time is over")
+            self.started.append(self.launch(*words, module=module))
+            return self.started[-1]
+
+    def launch(self, *words: str, module: str) -> subprocess.Popen[str]:
         command, pipe = [sys.executable, "-m", module, *words], subprocess.PIPE
-        self.started.append(
-            subprocess.Popen(command, cwd=self.folder, env=self.env, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.env, stdout=pipe, stderr=subprocess.STDOUT, text=True
         )
-        return self.started[-1]
 
     def finish(self, *words: str, module: str = "cluster.cli") -> str:
-        """What it wrote. Raises RuntimeError with its last line where it fails."""
+        """What it wrote. Raises RuntimeError with its last lines where it fails."""
         process = self.start(*words, module=module)
         said, _ = process.communicate()
         if process.returncode:
-            last = (said.splitlines() or [""])[-1]
-            raise RuntimeError(f"{' '.join(words[:2])} ended with {process.returncode}: {last}")
+            lines = said.splitlines()[-LINES:] or [""]
+            what = f"{' '.join(words[:2])} ended with {process.returncode}: {lines[-1]}"
+            raise RuntimeError("\n".join([what, *lines]))
         return said
 
+    def begin(self) -> None:
+        self.started, self._over = [], False
+
     def end(self) -> None:
-        """Kill what still runs: its time is over."""
-        for process in self.started:
-            process.kill()
+        """Kill what still runs, and start nothing more: its time is over."""
+        with self._one:
+            self._over = True
+            for process in self.started:
+                process.kill()
 
     def rows(self, run: str, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
         path = self.folder / "runs" / run / file
@@ -65,6 +93,10 @@ class Site:
             if path.exists()
             else []
         )
+
+    def steps(self, run: str) -> int:
+        """Up to its last row."""
+        return max((row["step"] for row in self.rows(run)), default=0)
 
 
 def exactness(site: Site, workers: int) -> Iterator[dict[str, Any]]:
@@ -75,11 +107,28 @@ def exactness(site: Site, workers: int) -> Iterator[dict[str, Any]]:
         if site.small
         else [(0, "none"), *((s, "none") for s in (1, 2, 3)), *((0, p) for p in POLICIES[1:])]
     )
+    yield from beside(site, workers, lambda case: _exact(site, *case), cases)
+
+
+def beside(
+    site: Site, workers: int, act: Callable[[tuple[int, str]], dict[str, Any]], cases: Sequence[tuple[int, str]]
+) -> Iterator[dict[str, Any]]:
+    """Rows of cases that run beside each other, as they are done, also of those that fail. Where what takes them is cut
+    short, nothing of them goes on."""
     pool = ThreadPoolExecutor(workers)
     try:
-        yield from pool.map(lambda case: _exact(site, *case), cases)
+        asked = {pool.submit(act, case): case for case in cases}
+        for done in as_completed(asked):
+            error = done.exception()
+            if error is None:
+                yield done.result()
+            else:
+                assert isinstance(error, Exception)
+                stage, policy = asked[done]
+                yield {"stage": stage, "policy": policy} | failure(error)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        site.end()
+        pool.shutdown(cancel_futures=True)
 
 
 def _exact(site: Site, stage: int, policy: str) -> dict[str, Any]:
@@ -90,7 +139,7 @@ def _exact(site: Site, stage: int, policy: str) -> dict[str, Any]:
         *(
             f"engine.zero_stage={stage}",
             f"recompute.policy={policy}",
-            "log.every_steps=1",
+            f"log.every_steps={1 if site.small else 3}",  # between rows the host runs ahead of a GPU
             f"checkpoint.every_steps={1 if site.small else 5}",
         ),
     ]
@@ -101,14 +150,13 @@ def _exact(site: Site, stage: int, policy: str) -> dict[str, Any]:
         time.sleep(0.002)
     killed.kill()
     killed.communicate()
-    at = len(site.rows(names[2]))
+    at = site.steps(names[2])
     site.finish(*words, f"name={names[2]}")
     once, again, resumed = (_bytes(site.folder / "runs" / name) for name in names)
-    steps = len(site.rows(names[0]))
     return {
         "stage": stage,
         "policy": policy,
-        "steps": steps,
+        "steps": site.steps(names[0]),
         "twice": once == again,
         "killed_at": at,
         "resumed": once == resumed,
@@ -151,7 +199,7 @@ def recipe(site: Site) -> list[str]:
     cores = len(os.sched_getaffinity(0))
     workers = 1 if site.small else max(1, min(14, cores - 2))
     words += [f"data.workers={workers}", "data.dataset=folder", f"data.root={site.folder / 'pictures'}"]
-    return [*words, "train.precision=bf16", "log.every_steps=1", "data.mixup=0.8", "data.cutmix=1.0"]
+    return [*words, "train.precision=bf16", "log.every_steps=4", "data.mixup=0.8", "data.cutmix=1.0"]
 
 
 AUGMENTED = [
@@ -162,8 +210,7 @@ AUGMENTED = [
 def loader(site: Site) -> Iterator[dict[str, Any]]:
     """From JPEGs in shards to steps, by the published ImageNet augmentation where timm is there, and mixing: images a
     second, beside the same step of batches that are there, and the share of the time that training waits for data."""
-    pictures(site.folder / "raw", 64 if site.small else 2560)
-    site.finish("shard", "folder", str(site.folder / "pictures"), "--source", str(site.folder / "raw"))
+    _shards(site)
     (site.folder / "empty.yaml").write_text("{}\n")
     words = [*recipe(site), *(AUGMENTED if find_spec("timm") else []), "checkpoint.every_steps=100000"]
     site.finish("train", "empty.yaml", "--processes", "1", *words, "name=pictures")
@@ -171,30 +218,46 @@ def loader(site: Site) -> Iterator[dict[str, Any]]:
     rows = rows[len(rows) // 4 :]  # the first ones start workers and choose kernels
     seconds, images, waited = (sum(row[key] for row in rows) for key in ("seconds", "images", "data_wait_seconds"))
     said = site.finish("bare", *words, "name=bare", module="benchmarks.gpu.runs")
-    bare = json.loads(said.splitlines()[-1])["images_per_second"]
+    bare = _answer(said)["images_per_second"]
     yield {
         "augmentation": "RandAugment, erasing, mixing" if find_spec("timm") else "flip, mixing",
         "images_per_second": images / seconds,
         "bare_images_per_second": bare,
         "share_of_bare": images / seconds / bare,
         "waiting": waited / seconds,
-        "steps": len(rows),
+        "images": images,
     }
 
 
 def checkpoints(site: Site) -> Iterator[dict[str, Any]]:
     """Seconds that a save holds training up, by ZeRO stage: each in a process of its own."""
+    _shards(site)
     for stage in (1,) if site.small else (0, 1):
         said = site.finish(
             "held", *recipe(site), f"engine.zero_stage={stage}", f"name=save-{stage}", module="benchmarks.gpu.runs"
         )
-        yield json.loads(said.splitlines()[-1]) | {"stage": stage}
+        yield _answer(said) | {"stage": stage}
+
+
+def _shards(site: Site) -> None:
+    """Those of `recipe`, unless they are there."""
+    if not (site.folder / "pictures").exists():
+        pictures(site.folder / "raw", 64 if site.small else 2560)
+        site.finish("shard", "folder", str(site.folder / "pictures"), "--source", str(site.folder / "raw"))
+
+
+def _answer(said: str) -> dict[str, Any]:
+    """What a process of this file says last; libraries may say something after it."""
+    found: dict[str, Any] = json.loads(next(line for line in reversed(said.splitlines()) if line.startswith("{")))
+    return found
 
 
 def kernels(site: Site) -> Iterator[dict[str, Any]]:
     """The tests that need a GPU: compiled kernels against the reference, batches sent ahead against the CPU's."""
     tests = [ROOT / "tests" / "tdformer" / "kernels" / "test_gpu.py", ROOT / "tests" / "pipelines" / "test_delivery.py"]
     command = ["-q", "-m", "gpu", "-p", "no:cacheprovider", *map(str, tests)]
+    if find_spec("xdist") and not site.small:
+        command += ["-n", str(min(8, len(os.sched_getaffinity(0)))), "--dist", "worksteal"]
     yield {"said": site.finish(*command, module="pytest").splitlines()[-1].strip("= ")}
 
 
@@ -203,8 +266,9 @@ def trainer(words: list[str]) -> Iterator[Trainer]:
     """One before its first step."""
     import torch.distributed as dist
 
+    from cluster.build import devices, heap
     from cluster.config import load
-    from cluster.jobs.processes import check_inputs
+    from cluster.jobs.processes import check_inputs, threads
     from cluster.run.folder import RunFolder
     from cluster.signals import Notice
     from cluster.train.engine import init_distributed
@@ -212,6 +276,9 @@ def trainer(words: list[str]) -> Iterator[Trainer]:
     from cluster.train.watchdog import Watchdog
 
     config = load(None, words)
+    devices.exact(config.train.tf32, config.engine.deterministic)  # as `processes.worker` does
+    torch.set_num_threads(threads(config, 1))
+    heap.keep_freed()
     folder = RunFolder(config.run_path)
     folder.settle(config)
     setup = check_inputs(config, 1)

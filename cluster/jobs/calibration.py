@@ -26,7 +26,7 @@ from pipelines.order import Cursor
 from pipelines.workers import Workers
 from tdformer.measure import live_bytes
 
-from ..build import heap
+from ..build import devices, heap
 from ..build.memory import here
 from ..build.setup import Setup
 from ..config import Config
@@ -108,6 +108,7 @@ class Asked(NamedTuple):
 
 def _rank(rank: int, world: int, folder: str, asked: Asked) -> None:
     die_with_parent()
+    devices.hide("cpu")  # or the ranks would agree on a GPU that is there
     os.environ["LOCAL_WORLD_SIZE"] = str(world)
     from ..train import engine
 

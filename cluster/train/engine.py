@@ -53,11 +53,6 @@ def init_distributed(
     store: where the ranks meet; None takes MASTER_ADDR and MASTER_PORT from the environment. wanted: `engine.device`.
     Raises RunError on all ranks where GPUs are asked for and one has none.
     """
-    # DeepSpeed 0.19.8 would compile a shared-memory backend for gloo (2 minutes, and a killed build blocks later
-    # runs); telling it that this operator is not available keeps plain gloo.
-    from deepspeed.ops import __compatible_ops__
-
-    __compatible_ops__["deepspeed_shm_comm"] = False
     timeout = timedelta(minutes=minutes)
     if store is None:
         store, rank, world = next(dist.rendezvous("env://", rank, world, timeout=timeout))
@@ -69,6 +64,12 @@ def init_distributed(
     for name, value in (("RANK", rank), ("WORLD_SIZE", world), ("LOCAL_RANK", local)):
         os.environ[name] = str(value)
     own = device if device.type == "cuda" else None
+    if backend == "gloo":
+        # DeepSpeed 0.19.8 would compile a shared-memory backend for it (2 minutes, and a killed build blocks later
+        # runs); telling it that this operator is not available keeps plain gloo. It tries compilers: not on GPUs.
+        from deepspeed.ops import __compatible_ops__
+
+        __compatible_ops__["deepspeed_shm_comm"] = False
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout, device_id=own)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
     return device

@@ -12,12 +12,13 @@ import browser
 import pytest
 from forked import Command
 
-ROOT = Path(__file__).parents[2]
+from benchmarks import ROOT, python_path
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return {**os.environ, "PYTHONPATH": python_path(ROOT), "COLUMNS": "200"}
 
 
 @pytest.fixture

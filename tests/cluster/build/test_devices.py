@@ -125,7 +125,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-ASKING = {"SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "1"}
+ASKING = {"CUDA_VISIBLE_DEVICES": "9"}  # of a host with fewer, or none
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
 
 
@@ -147,7 +147,7 @@ def test_ranks_agree_that_one_of_them_has_no_gpu(place: Path) -> None:
     ended = [rank.completed() for rank in ranks]
     assert [e.returncode for e in ended] == [2, 2], ended
     assert ended[0].stderr == ended[1].stderr and ended[0].stderr.count("\n") == 1
-    assert f"and GPUs are asked for (SLURM_GPUS_ON_NODE=1 on {socket.gethostname()})" in ended[0].stderr
+    assert f"and GPUs are asked for (CUDA_VISIBLE_DEVICES=9 on {socket.gethostname()})" in ended[0].stderr
 
 
 @without_cuda

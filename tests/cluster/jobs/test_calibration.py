@@ -65,6 +65,24 @@ def test_the_steps_of_a_run_and_their_operators(tmp_path: Path) -> None:
     apart(real_steps, str(tmp_path))
 
 
+def hidden(folder: str) -> None:
+    """Ends well where a GPU is hidden when its ranks meet."""
+    from cluster.jobs import calibration
+    from cluster.train import engine
+
+    def meet(*_: object, **__: object) -> torch.device:
+        os._exit(os.environ.get("CUDA_VISIBLE_DEVICES") != "")
+
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+    engine.init_distributed = meet
+    case = configs.load(configs.recipe("digits"))
+    calibration._rank(0, 1, folder, calibration.Asked([case], None, steps=False, memory=False))
+
+
+def test_a_processor_s_steps_are_timed_where_there_is_a_gpu_too(tmp_path: Path) -> None:
+    apart(hidden, str(tmp_path))
+
+
 def test_neighbours_fill_a_cache() -> None:
     from cluster.jobs.alone import CACHE, Timing, _neighbours
 

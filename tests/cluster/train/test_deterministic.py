@@ -18,6 +18,7 @@ from forked import TESTS, Command
 from nondeterministic import RAISING, SWITCHED, among
 from same_run import assert_equal
 
+from benchmarks import python_path
 from cluster.build.shards import write_shards
 from cluster.config import Config, load
 from cluster.run.folder import RunFolder
@@ -122,7 +123,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 def trained(recipe: Path, runs: Path, *words: str, kill: bool = False) -> Path:
     """A run on the GPU, killed once after its first checkpoint and gone on with if `kill`."""
-    env = {k: v for k, v in os.environ.items() if k != "TDFORMER_KERNELS"} | {"PYTHONPATH": str(TESTS.parent)}
+    env = {k: v for k, v in os.environ.items() if k != "TDFORMER_KERNELS"} | {"PYTHONPATH": python_path(TESTS.parent)}
     command = [
         sys.executable,
         "-m",

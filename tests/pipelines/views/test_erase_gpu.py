@@ -12,9 +12,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from benchmarks import ROOT, python_path
 from pipelines.views.erase import NOTHING, Erasing, Place
 
-ROOT = Path(__file__).parents[3]
 MEAN, STD = (0.5, 0.4, 0.6), (0.1, 0.11, 0.09)  # with which a draw from the tail is no 0 and no 255
 RADIUS = 3.6541528853610088
 """Where the tail begins: no draw but one of the tail's is as large, numpy's own constant."""
@@ -89,7 +89,7 @@ def compiled(arch: str) -> None:
 @pytest.mark.parametrize("way", ["interpreted", "80", "90"])
 def test_without_a_gpu(way: str, tmp_path: Path) -> None:
     pytest.importorskip("triton")
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "tdformer" / "kernels")])
+    path = python_path(ROOT, ROOT / "tests" / "tdformer" / "kernels")
     own = {"TRITON_INTERPRET": str(int(way == "interpreted")), "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": path}
     done = subprocess.run([sys.executable, __file__, way], env=os.environ | own, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import re
 import subprocess
@@ -84,6 +85,14 @@ CASES = {
     "a current, pooled": Case(None, carried=False, pool=True, dtype=torch.bfloat16),
     "a current, the same at each step": Case(None, given=1, steps=1, carried=False, pool=True, batch=1),
 }
+LARGE = {
+    f"112 x 112; {'pooled' if pool else 'flat'}; {dtype}": Case(
+        size=(112, 112), steps=4, pool=pool, dtype=dtype, channels=8
+    )
+    for pool in (False, True)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16)
+}
+"""For a GPU alone."""
 
 
 def lying(x: Tensor, last: bool) -> Tensor:
@@ -138,7 +147,11 @@ def check(gpu: Any, device: str, case: Case) -> None:
         a, b = getattr(found, name), getattr(expected, name)
         assert (a is None) == (b is None), name
         if a is not None:
-            close = {"rtol": 1e-2, "atol": 1e-2} if a.dtype != torch.float32 else {"rtol": 1e-5, "atol": 1e-5}
+            # One of 1e5 values may be near 0: in fp32 the reference's own is 6e-5 from its sum in fp64.
+            sums = math.sqrt(math.prod(shape) / channels) if name in ("decay", "total", "total_normal") else 0.0
+            close = {"rtol": 1e-5, "atol": max(1e-5, 1e-6 * sums)}
+            if a.dtype != torch.float32:
+                close = {"rtol": 1e-2, "atol": 1e-2}
             torch.testing.assert_close(a.to(b), b, **close, msg=lambda m, name=name: f"{name}: {m}")
 
     if device == "cuda":  # where programs run beside each other: twice the same
@@ -190,6 +203,17 @@ def check_nan(gpu: Any, device: str) -> None:
     )
     assert torch.equal(a.isnan(), b.isnan()) and b.isnan().any()
     torch.testing.assert_close(a, b, equal_nan=True)
+
+
+def check_peer() -> None:
+    """What the benchmark gives a peer for a neuron, in the layout that its layers have: nothing is copied."""
+    from benchmarks.gpu.steps import Fused
+    from benchmarks.published import LIF
+
+    for shape in ((4, 2, 8, 5, 5), (2, 2, 16, 32)):
+        x = torch.randn(*shape)
+        got, want = Fused(0.5)(x), LIF(0.5)(x)
+        assert got.is_contiguous() and torch.equal(got, want) and 0 < got.mean() < 1
 
 
 SMALL = {
@@ -328,6 +352,7 @@ def jobs(way: str) -> Iterator[tuple[str, Any]]:
         for name, case in CASES.items():
             yield name, lambda case=case: check_nan(gpu, "cpu") if case is NAN else check(gpu, "cpu", case)
         yield "packing", lambda: check_packing(gpu_packing, "cpu")
+        yield "a peer", check_peer
         gpu.VALUES = 1 << 13  # an interpreted program takes as long for a large tile as for a small one
         for name, policies in MODELS.items():
             model, segments = name.split(", N = ")
@@ -353,7 +378,7 @@ COMPILED += [
 COMPILED += ["more steps than registers"]
 """What differs in what is compiled."""
 WAYS = {
-    "interpreted": [*CASES, "packing", *MODELS],
+    "interpreted": [*CASES, "packing", "a peer", *MODELS],
     "sm_80": ["the second", "56 x 56"],
     "sm_90": [*COMPILED, *REAL, "packing"],
 }
@@ -405,16 +430,16 @@ def test_programs_say_what_they_do_and_have_their_arguments_in_groups() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_a_gpu() -> None:
+@pytest.mark.parametrize("name", [*CASES, *LARGE, "packing"])
+def test_on_a_gpu(name: str) -> None:
     from tdformer.kernels import gpu, gpu_packing
 
-    for case in CASES.values():
-        check(gpu, "cuda", case)
-    for pool in (False, True):
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            check(gpu, "cuda", Case(size=(112, 112), steps=4, pool=pool, dtype=dtype, channels=8))
-    check_nan(gpu, "cuda")
-    check_packing(gpu_packing, "cuda")
+    if name == "packing":
+        check_packing(gpu_packing, "cuda")
+    elif name == "NaN":
+        check_nan(gpu, "cuda")
+    else:
+        check(gpu, "cuda", (CASES | LARGE)[name])
 
 
 if __name__ == "__main__":
