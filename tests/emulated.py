@@ -42,4 +42,5 @@ def environment(folder: Path, gpus: int = 1) -> Mapping[str, str]:
     """What a Python process needs around it to have so many of them; kernels are PyTorch's."""
     paths = [str(PARTS), str(PARTS.parent.parent), str(PARTS.parent), os.environ.get("PYTHONPATH", "")]
     own = {"EMULATED_GPUS": str(gpus), "EMULATED_GPU_LIBRARY": str(library(folder)), "TDFORMER_KERNELS": "reference"}
-    return os.environ | own | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    given = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    return given | own | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -137,6 +138,21 @@ class Command:
         out, err = self.communicate(timeout)
         assert self.returncode is not None
         return subprocess.CompletedProcess(self.words, self.returncode, out, err)
+
+
+def torchrun(
+    world: int, *words: object, cwd: Path, env: Mapping[str, str] | None = None, program: str
+) -> list[Command]:
+    """The ranks of a run, as torchrun starts them. Ranks that a command starts on GPUs are new interpreters: what it was
+    changed to, by a `program`, is not in those."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    given = dict(os.environ if env is None else env) | meeting
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        given[name] = str(world)
+    places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    return [Command(*words, cwd=cwd, env=given | place, program=program) for place in places]
 
 
 class Door:

@@ -11,6 +11,7 @@ import pytest
 from emulated import environment
 
 TESTS = Path(__file__).parent
+SINGLE = ("pipelines/test_delivery.py", "cluster/train/test_reading.py", "tdformer/measure/test_rated.py")
 SHOWS = """
 import torch
 
@@ -106,8 +107,8 @@ def test_the_emulation_shows_what_a_gpu_would(library_folder: Path) -> None:
 @pytest.mark.parametrize(
     "files",
     [
-        ("cluster/train/test_graph.py", "cluster/train/test_reading.py"),
-        ("cluster/train/test_waits.py", "cluster/train/test_gpus.py", "pipelines/test_delivery.py"),
+        ("cluster/train/test_graph.py",),
+        ("cluster/train/test_waits.py", "cluster/train/test_gpus.py", *SINGLE),
     ],
     ids=["graph", "steps"],
 )

@@ -52,9 +52,13 @@ struct Call {  // an operator of a graph
 using Graph = std::vector<Call>;
 std::map<int64_t, Graph> graphs;
 Graph* recorded = nullptr;
+bool broken = false;
 
 void host_waits(const std::string& what) {
-  TORCH_CHECK(!recorded, "CUDA error: operation not permitted when stream is capturing (", what, ")");
+  if (recorded) {
+    broken = true;
+    TORCH_CHECK(false, "CUDA error: operation not permitted when stream is capturing (", what, ")");
+  }
   TORCH_CHECK(!refuses_waits, "called a synchronizing CUDA operation (", what, ")");
   ++waits;
 }
@@ -269,10 +273,7 @@ struct Random final : c10::GeneratorImpl {
   GeneratorImpl* clone_impl() const override { TORCH_CHECK(false, "not emulated"); }
 };
 
-at::Generator& common() {
-  static at::Generator generator = at::make_generator<Random>(0);
-  return generator;
-}
+std::array<at::Generator, 16> common;  // the default one of each device
 
 IValue cpu_generator(const at::Generator& of) {
   return at::Generator(static_cast<Random*>(of.unsafeGetGeneratorImpl())->own);
@@ -296,7 +297,7 @@ struct Hooks final : at::CUDAHooksInterface {
   bool isPinnedPtr(const void* data) const override { return is_pinned(data); }
   c10::Allocator* getPinnedMemoryAllocator() const override { return &pinning; }
   c10::Allocator* getCUDADeviceAllocator() const override { return &memory; }
-  const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override { return common(); }
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex i) const override { return common[i < 0 ? current : i]; }
   at::Generator getNewGenerator(c10::DeviceIndex i) const override { return at::make_generator<Random>(i < 0 ? current : i); }
 };
 
@@ -338,6 +339,7 @@ void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {  // any 
     sides.emplace_back(x, on_host(x));
     return sides.back().second;
   };
+  for (size_t i = 0; i < given.size(); ++i) (*stack)[begin + i] = turned(given[i], to_host);
   for (size_t i = 0; i < given.size(); ++i) {
     IValue& value = (*stack)[begin + i];
     if (value.isDevice()) {
@@ -347,9 +349,7 @@ void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {  // any 
     } else if (value.isGenerator() && value.toGenerator().device().is_cuda()) {
       value = cpu_generator(value.toGenerator());
     } else if (value.isNone() && schema.arguments()[i].name() == "generator") {
-      value = cpu_generator(common());
-    } else {
-      value = turned(value, to_host);
+      value = cpu_generator(common[device.index()]);
     }
   }
   TORCH_CHECK(!others || sides.empty() || TAKE_BOTH.count(schema.name()),
@@ -433,13 +433,15 @@ void capture_begin() {
   std::lock_guard held(lock);
   TORCH_CHECK(!recorded, "a graph is being captured");
   recorded = new Graph();
+  broken = false;
 }
 
 int64_t capture_end() {
   std::lock_guard held(lock);
   static int64_t number = 0;
-  auto& graph = graphs[++number] = std::move(*recorded);
-  delete std::exchange(recorded, nullptr);
+  std::unique_ptr<Graph> found(std::exchange(recorded, nullptr));
+  TORCH_CHECK(!broken, "CUDA error: operation failed due to a previous error during capture");
+  auto& graph = graphs[++number] = std::move(*found);
   forget(graph);
   return number;
 }
@@ -478,7 +480,7 @@ int64_t most_allocated(bool anew) {
   if (anew) peak = allocated.load();
   return peak;
 }
-void set_common(Maybe<at::Generator> generator) { common() = *generator; }
+void set_common(int64_t device, Maybe<at::Generator> generator) { common.at(device) = *generator; }
 
 }  // namespace
 
@@ -532,7 +534,7 @@ TORCH_LIBRARY(emulated, m) {
   m.def("refuse_waits(bool on) -> ()", &refuse_waits);
   m.def("allocated() -> int", &now_allocated);
   m.def("most_allocated(bool anew) -> int", &most_allocated);
-  m.def("set_common(Generator? generator) -> ()", &set_common);
+  m.def("set_common(int device, Generator? generator) -> ()", &set_common);
   m.def("capture_begin() -> ()", &capture_begin);
   m.def("capture_end() -> int", &capture_end);
   m.def("replay(int graph) -> ()", &replay);

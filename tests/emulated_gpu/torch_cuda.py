@@ -82,7 +82,11 @@ class Event:
         pass
 
     def record(self, stream: Stream) -> None:
-        self.place, self.at, self.cuda_event = (stream.stream_id, device.issued(stream.stream_id)), time.perf_counter(), 1
+        self.place, self.at, self.cuda_event = (
+            (stream.stream_id, device.issued(stream.stream_id)),
+            time.perf_counter(),
+            1,
+        )
 
     def wait(self, stream: Stream) -> None:
         if self.place is not None:
@@ -224,9 +228,9 @@ def start() -> None:
     torch.Tensor.record_stream = _record_stream
     torch.backends.cudnn.is_available = lambda: True
     torch.backends.cudnn.version = lambda: 91002
-    if count:
-        cuda.default_generators = tuple(torch.Generator(torch.device("cuda", i)) for i in range(count))
-        device.set_common(cuda.default_generators[0])
+    cuda.default_generators = tuple(torch.Generator(torch.device("cuda", i)) for i in range(count))
+    for i, generator in enumerate(cuda.default_generators):
+        device.set_common(i, generator)
     for name in ("init_process_group", "new_group"):
         changed = _by_gloo(getattr(distributed_c10d, name))
         for module in (dist, distributed_c10d):

@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 import pytest
 import torch
 from event_files import gestures
-from forked import TDFORMER, Command
+from forked import TDFORMER, torchrun
 from same_run import assert_equal
 
 from cluster.build.setup import Setup
@@ -72,6 +72,7 @@ CASES = {
 """One micro-batch of two norm batches, and two micro-batches; N = 1 and 2."""
 ON_GPUS = {"none": 1, "unit": 1, "block": 1, "ranks": 2}
 Start = Callable[..., tuple[CompletedProcess[str], Path]]
+"""A run by some ranks; what the first one said."""
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +80,16 @@ def start(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Start:
     folder = tmp_path_factory.mktemp("graph")
     (folder / "recipe.yaml").write_text(RECIPE.replace("SHARDS", str(few_digits)))
 
-    def start(runs: str, *words: str, program: str = RUNS, **environment: int) -> tuple[CompletedProcess[str], Path]:
+    def start(
+        runs: str, *words: str, ranks: int = 1, program: str = RUNS, **environment: int
+    ) -> tuple[CompletedProcess[str], Path]:
         env = os.environ | {name: str(value) for name, value in environment.items()}
-        command = Command(
-            "train", folder / "recipe.yaml", f"runs_dir={folder / runs}", *words, cwd=folder, env=env, program=program
-        )
-        done = command.completed()
-        print(done.stdout, done.stderr)
-        return done, folder / runs
+        given = ("train", folder / "recipe.yaml", f"runs_dir={folder / runs}", *words)
+        started = torchrun(ranks, *given, cwd=folder, env=env, program=program)
+        first, *others = [command.completed() for command in started]
+        print(first.stdout, *(done.stderr for done in (first, *others)))
+        assert not first.returncode or {done.returncode for done in others} <= {first.returncode}
+        return first, folder / runs
 
     return start
 
@@ -100,15 +103,15 @@ def gpus(count: int) -> pytest.MarkDecorator:
 def test_a_run_by_a_graph_is_the_run_without(start: Start, case: str) -> None:
     """Metrics, weights, moments and their average, with a step that is left out, one that logs, which runs without,
     random numbers in the model, and an evaluation between two epochs; `unit` is killed, too, and goes on."""
-    words = ("engine.device=cuda", f"train.processes={ON_GPUS[case]}", *CASES[case])
-    done, eager = start(f"{case}-eager", *words)
+    words, ranks = ("engine.device=cuda", *CASES[case]), ON_GPUS[case]
+    done, eager = start(f"{case}-eager", *words, ranks=ranks)
     assert done.returncode == 0 and "replayed" not in done.stdout
     if case == "unit":
         killed, _ = start(f"{case}-graph", *words, "engine.graph=true", KILLED=6)
         assert killed.returncode == -9 and killed.stdout.count("replayed") == 4
-    done, graphed = start(f"{case}-graph", *words, "engine.graph=true")
+    done, graphed = start(f"{case}-graph", *words, "engine.graph=true", ranks=ranks)
     assert done.returncode == 0
-    assert done.stdout.count("replayed") == ON_GPUS[case] * (2 if case == "unit" else STEPS - 1)
+    assert done.stdout.count("replayed") == (2 if case == "unit" else STEPS - 1)
     assert_equal(eager, graphed)
     (row,) = (row for row in RunFolder(graphed / "run").metrics.read("step") if "lr" in row)
     assert row["step"] == 4 and row["skipped"] == 1
@@ -118,7 +121,7 @@ def test_a_run_by_a_graph_is_the_run_without(start: Start, case: str) -> None:
 @gpus(1)
 def test_a_step_that_looks_at_a_number_has_no_graph(start: Start) -> None:
     """The line says at which operator, though a capture that is broken cannot be ended either."""
-    done, _ = start("looks", "engine.device=cuda", "train.processes=1", "engine.graph=true", LOOKS=1)
+    done, _ = start("looks", "engine.device=cuda", "engine.graph=true", LOOKS=1)
     assert done.returncode == 2 and done.stderr.count("\nerror: ") + done.stderr.startswith("error: ") == 1
     assert "engine.graph=true: no graph of this step (" in done.stderr
     assert "not permitted when stream is capturing" in done.stderr
@@ -145,4 +148,3 @@ def test_what_no_graph_holds_is_refused(start: Start, few_digits: Path, tmp_path
     done, _ = start("frames", "engine.graph=true", *events, *less)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "recompute.policy=unit packs frames of events by their largest number" in done.stderr
-

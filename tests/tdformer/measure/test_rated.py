@@ -70,3 +70,24 @@ def test_recomputation_costs_nothing_and_micro_batches_add_up() -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), measure_rated(model) as rated:
         model(images)
     assert float(rated.pj) == pytest.approx(whole, rel=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("name", "options"), NETWORKS[1:3])
+def test_a_gpu_is_not_waited_for(name: str, options: dict[str, Any]) -> None:
+    """In a forward pass and what it adds up to, which is the CPU's figure."""
+    model, images = made(name, options)
+    with torch.no_grad(), measure_rated(model.eval()) as wanted:
+        model(images)
+    model, images = model.cuda(), images.cuda()
+    with torch.no_grad():
+        model(images)  # constants are copied once
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            with measure_rated(model) as rated:
+                model(images)
+            found = rated.pj
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert float(found) == pytest.approx(float(wanted.pj), rel=1e-3)
