@@ -281,13 +281,17 @@ REAL = {
 REGISTERS = {"fire": 128, "backward": 255, "scatter": 64, "statistics": 64, "join": 64, "pack": 64, "unpack": 64}
 """A thread's, at most: 255 is all there are, with which two blocks of four warps share a multiprocessor."""
 
+SHARED = 99 << 10
+"""Bytes of shared memory that a program may have on sm_86 and sm_89, the fewest of all GPUs that a plan knows."""
+
 
 def check_registers(made: list[Any]) -> None:
-    """No kernel keeps a value in memory because registers do not do, and none has more than it may."""
+    """No kernel keeps a value in memory because registers do not do, and none has more of either than it may."""
     for kernel in made:
         used = usage(kernel)
         assert used["STACK"] == used["LOCAL"] == 0, (kernel.name, used)
         assert used["REG"] <= REGISTERS[kernel.name], (kernel.name, used)
+        assert kernel.metadata.shared <= SHARED, kernel.name
 
 
 def usage(kernel: Any) -> dict[str, int]:
