@@ -32,6 +32,7 @@ __all__ = [
     "Norm",
     "add_pack",
     "affine",
+    "by_operators",
     "channels_last",
     "convolve",
     "convolve_backward",
@@ -53,10 +54,10 @@ __all__ = [
 ]
 
 
-ARITHMETIC = {"cpu": 3, "cuda": 3}
+ARITHMETIC = {"cpu": 3, "cuda": 4}
 """By the kind of device, counted up where the last bit of what is computed there changes. 2: BatchNorm's affine part is
 rounded once; 3: a GPU's channels lie last, and sums go over them in another order; on a CPU a bias before BatchNorm has
-its gradient where a second input is added."""
+its gradient where a second input is added; 4: a GPU's products of heads in fp32 are cuBLAS's."""
 
 
 def chosen(x: Tensor) -> Backend:
@@ -186,19 +187,28 @@ def product_backward(
     return made
 
 
+def by_operators(x: Tensor, heads: int) -> bool:
+    """Whether attention's products of x are several of PyTorch's operators, which copy heads, and no program: of more
+    than 16 bits, for which a GPU has no matrix units, and of more than 128 channels a head. A program has all of a head
+    in registers, which would not do: 2,528 bytes a thread went into memory of heads of 64 in fp32."""
+    return _products(x, heads) is attention
+
+
 def _product(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
-    return torch.empty_like(q) if q.is_meta else _products(q).product(q, k, v, heads, scale)
+    return _products(q, heads).product(q, k, v, heads, scale)
 
 
 def _product_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if q.is_meta:
-        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    return _products(q).product_backward(grad, q, k, v, heads, scale)
+    return _products(q, heads).product_backward(grad, q, k, v, heads, scale)
 
 
-def _products(x: Tensor) -> Products:
+def _products(x: Tensor, heads: int) -> Products:
+    if x.itemsize > 2 or x.shape[2] > 128 * heads:
+        return attention
+    if x.is_meta:
+        return meta
     if chosen(x) is reference:
         return attention
     if interpreted() and x.dtype == torch.bfloat16:  # the interpreter multiplies its bits as integers

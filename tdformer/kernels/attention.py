@@ -1,6 +1,6 @@
 """Attention's products where channels lie last, Q (K^T V s) of each head: an operator for PyTorch, so that who counts
 operators sees it, and what it is by PyTorch's own. Those want each head's tokens side by side, a copy of every tensor;
-Triton's programs (`attention_gpu`) read them where they lie."""
+Triton's programs (`attention_gpu`), of tensors of 16 bits, read them where they lie."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Products(Protocol):
 
 def product(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
     """See `Products`."""
-    return _beside(_apart(q, heads) @ _square(_apart(k, heads), _apart(v, heads), scale), q.shape, heads)
+    square = _square(_apart(k, heads), _apart(v, heads), scale)
+    return _beside(torch.bmm(_apart(q, heads), square), q.shape, heads)
 
 
 def product_backward(
@@ -39,8 +40,8 @@ def product_backward(
     """See `Products`."""
     of_y, of_q, of_k, of_v = (_apart(x, heads) for x in (grad, q, k, v))
     of_square = _square(of_q, of_y, scale)  # the gradient of K^T V
-    made = of_y @ _square(of_k, of_v, scale).mT, of_v @ of_square.mT, of_k @ of_square
-    grad_q, grad_k, grad_v = (_beside(x, q.shape, heads) for x in made)
+    factors = (of_y, _square(of_k, of_v, scale).mT), (of_v, of_square.mT), (of_k, of_square)
+    grad_q, grad_k, grad_v = (_beside(torch.bmm(a, b), q.shape, heads) for a, b in factors)  # one more copy at a time
     return grad_q, grad_k, grad_v
 
 
@@ -55,7 +56,7 @@ def factors(q: Tensor, k: Tensor, v: Tensor, heads: int) -> list[tuple[Tensor, T
 
 def _square(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """a^T b s, of a head's channels by themselves."""
-    return a.mT @ b * scale
+    return torch.bmm(a.mT, b) * scale
 
 
 def _apart(x: Tensor, heads: int) -> Tensor:

@@ -1,5 +1,5 @@
-"""Attention's products on GPU: Triton programs, each of one head in one image. They read and write `[T B, H W, C]`,
-where a head's channels lie side by side in each pixel, so that nothing is brought in another order for them.
+"""Attention's products on GPU, of bf16 and fp16: Triton programs, each of one head in one image. They read and write
+`[T B, H W, C]`, where a head's channels lie side by side in each pixel, so that nothing is brought in another order.
 
 K^T V of a head is a square of its channels, which stays in the program. It is rounded to the tensors' type, as a
 product that is written to memory.
@@ -76,14 +76,14 @@ def _product(q, k, v, y, scale, tokens, channels, heads, own, BL: tl.constexpr, 
         at = start + line[:, None] * channels + column[None, :]
         inside = (line < tokens)[:, None] & there[None, :]
         of_k, of_v = tl.load(k + at, mask=inside, other=0.0), tl.load(v + at, mask=inside, other=0.0)
-        kv = tl.dot(tl.trans(of_k), of_v, kv, input_precision="ieee")
+        kv = tl.dot(tl.trans(of_k), of_v, kv)
     kv = _scaled(kv, scale, y)
     for begin in range(0, tokens, BL):
         line = begin + tl.arange(0, BL)
         at = start + line[:, None] * channels + column[None, :]
         inside = (line < tokens)[:, None] & there[None, :]
         of_q = tl.load(q + at, mask=inside, other=0.0)
-        tl.store(y + at, tl.dot(of_q, kv, input_precision="ieee").to(y.dtype.element_ty), mask=inside)
+        tl.store(y + at, tl.dot(of_q, kv).to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -112,9 +112,9 @@ def _product_backward(
         at = start + line[:, None] * channels + column[None, :]
         inside = (line < tokens)[:, None] & there[None, :]
         of_k, of_v = tl.load(k + at, mask=inside, other=0.0), tl.load(v + at, mask=inside, other=0.0)
-        kv = tl.dot(tl.trans(of_k), of_v, kv, input_precision="ieee")
+        kv = tl.dot(tl.trans(of_k), of_v, kv)
         of_q, of_y = tl.load(q + at, mask=inside, other=0.0), tl.load(grad + at, mask=inside, other=0.0)
-        m = tl.dot(tl.trans(of_q), of_y, m, input_precision="ieee")
+        m = tl.dot(tl.trans(of_q), of_y, m)
     kv = tl.trans(_scaled(kv, scale, q))
     m = _scaled(m, scale, q)
     turned = tl.trans(m)
@@ -123,8 +123,8 @@ def _product_backward(
         at = start + line[:, None] * channels + column[None, :]
         inside = (line < tokens)[:, None] & there[None, :]
         of_y = tl.load(grad + at, mask=inside, other=0.0)
-        tl.store(grad_q + at, tl.dot(of_y, kv, input_precision="ieee").to(q.dtype.element_ty), mask=inside)
+        tl.store(grad_q + at, tl.dot(of_y, kv).to(q.dtype.element_ty), mask=inside)
         of_v = tl.load(v + at, mask=inside, other=0.0)
-        tl.store(grad_k + at, tl.dot(of_v, turned, input_precision="ieee").to(q.dtype.element_ty), mask=inside)
+        tl.store(grad_k + at, tl.dot(of_v, turned).to(q.dtype.element_ty), mask=inside)
         of_k = tl.load(k + at, mask=inside, other=0.0)
-        tl.store(grad_v + at, tl.dot(of_k, m, input_precision="ieee").to(q.dtype.element_ty), mask=inside)
+        tl.store(grad_v + at, tl.dot(of_k, m).to(q.dtype.element_ty), mask=inside)

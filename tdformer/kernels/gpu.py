@@ -31,36 +31,35 @@ VALUES = 1024
 
 
 class Sizes(NamedTuple):
-    """pixels that the neuron sees in a step, and of y; y's H and W; pixels from one step of y and of the spikes'
-    gradient to the next; blocks of channels; programs to a block of channels, each of which takes every so-manieth
-    tile; chunks of steps."""
+    """What programs may be compiled for, as the batch does not change it: y's H and W; blocks of channels; chunks of
+    steps."""
 
-    pixels: int
-    whole: int
     height: int
     width: int
-    y_step: int
-    grad_step: int
     blocks: int
-    programs: int
     chunks: int
 
 
-class Tiles(NamedTuple):
-    """Of `statistics`: pixels of a step, and from one to the next; tiles of a step, and of all; blocks of channels."""
+class Cut(NamedTuple):
+    """How a y is cut. pixels that the neuron sees in a step, and of y; pixels from one step of y to the next; programs
+    to a block of channels, each of which takes every so-manieth tile; pixels and channels of a tile."""
 
     pixels: int
-    step: int
-    each: int
-    all: int
-    blocks: int
+    whole: int
+    y_step: int
+    programs: int
+    sizes: Sizes
+    bm: int
+    bc: int
 
 
 class Cell(NamedTuple):
-    """The neuron's constants for the programs."""
+    """The neuron for the programs: its constants, 1 / tau and the potential at the start, None where there is none."""
 
     threshold: float
     rest: float
+    decay: Tensor | None
+    membrane: Tensor | None
 
 
 class Scaling(NamedTuple):
@@ -111,8 +110,8 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     bm, bc = _tile(pixels, channels)
     each, blocks = -(-pixels // bm), -(-channels // bc)
     parts = torch.empty(3, _programs(steps * each, blocks), channels, dtype=torch.float32, device=y.device)
-    programs, tiles = parts.shape[1], Tiles(pixels, y.stride(0) // channels, each, steps * each, blocks)
-    launch(device.statistics, programs * blocks, y, *parts, channels, programs, tiles, BM=bm, BC=bc)
+    programs, tiles = parts.shape[1], (pixels, y.stride(0) // channels, each, steps * each)
+    launch(device.statistics, programs * blocks, y, *parts, channels, *tiles, blocks, BM=bm, BC=bc)
     (mean, var), wide = torch.empty(2, channels, dtype=torch.float32, device=y.device), min(8, bc)
     joined = *parts, mean, var, 1 / (steps * pixels), channels, programs
     launch(device.join, -(-channels // wide), *joined, BP=64, BC=wide)
@@ -125,7 +124,7 @@ def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fi
     _, batch, *_, channels = y.shape
     image, steps = _image(drive), steps if drive.neuron is not None else y.shape[0]
     chunk = chunk_of(steps)
-    sizes, bm, bc = _sizes(drive, y, steps, chunk)
+    cut = _cut(drive, y, steps, chunk)
     written = Spiked(
         _empty(y, steps, batch, *image, channels),
         _empty(y, steps, batch, math.prod(image) * channels // 8, dtype=torch.uint8)
@@ -135,22 +134,22 @@ def fire(drive: Drive, steps: int, bits: bool = False, last: bool = False) -> Fi
     )
     launch(
         device.fire,
-        -(-sizes.pixels // bm) * sizes.blocks,
+        cut.programs * cut.sizes.blocks,
         y,
         _scaling(drive.norm),
-        _membrane(drive.membrane),
-        _dense(drive.decay),
+        _cell(drive),
         written,
         channels,
-        sizes,
-        _cell(drive.neuron),
+        cut.pixels,
+        cut.y_step,
+        cut.sizes,
         FIRES=drive.neuron is not None,
         SOFT=_soft(drive.neuron),
         POOL=drive.pool,
         SAME=y.shape[0] == 1,
         CHUNK=chunk,
-        BM=bm,
-        BC=bc,
+        BM=cut.bm,
+        BC=cut.bc,
     )
     after = None if written.membrane is None else written.membrane.movedim(-1, 1)
     return Fired(written.spikes.movedim(-1, 2), after, written.bits)
@@ -162,10 +161,10 @@ def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | Non
     y, o = _moved(drive.y), drive.neuron
     _, batch, *_, channels = y.shape
     shape = (batch, *_image(drive), channels)
-    sizes, bm, bc = _sizes(drive, y, grad_spikes.shape[0], chunk_of(grad_spikes.shape[0]), summed=True)
+    cut = _cut(drive, y, grad_spikes.shape[0], chunk_of(grad_spikes.shape[0]), summed=True)
     given = o is None  # d/d current is what comes in
     normed, learned = drive.norm is not None, drive.decay is not None and drive.decay.requires_grad
-    parts = torch.empty(3, sizes.programs, channels, dtype=torch.float32, device=y.device)
+    parts = torch.empty(3, cut.programs, channels, dtype=torch.float32, device=y.device)
     written = Pulled(
         total=parts[0] if normed else None,
         normal=parts[1] if normed else None,
@@ -173,9 +172,9 @@ def fire_backward(drive: Drive, grad_spikes: Tensor, grad_membrane: Tensor | Non
         current=_empty(y, y.shape[0], *shape) if not given and (drive.pool or not normed) else None,
         winners=_empty(y, y.shape[0], *shape, dtype=torch.uint8) if drive.pool and normed else None,
         membrane=None if drive.membrane is None else _empty(y, *shape, dtype=torch.float32),
-        starts=_starts(y, sizes, channels),
+        starts=_starts(y, cut, channels),
     )
-    _pull(drive, y, grad_spikes, grad_membrane, _scaling(drive.norm), written, sizes, bm, bc)
+    _pull(drive, y, grad_spikes, grad_membrane, _scaling(drive.norm), written, cut)
     total, normal, decay = parts.sum(1)
     before, winners, current = (
         None if x is None else x.movedim(-1, -3) for x in (written.membrane, written.winners, written.current)
@@ -197,17 +196,31 @@ def norm_backward(
     own = spare and (y.shape[0] == 1 or y.is_contiguous())
     out = y if own else torch.empty(y.shape, dtype=y.dtype, device=y.device)
     if found.winners is None:
-        sizes, bm, bc = _sizes(drive, y, grad_spikes.shape[0], chunk_of(grad_spikes.shape[0]))
-        written = Pulled(starts=_starts(y, sizes, channels), y=out)
-        _pull(drive, y, grad_spikes, grad_membrane, norm, written, sizes, bm, bc)
+        cut = _cut(drive, y, grad_spikes.shape[0], chunk_of(grad_spikes.shape[0]))
+        _pull(drive, y, grad_spikes, grad_membrane, norm, Pulled(starts=_starts(y, cut, channels), y=out), cut)
     else:
         assert found.current is not None
         current, winners = (_moved(x).contiguous() for x in (found.current, found.winners))
-        sizes, *_ = _sizes(drive, y, 1, 1)
-        bm, bc = _tile(sizes.whole, channels)
-        tiles = -(-sizes.whole // bm)
-        programs = y.shape[0] * tiles * sizes.blocks
-        launch(device.scatter, programs, y, norm, current, winners, out, channels, sizes, tiles, BM=bm, BC=bc)
+        pixels, whole, y_step, _, sizes, *_ = _cut(drive, y, 1, 1)
+        bm, bc = _tile(whole, channels)
+        tiles = -(-whole // bm)
+        launch(
+            device.scatter,
+            y.shape[0] * tiles * sizes.blocks,
+            y,
+            norm,
+            current,
+            winners,
+            out,
+            channels,
+            pixels,
+            whole,
+            y_step,
+            tiles,
+            sizes,
+            BM=bm,
+            BC=bc,
+        )
     return out.movedim(-1, 2)
 
 
@@ -224,24 +237,23 @@ def _pull(
     grad_membrane: Tensor | None,
     norm: Scaling,
     written: Pulled,
-    sizes: Sizes,
-    bm: int,
-    bc: int,
+    cut: Cut,
 ) -> None:
     """One pass of `gpu_programs.backward`."""
     o, grads = drive.neuron, _moved(grad_spikes)
     launch(
         device.backward,
-        sizes.programs * sizes.blocks,
+        cut.programs * cut.sizes.blocks,
         y,
         norm,
-        _membrane(drive.membrane),
-        _dense(drive.decay),
+        _cell(drive),
         Incoming(grads, _membrane(grad_membrane)),
         written,
         y.shape[-1],
-        sizes._replace(grad_step=grads.stride(0) // y.shape[-1]),
-        _cell(o),
+        cut.pixels,
+        cut.y_step,
+        grads.stride(0) // y.shape[-1],
+        cut.sizes,
         SOFT=_soft(o),
         SURROGATE=None if o is None else o.surrogate,
         ALPHA=1.0 if o is None else o.alpha,
@@ -249,8 +261,8 @@ def _pull(
         POOL=drive.pool,
         SAME=y.shape[0] == 1,
         CHUNK=chunk_of(grads.shape[0]),
-        BM=bm,
-        BC=bc,
+        BM=cut.bm,
+        BC=cut.bc,
     )
 
 
@@ -263,10 +275,6 @@ def _moved(x: Tensor) -> Tensor:
 def _membrane(x: Tensor | None) -> Tensor | None:
     """x `[B, C, h, w]` as `[B, h, w, C]`."""
     return None if x is None else x.movedim(1, -1).contiguous()
-
-
-def _dense(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
 
 
 def _empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -283,8 +291,10 @@ def _scaling(norm: Norm | None, means: Means | None = None) -> Scaling:
     return Scaling(*(x.contiguous() for x in (*(norm or ()), *(means or ()))))
 
 
-def _cell(o: NeuronOptions | None) -> Cell:
-    return Cell(0.0, 0.0) if o is None else Cell(float(o.threshold), float(o.v_reset or 0.0))
+def _cell(drive: Drive) -> Cell:
+    o, decay, membrane = drive.neuron, drive.decay, _membrane(drive.membrane)
+    constants = (0.0, 0.0) if o is None else (float(o.threshold), float(o.v_reset or 0.0))
+    return Cell(*constants, None if decay is None else decay.contiguous(), membrane)
 
 
 def _soft(o: NeuronOptions | None) -> bool:
@@ -306,38 +316,32 @@ def _programs(tiles: int, blocks: int) -> int:
     return max(1, min(PROGRAMS // blocks, tiles))
 
 
-def _sizes(drive: Drive, y: Tensor, steps: int, chunk: int, summed: bool = False) -> tuple[Sizes, int, int]:
-    """For y `[S, B, H, W, C]`, with the pixels and the channels of a tile. summed: the programs leave sums."""
-    return _sized(y.shape, y.stride(0), _image(drive), drive.pool, steps, chunk, summed)
+def _cut(drive: Drive, y: Tensor, steps: int, chunk: int, summed: bool = False) -> Cut:
+    """For y `[S, B, H, W, C]`. summed: the programs leave sums, and are no more than PROGRAMS; else each has a tile."""
+    return _cut_of(y.shape, y.stride(0), _image(drive), drive.pool, steps, chunk, summed)
 
 
 @lru_cache(SHAPES)
-def _sized(
+def _cut_of(
     shape: torch.Size, stride: int, image: tuple[int, int], pool: bool, steps: int, chunk: int, summed: bool
-) -> tuple[Sizes, int, int]:
+) -> Cut:
     given, batch, height, width, channels = shape
     pixels = batch * math.prod(image)
     many = pool and given > 1  # each value of each step is then taken out of nine: half the registers
     bm, bc = _tile(pixels, channels, VALUES // 2 if many else VALUES)
     tiles, blocks = -(-pixels // bm), -(-channels // bc)
-    return (
-        Sizes(
-            pixels=pixels,
-            whole=batch * height * width,
-            height=height,
-            width=width,
-            y_step=stride // channels if given > 1 else 0,
-            grad_step=0,
-            blocks=blocks,
-            programs=_programs(tiles, blocks) if summed else tiles,
-            chunks=steps // chunk,
-        ),
-        bm,
-        bc,
+    return Cut(
+        pixels=pixels,
+        whole=batch * height * width,
+        y_step=stride // channels if given > 1 else 0,
+        programs=_programs(tiles, blocks) if summed else tiles,
+        sizes=Sizes(height, width, blocks, steps // chunk),
+        bm=bm,
+        bc=bc,
     )
 
 
-def _starts(y: Tensor, sizes: Sizes, channels: int) -> Tensor | None:
-    if sizes.chunks == 1:
+def _starts(y: Tensor, cut: Cut, channels: int) -> Tensor | None:
+    if cut.sizes.chunks == 1:
         return None
-    return _empty(y, sizes.chunks - 1, sizes.pixels, channels, dtype=torch.float32)
+    return _empty(y, cut.sizes.chunks - 1, cut.pixels, channels, dtype=torch.float32)

@@ -1,4 +1,9 @@
-"""Triton programs over tiles of pixels and channels, and over bytes: `gpu` and `gpu_packing` launch them."""
+"""Triton programs over tiles of pixels and channels, and over bytes: `gpu` and `gpu_packing` launch them.
+
+Numbers that follow from the batch's size are arguments of their own, for whose values nothing is compiled: else an
+evaluation's last batch would have programs compiled anew. In a group of arguments Triton asks each whether it is 1 or a
+multiple of 16, also where it is told not to.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +15,35 @@ import triton.language as tl
 HALF_PI = tl.constexpr(math.pi / 2)
 
 
-@triton.jit(do_not_specialize=["programs", "tiles"])
-def statistics(y, means, squares, counts, C, programs, tiles, BM: tl.constexpr, BC: tl.constexpr):
+@triton.jit(do_not_specialize=["pixels", "y_step", "each", "tiles"])
+def statistics(y, means, squares, counts, C, pixels, y_step, each, tiles, blocks, BM: tl.constexpr, BC: tl.constexpr):
     """Mean and summed squares around it, of the tiles that a program takes, every so-manieth, and of how many values;
-    both are taken from the mean of its first tile. tiles: `gpu.Tiles`."""
-    p = tl.program_id(0) // tiles.blocks
-    column = tl.program_id(0) % tiles.blocks * BC + tl.arange(0, BC)
+    both are taken from the mean of its first tile. pixels: of a step; y_step: from one to the next; each: tiles of one;
+    blocks: of channels."""
+    programs = tl.num_programs(0) // blocks
+    p = tl.program_id(0) // blocks
+    column = tl.program_id(0) % blocks * BC + tl.arange(0, BC)
     known = column < C
     line = tl.arange(0, BM)
     at = line[:, None] * C + column[None, :]
     tile = p
-    first = tile % tiles.each * BM
-    here = y + ((tile // tiles.each).to(tl.int64) * tiles.step + first) * C
-    mask = (first + line < tiles.pixels)[:, None] & known[None, :]
+    first = tile % each * BM
+    here = y + ((tile // each).to(tl.int64) * y_step + first) * C
+    mask = (first + line < pixels)[:, None] & known[None, :]
     value = tl.load(here + at, mask=mask, other=0.0).to(tl.float32)
-    shift = tl.sum(value, 0) / tl.minimum(tiles.pixels - first, BM).to(tl.float32)
+    shift = tl.sum(value, 0) / tl.minimum(pixels - first, BM).to(tl.float32)
     one = tl.zeros([BM, BC], tl.float32)
     two = tl.zeros([BM, BC], tl.float32)
     count = p * 0
-    for _ in range(tl.cdiv(tiles.all - p, programs)):
-        first = tile % tiles.each * BM
-        here = y + ((tile // tiles.each).to(tl.int64) * tiles.step + first) * C
-        mask = (first + line < tiles.pixels)[:, None] & known[None, :]
+    for _ in range(tl.cdiv(tiles - p, programs)):
+        first = tile % each * BM
+        here = y + ((tile // each).to(tl.int64) * y_step + first) * C
+        mask = (first + line < pixels)[:, None] & known[None, :]
         value = tl.load(here + at, mask=mask, other=0.0).to(tl.float32)
         away = tl.where(mask, value - shift[None, :], 0.0)
         one += away
         two += away * away
-        count += tl.minimum(tiles.pixels - first, BM)
+        count += tl.minimum(pixels - first, BM)
         tile += programs
     away = tl.sum(one, 0)
     total = count.to(tl.float32)
@@ -145,16 +152,16 @@ def _eights(fired, BM: tl.constexpr, BC: tl.constexpr):
     return tl.sum(weighed, 2).to(tl.uint8)
 
 
-@triton.jit(do_not_specialize=["sizes"])
+@triton.jit(do_not_specialize=["pixels", "y_step"])
 def fire(
     y,
     norm,
-    membrane,
-    decay,
+    cell,
     written,
     C,
+    pixels,
+    y_step,
     sizes,
-    cell,
     FIRES: tl.constexpr,
     SOFT: tl.constexpr,
     POOL: tl.constexpr,
@@ -163,21 +170,22 @@ def fire(
     BM: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """norm: `Scaling`; written: `Spiked`; sizes: `Sizes`; cell: `Cell`. A program has one tile."""
+    """norm: `Scaling`; cell: `Cell`; written: `Spiked`; sizes: `Sizes`; pixels, y_step: as in `Cut`. A program has one
+    tile."""
     block = tl.program_id(0) % sizes.blocks
     first = tl.program_id(0) // sizes.blocks * BM
     line = tl.arange(0, BM)
     column = block * BC + tl.arange(0, BC)
-    mask = (first + line < sizes.pixels)[:, None] & (column < C)[None, :]
+    mask = (first + line < pixels)[:, None] & (column < C)[None, :]
     at = first.to(tl.int64) * C + line[:, None] * C + column[None, :]
     byte = block * (BC // 8) + tl.arange(0, BC // 8 if BC >= 8 else 1)
     a, b = _affine(norm, column, C, BC)
     rate = tl.zeros([1, BC], tl.float32)
     v = tl.zeros([BM, BC], tl.float32) + cell.rest
     if FIRES:
-        rate = tl.load(decay + column, mask=column < C, other=0.0)[None, :]
-    if membrane is not None:
-        v = tl.load(membrane + at, mask=mask, other=0.0).to(tl.float32)
+        rate = tl.load(cell.decay + column, mask=column < C, other=0.0)[None, :]
+    if cell.membrane is not None:
+        v = tl.load(cell.membrane + at, mask=mask, other=0.0).to(tl.float32)
     same = _behind(y, first, line, column, mask, C, sizes, a, b, POOL)[0] if SAME else None
     for chunk in range(sizes.chunks):
         start = tl.cast(chunk, tl.int64) * CHUNK
@@ -186,18 +194,18 @@ def fire(
             values = values + (same,)
         else:
             for k in tl.static_range(CHUNK):
-                here = y + (start + k) * sizes.y_step * C
+                here = y + (start + k) * y_step * C
                 values = values + (_behind(here, first, line, column, mask, C, sizes, a, b, POOL)[0],)
         for k in tl.static_range(CHUNK):
             x = tl.fma(values[0 if SAME else k].to(tl.float32), a, b)
-            step = (start + k) * sizes.pixels
+            step = (start + k) * pixels
             if FIRES:
                 h = _charge(v, x, rate, cell.rest)
                 fired = h >= cell.threshold
                 tl.store(written.spikes + step * C + at, fired.to(tl.float32), mask=mask)
                 if written.bits is not None:
                     rows = (step + first) * (C // 8) + line[:, None] * (C // 8)
-                    some = (first + line < sizes.pixels)[:, None] & (byte < C // 8)[None, :]
+                    some = (first + line < pixels)[:, None] & (byte < C // 8)[None, :]
                     tl.store(written.bits + rows + byte[None, :], _eights(fired, BM, BC), mask=some)
                 v = _after(h, cell, SOFT)
             else:
@@ -254,17 +262,18 @@ def _pass_on(g, value, at, mask, column, one, two, norm, scale, written, C):
     return one, two
 
 
-@triton.jit(do_not_specialize=["sizes"])
+@triton.jit(do_not_specialize=["pixels", "y_step", "grad_step"])
 def backward(
     y,
     norm,
-    membrane,
-    decay,
+    cell,
     grads,
     written,
     C,
+    pixels,
+    y_step,
+    grad_step,
     sizes,
-    cell,
     SOFT: tl.constexpr,
     SURROGATE: tl.constexpr,
     ALPHA: tl.constexpr,
@@ -275,8 +284,10 @@ def backward(
     BM: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """Either pass of backward, as `written` says. norm: `Scaling`; grads: `Incoming`; written: `Pulled`; sizes:
-    `Sizes`; cell: `Cell`; SURROGATE None: there is no neuron, and what comes in is d/d current."""
+    """Either pass of backward, as `written` says. norm: `Scaling`; cell: `Cell`; grads: `Incoming`; written: `Pulled`;
+    sizes: `Sizes`; pixels, y_step: as in `Cut`; grad_step: pixels from one step of the spikes' gradient to the
+    next; SURROGATE None: there is no neuron, and what comes in is d/d current."""
+    programs = tl.num_programs(0) // sizes.blocks
     p = tl.program_id(0) // sizes.blocks
     line = tl.arange(0, BM)
     column = tl.program_id(0) % sizes.blocks * BC + tl.arange(0, BC)
@@ -284,17 +295,17 @@ def backward(
     a, b = _affine(norm, column, C, BC)
     rate = tl.zeros([1, BC], tl.float32)
     if SURROGATE is not None:
-        rate = tl.load(decay + column, mask=known, other=0.0)[None, :]
+        rate = tl.load(cell.decay + column, mask=known, other=0.0)[None, :]
     one = tl.zeros([BM, BC], tl.float32)
     two = tl.zeros([BM, BC], tl.float32)
     decays = tl.zeros([BM, BC], tl.float32)
     first = p * BM
-    for _ in range(tl.cdiv(sizes.pixels - p * BM, sizes.programs * BM)):
-        mask = (first + line < sizes.pixels)[:, None] & known[None, :]
+    for _ in range(tl.cdiv(pixels - p * BM, programs * BM)):
+        mask = (first + line < pixels)[:, None] & known[None, :]
         at = first.to(tl.int64) * C + line[:, None] * C + column[None, :]
         begin = tl.zeros([BM, BC], tl.float32) + cell.rest
-        if membrane is not None:
-            begin = tl.load(membrane + at, mask=mask, other=0.0).to(tl.float32)
+        if cell.membrane is not None:
+            begin = tl.load(cell.membrane + at, mask=mask, other=0.0).to(tl.float32)
         grad_v = tl.zeros([BM, BC], tl.float32)
         if grads.membrane is not None:
             grad_v = tl.load(grads.membrane + at, mask=mask, other=0.0).to(tl.float32)
@@ -311,32 +322,32 @@ def backward(
                     values = values + (same,)
                 else:
                     for k in tl.static_range(CHUNK):
-                        here = y + (tl.cast(chunk, tl.int64) * CHUNK + k) * sizes.y_step * C
+                        here = y + (tl.cast(chunk, tl.int64) * CHUNK + k) * y_step * C
                         values = values + (_behind(here, first, line, column, mask, C, sizes, a, b, POOL)[0],)
                 u = _walk(values, u, a, b, rate, cell, SOFT, SAME, CHUNK)[1]
-                tl.store(written.starts + tl.cast(chunk, tl.int64) * sizes.pixels * C + at, u, mask=mask)
+                tl.store(written.starts + tl.cast(chunk, tl.int64) * pixels * C + at, u, mask=mask)
             tl.debug_barrier()  # another thread of the program may have stored what is loaded below
         total = tl.zeros([BM, BC], tl.float32)
         for done in range(sizes.chunks):
             now = tl.cast(sizes.chunks - 1 - done, tl.int64)
             v = begin
             if written.starts is not None:
-                earlier = written.starts + (now - 1) * sizes.pixels * C + at
+                earlier = written.starts + (now - 1) * pixels * C + at
                 v = tl.load(earlier, mask=mask & (now > 0), other=begin)
             pulls = ()
             for k in tl.static_range(CHUNK):
-                of = grads.spikes + (now * CHUNK + k) * sizes.grad_step * C + at
+                of = grads.spikes + (now * CHUNK + k) * grad_step * C + at
                 pulls = pulls + (tl.load(of, mask=mask, other=0.0),)
             values = ()
             if SAME:
                 values = values + (same,)
             else:
                 for k in tl.static_range(CHUNK):
-                    here = y + (now * CHUNK + k) * sizes.y_step * C
+                    here = y + (now * CHUNK + k) * y_step * C
                     value, place = _behind(here, first, line, column, mask, C, sizes, a, b, POOL)
                     values = values + (value,)
                     if written.winners is not None:
-                        tl.store(written.winners + (now * CHUNK + k) * sizes.pixels * C + at, place, mask=mask)
+                        tl.store(written.winners + (now * CHUNK + k) * pixels * C + at, place, mask=mask)
             if SURROGATE is None:
                 hs = pulls
             else:
@@ -358,13 +369,13 @@ def backward(
                 if SAME:
                     total += g
                 else:
-                    spot = (now * CHUNK + (CHUNK - 1 - back)) * sizes.pixels * C + at
+                    spot = (now * CHUNK + (CHUNK - 1 - back)) * pixels * C + at
                     one, two = _pass_on(g, value, spot, mask, column, one, two, norm, a, written, C)
         if SAME:
             one, two = _pass_on(total, same, at, mask, column, one, two, norm, a, written, C)
         if written.membrane is not None:
             tl.store(written.membrane + at, grad_v, mask=mask)
-        first += sizes.programs * BM
+        first += programs * BM
     if written.total is not None:
         tl.store(written.total + p * C + column, tl.sum(one, 0), mask=known)
         tl.store(written.normal + p * C + column, tl.sum(two, 0), mask=known)
@@ -372,22 +383,22 @@ def backward(
         tl.store(written.decay + p * C + column, tl.sum(decays, 0), mask=known)
 
 
-@triton.jit(do_not_specialize=["sizes", "tiles"])
-def scatter(y, norm, current, winners, out, C, sizes, tiles, BM: tl.constexpr, BC: tl.constexpr):
+@triton.jit(do_not_specialize=["pixels", "whole", "y_step", "tiles"])
+def scatter(y, norm, current, winners, out, C, pixels, whole, y_step, tiles, sizes, BM: tl.constexpr, BC: tl.constexpr):
     """d/d y from d/d current and the winners of the windows. A pixel in an odd row or column lies in two windows across
-    or down; it gets the gradients of those it won."""
+    or down; it gets the gradients of those it won. tiles: of a step of y; the rest as in `backward`."""
     column = tl.program_id(0) % sizes.blocks * BC + tl.arange(0, BC)
     tile = tl.program_id(0) // sizes.blocks
     step = (tile // tiles).to(tl.int64)
     pixel = tile % tiles * BM + tl.arange(0, BM)
     known = column < C
-    inside = pixel < sizes.whole
+    inside = pixel < whole
     mask = inside[:, None] & known[None, :]
     image = pixel // (sizes.height * sizes.width)
     row, col = pixel // sizes.width % sizes.height, pixel % sizes.width
     rows, columns = (sizes.height + 1) // 2, (sizes.width + 1) // 2
-    current += step * sizes.pixels * C
-    winners += step * sizes.pixels * C
+    current += step * pixels * C
+    winners += step * pixels * C
     g = tl.zeros([BM, BC], tl.float32)
     for k in tl.static_range(4):
         r, s = row // 2 + k // 2, col // 2 + k % 2
@@ -398,13 +409,13 @@ def scatter(y, norm, current, winners, out, C, sizes, tiles, BM: tl.constexpr, B
         won = tl.load(winners + window, mask=there, other=255).to(tl.int32) == place[:, None]
         g += tl.load(current + window, mask=there & won, other=0.0).to(tl.float32)
     at = pixel.to(tl.int64)[:, None] * C + column[None, :]
-    value = tl.load(y + step * sizes.y_step * C + at, mask=mask, other=0.0).to(tl.float32)
+    value = tl.load(y + step * y_step * C + at, mask=mask, other=0.0).to(tl.float32)
     away = value - tl.load(norm.mean + column, mask=known, other=0.0)[None, :]
     normal = away * tl.load(norm.invstd + column, mask=known, other=0.0)[None, :]
     centred = g - tl.load(norm.grad + column, mask=known, other=0.0)[None, :]
     centred -= normal * tl.load(norm.grad_normal + column, mask=known, other=0.0)[None, :]
     scale = tl.load(norm.scale + column, mask=known, other=0.0)[None, :]
-    tl.store(out + step * sizes.whole * C + at, centred * scale, mask=mask)
+    tl.store(out + step * whole * C + at, centred * scale, mask=mask)
 
 
 @triton.jit(do_not_specialize=["blocks"])

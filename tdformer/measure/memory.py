@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from .. import kernels
-from ..kernels import channels_last, meta
+from ..kernels import attention, channels_last, meta
 from ..model import TDFormer, segment_loss
 from ..precision import autocast
 from .calls import Calls
@@ -135,7 +135,12 @@ class LiveBytes:
 _aten = torch.ops.aten
 _ALLOCATE = {_aten.empty, _aten.new_empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty_strided}
 _own = torch.ops.tdformer
-_OF_ACTIVATIONS = {_aten.bmm, _aten.baddbmm, _own.product, _own.product_backward}
+_PRODUCTS: dict[Any, Callable[..., object]] = {
+    _own.product: attention.product,
+    _own.product_backward: attention.product_backward,
+}
+"""What each is by PyTorch's operators."""
+_OF_ACTIVATIONS = {_aten.bmm, _aten.baddbmm, *_PRODUCTS}
 _POOLING = {_aten.max_pool2d_with_indices, _aten.max_pool2d_with_indices_backward}
 _LAUNCHES = {_aten.convolution: 3, _aten.convolution_backward: 6}
 """Kernels of cuDNN's convolutions of NCHW: one, or two of backward, and for each tensor one that changes its layout
@@ -155,6 +160,9 @@ class _Follow(TorchDispatchMode):
         """Of a storage, by its place: what is called when it is freed, its bytes, and whether it is a gradient."""
 
     def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
+        if func._overloadpacket in _PRODUCTS and kernels.by_operators(args[0], args[-2]):
+            with self:  # sees each of them
+                return _PRODUCTS[func._overloadpacket](*args)
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.note(func, args, kwargs or {}, result, made)

@@ -71,8 +71,8 @@ def check(device: str, size: tuple[int, int] = (12, 10), words: int = 16) -> Non
 
 
 def compiled(arch: str) -> None:
-    """Nothing of a program's is kept in memory because registers do not do."""
-    from test_gpu import compile_only, usage
+    """Nothing of a program's is kept in memory because registers do not do, and it shares no more than a GPU has."""
+    from test_gpu import SHARED, compile_only, usage
 
     from pipelines.views import erase_gpu
 
@@ -83,7 +83,7 @@ def compiled(arch: str) -> None:
     assert len(made) == 2
     for kernel in made:
         used = usage(kernel)
-        assert used["STACK"] == used["LOCAL"] == 0 and used["REG"] <= 255, used
+        assert used["STACK"] == used["LOCAL"] == 0 and used["REG"] <= 255 and kernel.metadata.shared <= SHARED, used
 
 
 @pytest.mark.parametrize("way", ["interpreted", "80", "90"])

@@ -305,13 +305,17 @@ REAL = {
 REGISTERS = {"fire": 128, "backward": 255, "scatter": 64, "statistics": 64, "join": 64, "pack": 64, "unpack": 64}
 """A thread's, at most: 255 is all there are, with which two blocks of four warps share a multiprocessor."""
 
+SHARED = 99 << 10
+"""Bytes of shared memory that a program may have on sm_86 and sm_89, the fewest of all GPUs that a plan knows."""
+
 
 def check_registers(made: list[Any]) -> None:
-    """No kernel keeps a value in memory because registers do not do, and none has more than it may."""
+    """No kernel keeps a value in memory because registers do not do, and none has more of either than it may."""
     for kernel in made:
         used = usage(kernel)
         assert used["STACK"] == used["LOCAL"] == 0, (kernel.name, used)
         assert used["REG"] <= REGISTERS[kernel.name], (kernel.name, used)
+        assert kernel.metadata.shared <= SHARED, kernel.name
 
 
 def usage(kernel: Any) -> dict[str, int]:
@@ -342,6 +346,35 @@ def check_packing_registers(made: list[Any]) -> None:
     check_registers(made)
 
 
+def check_last_batches() -> None:
+    """A batch of another size compiles nothing anew, in training or in evaluation: Triton's own keys of programs, which
+    it asks whether to compile."""
+    from triton import knobs
+
+    from tdformer import kernels, segment_loss
+    from tdformer.kernels import gpu, gpu_packing
+
+    def asked(*, key: str, fn: Any, **_: object) -> bool:
+        found.add((fn.name, key))
+        return True
+
+    def pictures(count: int) -> Tensor:
+        return torch.zeros(count, 28, 28, 1, device="meta").movedim(-1, 1)
+
+    found: set[tuple[str, str]] = set()
+    knobs.runtime.jit_cache_hook = asked
+    kernels.chosen, kernels._packer = lambda x: gpu, lambda x: gpu_packing
+    with torch.device("meta"), kernels.stands_for("cuda"):
+        model = create_model("quickstart", segments=2, feedback="all", recompute="unit")
+        for batches, step in (
+            ((64, 30), lambda x: segment_loss(model.train()(x), torch.zeros(len(x), dtype=torch.long)).backward()),
+            ((128, 80, 61), torch.no_grad()(lambda x: model.eval()(x))),
+        ):
+            counts = [(step(pictures(count)), len(found))[1] for count in batches]
+            assert counts[0] > 10 and len(set(counts)) == 1, counts
+    knobs.runtime.jit_cache_hook = None
+
+
 def jobs(way: str) -> Iterator[tuple[str, Any]]:
     """What a process of this way has to do, by name."""
     made = compile_only(int(way[3:])) if way != "interpreted" else []
@@ -361,6 +394,8 @@ def jobs(way: str) -> Iterator[tuple[str, Any]]:
     for name in WAYS[way]:
         if name == "packing":
             yield name, lambda: check_packing_registers(made)
+        elif name == "last batches":
+            yield name, check_last_batches
         elif name in REAL:
             yield name, lambda case=REAL[name]: check_real(gpu, case, made)
         else:
@@ -380,7 +415,7 @@ COMPILED += ["more steps than registers"]
 WAYS = {
     "interpreted": [*CASES, "packing", "a peer", *MODELS],
     "sm_80": ["the second", "56 x 56"],
-    "sm_90": [*COMPILED, *REAL, "packing"],
+    "sm_90": [*COMPILED, *REAL, "packing", "last batches"],
 }
 
 

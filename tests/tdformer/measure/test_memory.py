@@ -77,6 +77,29 @@ def test_products_of_heads_where_channels_lie_last() -> None:
     assert live.work.attention_flops == 3 * 2 * 2 * 20 * 7 * (2 * 4 * 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_by_operators_copy_heads_and_those_of_a_program_do_not(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On meta as where they are computed. Of four channels a head and 20 pixels a square is a fifth of a tensor: two
+    and copies of k and v are there at the peak of forward; of backward two, copies of all four, two
+    gradients, and the third as a product and as it lies."""
+    monkeypatch.setenv("TDFORMER_KERNELS", "gpu")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    found = []
+    for device in ("meta", "cpu")[: 1 + (dtype == torch.float32)]:
+        q, k, v, grad = (torch.zeros(3, 2, 4, 5, 8, dtype=dtype, device=device).movedim(-1, 2) for _ in range(4))
+        with kernels.stands_for("cuda"), live_bytes(nn.Identity(), (q, k, v, grad)) as live:
+            y = kernels.product(q, k, v, 2, 0.125)
+            forward, live.peak = live.peak - live.now, live.now
+            made = kernels.product_backward(grad, q, k, v, 2, 0.125)
+            assert live.now == 4 * q.nbytes
+        found.append((forward / y.nbytes, (live.peak - live.now) / made[0].nbytes, live.work))
+    copied = 2 * 0.2 + 2 - 1, 2 * 0.2 + 4 + 4 - 3
+    assert found[0][:2] == pytest.approx(copied if dtype == torch.float32 else (0, 0))
+    assert all(one == found[0] for one in found)
+
+
 def test_of_several_segments_more_is_kept_and_the_work_is_the_same() -> None:
     with torch.device("meta"):
         images = torch.zeros(4, 1, 28, 28)
