@@ -26,7 +26,8 @@ for name in (
     import_module(name)
 PIL.Image.init()
 torch.set_num_threads(1)
-model = tdformer.create_model("quickstart", time_steps=2, segments=2, feedback="all", cm=1, pm=2)
-tdformer.segment_loss(model(torch.zeros(2, 1, 28, 28)), torch.tensor([0, 1])).backward()
+if not torch.cuda.is_available():  # else autograd starts a thread for it, and does not work in a fork after that
+    model = tdformer.create_model("quickstart", time_steps=2, segments=2, feedback="all", cm=1, pm=2)
+    tdformer.segment_loss(model(torch.zeros(2, 1, 28, 28)), torch.tensor([0, 1])).backward()
 curves.draw([], "fonts", 1.0)
 gc.freeze()  # a collection in a forked process would look at, and so copy, all that is here
