@@ -26,9 +26,7 @@ for name in (
     import_module(name)
 PIL.Image.init()
 torch.set_num_threads(1)
-if (
-    not torch.cuda.device_count()
-):  # else backward starts a thread a device, and a process that has those cannot be forked
+if not torch.cuda.is_available():  # else autograd starts a thread for it, and does not work in a fork after that
     model = tdformer.create_model("quickstart", time_steps=2, segments=2, feedback="all", cm=1, pm=2)
     tdformer.segment_loss(model(torch.zeros(2, 1, 28, 28)), torch.tensor([0, 1])).backward()
 curves.draw([], "fonts", 1.0)

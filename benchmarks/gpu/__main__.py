@@ -148,6 +148,8 @@ def _table(rows: Rows) -> str:
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:
     """A row's cells by their titles."""
+    if "name" in row and "error" in row:
+        return {"step": row["name"], "error": row["error"]}
     if "ms_per_image" not in row:
         shown = {key: value for key, value in row.items() if key != "details"}
         return {key.replace("_", " "): f"{v:.3g}" if isinstance(v, float) else str(v) for key, v in shown.items()}

@@ -22,6 +22,8 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -38,7 +40,7 @@ template <class T>
 using Maybe = std::optional<T>;
 constexpr auto CUDA = c10::DeviceType::CUDA;
 
-std::atomic<int64_t> devices{1}, waits{0}, allocated{0}, peak{0};
+std::atomic<int64_t> waits{0}, allocated{0}, peak{0};
 std::atomic<bool> refuses_waits{false};
 thread_local c10::DeviceIndex current = 0;
 thread_local std::array<int64_t, 16> streams{};  // the current one of each device, by number; 0 is the default one
@@ -53,6 +55,17 @@ using Graph = std::vector<Call>;
 std::map<int64_t, Graph> graphs;
 Graph* recorded = nullptr;
 bool broken = false;
+
+// EMULATED_GPUS, and of those as many as CUDA_VISIBLE_DEVICES shows when CUDA first looks.
+int64_t devices() {
+  static const int64_t count = [] {
+    const char *all = std::getenv("EMULATED_GPUS"), *shown = std::getenv("CUDA_VISIBLE_DEVICES");
+    const int64_t most = std::atoi(all ? all : "1");
+    if (!shown) return most;
+    return *shown ? std::min<int64_t>(most, 1 + std::count(shown, shown + std::strlen(shown), ',')) : int64_t{0};
+  }();
+  return count;
+}
 
 void host_waits(const std::string& what) {
   if (recorded) {
@@ -235,7 +248,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Device getDevice() const override { return {CUDA, current}; }
   void setDevice(c10::Device to) const override { uncheckedSetDevice(to); }
   void uncheckedSetDevice(c10::Device to) const noexcept override { if (to.has_index()) current = to.index(); }
-  c10::DeviceIndex deviceCount() const noexcept override { return static_cast<c10::DeviceIndex>(devices.load()); }
+  c10::DeviceIndex deviceCount() const noexcept override { return static_cast<c10::DeviceIndex>(devices()); }
   c10::Stream getStream(c10::Device of) const override { return stream(of, streams[of.has_index() ? of.index() : current]); }
   c10::Stream getDefaultStream(c10::Device of) const override { return stream(of, 0); }
   c10::Stream exchangeStream(c10::Stream to) const override {
@@ -287,8 +300,8 @@ struct Hooks final : at::CUDAHooksInterface {
   bool hasCUDA() const override { return true; }
   bool hasCUDART() const override { return true; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
-  int getNumGPUs() const override { return static_cast<int>(devices); }
-  c10::DeviceIndex deviceCount() const override { return static_cast<c10::DeviceIndex>(devices.load()); }
+  int getNumGPUs() const override { return static_cast<int>(devices()); }
+  c10::DeviceIndex deviceCount() const override { return static_cast<c10::DeviceIndex>(devices()); }
   c10::DeviceIndex current_device() const override { return current; }
   c10::DeviceIndex getCurrentDevice() const override { return current; }
   void setCurrentDevice(c10::DeviceIndex to) const override { current = to; }
@@ -472,7 +485,6 @@ int64_t stream() { return here(); }
 void set_stream(int64_t number) { streams[current] = number; }
 int64_t device() { return current; }
 int64_t exchange_device(int64_t to) { return std::exchange(current, static_cast<c10::DeviceIndex>(to)); }
-void set_devices(int64_t count) { devices = count; }
 void waited(std::string what) { host_waits(what); }
 void refuse_waits(bool on) { refuses_waits = on; }
 int64_t now_allocated() { return allocated; }
@@ -529,7 +541,7 @@ TORCH_LIBRARY(emulated, m) {
   m.def("host_reaches(int stream, int last) -> ()", &host_reaches);
   m.def("device() -> int", &device);
   m.def("exchange_device(int to) -> int", &exchange_device);
-  m.def("set_devices(int count) -> ()", &set_devices);
+  m.def("devices() -> int", &devices);
   m.def("waited(str what) -> ()", &waited);
   m.def("refuse_waits(bool on) -> ()", &refuse_waits);
   m.def("allocated() -> int", &now_allocated);

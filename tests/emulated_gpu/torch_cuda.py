@@ -152,6 +152,12 @@ def _synchronize() -> None:
         device.host_reaches(stream, device.issued(stream))
 
 
+def _shown() -> int:
+    """As the driver's library counts, whether or not CUDA has looked."""
+    count, shown = int(os.environ["EMULATED_GPUS"]), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return count if shown is None else min(count, len(shown.split(",")) if shown else 0)
+
+
 def _record_stream(x: torch.Tensor, stream: torch.cuda.Stream) -> None:
     if not (x.is_cuda and isinstance(stream, torch.cuda.Stream)):
         raise RuntimeError("record_stream: of a tensor on a GPU, and its stream")
@@ -162,18 +168,13 @@ def _set_sync_debug_mode(mode: int) -> None:
 
 
 def start() -> None:
-    """torch has as many GPUs as CUDA_VISIBLE_DEVICES shows of EMULATED_GPUS."""
-    count = int(os.environ["EMULATED_GPUS"])
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        shown = os.environ["CUDA_VISIBLE_DEVICES"]
-        count = min(count, len(shown.split(",")) if shown else 0)
-    device.set_devices(count)
+    """Called once torch is imported. CUDA has not looked for its devices then."""
 
     def exchange(to: int) -> int:
         return -1 if to < 0 else device.exchange_device(to)
 
     def set_device(to: int) -> None:
-        if to >= count:
+        if to >= device.devices():
             raise RuntimeError("CUDA error: invalid device ordinal")
         exchange(to)
 
@@ -186,7 +187,7 @@ def start() -> None:
         "_CUDAGraph": Graph,
         "_cuda_isCurrentStreamCapturing": lambda: Graph.captures,
         "_graph_pool_handle": lambda: (0, 1),
-        "_cuda_getDeviceCount": lambda: count,
+        "_cuda_getDeviceCount": device.devices,
         "_cuda_init": lambda: None,
         "_cuda_isInBadFork": lambda: False,
         "_cuda_setDevice": set_device,
@@ -228,7 +229,9 @@ def start() -> None:
     torch.Tensor.record_stream = _record_stream
     torch.backends.cudnn.is_available = lambda: True
     torch.backends.cudnn.version = lambda: 91002
-    cuda.default_generators = tuple(torch.Generator(torch.device("cuda", i)) for i in range(count))
+    cuda._device_count_nvml = _shown
+    all_of_them = range(int(os.environ["EMULATED_GPUS"]))
+    cuda.default_generators = tuple(torch.Generator(torch.device("cuda", i)) for i in all_of_them)
     for i, generator in enumerate(cuda.default_generators):
         device.set_common(i, generator)
     for name in ("init_process_group", "new_group"):

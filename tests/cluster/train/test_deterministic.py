@@ -29,7 +29,7 @@ model: {name: quickstart, time_steps: 4, segments: 2, feedback: all, pm: 2}
 data: {dataset: digits, root: SHARDS, augment: {crop_padding: 1, flip: 0.5, erasing: 0.3}, mixup: 0.2, cutmix: 0.5}
 train: {epochs: 2, global_batch: 160, micro_batch: 40, clip_grad: 1.0, ema_decay: 0.9, layer_decay: 0.9, threads: 1}
 checkpoint: {every_steps: 3, keep: 2}
-log: {curves: false, every_steps: 1}
+log: {curves: false, every_steps: 3}
 """
 RECORDING = """\
 import json, os
