@@ -1,8 +1,9 @@
-"""A GPU where there is none (`emulated_gpu`): the code that runs with a GPU runs, with the CPU's arithmetic.
+"""A GPU where there is none (`emulated_gpu`): what runs with a GPU runs, with the CPU's arithmetic.
 
-What it shows: tensors of host and device that are mixed; where the host waits; numbers that are read, or host memory that is used
-again, before a copy is through; what a CUDA graph may not record, and memory that it does not keep; generators,
-streams and groups by torch.cuda's own Python. What it cannot: Triton's compiler, cuDNN, NCCL, how much fits, and time.
+What it shows: tensors of host and device that are mixed; where the host waits; numbers that are read, or host memory
+that is used again, before a copy is through; what a CUDA graph may not record, and memory that it does not keep;
+generators, streams, events and groups by torch.cuda's own Python. What it cannot: Triton's compiler, cuDNN, NCCL, how
+much fits, and time.
 """
 
 from __future__ import annotations

@@ -143,8 +143,8 @@ class Command:
 def torchrun(
     world: int, *words: object, cwd: Path, env: Mapping[str, str] | None = None, program: str
 ) -> list[Command]:
-    """The ranks of a run, as torchrun starts them. Ranks that a command starts on GPUs are new interpreters: what it was
-    changed to, by a `program`, is not in those."""
+    """The ranks of a run, as torchrun starts them. Ranks that a command starts on GPUs are new interpreters, in which
+    nothing of its `program` is."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}

@@ -85,7 +85,8 @@ graph.replay()
 assert kept.tolist() == [36] * 4
 del kept
 with torch.cuda.stream(side):
-    refused(lambda: torch.cuda.graph(torch.cuda.CUDAGraph(), stream=side).__enter__() or x.sum().item(), "not permitted when stream is")
+    torch.cuda.graph(torch.cuda.CUDAGraph(), stream=side).__enter__()
+    refused(lambda: x.sum().item(), "not permitted when stream is capturing")
 """
 
 

@@ -19,7 +19,8 @@ class WithGPUs(MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path)
-        assert spec is not None and spec.loader is not None
+        if spec is None or spec.loader is None:
+            return spec
         execute = spec.loader.exec_module
 
         def executed(module: ModuleType) -> None:

@@ -1,4 +1,5 @@
-"""Whole runs on GPUs, one and two: killed and gone on with they end as if nothing had been, with what only a GPU has."""
+"""Whole runs on GPUs, one and two: killed and gone on with they end as if nothing had been. The GPUs may be emulated
+(`tests/emulated.py`)."""
 
 from __future__ import annotations
 

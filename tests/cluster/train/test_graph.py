@@ -1,4 +1,4 @@
-"""A step as a graph is the step without one, to the bit: on a GPU, which may be an emulated one (`tests/emulated.py`)."""
+"""A step as a graph is the step without one, to the bit: on a GPU, which may be emulated (`tests/emulated.py`)."""
 
 from __future__ import annotations
 
