@@ -44,7 +44,7 @@ std::atomic<int64_t> waits{0}, allocated{0}, peak{0};
 std::atomic<bool> refuses_waits{false};
 thread_local c10::DeviceIndex current = 0;
 thread_local std::array<int64_t, 16> streams{};  // the current one of each device, by number; 0 is the default one
-std::recursive_mutex lock;
+std::mutex lock;  // of what is noted below; held for moments, as who holds it may not wait for Python
 
 struct Call {  // an operator of a graph
   c10::OperatorHandle op;
@@ -101,17 +101,18 @@ struct Memory final : c10::Allocator {
 } memory;
 
 std::map<const char*, size_t> pinned;  // host memory: where a block begins, and its size
+std::mutex pins;
 
 struct Pinned final : c10::Allocator {
   c10::DataPtr allocate(size_t size) override {
     void* data = nullptr;
     TORCH_CHECK(posix_memalign(&data, 512, std::max<size_t>(size, 1)) == 0, "out of memory");
-    std::lock_guard held(lock);
+    std::lock_guard held(pins);
     pinned[static_cast<const char*>(data)] = size;
     return {data, data, &release, c10::Device(c10::kCPU)};
   }
   static void release(void* data) {
-    std::lock_guard held(lock);
+    std::lock_guard held(pins);
     std::memset(data, 0xFF, pinned[static_cast<const char*>(data)]);
     pinned.erase(static_cast<const char*>(data));
     std::free(data);
@@ -120,7 +121,7 @@ struct Pinned final : c10::Allocator {
 } pinning;
 
 bool is_pinned(const void* data) {
-  std::lock_guard held(lock);
+  std::lock_guard held(pins);
   auto after = pinned.upper_bound(static_cast<const char*>(data));
   return after != pinned.begin() && (--after, static_cast<const char*>(data) < after->first + after->second);
 }
@@ -191,21 +192,24 @@ struct Way {
 };
 std::map<int64_t, Way> ways;  // by the number of a stream
 
-void arrive(std::vector<Copy>& copies, int64_t last) {
+void arrive(std::vector<Copy> Way::*direction, int64_t stream, int64_t last) {
+  std::vector<Copy> due;
+  {
+    std::lock_guard held(lock);
+    auto& copies = ways[stream].*direction;
+    auto rest = std::stable_partition(copies.begin(), copies.end(), [&](const Copy& copy) { return copy.number <= last; });
+    due.assign(std::make_move_iterator(copies.begin()), std::make_move_iterator(rest));
+    copies.erase(copies.begin(), rest);
+  }
   at::AutoDispatchBelowADInplaceOrView below;
-  for (auto& copy : copies) if (copy.number <= last) on_host(copy.to).copy_(on_host(copy.from));
-  std::erase_if(copies, [&](const Copy& copy) { return copy.number <= last; });
+  for (auto& copy : due) on_host(copy.to).copy_(on_host(copy.from));
 }
 
-void device_reaches(int64_t stream, int64_t last) {
-  std::lock_guard held(lock);
-  arrive(ways[stream].to_device, last);
-}
+void device_reaches(int64_t stream, int64_t last) { arrive(&Way::to_device, stream, last); }
 
 void host_reaches(int64_t stream, int64_t last) {
-  std::lock_guard held(lock);
-  arrive(ways[stream].to_device, last);
-  arrive(ways[stream].to_host, last);
+  arrive(&Way::to_device, stream, last);
+  arrive(&Way::to_host, stream, last);
 }
 
 int64_t issued(int64_t stream) {
@@ -216,15 +220,20 @@ int64_t issued(int64_t stream) {
 int64_t here() { return streams[current]; }
 constexpr int64_t ALL = INT64_MAX;
 
-Tensor& copy(Tensor& to, const Tensor& from, bool non_blocking) {
+void record(Call call) {
   std::lock_guard held(lock);
+  if (recorded) recorded->push_back(std::move(call));
+}
+
+Tensor& copy(Tensor& to, const Tensor& from, bool non_blocking) {
   device_reaches(here(), ALL);
   const bool across = to.is_cuda() != from.is_cuda();
   if (across && non_blocking && is_pinned((to.is_cuda() ? from : to).storage().data())) {
     TORCH_CHECK(!recorded, "a copy to or from the host, while a graph is captured");
+    auto kept = to.is_cuda() ? from : on_host(from).clone();  // to the host go the values of now, when they are waited for
+    std::lock_guard held(lock);
     auto& way = ways[here()];
-    if (to.is_cuda()) way.to_device.push_back({++way.issued, plain(to), from});
-    else way.to_host.push_back({++way.issued, to, on_host(from).clone()});  // the values of now, there when waited for
+    (to.is_cuda() ? way.to_device : way.to_host).push_back({++way.issued, plain(to), kept});
     return to;
   }
   if (across) {
@@ -234,7 +243,7 @@ Tensor& copy(Tensor& to, const Tensor& from, bool non_blocking) {
   on_host(to).copy_(on_host(from));
   if (recorded) {
     static auto op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::copy_", "");
-    recorded->push_back({op, {plain(to), plain(from), non_blocking}, {}});
+    record({op, {plain(to), plain(from), non_blocking}, {}});
   }
   return to;
 }
@@ -330,7 +339,6 @@ void take_over(const Tensor& x, const Tensor& host) {  // the sizes, and the mem
 }
 
 void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {  // any operator, by the CPU's
-  std::lock_guard held(lock);
   device_reaches(here(), ALL);
   const auto& schema = op.schema();
   const auto begin = stack->size() - schema.arguments().size();
@@ -387,7 +395,7 @@ void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {  // any 
     return result;
   };
   for (auto i = stack->size() - schema.returns().size(); i < stack->size(); ++i) (*stack)[i] = turned((*stack)[i], to_device);
-  if (recorded && (schema.is_mutable() || !made.empty())) recorded->push_back({op, std::move(noted), std::move(made)});
+  if (recorded && (schema.is_mutable() || !made.empty())) record({op, std::move(noted), std::move(made)});
 }
 
 Tensor empty(IntArrayRef size, Maybe<c10::ScalarType> dtype, Maybe<c10::Layout>, Maybe<c10::Device> device, Maybe<bool> pin,
@@ -443,14 +451,12 @@ void forget(const Graph& graph) {  // what only the graph has, another may have 
 }
 
 void capture_begin() {
-  std::lock_guard held(lock);
   TORCH_CHECK(!recorded, "a graph is being captured");
   recorded = new Graph();
   broken = false;
 }
 
 int64_t capture_end() {
-  std::lock_guard held(lock);
   static int64_t number = 0;
   std::unique_ptr<Graph> found(std::exchange(recorded, nullptr));
   TORCH_CHECK(!broken, "CUDA error: operation failed due to a previous error during capture");
@@ -460,7 +466,6 @@ int64_t capture_end() {
 }
 
 void replay(int64_t number) {
-  std::lock_guard held(lock);
   at::AutoDispatchBelowADInplaceOrView below;
   device_reaches(here(), ALL);
   auto& graph = graphs.at(number);

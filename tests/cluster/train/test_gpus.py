@@ -41,7 +41,7 @@ CASES = {
     "looked at": (1, ("train.hooks=[energy]", "recompute.policy=unit", "train.precision=bf16", "data.workers=2")),
     "two micro-batches": (1, ("train.micro_batch=4", "recompute.policy=block", "train.precision=fp16")),
     "frozen": (2, ("train.freeze=[backbone]", "engine.zero_stage=2", "train.precision=bf16")),
-    "norm over ranks": (2, ("train.norm_batch=8", "train.micro_batch=2", "engine.zero_stage=3")),
+    "norm over ranks": (2, ("train.norm_batch=8", "train.micro_batch=4", "engine.zero_stage=3")),
 }
 """By how many GPUs they need."""
 
