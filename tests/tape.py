@@ -1,5 +1,5 @@
-"""Stands in for a CUDA graph on a CPU: every operator of a function, and every kernel of ours, is noted while it runs
-once, and done again by a replay, on the memory that it had.
+"""Stands in for a CUDA graph where the GPU's benchmark is rehearsed on a CPU: every operator of a function, and every
+kernel of ours, is noted while it runs once, and done again by a replay, on the memory that it had.
 
 As in a graph no Python of the function runs again, and nothing lies elsewhere: what it decided by numbers, or left in
 new memory, shows as other bits. What it looks at on the device is an error while it is recorded, as it is there.
@@ -33,10 +33,11 @@ READ = {
 class Tape(TorchDispatchMode):
     """See `cluster.train.graph.Recorded`."""
 
-    def __init__(self, work: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[], None], let_go: Callable[[], None]) -> None:
         super().__init__()
         self._calls: list[tuple[Callable[..., Any], Any, Any, list[Tensor]]] = []
         work()  # as before a capture: it can be called again
+        let_go()
         chosen, packer = kernels.chosen, kernels._packer
         with (
             patch.object(kernels, "chosen", lambda x: self._noting(chosen(x))),

@@ -193,7 +193,7 @@ def recorded(step: Callable[[], None], device: Device) -> tuple[Callable[[], Non
 
     device.free()
     before = device.reserved()
-    replay = RECORDERS[device.kind](step).replay
+    replay = RECORDERS[device.kind](step, lambda: None).replay
     device.free()
     return replay, device.reserved() - before
 
