@@ -13,8 +13,9 @@ import pytest
 from forked import Command
 
 from cluster.build.shards import write_shards
+from cluster.config import load
 from cluster.errors import NoMeeting, RunError
-from cluster.jobs.processes import given_place
+from cluster.jobs.processes import given_place, smaller
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 LOCAL = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -85,3 +86,9 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert f"the 2 ranks do not meet at 127.0.0.1:{port}" in line and "another MASTER_PORT" in line
     assert "Traceback" not in done.stderr
     assert issubclass(NoMeeting, RunError)  # of a job it is no user's error: its next start has another port
+
+
+def test_a_graph_is_named_where_memory_has_run_out() -> None:
+    words = ["train.micro_batch=8", "recompute.policy=unit"]
+    ways = [smaller(load(None, [*words, f"engine.graph={graph}"]), 1) for graph in ("false", "true")]
+    assert ["engine.graph=false" in way for way in ways] == [False, True]

@@ -26,9 +26,10 @@ from cluster.cli import main
 from cluster.train import feed, graph, loop
 
 inputs, step, replay, forward = feed.Feed.inputs, loop.Trainer.step, graph.Graph.replay, tdformer.TDFormer.forward
+begin, own = torch.cuda.CUDAGraph.capture_begin, []
 
-def poisoned(own, batch, cursor, outputs):
-    images, targets, labels = inputs(own, batch, cursor, outputs)
+def poisoned(feed, batch, cursor, outputs):
+    images, targets, labels = inputs(feed, batch, cursor, outputs)
     return images, targets * (math.inf if poisoned.on else 1), labels
 
 def noted(trainer, *given):
@@ -45,10 +46,17 @@ def drawing(model, images):
         assert not os.environ.get("LOOKS") or images.max() > 0
     return forward(model, images)
 
-def told(own, given):
+def told(graph, given):
+    own[:] = [graph]
     print("replayed", flush=True)
-    return replay(own, given)
+    return replay(graph, given)
 
+def begun(*given, **named):
+    assert not own[0].gradients and own[0]._result is None  # whose memory a capture could not have
+    assert all(p.grad is None for p in own[0]._engine.module.parameters())
+    return begin(*given, **named)
+
+torch.cuda.CUDAGraph.capture_begin = begun
 feed.Feed.inputs, loop.Trainer.step, graph.Graph.replay, tdformer.TDFormer.forward = poisoned, noted, told, drawing
 main()
 """
