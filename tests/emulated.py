@@ -20,6 +20,8 @@ import torch
 
 PARTS = Path(__file__).with_name("emulated_gpu")
 SOURCE = PARTS / "device.cpp"
+HIDING = ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR")
+"""By which a process, such as one of other tests, has put down that there is no GPU."""
 
 
 def library(folder: Path) -> Path:
@@ -43,5 +45,5 @@ def environment(folder: Path, gpus: int = 1) -> Mapping[str, str]:
     """What a Python process needs around it to have so many of them; kernels are PyTorch's."""
     paths = [str(PARTS), str(PARTS.parent.parent), str(PARTS.parent), os.environ.get("PYTHONPATH", "")]
     own = {"EMULATED_GPUS": str(gpus), "EMULATED_GPU_LIBRARY": str(library(folder)), "TDFORMER_KERNELS": "reference"}
-    given = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    given = {name: value for name, value in os.environ.items() if name not in HIDING}
     return given | own | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}

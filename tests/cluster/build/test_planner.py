@@ -226,7 +226,11 @@ def test_what_may_be_lowered_is_named(recipe: Path) -> None:
         (["recompute.policy=unit", *cut], 1, "lower train.micro_batch, raise recompute.borders, up to 2 or raise"),
         (["train.micro_batch=1", "recompute.policy=unit"], 2, "); raise engine.zero_stage or raise"),
         (["train.micro_batch=1", "engine.zero_stage=3"], 2, "); raise recompute.memory"),
-        (["train.micro_batch=1", "recompute.policy=unit", "engine.graph=true"], 2, "); set engine.graph=false or raise"),
+        (
+            ["train.micro_batch=1", "recompute.policy=unit", "engine.graph=true"],
+            2,
+            "); set engine.graph=false or raise",
+        ),
     ):
         with pytest.raises(RunError) as refused:
             _check(recipe, small, *words, world=world)

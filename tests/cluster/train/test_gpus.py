@@ -38,8 +38,7 @@ loop.Trainer.step = noted
 main()
 """
 CASES = {
-    "looked at": (1, ("train.hooks=[energy]", "recompute.policy=unit", "train.precision=bf16", "data.workers=2")),
-    "two micro-batches": (1, ("train.micro_batch=4", "recompute.policy=block", "train.precision=fp16")),
+    "one": (1, ("train.hooks=[energy]", "recompute.policy=unit", "train.micro_batch=4", "data.workers=2")),
     "frozen": (2, ("train.freeze=[backbone]", "engine.zero_stage=2", "train.precision=bf16")),
     "norm over ranks": (2, ("train.norm_batch=8", "train.micro_batch=4", "engine.zero_stage=3")),
 }

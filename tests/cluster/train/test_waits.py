@@ -1,5 +1,5 @@
-"""No step waits for its device but one that logs or is saved: what came of it is known one step later, on a GPU. Here
-the same code runs on the CPU, where each number that the host reads of a tensor is counted."""
+"""No step waits for its device but one that logs or is saved: what came of it is known one step later, on a GPU, which
+may be emulated (`tests/emulated.py`). Where that code runs on the CPU, each number that the host reads is counted."""
 
 from __future__ import annotations
 
@@ -45,10 +45,7 @@ CASES = {
     "block": ("recompute.policy=block", "train.precision=bf16", "train.optimizer=sgd"),
     "time": (*FED_BACK, "recompute.policy=time", "train.precision=fp16", "train.ema_decay=0.9"),
     "plif": ("model.neuron=plif", "model.name=sdt_2_256", "model.width=32", "recompute.policy=unit"),
-    "lamb": ("train.optimizer=lamb",),
 }
-WAITS = {"lamb": 3}
-"""In each step: LAMB cannot leave out a step by itself, so the norm is waited for; its two counts are on the host."""
 
 
 class Reads(TorchDispatchMode):
@@ -77,81 +74,6 @@ def reads() -> Iterator[list[str]]:
 
             monkey.setattr(Tensor, name, told)
         yield counted.found
-
-
-def step_by_step(folder: Path, shards: Path) -> None:
-    """Of each case, what is read in each of five steps, of which the third logs."""
-    from cluster.build.setup import Setup
-    from cluster.signals import Notice
-    from cluster.train import engine, loop
-    from cluster.train.feed import Feed
-    from cluster.train.reading import Reading
-    from cluster.train.watchdog import Watchdog
-    from tdformer import kernels
-
-    torch.set_num_threads(1)
-    os.environ["TDFORMER_KERNELS"] = "reference"  # numba's look at what they compute, as its packing does
-    kernels._packer = lambda x: kernels.reference
-    device = engine.init_distributed(0, 1, dist.FileStore(str(folder / "meet"), 1), wanted="cpu")
-    loop.runs_ahead = engine.runs_ahead = lambda device: True
-    feed, wait, update = Feed.inputs, Reading.wait, engine.update
-    told: dict[str, list[list[str]]] = {}
-    for number, (name, words) in enumerate(CASES.items()):
-        config = load(None, [*WORDS, *words, f"data.root={shards}", f"runs_dir={folder / str(number)}"])
-        run = RunFolder(config.run_path)
-        run.path.mkdir(parents=True)
-        trainer = loop.Trainer(Setup.to_train(config, 1), run, device, Notice(), Watchdog(10), True)
-        trainer.engine.train()
-        told[name] = []
-        for batches, _ in zip(
-            (batches for batches, _ in trainer.feed.batches(trainer.state.cursor)), range(5), strict=False
-        ):
-            with reads() as found:
-                forwards = trainer.engine.module.register_forward_hook(lambda *_, found=found: found.append("forward"))
-
-                def fed(*given: Any, found: list[str] = found) -> Any:
-                    had = list(found)  # of what comes from the loader, the host looks at what is on the host
-                    inputs = feed(*given)
-                    found[:] = had
-                    return inputs
-
-                def waited(reading: Reading, found: list[str] = found) -> list[float]:
-                    numbers = wait(reading)
-                    found[-1] = "numbers"
-                    return numbers
-
-                def updated(*given: Any, found: list[str] = found) -> Any:
-                    outcome = update(*given)
-                    found.append("update")
-                    return outcome
-
-                with (
-                    patch.object(Feed, "inputs", fed),
-                    patch.object(Reading, "wait", waited),
-                    patch.object(engine, "update", updated),
-                ):
-                    trainer.step(batches, 0.0)
-                forwards.remove()
-            told[name].append(list(found))
-    (folder / "told.json").write_text(json.dumps(told))
-    os._exit(0)
-
-
-def test_a_step_reads_nothing_of_the_device_but_the_numbers_of_the_one_before(few_digits: Path, tmp_path: Path) -> None:
-    """Those it has once the first forward pass is on its way, before weights are updated; of two micro-batches."""
-    apart(step_by_step, tmp_path, few_digits)
-    told = json.loads((tmp_path / "told.json").read_text())
-    micro_batches = ["forward", "update", "forward", "update"]
-    later = ["forward", "numbers", "update", "forward", "update"]
-    for name in CASES:
-        first, second, logs, fourth, fifth = (
-            [one for one in step if one in ("forward", "numbers", "update")] for step in told[name]
-        )
-        assert [first, second, fourth, fifth] == [micro_batches, later, micro_batches, later], name
-        assert logs[:-1] == later and logs[-1] == "numbers", name
-        for step in (0, 1, 3, 4):
-            others = [one for one in told[name][step] if one not in ("forward", "numbers", "update")]
-            assert len(others) == WAITS.get(name, 0), (name, step, others)
 
 
 class Copies:
@@ -304,31 +226,53 @@ def test_a_run_is_the_same_however_late_the_host_knows(start: Callable[..., tupl
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_is_not_waited_for(few_digits: Path, tmp_path: Path) -> None:
-    """CUDA itself raises where the host would wait."""
+def test_a_step_reads_nothing_of_a_gpu_but_the_numbers_of_the_one_before(few_digits: Path, tmp_path: Path) -> None:
+    """Those it has once the first forward pass is on its way, before weights are updated; of two micro-batches. CUDA
+    itself raises where the host would wait."""
     apart(on_gpu, tmp_path, few_digits)
+    told = json.loads((tmp_path / "told.json").read_text())
+    micro_batches = ["forward", "update", "forward", "update"]
+    later = ["forward", "numbers", "update", "forward", "update"]
+    for name in CASES:
+        assert told[name] == [micro_batches, later, [*later, "numbers"], micro_batches, later], name
 
 
 def on_gpu(folder: Path, shards: Path) -> None:
+    """Of each case, in which order five steps come to what, of which the third logs."""
     from cluster.build.setup import Setup
     from cluster.signals import Notice
     from cluster.train import engine, loop
+    from cluster.train.reading import Reading
     from cluster.train.watchdog import Watchdog
 
     device = engine.init_distributed(0, 1, dist.FileStore(str(folder / "meet"), 1), wanted="cuda")
+    wait, update, order = Reading.wait, engine.update, []
+    told: dict[str, list[list[str]]] = {name: [] for name in CASES}
+
+    def waited(reading: Reading) -> list[float]:
+        order.append("numbers")
+        return wait(reading)
+
+    def updated(*given: Any) -> Any:
+        order.append("update")
+        return update(*given)
+
     for number, (name, words) in enumerate(CASES.items()):
-        if name in WAITS:
-            continue
         config = load(None, [*WORDS, *words, f"data.root={shards}", f"runs_dir={folder / str(number)}"])
         run = RunFolder(config.run_path)
         run.path.mkdir(parents=True)
         trainer = loop.Trainer(Setup.to_train(config, 1), run, device, Notice(), Watchdog(10), True)
         trainer.engine.train()
+        trainer.engine.module.register_forward_hook(lambda *_: order.append("forward"))
         for batches, _ in trainer.feed.batches(trainer.state.cursor):
             logs = (trainer.state.step + 1) % config.log.every_steps == 0
             torch.cuda.set_sync_debug_mode("default" if trainer.state.step < 2 or logs else "error")
-            trainer.step(batches, 0.0)
+            with patch.object(Reading, "wait", waited), patch.object(engine, "update", updated):
+                trainer.step(batches, 0.0)
             torch.cuda.set_sync_debug_mode("default")
-            if trainer.state.step == 8:
+            told[name].append(order.copy())
+            order.clear()
+            if trainer.state.step == 5:
                 break
+    (folder / "told.json").write_text(json.dumps(told))
     os._exit(0)
