@@ -93,7 +93,7 @@ with torch.cuda.stream(side):
 @pytest.fixture(scope="session")
 def library_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kept from one session to the next, where pytest keeps anything."""
-    cache = request.config.cache
+    cache = getattr(request.config, "cache", None)
     return tmp_path_factory.mktemp("emulated") if cache is None else cache.mkdir("emulated")
 
 

@@ -40,7 +40,7 @@ template <class T>
 using Maybe = std::optional<T>;
 constexpr auto CUDA = c10::DeviceType::CUDA;
 
-std::atomic<int64_t> waits{0}, allocated{0}, peak{0};
+std::atomic<int64_t> allocated{0}, peak{0};
 std::atomic<bool> refuses_waits{false};
 thread_local c10::DeviceIndex current = 0;
 thread_local std::array<int64_t, 16> streams{};  // the current one of each device, by number; 0 is the default one
@@ -73,7 +73,6 @@ void host_waits(const std::string& what) {
     TORCH_CHECK(false, "CUDA error: operation not permitted when stream is capturing (", what, ")");
   }
   TORCH_CHECK(!refuses_waits, "called a synchronizing CUDA operation (", what, ")");
-  ++waits;
 }
 
 // Memory
