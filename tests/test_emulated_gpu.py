@@ -115,7 +115,7 @@ def test_the_emulation_shows_what_a_gpu_would(library_folder: Path) -> None:
 )
 def test_what_needs_a_gpu_runs_on_an_emulated_one(files: tuple[str, ...], library_folder: Path) -> None:
     """All but tests of Triton's programs, which are interpreted and compiled elsewhere."""
-    words = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-p", "no:xdist", *files]
+    words = [sys.executable, "-m", "pytest", "-x", "-m", "gpu", "-p", "no:cacheprovider", "-p", "no:xdist", *files]
     done = subprocess.run(words, cwd=TESTS, env=environment(library_folder, 2), capture_output=True, text=True)
     print(done.stdout)
     assert done.returncode == 0, done.stderr

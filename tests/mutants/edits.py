@@ -18,7 +18,8 @@ SCALED = "test_steps_are_those_of_torch_s_gradscaler"
 COUNTED = ("test_a_model_does_what_is_counted_by_hand[tiny_spikformer-options0]",)
 FED = ("test_a_model_does_what_is_counted_by_hand[tiny_hst-options10]",)
 LEFT = "test_left_after_a_step_that_was_left_out_and_resumed"
-GRAPHED = "test_a_run_by_a_graph_is_the_run_without"
+GRAPHED = "test_what_needs_a_gpu_runs_on_an_emulated_one[graph]"
+ON_GPUS = "test_what_needs_a_gpu_runs_on_an_emulated_one[steps]"
 LATER = "test_a_run_is_the_same_however_late_the_host_knows"
 
 
@@ -180,7 +181,7 @@ EDITS = (
     # A step as a graph
     _edit("a graph computes the first step's pictures", "to.copy_(x)", "pass", GRAPHED),
     _edit("a recording draws the step's random numbers", "torch.random.fork_rng(own), engines", "engines", GRAPHED),
-    _edit("a graph's gradients stay on their rank", "engine.sums.add(parameter)", "pass", f"{GRAPHED}[ranks]"),
+    _edit("a graph's gradients stay on their rank", "engine.sums.add(parameter)", "pass", GRAPHED),
     _edit(
         "a step that logs is replayed",
         "looked_at = self.graph is None or step.logs",
@@ -191,8 +192,13 @@ EDITS = (
         "what a graph measured is averaged a step late",
         "launched.statistics.move(launched.means)",
         "launched.statistics.move(launched.statistics.means())",
-        f"{GRAPHED}[none]",
+        GRAPHED,
     ),
+    # What is on a GPU
+    _edit(
+        "statistics of no BatchNorm are the host's", "means.to(sums.device, torch.float64)", "means.double()", ON_GPUS
+    ),
+    _edit("a batch is taken before it is there", "computing.wait_event(self._copied)", "pass", ON_GPUS),
     _edit(
         "TF32 is never on",
         "devices.exact(config.train.tf32, config.engine.deterministic)\n    if not rank",
