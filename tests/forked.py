@@ -140,17 +140,20 @@ class Command:
         return subprocess.CompletedProcess(self.words, self.returncode, out, err)
 
 
+def meeting(world: int) -> dict[str, str]:
+    """Where so many ranks meet: variables for all of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
 def torchrun(
     world: int, *words: object, cwd: Path, env: Mapping[str, str] | None = None, program: str
 ) -> list[Command]:
     """The ranks of a run, as torchrun starts them. Ranks that a command starts on GPUs are new interpreters, in which
     nothing of its `program` is."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    given = dict(os.environ if env is None else env) | meeting
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        given[name] = str(world)
+    given = dict(os.environ if env is None else env) | meeting(world) | {"LOCAL_WORLD_SIZE": str(world)}
     places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
     return [Command(*words, cwd=cwd, env=given | place, program=program) for place in places]
 

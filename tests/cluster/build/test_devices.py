@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from forked import Command
+from forked import Command, meeting
 
 from cluster.build.devices import Seen, asks, look, places
 from cluster.build.shards import write_shards
@@ -132,15 +132,12 @@ without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="of machines
 @without_cuda
 def test_ranks_agree_that_one_of_them_has_no_gpu(place: Path) -> None:
     """Only the second one is asked to take a GPU, as on a host with a broken driver: both end, with the same line."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    meeting = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    place_of_all = meeting(2) | {"LOCAL_WORLD_SIZE": "2"}
     ranks = [
         Command(
             *("train", "recipe.yaml", "name=agreed"),
             cwd=place,
-            env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank), **(ASKING if rank else {})},
+            env={**os.environ, **place_of_all, "RANK": str(rank), "LOCAL_RANK": str(rank), **(ASKING if rank else {})},
         )
         for rank in range(2)
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from forked import Command, together
+from forked import Command, meeting, together
 from same_run import assert_equal
 
 import tdformer
@@ -197,14 +196,12 @@ def test_the_least_memory_of_all_ranks_counts(tmp_path: Path, recipe: Path) -> N
     unit, block = (
         needed(recipe, "engine.zero_stage=3", f"recompute.policy={policy}", world=2) for policy in ("unit", "block")
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    there = meeting(2)
     ranks = [
         Command(
             *("train", recipe, "train.epochs=1", "engine.zero_stage=3", f"recompute.memory={size}"),
             cwd=tmp_path,
-            env=os.environ | place | {"RANK": str(rank)},
+            env=os.environ | there | {"RANK": str(rank)},
             merged=True,
         )
         for rank, size in enumerate((2, (unit + block) / 2 / 0.9))

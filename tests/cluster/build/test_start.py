@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from forked import TDFORMER, Command
+from forked import TDFORMER, Command, meeting
 
 from cluster.build.shards import write_shards
 from cluster.run.folder import RunFolder
@@ -87,13 +86,9 @@ def calls(folder: Path) -> dict[int, Counter[str]]:
 def ranks(folder: Path, local: tuple[int, int], more: str = "", words: str = "seed=0") -> list[Command]:
     """Two ranks that something else starts, with their places on their machines; the second one has another program
     or other words."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
+    started, there = [], meeting(2)
     for rank in range(2):
-        given = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": local[rank], "LOCAL_WORLD_SIZE": 1 + max(local)}
-        given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        given = {"RANK": rank, "LOCAL_RANK": local[rank], "LOCAL_WORLD_SIZE": 1 + max(local), **there}
         program = COUNTING + (more if rank else "") + TDFORMER
         rest = ("train", "recipe.yaml", words if rank else "seed=0")
         env = os.environ | {key: str(value) for key, value in given.items()}

@@ -4,12 +4,11 @@ a namespace of its own."""
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-from forked import Command
+from forked import Command, meeting
 
 from cluster.run import checkpoint
 
@@ -55,9 +54,7 @@ dist.destroy_process_group()
 
 def ranks(root: Path, late: int, seconds: float) -> list[list[str]]:
     """What each of two ranks takes, and found when it looked."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    env = os.environ | meeting(2)
     words = [[str(root), str(rank), str(late), str(seconds)] for rank in range(2)]
     both = [Command(*w, cwd=root, env=env | {"RANK": w[1]}, program=PROGRAM) for w in words]
     ended = [process.completed() for process in both]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
 import pytest
 import torch
-from forked import Command
+from forked import Command, torchrun
 
 from cluster.build.shards import write_shards
 from cluster.run import checkpoint
@@ -99,15 +98,8 @@ def start(folder: Path, ranks: int, trouble: str, *words: str, program: str = PR
     if not (folder / "shards").exists():
         write_shards("digits", folder / "shards", samples_per_shard=500)
         (folder / "recipe.yaml").write_text(RECIPE)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = []
-    for rank in range(ranks):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-        env = os.environ | {k: str(v) for k, v in place.items()} if ranks > 1 else dict(os.environ)
-        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} if ranks > 1 else {}
-        running.append(Command(trouble, *words, cwd=folder, env=env, program=program))
+    alone = [Command(trouble, *words, cwd=folder, program=program)] if ranks == 1 else []
+    running = alone or torchrun(ranks, trouble, *words, cwd=folder, program=program)
     ended = [process.completed() for process in running]
     return [(done.returncode, done.stdout, done.stderr) for done in ended]
 
