@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import ROOT, python_path
+
 PARTS = Path(__file__).with_name("emulated_gpu")
 SOURCE = PARTS / "device.cpp"
 HIDING = ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR")
@@ -45,7 +47,11 @@ def library(folder: Path) -> Path:
 
 def environment(folder: Path, gpus: int = 1) -> Mapping[str, str]:
     """What a Python process needs around it to have so many of them; kernels are PyTorch's."""
-    paths = [str(PARTS), str(PARTS.parent.parent), str(PARTS.parent), os.environ.get("PYTHONPATH", "")]
     own = {"EMULATED_GPUS": str(gpus), "EMULATED_GPU_LIBRARY": str(library(folder)), "TDFORMER_KERNELS": "reference"}
     given = {name: value for name, value in os.environ.items() if name not in HIDING}
-    return given | own | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return given | own | {"PYTHONPATH": python_path(PARTS, ROOT, ROOT / "tests")}
+
+
+def gpus(count: int) -> pytest.MarkDecorator:
+    """Of a test that needs so many, emulated or not."""
+    return pytest.mark.skipif(torch.cuda.device_count() < count, reason=f"{count} CUDA devices are needed")

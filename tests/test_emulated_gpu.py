@@ -5,14 +5,27 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from emulated import environment
 
 TESTS = Path(__file__).parent
-SINGLE = ("pipelines/test_delivery.py", "cluster/train/test_reading.py", "tdformer/measure/test_rated.py")
+FILES = {
+    "graph": ["cluster/train/test_graph.py"],
+    "steps": [
+        *("cluster/train/test_gpus.py", "cluster/train/test_reading.py", "cluster/train/test_waits.py"),
+        *("pipelines/test_delivery.py", "tdformer/measure/test_rated.py"),
+    ],
+}
+TRITON = [
+    *("cluster/train/test_deterministic.py", "pipelines/views/test_erase_gpu.py"),
+    *("tdformer/kernels/test_attention.py", "tdformer/kernels/test_gpu.py", "tdformer/kernels/test_gpu_affine.py"),
+]
+"""Of Triton's programs, by themselves or in runs: they are interpreted and compiled elsewhere."""
 SHOWS = """
+import ctypes
 import torch
 
 def refused(act, why):
@@ -75,9 +88,10 @@ with torch.cuda.stream(side):
 graph = torch.cuda.CUDAGraph()
 with torch.cuda.graph(graph, stream=side):
     work()
-there, squared = squared.detach()[:0], None
+address, squared = squared.data_ptr(), None
 data.fill_(3)
 graph.replay()
+assert ctypes.string_at(address, 16) == b"\\xff" * 16  # which nobody holds
 assert total.item() == 4 * 36 and weight.grad.tolist() == [36] * 4
 total, kept = total.detach(), weight.grad
 weight.grad = None
@@ -105,17 +119,16 @@ def test_the_emulation_shows_what_a_gpu_would(library_folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "files",
-    [
-        ("cluster/train/test_graph.py",),
-        ("cluster/train/test_waits.py", "cluster/train/test_gpus.py", *SINGLE),
-    ],
-    ids=["graph", "steps"],
-)
-def test_what_needs_a_gpu_runs_on_an_emulated_one(files: tuple[str, ...], library_folder: Path) -> None:
-    """All but tests of Triton's programs, which are interpreted and compiled elsewhere."""
-    words = [sys.executable, "-m", "pytest", "-x", "-m", "gpu", "-p", "no:cacheprovider", "-p", "no:xdist", *files]
+def test_each_test_that_needs_a_gpu_is_tried_without() -> None:
+    files = set(TESTS.rglob("test_*.py")) - {TESTS / "test_skips.py"}  # which writes some
+    marked = {path for path in files if "\n@pytest.mark.gpu" in path.read_text()}
+    assert {str(path.relative_to(TESTS)) for path in marked} == {*chain(*FILES.values()), *TRITON}
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_what_needs_a_gpu_runs_on_an_emulated_one(part: str, library_folder: Path) -> None:
+    plain = ("-x", "-m", "gpu", "-p", "no:cacheprovider", "-p", "no:xdist")
+    words = [sys.executable, "-m", "pytest", *plain, *FILES[part]]
     done = subprocess.run(words, cwd=TESTS, env=environment(library_folder, 2), capture_output=True, text=True)
     print(done.stdout)
     assert done.returncode == 0, done.stderr

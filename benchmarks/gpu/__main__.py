@@ -169,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all sections together; default: 300")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for all sections together; default: {SECONDS}")
     parser.add_argument("--only", metavar="SECTION,...", help="of those in its tables; then the time is theirs")
     parser.add_argument("--out", type=Path, help="folder for gpu.json and gpu.md; default: a new one")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")

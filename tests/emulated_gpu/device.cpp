@@ -41,7 +41,7 @@ using Maybe = std::optional<T>;
 constexpr auto CUDA = c10::DeviceType::CUDA;
 
 std::atomic<int64_t> allocated{0}, peak{0};
-std::atomic<bool> refuses_waits{false};
+std::atomic<int64_t> of_waits{0};  // torch.cuda.set_sync_debug_mode: 0 nothing, 1 a warning, 2 an error
 thread_local c10::DeviceIndex current = 0;
 thread_local std::array<int64_t, 16> streams{};  // the current one of each device, by number; 0 is the default one
 std::mutex lock;  // of what is noted below; held for moments, as who holds it may not wait for Python
@@ -72,7 +72,8 @@ void host_waits(const std::string& what) {
     broken = true;
     TORCH_CHECK(false, "CUDA error: operation not permitted when stream is capturing (", what, ")");
   }
-  TORCH_CHECK(!refuses_waits, "called a synchronizing CUDA operation (", what, ")");
+  TORCH_CHECK(of_waits < 2, "called a synchronizing CUDA operation (", what, ")");
+  if (of_waits) TORCH_WARN("called a synchronizing CUDA operation (", what, ")");
 }
 
 // Memory
@@ -490,7 +491,7 @@ void set_stream(int64_t number) { streams[current] = number; }
 int64_t device() { return current; }
 int64_t exchange_device(int64_t to) { return std::exchange(current, static_cast<c10::DeviceIndex>(to)); }
 void waited(std::string what) { host_waits(what); }
-void refuse_waits(bool on) { refuses_waits = on; }
+void say_waits(int64_t mode) { of_waits = mode; }
 int64_t now_allocated() { return allocated; }
 int64_t most_allocated(bool anew) {
   if (anew) peak = allocated.load();
@@ -547,7 +548,7 @@ TORCH_LIBRARY(emulated, m) {
   m.def("exchange_device(int to) -> int", &exchange_device);
   m.def("devices() -> int", &devices);
   m.def("waited(str what) -> ()", &waited);
-  m.def("refuse_waits(bool on) -> ()", &refuse_waits);
+  m.def("say_waits(int mode) -> ()", &say_waits);
   m.def("allocated() -> int", &now_allocated);
   m.def("most_allocated(bool anew) -> int", &most_allocated);
   m.def("set_common(int device, Generator? generator) -> ()", &set_common);

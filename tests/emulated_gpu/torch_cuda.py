@@ -163,10 +163,6 @@ def _record_stream(x: torch.Tensor, stream: torch.cuda.Stream) -> None:
         raise RuntimeError("record_stream: of a tensor on a GPU, and its stream")
 
 
-def _set_sync_debug_mode(mode: int) -> None:
-    device.refuse_waits(mode == 2)
-
-
 def start() -> None:
     """Called once torch is imported. CUDA has not looked for its devices then."""
 
@@ -206,7 +202,7 @@ def start() -> None:
         "_cuda_memoryStats": _memory,
         "_cuda_resetPeakMemoryStats": lambda of: device.most_allocated(True),
         "_cuda_getAllocatorBackend": lambda: "native",
-        "_cuda_set_sync_debug_mode": _set_sync_debug_mode,
+        "_cuda_set_sync_debug_mode": device.say_waits,
         "_cuda_get_sync_debug_mode": lambda: 0,
         "_nccl_version": lambda: 22703,
         "_nccl_version_suffix": lambda: b"",

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
+from emulated import gpus
 from forked import torchrun
 from same_run import assert_equal
 
@@ -46,11 +46,9 @@ CASES = {
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=gpus(count)) for case, (count, _) in CASES.items()])
 def test_a_killed_run_ends_as_if_it_had_not_been(case: str, few_digits: Path, tmp_path: Path) -> None:
     count, words = CASES[case]
-    if torch.cuda.device_count() < count:
-        pytest.skip(f"{count} CUDA devices are needed")
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("SHARDS", str(few_digits)))
 
     def codes(runs: str, killed: int = 0) -> list[int]:

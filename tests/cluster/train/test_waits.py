@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -44,8 +45,13 @@ CASES = {
     "unit": (*FED_BACK, "recompute.policy=unit", "train.precision=bf16", "train.clip_grad=0.5", "train.ema_decay=0.9"),
     "block": ("recompute.policy=block", "train.precision=bf16", "train.optimizer=sgd"),
     "time": (*FED_BACK, "recompute.policy=time", "train.precision=fp16", "train.ema_decay=0.9"),
+    "lamb": ("train.optimizer=lamb",),
     "plif": ("model.neuron=plif", "model.name=sdt_2_256", "model.width=32", "recompute.policy=unit"),
 }
+
+
+WAITS = {"lamb": 1}
+"""In each step: LAMB cannot leave out a step by itself, so the norm is waited for."""
 
 
 class Reads(TorchDispatchMode):
@@ -228,17 +234,19 @@ def test_a_run_is_the_same_however_late_the_host_knows(start: Callable[..., tupl
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_step_reads_nothing_of_a_gpu_but_the_numbers_of_the_one_before(few_digits: Path, tmp_path: Path) -> None:
     """Those it has once the first forward pass is on its way, before weights are updated; of two micro-batches. CUDA
-    itself raises where the host would wait."""
+    itself says where the host waits."""
     apart(on_gpu, tmp_path, few_digits)
     told = json.loads((tmp_path / "told.json").read_text())
     micro_batches = ["forward", "update", "forward", "update"]
     later = ["forward", "numbers", "update", "forward", "update"]
     for name in CASES:
-        assert told[name] == [micro_batches, later, [*later, "numbers"], micro_batches, later], name
+        orders, waits = zip(*told[name], strict=True)
+        assert list(orders) == [micro_batches, later, [*later, "numbers"], micro_batches, later], name
+        assert waits[3:] == (WAITS.get(name, 0),) * 2, name  # the first ones copy constants, the third one logs
 
 
 def on_gpu(folder: Path, shards: Path) -> None:
-    """Of each case, in which order five steps come to what, of which the third logs."""
+    """Of each case, in which order five steps come to what, of which the third logs; and how often they wait."""
     from cluster.build.setup import Setup
     from cluster.signals import Notice
     from cluster.train import engine, loop
@@ -247,7 +255,7 @@ def on_gpu(folder: Path, shards: Path) -> None:
 
     device = engine.init_distributed(0, 1, dist.FileStore(str(folder / "meet"), 1), wanted="cuda")
     wait, update, order = Reading.wait, engine.update, []
-    told: dict[str, list[list[str]]] = {name: [] for name in CASES}
+    told: dict[str, list[tuple[list[str], int]]] = {name: [] for name in CASES}
 
     def waited(reading: Reading) -> list[float]:
         order.append("numbers")
@@ -265,12 +273,15 @@ def on_gpu(folder: Path, shards: Path) -> None:
         trainer.engine.train()
         trainer.engine.module.register_forward_hook(lambda *_: order.append("forward"))
         for batches, _ in trainer.feed.batches(trainer.state.cursor):
-            logs = (trainer.state.step + 1) % config.log.every_steps == 0
-            torch.cuda.set_sync_debug_mode("default" if trainer.state.step < 2 or logs else "error")
-            with patch.object(Reading, "wait", waited), patch.object(engine, "update", updated):
+            torch.cuda.set_sync_debug_mode("warn")
+            with (
+                warnings.catch_warnings(record=True, action="always") as said,
+                patch.object(Reading, "wait", waited),
+                patch.object(engine, "update", updated),
+            ):
                 trainer.step(batches, 0.0)
             torch.cuda.set_sync_debug_mode("default")
-            told[name].append(order.copy())
+            told[name].append((order.copy(), sum("synchronizing CUDA operation" in str(one.message) for one in said)))
             order.clear()
             if trainer.state.step == 5:
                 break
